@@ -1,0 +1,19 @@
+"""Why a speech-to-text model wrote this word: SPES as a Captum attribution method, and tools to explain and compare."""
+
+from captum_spes.attr import SPES
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.forward_func import KLDivergence, TokenLogProbability, TokenProbability
+from captum_spes.segmentation import grid_feature_mask, slic_feature_mask
+from captum_spes.speech_to_text import SpeechToTextAttribution
+
+__all__ = [
+    "SPES",
+    "KLDivergence",
+    "SpeechToTextAttribution",
+    "SpeechToTextExplanation",
+    "TokenLogProbability",
+    "TokenProbability",
+    "grid_feature_mask",
+    "slic_feature_mask",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,5 @@
+"""Attribution methods: subclasses of Captum's ``Attribution`` that know tensors and nothing of speech."""
+
+from captum_spes.attr.spes import SPES
+
+__all__ = ["SPES"]

@@ -1,0 +1,412 @@
+"""The explanation of one utterance: what each written token owes to the spectrogram and to the tokens before it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_spes._extras import require
+from captum_spes.visualization import (
+    plot_attributions,
+    plot_segmentation,
+    plot_spectrogram,
+    plot_token_attributions,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMAT = "captum-spes explanation"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class SpeechToTextExplanation:
+    """Attributions of the tokens that a model wrote. K explained tokens, J previous tokens, T frames, C mel channels.
+
+    Larger is more important; maps are as the method gave them until :meth:`normalize`.
+
+    Attributes:
+        text: the explained text.
+        tokens: text of the K explained tokens; joined, they are all that was written.
+        previous_tokens: text of the J tokens that the decoder read: those of the prompt, then the explained ones but
+            the last.
+        spectrogram: the utterance's own frames, (T, C), as the model hears them.
+        spectrogram_attr: the maps S^X of the paper's Eq. 1, (K, T, C).
+        token_attr: the maps S^Y, (K, J): rows are explained by columns; 0 where a token is no feature of the row.
+        n_previous: how many of the previous tokens, from the first, are features of each row, (K,). Those that come
+            later stay out of every mean, deviation and minimum.
+        frames_per_second: frames a second of the spectrogram.
+        mel_frequencies: centre of each mel channel in Hz, (C,).
+        reliability: correlation between the spectrogram maps of two halves of the samples, (K,); None for methods
+            that do not tell.
+        feature_mask: the patches, int64 (S, T, C) for S granularities; None where every bin was a feature.
+        normalized: whether the maps are normalised.
+        metadata: what was done: model, method, arguments, baseline, context, dtype, seed, versions.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes import SpeechToTextExplanation
+        >>> explanation = SpeechToTextExplanation(
+        ...     text="So what", tokens=[" So", " what"], previous_tokens=["<s>", " So"],
+        ...     spectrogram=torch.rand(10, 4), spectrogram_attr=torch.rand(2, 10, 4),
+        ...     token_attr=torch.tensor([[0.3, 0.0], [0.1, 0.5]]), n_previous=torch.tensor([1, 2]),
+        ...     frames_per_second=100, mel_frequencies=torch.linspace(100, 7000, 4))
+        >>> explanation.words().tokens
+        ['So', 'what']
+        >>> explanation.sentence().spectrogram_attr.shape
+        torch.Size([1, 10, 4])
+    """
+
+    text: str
+    tokens: list[str]
+    previous_tokens: list[str]
+    spectrogram: Tensor
+    spectrogram_attr: Tensor
+    token_attr: Tensor
+    n_previous: Tensor
+    frames_per_second: float
+    mel_frequencies: Tensor
+    reliability: Tensor | None = None
+    feature_mask: Tensor | None = None
+    normalized: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n_rows, n_columns = len(self.tokens), len(self.previous_tokens)
+        n_frames, n_channels = self.spectrogram.shape
+        expected = {
+            "spectrogram_attr": (n_rows, n_frames, n_channels),
+            "token_attr": (n_rows, n_columns),
+            "n_previous": (n_rows,),
+            "mel_frequencies": (n_channels,),
+        }
+        if self.reliability is not None:
+            expected["reliability"] = (n_rows,)
+        if self.feature_mask is not None:
+            expected["feature_mask"] = (len(self.feature_mask), n_frames, n_channels)
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(f"{name} must be of shape {shape}, not {tuple(getattr(self, name).shape)}.")
+
+    @property
+    def is_previous(self) -> Tensor:
+        """Which previous tokens are features of which row: bool, (K, J)."""
+        return torch.arange(len(self.previous_tokens)) < self.n_previous[:, None]
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the utterance."""
+        return len(self.spectrogram) / self.frames_per_second
+
+    # Reading
+
+    def normalize(self) -> SpeechToTextExplanation:
+        """The maps z-scored each by itself, then scaled to [0, 1] together with the other map of the same token.
+
+        The two steps of the paper's §4.3. Deviations are those of a sample; a map without deviation becomes 0. A
+        normalised explanation is returned as it is.
+        """
+        if self.normalized:
+            return self
+        spectrogram_attr, token_attr = z_scores(self.spectrogram_attr, self.token_attr, self.is_previous)
+        mask = self.is_previous
+        low = torch.minimum(spectrogram_attr.amin((1, 2)), token_attr.masked_fill(~mask, torch.inf).amin(1))
+        high = torch.maximum(spectrogram_attr.amax((1, 2)), token_attr.masked_fill(~mask, -torch.inf).amax(1))
+        span = torch.where(high > low, high - low, 1)
+        return replace(
+            self,
+            spectrogram_attr=(spectrogram_attr - low[:, None, None]) / span[:, None, None],
+            token_attr=torch.where(mask, (token_attr - low[:, None]) / span[:, None], 0),
+            normalized=True,
+        )
+
+    def sentence(self, normalize: bool = True) -> SpeechToTextExplanation:
+        """An explanation with one row, the whole text: the mean of the tokens' maps (paper §4.3).
+
+        Previous tokens that explain only the later rows count as 0 in the others, as in the authors' code.
+
+        Args:
+            normalize: normalise the tokens' maps first, without which the tokens with the largest values prevail.
+        """
+        source = self.normalize() if normalize else self
+        return replace(
+            source,
+            tokens=[self.text],
+            spectrogram_attr=source.spectrogram_attr.mean(0, keepdim=True),
+            token_attr=source.token_attr.mean(0, keepdim=True),
+            n_previous=torch.tensor([len(self.previous_tokens)]),
+            reliability=None if self.reliability is None else self.reliability.mean(0, keepdim=True),
+        )
+
+    def words(self, normalize: bool = True, group_previous: bool = False) -> SpeechToTextExplanation:
+        """An explanation whose tokens are the words: the mean of the maps of a word's tokens (paper §8.1).
+
+        Words are those of the text, whatever its tokens; punctuation is a word, and so is a mark such as the end of
+        the text. A word's own tokens do not explain it.
+
+        Args:
+            normalize: normalise the tokens' maps first.
+            group_previous: make words of the previous tokens too, each the mean of its tokens.
+        """
+        source = self.normalize() if normalize else self
+        spans = word_spans(self.tokens)
+        spectrogram_attr = torch.stack([source.spectrogram_attr[start:stop].mean(0) for start, stop in spans])
+        token_attr = torch.stack([source.token_attr[start:stop].mean(0) for start, stop in spans])
+        words = ["".join(self.tokens[start:stop]).strip() for start, stop in spans]
+        n_prompt = int(self.n_previous[0])
+        first = [start for start, _ in spans]
+        previous, n_previous = self.previous_tokens, torch.tensor([n_prompt + start for start in first])
+        if group_previous:
+            columns = [(i, i + 1) for i in range(n_prompt)] + [(n_prompt + a, n_prompt + b) for a, b in spans[:-1]]
+            token_attr = torch.stack([token_attr[:, start:stop].mean(1) for start, stop in columns], dim=1)
+            previous, n_previous = previous[:n_prompt] + words[:-1], n_prompt + torch.arange(len(spans))
+        return replace(
+            source,
+            tokens=words,
+            previous_tokens=previous,
+            spectrogram_attr=spectrogram_attr,
+            token_attr=torch.where(torch.arange(len(previous)) < n_previous[:, None], token_attr, 0),
+            n_previous=n_previous,
+            reliability=None
+            if self.reliability is None
+            else torch.stack([self.reliability[start:stop].mean() for start, stop in spans]),
+        )
+
+    def top_previous_tokens(self) -> list[str]:
+        """For each token the previous token with the largest attribution."""
+        scores = self.token_attr.masked_fill(~self.is_previous, -torch.inf)
+        return [self.previous_tokens[i] for i in scores.argmax(1).tolist()]
+
+    def index(self, token: int | str) -> int:
+        """The row of a token: its number (from the end where negative) or its text, where only one has it.
+
+        Raises:
+            ValueError: no such token, or several.
+        """
+        if isinstance(token, str):
+            rows = [row for row, text in enumerate(self.tokens) if text.strip() == token.strip()]
+            if len(rows) != 1:
+                found = f"rows {rows} are" if rows else "none is"
+                raise ValueError(f"{found} {token.strip()!r}: give one of {self.tokens}, or its row.")
+            return rows[0]
+        if not -len(self.tokens) <= token < len(self.tokens):
+            raise ValueError(f"there is no token {token}: there are {len(self.tokens)}.")
+        return token % len(self.tokens)
+
+    # Files
+
+    def save(self, path: str | os.PathLike[str], half: bool = False) -> None:
+        """Writes the explanation to a safetensors file, all at once or not at all.
+
+        Where the maps are constant over patches and that is smaller, one score for each patch is written (for each
+        intersection of patches where there are several granularities) beside the feature mask.
+
+        Args:
+            path: the file.
+            half: write scores in half precision.
+        """
+        save_file = require("safetensors.torch").save_file
+        tensors = {
+            "spectrogram": self.spectrogram,
+            "token_attr": self.token_attr,
+            "n_previous": self.n_previous,
+            "mel_frequencies": self.mel_frequencies,
+        }
+        if self.reliability is not None:
+            tensors["reliability"] = self.reliability
+        dense = True
+        if self.feature_mask is not None:
+            tensors["feature_mask"] = self.feature_mask.int()
+            patches, first = _intersections(self.feature_mask)
+            scores = self.spectrogram_attr.flatten(1)[:, first]
+            if scores.shape[1] < patches.numel() and torch.equal(scores[:, patches], self.spectrogram_attr.flatten(1)):
+                tensors["patch_scores"], dense = scores, False
+        if dense:
+            tensors["spectrogram_attr"] = self.spectrogram_attr
+        if half:
+            tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+        fields = ("text", "tokens", "previous_tokens", "frames_per_second", "normalized", "metadata")
+        content = json.dumps({name: getattr(self, name) for name in fields})
+        path = Path(path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            part = Path(folder) / path.name
+            save_file(
+                {name: t.cpu().contiguous() for name, t in tensors.items()},
+                part,
+                {"format": FORMAT, "version": str(VERSION), "explanation": content},
+            )
+            os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SpeechToTextExplanation:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            ValueError: no such file, or one that is no explanation, is damaged or of a newer version.
+        """
+        safe_open, error_type = require("safetensors").safe_open, require("safetensors").SafetensorError
+        if not Path(path).is_file():
+            raise ValueError(f"{path} does not exist: give the path of a saved explanation.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except (error_type, OSError) as error:
+            raise ValueError(f"{path} is damaged or no explanation: {error}") from error
+        if header.get("format") != FORMAT:
+            raise ValueError(f"{path} is no explanation of captum-spes: its format is {header.get('format')!r}.")
+        if int(header["version"]) > VERSION:
+            raise ValueError(
+                f"{path} is of version {header['version']}, newer than this library reads ({VERSION}): upgrade it."
+            )
+        try:
+            content = json.loads(header["explanation"])
+            tensors = {name: t.float() if t.is_floating_point() else t.long() for name, t in tensors.items()}
+            if "patch_scores" in tensors:
+                patches, _ = _intersections(tensors["feature_mask"])
+                dense = tensors.pop("patch_scores")[:, patches]
+                tensors["spectrogram_attr"] = dense.view(-1, *tensors["spectrogram"].shape)
+            return cls(**content, **tensors)
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+
+    # Pictures
+
+    def plot_spectrogram(self) -> Figure:
+        """The spectrogram alone."""
+        return plot_spectrogram(self.spectrogram, self.frames_per_second, self.mel_frequencies)
+
+    def plot_sentence(self) -> Figure:
+        """The map of the whole text over the spectrogram."""
+        sentence = self if len(self.tokens) == 1 else self.sentence()
+        return self._plot(sentence)
+
+    def plot_tokens(self) -> Figure:
+        """One panel a token, as in the paper's Fig. 3, on one colour scale; for words, ``explanation.words().plot_tokens()``."""
+        return self._plot(self.normalize())
+
+    def _plot(self, source: SpeechToTextExplanation) -> Figure:
+        return plot_attributions(
+            source.spectrogram_attr,
+            source.spectrogram,
+            source.frames_per_second,
+            source.mel_frequencies,
+            titles=source.tokens,
+        )
+
+    def plot_previous_tokens(self) -> Figure:
+        """The matrix of explained tokens × previous tokens, with labels (paper, Fig. 3)."""
+        source = self.normalize()
+        return plot_token_attributions(source.token_attr, source.tokens, source.previous_tokens, source.is_previous)
+
+    def plot_segmentation(self, granularity: int = 0) -> Figure:
+        """The spectrogram and its patches at one granularity (paper, Fig. 1).
+
+        Raises:
+            ValueError: the method used no patches.
+        """
+        if self.feature_mask is None:
+            raise ValueError("this explanation has no patches: every bin of the spectrogram was a feature.")
+        return plot_segmentation(
+            self.feature_mask[granularity], self.spectrogram, self.frames_per_second, self.mel_frequencies
+        )
+
+    def visualize(self, token: int | str, **kwargs: Any) -> Any:
+        """One token's map through ``captum.attr.visualization.visualize_image_attr``.
+
+        It scales every map by itself: to compare tokens, use :meth:`plot_tokens`.
+
+        Args:
+            token: its row or its text.
+            **kwargs: arguments of ``visualize_image_attr``, such as ``method="blended_heat_map"``.
+
+        Returns:
+            (Figure, Axes): the picture, frequency upwards.
+        """
+        from captum.attr.visualization import visualize_image_attr
+
+        spectrogram = self.spectrogram - self.spectrogram.min()
+        image = spectrogram / spectrogram.max().clamp(min=torch.finfo(torch.float32).tiny)
+        attr = self.spectrogram_attr[self.index(token)]
+        kwargs = {"sign": "all", "use_pyplot": False, **kwargs}
+        # (T, C) to rows of frequency, the highest first
+        pictures = (np.ascontiguousarray(m.T.flip(0).numpy())[..., None] for m in (attr, image))
+        return visualize_image_attr(*pictures, **kwargs)
+
+
+def z_scores(spectrogram_attr: Tensor, token_attr: Tensor, is_previous: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps (K, T, C) and (K, J) with mean 0 and sample deviation 1, each by itself; 0 where there is no deviation.
+
+    Of ``token_attr`` only the entries in ``is_previous`` count; the others become 0.
+    """
+    flat = spectrogram_attr.flatten(1).double()
+    everywhere = torch.ones_like(flat, dtype=torch.bool)
+    spectrogram_scores = _z_score(flat, everywhere).view(spectrogram_attr.shape)
+    token_scores = _z_score(token_attr.double(), is_previous)
+    return spectrogram_scores.to(spectrogram_attr.dtype), token_scores.to(token_attr.dtype)
+
+
+def _z_score(values: Tensor, mask: Tensor) -> Tensor:
+    count = mask.sum(1, keepdim=True)
+    mean = (values * mask).sum(1, keepdim=True) / count
+    centred = (values - mean) * mask
+    deviation = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    # a constant row leaves rounding errors, which are no deviation
+    constant = deviation <= 1e-12 * mean.abs()
+    return torch.where(constant, 0, centred / deviation)
+
+
+# A run of letters and digits with what may stand inside a word, a single character of a script without spaces, a mark
+# such as <|endoftext|>, or a run of punctuation.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(
+    rf"<\|?[\w./]+\|?>|[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+(?:(?:['’\-‐–]|(?<=\d)[.,:/](?=\d))(?:(?![{_UNSPACED}])\w)+)*"
+    rf"|(?:(?!<\|)[^\w\s])+"
+)
+
+
+def word_spans(tokens: Sequence[str]) -> list[tuple[int, int]]:
+    """The words of tokens that joined are a text: the first token of each, and the one after its last.
+
+    Example::
+
+        >>> from captum_spes.explanation import word_spans
+        >>> word_spans([" an", " ill", "-", "dis", "posed", " man", "."])
+        [(0, 1), (1, 5), (5, 6), (6, 7)]
+    """
+    text = "".join(tokens)
+    ends = np.cumsum([len(token) for token in tokens])
+    word_ends = [match.end() for match in _WORD.finditer(text)]
+    starts = [0]
+    word = 0
+    for index, token in enumerate(tokens):
+        # where the token's own text begins, behind its space
+        begin = int(ends[index]) - len(token.lstrip())
+        current = int(np.searchsorted(word_ends, begin, side="right"))
+        if index and token.strip() and current > word and "".join(tokens[starts[-1] : index]).strip():
+            starts.append(index)
+        if token.strip():
+            word = current
+    return list(zip(starts, [*starts[1:], len(tokens)]))
+
+
+def _intersections(feature_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """For each bin the number of the cell that the granularities' patches cut out, and a bin of each cell."""
+    cells = feature_mask.flatten(1).numpy()  # (S, T * C)
+    _, first, inverse = np.unique(cells, axis=1, return_index=True, return_inverse=True)
+    return torch.from_numpy(inverse.reshape(-1)), torch.from_numpy(first)

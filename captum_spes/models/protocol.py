@@ -1,0 +1,101 @@
+"""What the rest of the library asks of a speech-to-text model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """An utterance as a model hears it.
+
+    Attributes:
+        spectrogram: the utterance's own frames, shape (1, T, C): what is explained.
+        padding: what follows them in the model's window, shape (1, P, C): it is never perturbed. A shorter padding
+            is a shorter context and a faster model.
+        dtype: the precision in which the model runs; other than float32 it is used through autocast.
+    """
+
+    spectrogram: Tensor
+    padding: Tensor
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of the whole context, padding included."""
+        return self.spectrogram.shape[1] + self.padding.shape[1]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of a prediction.
+
+    Attributes:
+        prompt: ids that the decoder is started with, shape (n,): previous tokens that are not explained.
+        target: the ids that are explained, shape (K,).
+        generated: whether the model wrote them, rather than a user.
+    """
+
+    prompt: Tensor
+    target: Tensor
+    generated: bool = False
+
+    @property
+    def previous(self) -> Tensor:
+        """All that the decoder reads to write the target, shape (J,): the prompt and the target but its last token."""
+        return torch.cat((self.prompt, self.target[:-1]))
+
+
+@runtime_checkable
+class SpeechToTextModel(Protocol):
+    """A model that writes tokens from a spectrogram and the tokens before.
+
+    Attributes:
+        name: how results call the model.
+        sample_rate: samples a second of the audio that :meth:`utterance` takes.
+        frames_per_second: frames a second of its spectrograms.
+        mel_frequencies: centre of each mel channel in Hz, shape (C,).
+    """
+
+    name: str
+    sample_rate: int
+    frames_per_second: float
+    mel_frequencies: np.ndarray
+
+    def utterance(self, audio: np.ndarray) -> Utterance:
+        """The utterance of some mono float32 samples at ``sample_rate``; ValueError where it exceeds the window."""
+
+    def from_features(self, features: Tensor) -> Utterance:
+        """The utterance of a spectrogram of shape (1, T, C) that was made as the model makes its own."""
+
+    def baseline(self, utterance: Utterance) -> Tensor:
+        """What hidden bins become: a tensor that broadcasts to the spectrogram."""
+
+    def generate(self, utterance: Utterance, **gen_args: Any) -> Tokens:
+        """What the model writes. ``gen_args`` are those of its generation (beams, length, …)."""
+
+    def tokens(self, target: str | Sequence[int] | Tensor, utterance: Utterance) -> Tokens:
+        """A given text or ids as the model's tokens; ValueError where it cannot write them."""
+
+    def token_texts(self, ids: Tensor) -> list[str]:
+        """The readable text of each token. Joined, they are the text of all."""
+
+    def is_special(self, ids: Tensor) -> list[bool]:
+        """Whether each token is a mark (start, end, language, …) rather than text."""
+
+    def encode(self, spectrogram: Tensor, utterance: Utterance) -> Any:
+        """What the decoder needs of spectrograms (B, T, C) that stand in the utterance's place."""
+
+    def logits(self, encoded: Any, tokens: Tokens, token_gate: Tensor | None = None) -> Tensor:
+        """Teacher-forced predictions of the target: unnormalised log-probabilities of shape (B, K, V).
+
+        ``token_gate`` multiplies the previous tokens' embeddings: shape (B, J), or (B, J, D) for each of their
+        values. Where the batch of one of ``encoded`` and ``token_gate`` is 1, it serves the other's whole batch.
+        Gradients flow to both.
+        """

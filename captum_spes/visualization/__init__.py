@@ -1,0 +1,10 @@
+"""Figures of spectrograms and attributions. They draw arrays and know nothing of models or explanations."""
+
+from captum_spes.visualization.figures import (
+    plot_attributions,
+    plot_segmentation,
+    plot_spectrogram,
+    plot_token_attributions,
+)
+
+__all__ = ["plot_attributions", "plot_segmentation", "plot_spectrogram", "plot_token_attributions"]

@@ -1,0 +1,113 @@
+"""Toy models and real ones. A few tests need the bundled model or recordings and skip where those are not there."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+matplotlib.use("Agg")
+torch.set_num_threads(2)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def tiny_processor():
+    """A Whisper processor with 16 mel channels, a window of 1 s and a small byte-level vocabulary."""
+    pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        [" so what was the next step? in his power to do"],
+        trainers.BpeTrainer(
+            vocab_size=290,
+            special_tokens=["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    end = "<|endoftext|>"
+    fast = WhisperTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end, unk_token=end)
+    return WhisperProcessor(WhisperFeatureExtractor(feature_size=16, chunk_length=1), fast)
+
+
+@pytest.fixture
+def tiny_whisper(tiny_processor):
+    """A random Whisper in eval mode."""
+    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+
+    torch.manual_seed(0)
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "decoder_start_token_id": 1}
+    config = WhisperConfig(
+        vocab_size=len(tiny_processor.tokenizer),
+        d_model=16,
+        num_mel_bins=16,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_source_positions=50,
+        max_target_positions=24,
+        init_std=0.4,
+        **ids,
+    )
+    model = WhisperForConditionalGeneration(config).eval()
+    model.generation_config = GenerationConfig(no_timestamps_token_id=2, max_length=24, is_multilingual=False, **ids)
+    return model
+
+
+@pytest.fixture
+def tiny_model(tiny_whisper, tiny_processor):
+    from captum_spes.models import load_model
+
+    return load_model(tiny_whisper, tiny_processor)
+
+
+@pytest.fixture
+def audio():
+    """0.6 s of a rising tone in noise at 16 kHz."""
+    time = np.arange(9600) / 16000
+    noise = np.random.default_rng(0).normal(0, 0.02, len(time))
+    return (0.3 * np.sin(2 * np.pi * (300 + 900 * time) * time) + noise).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def bundled_model():
+    from captum_spes.models import load_model
+    from captum_spes.models.bundled import find_bundled
+
+    if find_bundled() is None:
+        pytest.skip("the bundled model is not installed (extra: demo)")
+    return load_model("whisper-tiny.en", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def sample():
+    """Path of the bundled recording."""
+    import captum_spes
+
+    return Path(captum_spes.__file__).parent / "data" / "so_what_was_the_next_step.wav"
+
+
+@pytest.fixture
+def librivox():
+    folder = SHARED / "speech" / "librivox"
+    if not folder.is_dir():
+        pytest.skip("the LibriVox sentences are not beside this checkout")
+    return folder
+
+
+@pytest.fixture
+def author_reference():
+    folder = SHARED / "author_reference"
+    if not folder.is_dir():
+        pytest.skip("the author reference is not beside this checkout")
+    return folder

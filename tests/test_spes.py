@@ -1,0 +1,450 @@
+"""SPES as a Captum method: closed forms, known answers, Captum's habits and refusals."""
+
+import itertools
+
+import pytest
+import torch
+from captum.attr import FeatureAblation
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captum_spes import SPES, grid_feature_mask
+
+
+class Classifier(torch.nn.Module):
+    """Two inputs, five outputs, not linear."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = torch.nn.Linear(6, 5)
+        self.second = torch.nn.Linear(4, 5)
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, x, y=None, scale=1.0):
+        out = self.first(x.flatten(1)).relu()
+        if y is not None:
+            out = out + self.second(y).sin()
+        return self.dropout(out) * scale
+
+
+def mean_impact(score, inputs, baselines, mask, prob):
+    """Eq. 3 in expectation, from all 2^P combinations, by the definition."""
+    features = mask.unique().tolist()
+    total = {f: 0.0 for f in features}
+    for hidden in itertools.product([False, True], repeat=len(features)):
+        weight, keep = 1.0, torch.ones_like(inputs, dtype=torch.bool)
+        for feature, is_hidden in zip(features, hidden):
+            weight *= prob if is_hidden else 1 - prob
+            if is_hidden:
+                keep &= mask != feature
+        impact = (score(inputs) - score(torch.where(keep, inputs, torch.as_tensor(baselines)))).item()
+        for feature, is_hidden in zip(features, hidden):
+            if is_hidden:
+                total[feature] += weight * impact / prob  # P(feature hidden) = prob
+    result = torch.zeros_like(inputs)
+    for feature, value in total.items():
+        result[(mask == feature).expand_as(result)] = value
+    return result
+
+
+SCORE = Classifier().eval()
+
+
+@torch.no_grad()
+def score_one(x):
+    return SCORE(x)[:, 2]
+
+
+INPUTS = torch.tensor([[[0.5, -1.0, 2.0], [1.5, 0.3, -0.7]]])
+MASK = torch.tensor([[[0, 0, 1], [2, 3, 3]]])
+
+
+def test_few_features_are_enumerated_exactly():
+    calls = []
+
+    def score(x):
+        calls.append(len(x))
+        return score_one(x)
+
+    attribution = SPES(score).attribute(INPUTS, 0.2, feature_mask=MASK, n_samples=100, perturbations_per_eval=5)
+    expected = mean_impact(score_one, INPUTS, 0.2, MASK, 0.5)
+    torch.testing.assert_close(attribution, expected, atol=1e-5, rtol=0)
+    assert sum(calls) == 1 + 2**4
+
+
+def test_sampling_approaches_the_mean_impact():
+    attribution = SPES(score_one).attribute(
+        INPUTS, 0.2, feature_mask=MASK.expand(2, -1, -1, -1), n_samples=40_000, perturbations_per_eval=1000,
+        perturbation_prob=0.3,
+    )
+    expected = mean_impact(score_one, INPUTS, 0.2, MASK, 0.3)
+    torch.testing.assert_close(attribution, expected, atol=0.02, rtol=0)
+
+
+def test_linear_score_has_the_closed_form():
+    """On a linear scorer S_i = (1 - p) d_i + p Σ d, where d_i is the effect of feature i alone."""
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    attribution = SPES(lambda x: x @ weights).attribute(torch.ones(1, 4), n_samples=16, perturbation_prob=0.3)
+    torch.testing.assert_close(attribution[0], 0.7 * weights + 0.3 * weights.sum())
+
+
+@pytest.mark.parametrize("granularities", [1, 3])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("per_eval", [1, 2, 3, 16])
+def test_result_does_not_depend_on_batching(granularities, batch, per_eval):
+    torch.manual_seed(1)
+    inputs = torch.rand(batch, 4, 6)
+    weights = torch.rand(5, 24)
+    masks = torch.stack([grid_feature_mask(inputs, (1 + s, 2)) for s in range(granularities)])
+    masks = masks if granularities > 1 else masks[0]
+
+    def score(x):
+        return (x.flatten(1) @ weights.T).sin()
+
+    # 13 features and a budget below 2^12: samples are drawn
+    arguments = {"feature_mask": masks, "n_samples": 50, "seed": 3}
+    expected = SPES(score).attribute(inputs, **arguments)
+    assert expected.shape == (batch * 5, 4, 6)
+    actual = SPES(score).attribute(inputs, perturbations_per_eval=per_eval, **arguments)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
+    # an example has the attribution that it has alone
+    alone = SPES(score).attribute(inputs[-1:], **arguments)
+    torch.testing.assert_close(alone, expected[-5:], atol=1e-6, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.permutations(range(4)), st.integers(1, 7), st.integers(0, 2**32))
+def test_permuting_the_batch_permutes_the_result(order, per_eval, seed):
+    torch.manual_seed(2)
+    inputs = torch.rand(4, 20)
+    masks = torch.stack([torch.randperm(20) // size for size in (1, 2, 3, 4)])  # of 20, 10, 7 and 5 features
+
+    def attribute(rows):
+        return SPES(lambda x: x.square().sum(1)).attribute(
+            inputs[rows], feature_mask=masks[rows], n_samples=30, perturbations_per_eval=per_eval, seed=seed
+        )
+
+    torch.testing.assert_close(attribute(list(order)), attribute(list(range(4)))[list(order)])
+
+
+def test_ids_are_only_names():
+    inputs = torch.rand(1, 12)
+    mask = torch.arange(12)[None] // 2
+    named = torch.tensor([907, -3, 14, 15, 16, 100])[mask]
+    ranks = torch.tensor([5, 0, 1, 2, 3, 4])[mask]  # the same order, without gaps
+    spes = SPES(lambda x: x.square().sum(1))
+    arguments = {"n_samples": 20}
+    assert torch.equal(
+        spes.attribute(inputs, feature_mask=named, **arguments), spes.attribute(inputs, feature_mask=ranks, **arguments)
+    )
+
+
+def test_seeds_differ_and_repeat():
+    inputs = torch.rand(1, 40)
+    runs = [SPES(lambda x: x.square().sum(1)).attribute(inputs, n_samples=50, seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.allclose(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_dtypes(dtype):
+    inputs = torch.linspace(-1, 1, 12, dtype=dtype)[None]
+    attribution = SPES(lambda x: (x * 2).sum(1)).attribute(inputs, n_samples=100)
+    assert attribution.dtype == dtype
+    expected = SPES(lambda x: (x * 2).sum(1)).attribute(inputs.double(), n_samples=100)
+    torch.testing.assert_close(attribution.double(), expected, atol=0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize("scores", [(), (5,)], ids=["one score", "five scores"])
+@pytest.mark.parametrize("per_example_mask", [False, True])
+def test_the_decisive_patch_is_found(scores, per_example_mask):
+    """A model that looks at one patch of each example, in single, batched and multi-granularity form."""
+    inputs = torch.rand(2, 12, 8) + 1
+    decisive = torch.zeros(2, 12, 8, dtype=torch.bool)
+    decisive[0, 3:6, 2:4] = True
+    decisive[1, 9:12, 6:8] = True
+
+    def score(x):
+        value = torch.where(decisive.repeat(len(x) // 2, 1, 1), x, 0).sum((1, 2)).tanh()
+        return value if not scores else value[:, None] * torch.arange(1, 6)
+
+    fine, coarse = grid_feature_mask(inputs, (3, 2)), grid_feature_mask(inputs, (6, 2))
+    masks = torch.stack((fine, coarse))
+    if per_example_mask:
+        masks = torch.stack((masks, masks.flip(-1) + 7), dim=1).squeeze(2)
+    attribution = SPES(score).attribute(inputs, feature_mask=masks, n_samples=400, perturbations_per_eval=16)
+    for row, attr in enumerate(attribution):
+        target = decisive[row // max(len(attribution) // 2, 1)]
+        assert attr[target].min() > attr[~target].max()
+
+
+def test_reliability_is_the_correlation_of_the_halves():
+    torch.manual_seed(0)
+    inputs, weights = torch.rand(1, 30), torch.rand(30)
+    spes = SPES(lambda x: torch.stack((x @ weights, torch.zeros(len(x))), dim=1))
+    few = spes.attribute(inputs, n_samples=100, return_reliability=True)[1]
+    attribution, many = spes.attribute(inputs, n_samples=5000, perturbations_per_eval=100, return_reliability=True)
+    assert attribution.shape == (2, 30) and many.shape == (2,)
+    assert few[0] < many[0] and many[0] > 0.9
+    assert many[1] == 0  # a constant score agrees with itself on nothing
+    exact = SPES(lambda x: x[:, :4].sum(1)).attribute(inputs[:, :4], n_samples=16, return_reliability=True)[1]
+    assert exact == 1
+
+
+def test_callback_counts_and_stops():
+    seen = []
+
+    def callback(done, total):
+        seen.append((done, total))
+        return done >= 48
+
+    inputs = torch.rand(1, 30)
+    spes = SPES(lambda x: x.sum(1))
+    stopped = spes.attribute(inputs, n_samples=1000, perturbations_per_eval=16, callback=callback)
+    assert seen == [(16, 1000), (32, 1000), (48, 1000)]
+    torch.testing.assert_close(stopped, spes.attribute(inputs, n_samples=48, perturbations_per_eval=16))
+
+
+def test_progress_has_the_right_total(capsys):
+    SPES(lambda x: x.sum(1)).attribute(torch.rand(1, 30), n_samples=50, perturbations_per_eval=16, show_progress=True)
+    assert "SPES attribution: 100%" in capsys.readouterr().err
+
+
+def test_never_hidden_gets_zero():
+    attribution = SPES(lambda x: x.sum(1) + 5).attribute(torch.ones(1, 400), n_samples=1)
+    hidden = attribution != 0
+    assert 100 < hidden.sum() < 300
+    assert torch.equal(attribution[hidden], attribution[hidden][:1].expand(int(hidden.sum())))
+
+
+# Captum's habits
+
+
+def make_inputs():
+    torch.manual_seed(3)
+    return torch.rand(3, 2, 3), torch.rand(3, 4)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [None, 1, torch.tensor(1), torch.tensor([0, 1, 2]), [0, 1, 2], (1,), [(0,), (1,), (2,)]],
+    ids=["none", "int", "scalar tensor", "tensor", "list", "tuple", "list of tuples"],
+)
+@pytest.mark.parametrize(
+    "baselines",
+    [None, 0.5, (0.5, 1), (torch.rand(3, 2, 3), torch.rand(1, 4)), (torch.rand(1, 1, 3), 0.0)],
+    ids=["none", "scalar", "scalars", "tensors", "mixed"],
+)
+@pytest.mark.parametrize("inputs", ["single", "tuple"])
+def test_shapes_are_those_of_feature_ablation(target, baselines, inputs):
+    x, y = make_inputs()
+    given = (x, y) if inputs == "tuple" else x
+    if inputs == "tuple" and not isinstance(baselines, tuple):
+        baselines = None if baselines is None else (baselines, baselines)
+    if inputs == "single" and isinstance(baselines, tuple):
+        baselines = baselines[0]
+    model = Classifier().eval()
+    reference = FeatureAblation(model)
+    if isinstance(baselines, tuple) and isinstance(baselines[0], torch.Tensor) and baselines[0].shape[1] == 1:
+        expected = reference.attribute(given, target=target)
+    else:
+        expected = reference.attribute(given, baselines, target)
+    actual = SPES(model).attribute(given, baselines, target, n_samples=20, perturbations_per_eval=4)
+    assert isinstance(actual, tuple) == isinstance(expected, tuple)
+    for a, e in zip(*((t if isinstance(t, tuple) else (t,)) for t in (actual, expected))):
+        assert (a.shape, a.dtype, a.device) == (e.shape, e.dtype, e.device)
+
+
+def test_every_target_form_selects_the_same():
+    x, _ = make_inputs()
+    forms = [torch.tensor([0, 1, 2]), [0, 1, 2], [(0,), (1,), (2,)]]
+    runs = [SPES(Classifier().eval()).attribute(x, target=t, n_samples=30, perturbations_per_eval=4) for t in forms]
+    assert torch.equal(runs[0], runs[1]) and torch.equal(runs[0], runs[2])
+    singles = [
+        SPES(Classifier().eval()).attribute(x[i : i + 1], target=i, n_samples=30, perturbations_per_eval=4)
+        for i in range(3)
+    ]
+    torch.testing.assert_close(torch.cat(singles), runs[0])
+
+
+def test_additional_forward_args_are_expanded():
+    x, y = make_inputs()
+    scale = torch.tensor([[1.0], [2.0], [3.0]])
+    spes = SPES(Classifier().eval())
+    arguments = {"target": 1, "n_samples": 30}
+    batched = spes.attribute(x, additional_forward_args=(y, scale), perturbations_per_eval=7, **arguments)
+    single = spes.attribute(x, additional_forward_args=(y, scale), **arguments)
+    torch.testing.assert_close(batched, single)
+    plain = spes.attribute(x, additional_forward_args=(y, 1.0), **arguments)
+    torch.testing.assert_close(batched, plain * scale[..., None])
+
+
+@pytest.mark.parametrize("score", [lambda x: x.sum(), lambda x: float(x.sum()), lambda x: x.sum((0, 1))[:2]])
+def test_one_score_for_the_whole_batch(score):
+    x, _ = make_inputs()
+    expected = FeatureAblation(score).attribute(x)
+    actual = SPES(score).attribute(x, n_samples=64)
+    assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
+    with pytest.raises(ValueError, match="perturbations_per_eval=1"):
+        SPES(score).attribute(x, n_samples=64, perturbations_per_eval=2)
+
+
+def test_shared_ids_are_one_feature():
+    """As in FeatureAblation, an id in two masks of a tuple is one feature: hidden in both, or in neither."""
+    seen = []
+
+    def score(x, y):
+        seen.extend(zip((x == 0).tolist(), (y == 0).tolist()))
+        return x.sum(1) + y.sum(1)
+
+    masks = (torch.tensor([[0, 1]]), torch.tensor([[1, 2]]))
+    attribution = SPES(score).attribute((torch.ones(1, 2), torch.ones(1, 2)), feature_mask=masks, n_samples=8)
+    assert all(x[1] == y[0] for x, y in seen)
+    assert attribution[0][0, 1] == attribution[1][0, 0] > attribution[0][0, 0]
+
+
+def test_joint_granularities_and_probabilities():
+    """A mask of several granularities beside one of a single one, each input with its own probability."""
+    hidden = []
+
+    def score(x, gate):
+        hidden.append(((x == 0).float().mean(), (gate == 0).float().mean()))
+        return x[:, 4:6].sum((1, 2)) + 10 * gate[:, 3]
+
+    x, gate = torch.ones(1, 12, 4), torch.ones(1, 20)
+    masks = torch.stack([grid_feature_mask(x, (2, 2)), grid_feature_mask(x, (4, 4))])
+    attribution = SPES(score).attribute(
+        (x, gate),
+        feature_mask=(masks, torch.arange(20)[None] + 100),
+        n_samples=2000,
+        perturbations_per_eval=50,
+        perturbation_prob=(0.2, 0.7),
+    )
+    rates = torch.tensor(hidden[1:]).mean(0)
+    torch.testing.assert_close(rates, torch.tensor([0.2, 0.7]), atol=0.02, rtol=0)
+    assert attribution[1].argmax() == 3
+    assert attribution[0][0, 4:6].min() > attribution[0][0, 8:].max()
+
+
+def test_model_is_left_as_found():
+    model = Classifier().train()
+    handle = model.first.register_forward_hook(lambda *_: None)
+    hooks = dict(model.first._forward_hooks)
+    model.dropout = torch.nn.Identity()  # which draws no numbers
+    inputs = torch.rand(1, 2, 3)
+    state = torch.get_rng_state()
+    SPES(model).attribute(inputs, target=0, n_samples=10)
+    assert model.training and dict(model.first._forward_hooks) == hooks
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.is_grad_enabled()
+    handle.remove()
+
+
+def test_scripted_module():
+    model = torch.jit.trace(torch.nn.Linear(4, 3), torch.rand(1, 4))
+    assert SPES(model).attribute(torch.rand(2, 4), target=1, n_samples=16, perturbations_per_eval=4).shape == (2, 4)
+
+
+def test_empty_half_and_odd_counts():
+    masks = torch.stack([torch.arange(12)[None] // size for size in (1, 2, 3)])
+    calls = []
+
+    def score(x):
+        calls.append(len(x))
+        return x.sum(1)
+
+    SPES(score).attribute(torch.ones(1, 12), feature_mask=masks, n_samples=7, perturbations_per_eval=4)
+    assert calls == [1, 4, 3]
+
+
+def test_memory_does_not_grow_with_samples():
+    import tracemalloc
+
+    from captum_spes.attr import spes as module
+
+    def peak(n_samples):
+        sizes = []
+        original = module._ImpactSums.add
+
+        def add(self, *args):
+            original(self, *args)
+            sizes.append(self.impacts.numel() + self.counts.numel())
+
+        module._ImpactSums.add = add
+        try:
+            tracemalloc.start()
+            SPES(lambda x: x.sum(1)).attribute(torch.rand(1, 64), n_samples=n_samples, perturbations_per_eval=8)
+            return max(sizes), tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+            module._ImpactSums.add = original
+
+    (few, few_peak), (many, many_peak) = peak(40), peak(4000)
+    assert few == many
+    assert many_peak < 2 * few_peak + 200_000
+
+
+# Refusals
+
+ONES = torch.ones(1, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"perturbation_prob": 0.0}, ValueError, "strictly between 0 and 1"),
+        ({"perturbation_prob": 1.0}, ValueError, "strictly between 0 and 1"),
+        ({"perturbation_prob": float("nan")}, ValueError, "strictly between 0 and 1"),
+        ({"perturbation_prob": (0.5, 0.5)}, ValueError, "2 values for 1 inputs"),
+        ({"feature_mask": torch.zeros(1, 3, dtype=torch.long)}, ValueError, "does not fit the input of shape"),
+        ({"feature_mask": torch.zeros(2, 4, dtype=torch.long)}, ValueError, "does not fit the input of shape"),
+        ({"feature_mask": torch.zeros(2, 1, 1, 4, dtype=torch.long)}, ValueError, "does not fit the input of shape"),
+        ({"feature_mask": torch.zeros(1, 4)}, TypeError, "integer feature ids"),
+        ({"feature_mask": (torch.zeros(1, 4).long(), torch.zeros(1, 4).long())}, ValueError, "2 masks for 1 inputs"),
+        ({"n_samples": 0}, ValueError, "n_samples must be"),
+        ({"n_samples": 2, "feature_mask": torch.zeros(3, 1, 4).long()}, ValueError, "at least 3"),
+        ({"n_samples": 10.5}, ValueError, "n_samples must be"),
+        ({"perturbations_per_eval": 0}, ValueError, "perturbations_per_eval must be"),
+        ({"seed": -1}, ValueError, "seed must be"),
+        ({"baselines": torch.ones(2, 4)}, ValueError, "Baseline"),
+    ],
+)
+def test_bad_arguments_get_one_clear_sentence(arguments, error, words):
+    with pytest.raises(error, match=words):
+        SPES(lambda x: x.sum(1)).attribute(ONES, **{"n_samples": 10, **arguments})
+
+
+def test_a_missing_mask_of_a_tuple_is_refused():
+    with pytest.raises(TypeError, match=r"feature_mask\[1\]"):
+        SPES(lambda x, y: x.sum(1)).attribute((ONES, ONES), feature_mask=(torch.arange(4)[None], None), n_samples=9)
+    with pytest.raises(ValueError, match="1 masks for 2 inputs"):
+        SPES(lambda x, y: x.sum(1)).attribute((ONES, ONES), feature_mask=torch.arange(4)[None], n_samples=9)
+
+
+def test_colliding_ids_with_two_probabilities_are_refused():
+    masks = (torch.arange(4)[None], torch.arange(4)[None])
+    with pytest.raises(ValueError, match="feature id 0 is in more than one input"):
+        SPES(lambda x, y: x.sum(1)).attribute(
+            (ONES, ONES), feature_mask=masks, n_samples=9, perturbation_prob=(0.5, 0.4)
+        )
+
+
+def test_granularities_that_differ_are_refused():
+    masks = (torch.zeros(2, 1, 4).long(), torch.zeros(3, 1, 4).long())
+    with pytest.raises(ValueError, match="2 and 3 granularities"):
+        SPES(lambda x, y: x.sum(1)).attribute((ONES, ONES), feature_mask=masks, n_samples=9)
+
+
+def test_a_score_that_does_not_grow_is_refused():
+    with pytest.raises(ValueError, match="for a batch of 4"):
+        SPES(lambda x: x.sum(1)[:1]).attribute(ONES, n_samples=8, perturbations_per_eval=4)
+
+
+def test_scores_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="unperturbed"):
+        SPES(lambda x: x.sum(1) / 0).attribute(ONES, n_samples=8)
+    with pytest.raises(ValueError, match=r"perturbation \d+ \(seed 5\) is not finite"):
+        SPES(lambda x: x.sum(1).log()).attribute(ONES, n_samples=16, seed=5)
+    with pytest.raises(TypeError, match="not str"):
+        SPES(lambda x: "score").attribute(ONES, n_samples=8)
