@@ -89,7 +89,7 @@ def explain(
         int | None, typer.Option(min=1, help="Perturbations of the spectrogram, in place of the preset's.")
     ] = None,
     context: Annotated[
-        str | None, typer.Option(help="Window that the model is given: full, auto or seconds, in place of the preset's.")
+        str | None, typer.Option(help="Window given to the model: full, auto or seconds, in place of the preset's.")
     ] = None,
     target: Annotated[str | None, typer.Option(help="Text to explain. Default: what the model writes.")] = None,
     num_beams: Annotated[int, typer.Option(min=1, help="Beams with which the model writes.")] = 1,
@@ -108,9 +108,7 @@ def explain(
     attribution = SpeechToTextAttribution(SPES(speech_model))
     gen_args = {"num_beams": num_beams} if num_beams > 1 else {}
     with _audio_file(audio) as path:
-        utterance, tokens = attribution.prepare(
-            path, target, gen_args=gen_args, context=window, dtype=budget.dtype
-        )
+        utterance, tokens = attribution.prepare(path, target, gen_args=gen_args, context=window, dtype=budget.dtype)
     print(f"Audio:      {audio or 'the bundled sample (synthesised speech)'}")
     print(
         f"Model:      {speech_model.name} on {utterance.spectrogram.device}, "
@@ -251,5 +249,5 @@ def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:
     print()
     for row in columns:
         print(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}")
-    print(f"\nReliability (correlation between two halves of the samples, mean of the tokens): {reliability.mean():.2f}")
+    print(f"\nReliability (correlation of two halves of the samples, mean of the tokens): {reliability.mean():.2f}")
     print("\nWrote " + "\n      ".join(map(str, paths)))

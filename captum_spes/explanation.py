@@ -220,7 +220,7 @@ class SpeechToTextExplanation:
             path: the file.
             half: write scores in half precision.
         """
-        save_file = require("safetensors.torch").save_file
+        serialize = require("safetensors.torch").save
         tensors = {
             "spectrogram": self.spectrogram,
             "token_attr": self.token_attr,
@@ -245,10 +245,11 @@ class SpeechToTextExplanation:
         path = Path(path)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             part = Path(folder) / path.name
-            save_file(
-                {name: t.cpu().contiguous() for name, t in tensors.items()},
-                part,
-                {"format": FORMAT, "version": str(VERSION), "explanation": content},
+            part.write_bytes(
+                serialize(
+                    {name: t.cpu().contiguous() for name, t in tensors.items()},
+                    {"format": FORMAT, "version": str(VERSION), "explanation": content},
+                )
             )
             os.replace(part, path)
 
@@ -297,7 +298,7 @@ class SpeechToTextExplanation:
         return self._plot(sentence)
 
     def plot_tokens(self) -> Figure:
-        """One panel a token, as in the paper's Fig. 3, on one colour scale; for words, ``explanation.words().plot_tokens()``."""
+        """One panel a token, on one colour scale (paper, Fig. 3); of the words by ``words().plot_tokens()``."""
         return self._plot(self.normalize())
 
     def _plot(self, source: SpeechToTextExplanation) -> Figure:
@@ -338,7 +339,7 @@ class SpeechToTextExplanation:
         Returns:
             (Figure, Axes): the picture, frequency upwards.
         """
-        from captum.attr.visualization import visualize_image_attr
+        from captum.attr import visualization
 
         spectrogram = self.spectrogram - self.spectrogram.min()
         image = spectrogram / spectrogram.max().clamp(min=torch.finfo(torch.float32).tiny)
@@ -346,7 +347,7 @@ class SpeechToTextExplanation:
         kwargs = {"sign": "all", "use_pyplot": False, **kwargs}
         # (T, C) to rows of frequency, the highest first
         pictures = (np.ascontiguousarray(m.T.flip(0).numpy())[..., None] for m in (attr, image))
-        return visualize_image_attr(*pictures, **kwargs)
+        return visualization.visualize_image_attr(*pictures, **kwargs)
 
 
 def z_scores(spectrogram_attr: Tensor, token_attr: Tensor, is_previous: Tensor) -> tuple[Tensor, Tensor]:
@@ -371,13 +372,12 @@ def _z_score(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(constant, 0, centred / deviation)
 
 
-# A run of letters and digits with what may stand inside a word, a single character of a script without spaces, a mark
-# such as <|endoftext|>, or a run of punctuation.
+# scripts written without spaces, where every character stands for itself
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORD = re.compile(
-    rf"<\|?[\w./]+\|?>|[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+(?:(?:['’\-‐–]|(?<=\d)[.,:/](?=\d))(?:(?![{_UNSPACED}])\w)+)*"
-    rf"|(?:(?!<\|)[^\w\s])+"
-)
+_MARK = r"<\|?[\w./]+\|?>"  # such as <|endoftext|> and </s>
+_LETTERS = rf"(?:(?![{_UNSPACED}])\w)+"
+_INSIDE = r"(?:['’\-‐–]|(?<=\d)[.,:/](?=\d))"  # what may join letters or digits in a word
+_WORD = re.compile(rf"{_MARK}|[{_UNSPACED}]|{_LETTERS}(?:{_INSIDE}{_LETTERS})*|(?:(?!{_MARK})[^\w\s])+")
 
 
 def word_spans(tokens: Sequence[str]) -> list[tuple[int, int]]:

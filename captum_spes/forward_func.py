@@ -28,7 +28,7 @@ class _Score(ABC):
     @classmethod
     @abstractmethod
     def from_prediction(cls, log_prob_func: Callable[..., Tensor], log_probs: Tensor, token_ids: Tensor) -> _Score:
-        """The score of how close predictions are to an original one, (1, K, V), of which these tokens (K,) were chosen."""
+        """Scores closeness to an original prediction, (1, K, V), of which the tokens (K,) were chosen."""
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         if self.reference is None:
@@ -56,7 +56,7 @@ class _Score(ABC):
 
 
 class KLDivergence(_Score):
-    r"""Scores :math:`-\mathrm{KL}(\text{reference} \,\|\, \text{prediction})`, so that an impact *is* the KL divergence.
+    r"""Scores :math:`-\mathrm{KL}(\text{reference} \,\|\, \text{prediction})`, so that the impact *is* the divergence.
 
     The paper's measure of a perturbation's impact (§4.2). It looks at the whole distribution: nothing else needs to
     be said of the token that was chosen.
@@ -123,7 +123,7 @@ class _TokenScore(_Score):
         ids = reference.long()
         if ids.dim() < log_probs.dim() - 1:
             ids = ids[None]
-        if ids.shape[1:] != log_probs.shape[1:-1] or not ((0 <= ids) & (ids < log_probs.shape[-1])).all():
+        if ids.shape[1:] != log_probs.shape[1:-1] or not ((ids >= 0) & (ids < log_probs.shape[-1])).all():
             raise ValueError(
                 f"token ids of shape {tuple(reference.shape)} do not fit predictions of shape "
                 f"{tuple(log_probs.shape)}: expected one id below {log_probs.shape[-1]} for each prediction."

@@ -110,7 +110,7 @@ class SpeechToTextAttribution(Attribution):
             return utterance, self.model.generate(utterance, **(gen_args or {}))
         return utterance, self.model.tokens(target, utterance)
 
-    def attribute(  # type: ignore[override]
+    def attribute(
         self,
         inputs: AudioLike | Utterance,
         target: str | Sequence[int] | Tensor | Tokens | None = None,
@@ -245,8 +245,8 @@ class SpeechToTextAttribution(Attribution):
             feature_mask=mask.cpu().long().view(-1, *utterance.spectrogram.shape[1:]),
             metadata=metadata,
         )
-        if reliability is not None and reliability.mean() < LOW_RELIABILITY:
-            warnings.warn(low_reliability(explanation), stacklevel=3)
+        if message := low_reliability(explanation):
+            warnings.warn(message, stacklevel=3)
         return explanation
 
 

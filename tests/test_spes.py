@@ -31,7 +31,7 @@ class Classifier(torch.nn.Module):
 def mean_impact(score, inputs, baselines, mask, prob):
     """Eq. 3 in expectation, from all 2^P combinations, by the definition."""
     features = mask.unique().tolist()
-    total = {f: 0.0 for f in features}
+    total = dict.fromkeys(features, 0.0)
     for hidden in itertools.product([False, True], repeat=len(features)):
         weight, keep = 1.0, torch.ones_like(inputs, dtype=torch.bool)
         for feature, is_hidden in zip(features, hidden):
@@ -75,7 +75,11 @@ def test_few_features_are_enumerated_exactly():
 
 def test_sampling_approaches_the_mean_impact():
     attribution = SPES(score_one).attribute(
-        INPUTS, 0.2, feature_mask=MASK.expand(2, -1, -1, -1), n_samples=40_000, perturbations_per_eval=1000,
+        INPUTS,
+        0.2,
+        feature_mask=MASK.expand(2, -1, -1, -1),
+        n_samples=40_000,
+        perturbations_per_eval=1000,
         perturbation_prob=0.3,
     )
     expected = mean_impact(score_one, INPUTS, 0.2, MASK, 0.3)

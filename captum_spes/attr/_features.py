@@ -48,7 +48,7 @@ class FeatureLayout:
     def create(
         cls,
         inputs: tuple[Tensor, ...],
-        feature_mask: None | Tensor | tuple[Tensor, ...],
+        feature_mask: Tensor | tuple[Tensor, ...] | None,
         perturbation_prob: float | tuple[float, ...],
     ) -> FeatureLayout:
         """Checks the arguments of a perturbation method and makes the layout.
@@ -137,7 +137,7 @@ class MaskSampler:
 
 
 def enumerate_hidden(layout: FeatureLayout, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """Masks start … stop − 1 of the 2^P possible ones of a single granularity, and how probable each is.
+    """Masks start … stop - 1 of the 2^P possible ones of a single granularity, and how probable each is.
 
     Returns:
         (Tensor, Tensor): bool of shape (stop − start, B', P) and float64 of shape (stop − start, B').
@@ -158,9 +158,7 @@ def _format_probs(perturbation_prob: float | tuple[float, ...], n_inputs: int) -
     return tuple(float(prob) for prob in probs)
 
 
-def _format_masks(
-    feature_mask: None | Tensor | tuple[Tensor, ...], inputs: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
+def _format_masks(feature_mask: Tensor | tuple[Tensor, ...] | None, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     if feature_mask is not None:
         given = feature_mask if isinstance(feature_mask, (tuple, list)) else (feature_mask,)
         for index, mask in enumerate(given):
@@ -186,7 +184,8 @@ def _with_granularities(mask: Tensor, inp: Tensor, index: int, n_inputs: int) ->
         shape, one = tuple(inp.shape), (1, *inp.shape[1:])
         raise ValueError(
             f"{name} of shape {tuple(mask.shape)} does not fit the input of shape {shape}: expected a mask that "
-            f"broadcasts to {shape} such as {one}, or several granularities stacked in front, (S, {', '.join(map(str, one))})."
+            f"broadcasts to {shape} such as {one}, or several granularities "
+            f"stacked in front, (S, {', '.join(map(str, one))})."
         )
     while stacked.dim() < inp.dim() + 1:  # Captum lets a mask leave out leading dimensions
         stacked = stacked.unsqueeze(1)
@@ -209,7 +208,7 @@ def _feature_probs(rank: np.ndarray, values: np.ndarray, owner: np.ndarray, prob
 
 
 def sample_groups(start: int, stop: int, n_granularities: int) -> Iterator[tuple[int, int, int]]:
-    """Samples start … stop − 1, interleaved over the granularities, as runs (granularity, first, last + 1) within each."""
+    """Samples start … stop - 1, interleaved over the granularities, as runs of each: (granularity, first, last + 1)."""
     for granularity in range(n_granularities):
         first = -((granularity - start) // n_granularities)
         last = -((granularity - stop) // n_granularities)

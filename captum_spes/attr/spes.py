@@ -55,17 +55,17 @@ class SPES(PerturbationAttribution):
         (torch.Size([1, 4]), 2)
     """
 
-    def __init__(self, forward_func: Callable[..., Any]) -> None:
+    def __init__(self, forward_func: Any) -> None:
         super().__init__(forward_func)
 
     @log_usage(part_of_slo=True)
-    def attribute(  # type: ignore[override]
+    def attribute(
         self,
         inputs: TensorOrTupleOfTensorsGeneric,
         baselines: BaselineType = None,
         target: TargetType = None,
         additional_forward_args: object = None,
-        feature_mask: None | Tensor | tuple[Tensor, ...] = None,
+        feature_mask: Tensor | tuple[Tensor, ...] | None = None,
         n_samples: int = 20_000,
         perturbations_per_eval: int = 1,
         show_progress: bool = False,
@@ -200,9 +200,9 @@ def _perturbed(
 ) -> tuple[Tensor, ...]:
     """The inputs of one evaluation, each of shape (n * B, …), perturbation by perturbation."""
     return tuple(
-        torch.cat(
-            [layout.hide(inp, baseline, index, group.granularity, group.hidden) for group in groups]
-        ).flatten(0, 1)
+        torch.cat([layout.hide(inp, baseline, index, group.granularity, group.hidden) for group in groups]).flatten(
+            0, 1
+        )
         for index, (inp, baseline) in enumerate(zip(inputs, baselines))
     )
 

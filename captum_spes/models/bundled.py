@@ -103,7 +103,10 @@ def load_bundled(folder: Path) -> tuple[WhisperForConditionalGeneration, Whisper
         alignment_heads=suppressed["alignment_heads"],
     )
     tokenizer = WhisperTokenizerFast(
-        tokenizer_file=str(tokenizer_file), bos_token="<|endoftext|>", eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+        tokenizer_file=str(tokenizer_file),
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
     )
     return model.eval(), WhisperProcessor(WhisperFeatureExtractor(), tokenizer)
 
@@ -192,7 +195,7 @@ def _read_string(stream: BinaryIO) -> str:
     return stream.read(_read(stream, "<H")).rstrip(b"\0").decode()
 
 
-def _digest(stream: BinaryIO) -> "hashlib._Hash":
+def _digest(stream: BinaryIO) -> hashlib._Hash:
     """``hashlib.file_digest`` for Python 3.10."""
     digest = hashlib.sha256()
     while chunk := stream.read(1 << 20):

@@ -19,6 +19,7 @@ from captum_spes.models.protocol import Tokens, Utterance
 
 if TYPE_CHECKING:
     from transformers import WhisperProcessor
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 
 class WhisperModel:
@@ -237,9 +238,7 @@ class WhisperModel:
         if encoded.cross_attention is None:
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
             start = torch.zeros(1, 1, dtype=torch.long, device=encoded.hidden.device)  # any token will do
-            self.model.model.decoder(
-                start, encoder_hidden_states=encoded.hidden, past_key_values=cache, use_cache=True
-            )
+            self.model.model.decoder(start, encoder_hidden_states=encoded.hidden, past_key_values=cache, use_cache=True)
             encoded.cross_attention = [(layer.keys, layer.values) for layer in cache.cross_attention_cache.layers]
         cross = DynamicCache()
         for index, (keys, values) in enumerate(encoded.cross_attention):
@@ -277,7 +276,7 @@ def _mel_centres(n_channels: int, sample_rate: int) -> np.ndarray:
     return np.asarray(mel_to_hertz(np.linspace(0, top, n_channels + 2), mel_scale="slaney"))[1:-1]
 
 
-def _shortened(encoder: nn.Module, n_positions: int) -> nn.Module:
+def _shortened(encoder: WhisperEncoder, n_positions: int) -> WhisperEncoder:
     """The same encoder, sharing its weights and hooks, for a shorter window: Whisper's positions are a table."""
     short = copy.copy(encoder)
     short.config = copy.copy(encoder.config)

@@ -1,0 +1,233 @@
+"""The result: reading, words, files."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import visualization
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captum_spes import SpeechToTextExplanation
+from captum_spes.explanation import word_spans
+
+
+def make(n_tokens=4, n_prompt=2, with_mask=False, seed=0):
+    torch.manual_seed(seed)
+    n_previous = n_prompt + torch.arange(n_tokens)
+    n_columns = n_prompt + n_tokens - 1
+    token_attr = torch.rand(n_tokens, n_columns) * (torch.arange(n_columns) < n_previous[:, None])
+    maps, mask = torch.randn(n_tokens, 30, 8), None
+    if with_mask:
+        mask = torch.stack([(torch.arange(240) // size).view(30, 8) for size in (24, 30)])
+        maps = torch.randn(n_tokens, 10)[:, mask[0]] + torch.randn(n_tokens, 8)[:, mask[1]]
+    tokens = [" so", " wh", "at", "?"][:n_tokens]
+    return SpeechToTextExplanation(
+        text="so what?",
+        tokens=tokens,
+        previous_tokens=["<|startoftranscript|>", "<|notimestamps|>"][:n_prompt] + tokens[:-1],
+        spectrogram=torch.rand(30, 8),
+        spectrogram_attr=maps,
+        token_attr=token_attr,
+        n_previous=n_previous,
+        frames_per_second=100,
+        mel_frequencies=torch.linspace(100, 7000, 8),
+        reliability=torch.rand(n_tokens),
+        feature_mask=mask,
+        metadata={"model": "toy", "seed": seed},
+    )
+
+
+def test_normalised_maps_share_their_scale():
+    normalized = make().normalize()
+    valid = normalized.is_previous
+    for row in range(4):
+        both = torch.cat((normalized.spectrogram_attr[row].flatten(), normalized.token_attr[row][valid[row]]))
+        assert both.min() == 0 and both.max() == 1
+    assert not normalized.token_attr[~valid].any()
+    assert normalized.normalize() is normalized
+    # each map keeps its order
+    assert torch.equal(normalized.spectrogram_attr.flatten(1).argsort(), make().spectrogram_attr.flatten(1).argsort())
+
+
+def test_future_tokens_change_nothing():
+    explanation = make()
+    future = torch.where(explanation.is_previous, explanation.token_attr, 1e6)
+    normalized = replace(explanation, token_attr=future).normalize()
+    assert torch.equal(normalized.token_attr, explanation.normalize().token_attr)
+
+
+def test_a_single_token_and_constant_maps():
+    single = make(n_tokens=1, n_prompt=1)
+    assert single.normalize().spectrogram_attr.isfinite().all()
+    constant = replace(make(), spectrogram_attr=torch.full((4, 30, 8), 0.1), token_attr=torch.zeros(4, 5))
+    normalized = constant.normalize()
+    assert not normalized.spectrogram_attr.any() and not normalized.token_attr.any()
+
+
+def test_words():
+    explanation = make()
+    words = explanation.words()
+    assert words.tokens == ["so", "what", "?"] and isinstance(words, SpeechToTextExplanation)
+    normalized = explanation.normalize()
+    torch.testing.assert_close(words.spectrogram_attr[1], normalized.spectrogram_attr[1:3].mean(0))
+    expected = normalized.token_attr[1:3].mean(0)
+    expected[3:] = 0  # the word's own tokens
+    torch.testing.assert_close(words.token_attr[1], expected)
+    assert words.n_previous.tolist() == [2, 3, 5]
+    grouped = explanation.words(group_previous=True)
+    assert grouped.previous_tokens == ["<|startoftranscript|>", "<|notimestamps|>", "so", "what"]
+    torch.testing.assert_close(grouped.token_attr[2, 3], normalized.token_attr[3, 3:5].mean())
+    assert grouped.n_previous.tolist() == [2, 3, 4] and not grouped.token_attr[~grouped.is_previous].any()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        ([" So", " what", "?", "<|endoftext|>"], ["So", "what", "?", "<|endoftext|>"]),
+        ([" an", " ill", "-", "dis", "posed", " man", "."], ["an", "ill-disposed", "man", "."]),
+        ([" Don", "'t", " go", "!", "!"], ["Don't", "go", "!!"]),
+        ([" pi", " is", " 3", ".", "14", "."], ["pi", "is", "3.14", "."]),
+        ([" (", "so", ")", "."], ["(", "so", ")."]),
+        ([" Mr", ".", " John"], ["Mr", ".", "John"]),
+        (["", "", "語", "は"], ["語", "は"]),
+        ([" na", "ïve", " word"], ["naïve", "word"]),
+        (["?</s>"], ["?</s>"]),
+        ([" a", " ", " b"], ["a", "b"]),
+        (["\n"], [""]),
+    ],
+)
+def test_words_are_those_of_the_text(tokens, words):
+    spans = word_spans(tokens)
+    assert ["".join(tokens[start:stop]).strip() for start, stop in spans] == words
+
+
+@given(st.lists(st.text(max_size=5), min_size=1, max_size=12))
+def test_words_divide_the_tokens(tokens):
+    spans = word_spans(tokens)
+    assert spans[0][0] == 0 and spans[-1][1] == len(tokens)
+    assert all(start < stop for start, stop in spans)
+    assert all(before[1] == after[0] for before, after in zip(spans, spans[1:]))
+
+
+def test_top_previous_tokens_and_index():
+    explanation = make()
+    rows = explanation.token_attr.masked_fill(~explanation.is_previous, -1).argmax(1)
+    assert explanation.top_previous_tokens() == [explanation.previous_tokens[i] for i in rows]
+    assert explanation.index("wh") == explanation.index(1) == explanation.index(-3) == 1
+    for token, words in [("none", "none is"), (4, "no token 4"), (-5, "no token -5")]:
+        with pytest.raises(ValueError, match=words):
+            explanation.index(token)
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_files_keep_everything(with_mask, tmp_path):
+    explanation = make(with_mask=with_mask)
+    explanation.save(tmp_path / "e.safetensors")
+    loaded = SpeechToTextExplanation.load(tmp_path / "e.safetensors")
+    for name in explanation.__dataclass_fields__:
+        ours, theirs = getattr(explanation, name), getattr(loaded, name)
+        assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs, name
+    assert [path.name for path in tmp_path.iterdir()] == ["e.safetensors"]
+
+
+def test_patches_and_half_precision_make_files_small(tmp_path):
+    torch.manual_seed(0)
+    mask = torch.arange(300)[:, None].div(20, rounding_mode="floor").expand(300, 80)[None]
+    big = replace(
+        make(),
+        spectrogram=torch.rand(300, 80),
+        spectrogram_attr=torch.randn(4, 15)[:, mask[0]],
+        mel_frequencies=torch.arange(80.0),
+    )
+    sizes = []
+    for name, explanation, half in [("dense", big, False), ("patches", replace(big, feature_mask=mask), False),
+                                    ("half", replace(big, feature_mask=mask), True)]:  # fmt: skip
+        explanation.save(tmp_path / name, half=half)
+        sizes.append((tmp_path / name).stat().st_size)
+        torch.testing.assert_close(
+            SpeechToTextExplanation.load(tmp_path / name).spectrogram_attr, big.spectrogram_attr, atol=2e-3, rtol=1e-3
+        )
+    assert sizes[1] < 0.5 * sizes[0] and sizes[2] < 0.8 * sizes[1]
+
+
+def test_a_failing_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "e.safetensors"
+    make().save(path)
+    before = path.read_bytes()
+    monkeypatch.setattr("pathlib.Path.write_bytes", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        make(seed=1).save(path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_foreign_and_damaged_files(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "e.safetensors"
+    with pytest.raises(ValueError, match="does not exist"):
+        SpeechToTextExplanation.load(path)
+    path.write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match="damaged or no explanation"):
+        SpeechToTextExplanation.load(path)
+    save_file({"x": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match="is no explanation"):
+        SpeechToTextExplanation.load(path)
+    header = {"format": "captum-spes explanation", "version": "1", "explanation": "{}"}
+    save_file({"x": torch.ones(1)}, path, header)
+    with pytest.raises(ValueError, match="is damaged"):
+        SpeechToTextExplanation.load(path)
+    save_file({"x": torch.ones(1)}, path, {**header, "version": "99"})
+    with pytest.raises(ValueError, match="newer than this library"):
+        SpeechToTextExplanation.load(path)
+    make().save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="damaged"):
+        SpeechToTextExplanation.load(path)
+
+
+def test_metadata_is_readable_without_the_library(tmp_path):
+    from safetensors import safe_open
+
+    make().save(tmp_path / "e.safetensors")
+    with safe_open(tmp_path / "e.safetensors", framework="np") as file:
+        assert json.loads(file.metadata()["explanation"])["metadata"] == {"model": "toy", "seed": 0}
+
+
+@pytest.mark.parametrize("name", ["spectrogram_attr", "token_attr", "n_previous", "mel_frequencies", "reliability"])
+def test_shapes_are_checked(name):
+    with pytest.raises(ValueError, match=f"{name} must be of shape"):
+        replace(make(), **{name: torch.zeros(2)})
+
+
+def test_figures():
+    from matplotlib.figure import Figure
+
+    explanation = make(with_mask=True)
+    for name in ("spectrogram", "sentence", "tokens", "previous_tokens", "segmentation"):
+        assert isinstance(getattr(explanation, f"plot_{name}")(), Figure), name
+        assert isinstance(getattr(explanation.words(), f"plot_{name}")(), Figure), name
+    with pytest.raises(ValueError, match="no patches"):
+        make().plot_segmentation()
+
+
+def test_visualize_is_captums(monkeypatch):
+    seen = {}
+
+    def visualize_image_attr(attr, image, **kwargs):
+        seen.update(attr=attr, image=image, kwargs=kwargs)
+        return "figure", "axes"
+
+    monkeypatch.setattr(visualization, "visualize_image_attr", visualize_image_attr)
+    explanation = make()
+    assert explanation.visualize("so", method="heat_map") == ("figure", "axes")
+    assert seen["kwargs"]["method"] == "heat_map" and seen["attr"].shape == seen["image"].shape == (8, 30, 1)
+    assert np.array_equal(seen["attr"][-1, :, 0], explanation.spectrogram_attr[0, :, 0].numpy())  # low below
+    assert seen["image"].min() == 0 and seen["image"].max() == 1
+
+
+def test_captum_draws_it():
+    figure, axes = make().visualize(0)
+    assert axes is not None and figure.axes

