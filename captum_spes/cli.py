@@ -25,8 +25,6 @@ from captum_spes.models.context import context_seconds
 if TYPE_CHECKING:
     from types import FrameType
 
-    from captum_spes.models import Tokens
-
 SAMPLE = "so_what_was_the_next_step.wav"
 
 app = typer.Typer(
@@ -114,7 +112,7 @@ def explain(
         f"Model:      {speech_model.name} on {utterance.spectrogram.device}, "
         f"{str(utterance.dtype).removeprefix('torch.')}, {context_seconds(speech_model, utterance):g} s of context"
     )
-    print(f"Transcript: {_transcript(speech_model, tokens)}")
+    print(f"Transcript: {attribution.text(tokens)}")
     explanation = _attribute(
         attribution,
         inputs=utterance,
@@ -184,11 +182,6 @@ def _make_folder(folder: Path) -> Path:
     except OSError as error:
         raise ValueError(f"the output folder {folder} cannot be written to: {error.strerror}.") from error
     return folder
-
-
-def _transcript(model: Any, tokens: Tokens) -> str:
-    texts = model.token_texts(tokens.target)
-    return "".join(text for text, mark in zip(texts, model.is_special(tokens.target)) if not mark).strip()
 
 
 def _attribute(attribution: SpeechToTextAttribution, **arguments: Any) -> SpeechToTextExplanation:

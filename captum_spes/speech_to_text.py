@@ -98,17 +98,24 @@ class SpeechToTextAttribution(Attribution):
         """
         if isinstance(inputs, Utterance):
             utterance = inputs
+        elif isinstance(inputs, Tensor) and inputs.dim() == 3:
+            utterance = self.model.from_features(inputs)
         else:
-            if isinstance(inputs, Tensor) and inputs.dim() == 3:
-                utterance = self.model.from_features(inputs)
-            else:
-                utterance = self.model.utterance(load_audio(inputs, self.model.sample_rate, sampling_rate))
+            utterance = self.model.utterance(load_audio(inputs, self.model.sample_rate, sampling_rate))
+        if target is not None and not isinstance(target, Tokens):
+            target = self.model.tokens(target, utterance)
+        if not isinstance(inputs, Utterance):
             utterance = fit_utterance(self.model, utterance, context, dtype, gen_args)
-        if isinstance(target, Tokens):
-            return utterance, target
         if target is None:
-            return utterance, self.model.generate(utterance, **(gen_args or {}))
-        return utterance, self.model.tokens(target, utterance)
+            target = self.model.generate(utterance, **(gen_args or {}))
+            if not self.text(target):
+                raise ValueError(f"{self.model.name} hears no words in this audio: give the text to explain as target.")
+        return utterance, target
+
+    def text(self, tokens: Tokens) -> str:
+        """The text of the target tokens, without marks such as the end of the text."""
+        texts = zip(self.model.token_texts(tokens.target), self.model.is_special(tokens.target))
+        return "".join(text for text, special in texts if not special).strip()
 
     def attribute(
         self,
@@ -224,13 +231,11 @@ class SpeechToTextAttribution(Attribution):
         reliability: Tensor | None,
         metadata: dict[str, Any],
     ) -> SpeechToTextExplanation:
-        texts = self.model.token_texts(tokens.target)
-        special = self.model.is_special(tokens.target)
         n_previous = len(tokens.prompt) + torch.arange(len(tokens.target))
         previous_tokens = self.model.token_texts(tokens.previous)
         explanation = SpeechToTextExplanation(
-            text="".join(text for text, mark in zip(texts, special) if not mark).strip(),
-            tokens=texts,
+            text=self.text(tokens),
+            tokens=self.model.token_texts(tokens.target),
             previous_tokens=previous_tokens,
             spectrogram=utterance.spectrogram[0].float().cpu(),
             spectrogram_attr=spectrogram_attr.float().cpu(),

@@ -1,6 +1,9 @@
 """Toy models and real ones. A few tests need the bundled model or recordings and skip where those are not there."""
 
+import os
 from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test waits for a hub
 
 import matplotlib
 import numpy as np

@@ -218,6 +218,14 @@ def test_noisy_maps_are_warned_of(tiny_model, audio):
         SpeechToTextAttribution(SPES(tiny_model)).attribute(audio, [60, 61], **{**QUICK, "n_samples": 6})
 
 
+def test_a_model_that_hears_nothing(tiny_model, audio, monkeypatch):
+    monkeypatch.setattr(type(tiny_model), "generate", lambda self, u: Tokens(torch.tensor([1, 2]), torch.tensor([0])))
+    attribution = SpeechToTextAttribution(SPES(tiny_model))
+    with pytest.raises(ValueError, match="hears no words in this audio"):
+        attribution.attribute(audio, **QUICK)
+    assert attribution.attribute(audio, "so", **QUICK).text == "so"
+
+
 @pytest.mark.parametrize(
     ("method", "words"),
     [

@@ -83,8 +83,8 @@ class _Probe:
         spectrogram = utterance.spectrogram
         self.model = model
         self.tokens = model.generate(utterance, **gen_args)
-        # one token more would be a difference: a model that has begun to loop need not be heard to its end
-        longest = len(self.tokens.target) + 1
+        # a model that has begun to loop need not be heard to its end
+        longest = len(self.tokens.target)
         self.gen_args = {**gen_args, "max_new_tokens": min(longest, gen_args.get("max_new_tokens", longest))}
         mask = slic_feature_mask(spectrogram, 500, frames_per_second=model.frames_per_second)
         layout = FeatureLayout.create((spectrogram,), mask, 0.5)

@@ -117,8 +117,6 @@ class WhisperModel:
         end = (target == self.model.generation_config.eos_token_id).nonzero()
         if len(end):  # what follows is padding
             target = target[: int(end[0]) + 1]
-        if not self._text_ids(target):
-            raise ValueError(f"{self.name} hears no words in this audio: there is nothing to explain; give a target.")
         return Tokens(prompt, target, generated=True)
 
     def tokens(self, target: str | Sequence[int] | Tensor, utterance: Utterance) -> Tokens:
@@ -216,11 +214,6 @@ class WhisperModel:
                 language = self.model.detect_language(encoder_outputs=BaseModelOutput(last_hidden_state=hidden))
             prompt = [prompt[0], int(language[0]), *prompt[1:]]
         return torch.tensor(prompt, device=self.model.device)
-
-    def _text_ids(self, ids: Tensor) -> list[int]:
-        special = self.is_special(ids)
-        text = [token for token, mark in zip(ids.tolist(), special) if not mark]
-        return text if self.tokenizer.decode(text).strip() else []
 
     def _encode(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
         """Encoder states (B, frames / 2, D)."""

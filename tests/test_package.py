@@ -1,0 +1,82 @@
+"""What the package promises as a whole: its names, its light import, the one direction of its imports."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import captum_spes
+
+ROOT = Path(captum_spes.__file__).parent
+# each room may import those to its left, and within itself
+ROOMS = [
+    {"_extras"},
+    {"attr", "forward_func", "segmentation", "visualization", "audio"},
+    {"models"},
+    {"explanation"},
+    {"speech_to_text"},
+    {"cli"},
+    {"__main__"},
+]
+
+
+def test_public_names():
+    assert captum_spes.__all__ == [
+        "SPES",
+        "KLDivergence",
+        "SpeechToTextAttribution",
+        "SpeechToTextExplanation",
+        "TokenLogProbability",
+        "TokenProbability",
+        "grid_feature_mask",
+        "slic_feature_mask",
+    ]
+    assert all(getattr(captum_spes, name).__doc__ for name in captum_spes.__all__)
+
+
+def test_import_needs_no_extra():
+    code = (
+        "import sys\n"
+        "for name in ('transformers', 'soundfile', 'soxr', 'safetensors', 'typer'): sys.modules[name] = None\n"
+        "import captum_spes, captum_spes.models\n"
+        "try: captum_spes.models.load_model('whisper-tiny.en')\n"
+        "except ImportError as error: print(error)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "pip install 'captum-spes[speech]'" in out
+
+
+def test_import_loads_nothing_heavy():
+    code = "import sys, captum_spes; print([m for m in ('transformers', 'skimage.segmentation') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def room_of(parts):
+    return parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    own = room_of(path.relative_to(ROOT).parts)
+    if own == "__init__":
+        return
+    level = next(i for i, rooms in enumerate(ROOMS) if own in rooms)
+    allowed = set().union(*ROOMS[:level], {own})
+    if own not in {"speech_to_text", "cli", "__main__", "models", "explanation"}:
+        allowed = {own, "_extras"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            modules = [node.module]
+        for module in modules:
+            if module.startswith("captum_spes."):
+                assert room_of(module.split(".")[1:]) in allowed, f"{path.name} imports {module}"
+            elif module == "captum_spes":
+                assert own == "cli", f"{path.name} imports the package that holds it"
+
+
+def test_no_pickle():
+    assert not [path for path in ROOT.rglob("*.py") if "pickle" in path.read_text() or "torch.load" in path.read_text()]
