@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -129,8 +131,8 @@ class SPES(PerturbationAttribution):
             True
         """
         is_inputs_tuple = _is_tuple(inputs)
-        formatted, baselines = _format_input_baseline(inputs, baselines)
         try:
+            formatted, baselines = _format_input_baseline(inputs, baselines)
             _validate_input(formatted, baselines)
         except AssertionError as error:
             raise ValueError(str(error)) from error
@@ -142,24 +144,23 @@ class SPES(PerturbationAttribution):
         with torch.no_grad():
             original = _as_tensor(_run_forward(self.forward_func, formatted, target, args))
             sums = _ImpactSums(layout, original, batch_size=formatted[0].shape[0], per_eval=perturbations_per_eval)
-            exact = layout.n_granularities == 1 and 2**layout.n_features <= n_samples
+            exact = layout.n_granularities == 1 and layout.n_features <= math.log2(n_samples)
             total = 2**layout.n_features if exact else n_samples
+            size, stop, expanded = 0, 0, (target, args)
             desc = f"{self.get_name()} attribution"
             with progress(desc=desc, total=total) if show_progress else NullProgress() as bar:
                 for start in range(0, total, perturbations_per_eval):
                     stop = min(start + perturbations_per_eval, total)
+                    if size != stop - start:
+                        size = stop - start
+                        expanded = _expand_target(target, size), _expand_additional_forward_args(args, size)
                     groups = _draw_groups(sampler, start, stop, exact)
-                    scores = _run_forward(
-                        self.forward_func,
-                        _perturbed(formatted, baselines, layout, groups),
-                        _expand_target(target, stop - start),
-                        _expand_additional_forward_args(args, stop - start),
-                    )
-                    sums.add(_as_tensor(scores), groups, seed)
-                    bar.update(stop - start)
+                    perturbed = _perturbed(formatted, baselines, layout, groups)
+                    sums.add(_as_tensor(_run_forward(self.forward_func, perturbed, *expanded)), groups, seed)
+                    bar.update(size)
                     if callback is not None and callback(stop, total):
                         break
-        attributions, reliability = sums.attributions(formatted, exact)
+        attributions, reliability = sums.attributions(formatted, exact=exact and stop == total)
         output = _format_output(is_inputs_tuple, attributions)
         return (output, _format_output(is_inputs_tuple, reliability)) if return_reliability else output
 
@@ -173,14 +174,14 @@ class SPES(PerturbationAttribution):
         raise NotImplementedError("attribute_future is not implemented for SPES: use attribute.")
 
 
+@dataclass(frozen=True)
 class _Group:
     """Perturbations of one granularity within a batch."""
 
-    def __init__(self, granularity: int, first: int, hidden: Tensor, weights: Tensor | None = None) -> None:
-        self.granularity = granularity
-        self.first = first  # number of the first one among those of its granularity
-        self.hidden = hidden  # bool (n, B', P)
-        self.weights = weights  # float64 (n, B'); None: all alike
+    granularity: int
+    first: int  # number of the first one among those of its granularity
+    hidden: Tensor  # bool (n, B', P)
+    weights: Tensor | None = None  # float64 (n, B'); None: all alike
 
 
 def _draw_groups(sampler: MaskSampler, start: int, stop: int, exact: bool) -> list[_Group]:
