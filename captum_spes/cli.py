@@ -60,7 +60,7 @@ class Budget:
 
 BUDGETS = {
     # under a minute on 2 cores: few, large patches, which such a budget can tell apart
-    Preset.fast: Budget(160, 512, (20, 40, 60), "auto", "auto"),
+    Preset.fast: Budget(144, 512, (20, 40, 60), "auto", "auto"),
     # paper, §6
     Preset.paper: Budget(20_000, 2_000, (400, 500, 600), "full", torch.float32),
 }

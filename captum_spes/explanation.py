@@ -293,21 +293,26 @@ class SpeechToTextExplanation:
         return plot_spectrogram(self.spectrogram, self.frames_per_second, self.mel_frequencies)
 
     def plot_sentence(self) -> Figure:
-        """The map of the whole text over the spectrogram."""
+        """The map of the whole text over the spectrogram, coloured up to its own maximum: it is the mean of many."""
         sentence = self if len(self.tokens) == 1 else self.sentence()
-        return self._plot(sentence)
+        return self._plot(
+            sentence,
+            value_label="mean attribution of the tokens: larger = hiding it changes their predictions more",
+            value_range=(0.0, float(sentence.spectrogram_attr.max())) if _is_positive(sentence) else None,
+        )
 
     def plot_tokens(self) -> Figure:
         """One panel a token, on one colour scale (paper, Fig. 3); of the words by ``words().plot_tokens()``."""
         return self._plot(self.normalize())
 
-    def _plot(self, source: SpeechToTextExplanation) -> Figure:
+    def _plot(self, source: SpeechToTextExplanation, **kwargs: Any) -> Figure:
         return plot_attributions(
             source.spectrogram_attr,
             source.spectrogram,
             source.frames_per_second,
             source.mel_frequencies,
             titles=source.tokens,
+            **kwargs,
         )
 
     def plot_previous_tokens(self) -> Figure:
@@ -348,6 +353,11 @@ class SpeechToTextExplanation:
         # (T, C) to rows of frequency, the highest first
         pictures = (np.ascontiguousarray(m.T.flip(0).numpy())[..., None] for m in (attr, image))
         return visualization.visualize_image_attr(*pictures, **kwargs)
+
+
+def _is_positive(explanation: SpeechToTextExplanation) -> bool:
+    attr = explanation.spectrogram_attr
+    return bool(attr.min() >= 0 and attr.max() > 0)
 
 
 def z_scores(spectrogram_attr: Tensor, token_attr: Tensor, is_previous: Tensor) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,7 @@ def test_what_is_stored(tiny_model, audio):
     assert metadata["token_arguments"] == {"n_samples": 20, "perturbation_prob": 0.4, "seed": 7}
     assert metadata["gen_args"] == {"max_new_tokens": 6, "num_beams": 2}
     assert metadata["context_seconds"] == 1.0 and metadata["dtype"] == "float32" and not metadata["partial"]
-    assert metadata["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(metadata["versions"]["torch"])
     assert metadata["done"] == {"previous tokens": 20, "spectrogram": 30}
 
 

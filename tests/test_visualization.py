@@ -21,7 +21,7 @@ from captum_spes.visualization import (
     plot_spectrogram,
     plot_token_attributions,
 )
-from captum_spes.visualization.figures import _clean, _text_width, _wrap
+from captum_spes.visualization._text import clean, text_width, wrap
 
 C = 80
 # 100 Hz a channel: channel c is centred at 100 * (c + 1) Hz
@@ -248,7 +248,7 @@ def test_titles_of_many_panels_are_cut_to_their_panel() -> None:
     ],
 )
 def test_labels_are_clean(text: str, expected: str) -> None:
-    assert _clean(text) == expected
+    assert clean(text) == expected
 
 
 def test_odd_characters_are_drawn_as_they_are() -> None:
@@ -273,13 +273,13 @@ def test_characters_without_a_font_are_boxes_and_said_once() -> None:
 
 @pytest.mark.parametrize("text", [SENTENCE.strip(), "WWWW iiii " * 20, "w" * 200, "—" * 60])
 def test_wrapped_lines_fit(text: str) -> None:
-    lines = _wrap(text, 2.0, 9, max_lines=30).split("\n")
-    assert all(_text_width(line, 9) <= 2.0 for line in lines)
+    lines = wrap(text, 2.0, 9, max_lines=30).split("\n")
+    assert all(text_width(line, 9) <= 2.0 for line in lines)
     assert "".join("".join(lines).split()) == "".join(text.split())
 
 
 def test_wrapping_says_where_it_cuts() -> None:
-    assert _wrap(SENTENCE * 20, 2.0, 9, max_lines=3).endswith("…")
+    assert wrap(SENTENCE * 20, 2.0, 9, max_lines=3).endswith("…")
 
 
 # Tokens × previous tokens

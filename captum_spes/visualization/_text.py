@@ -1,0 +1,127 @@
+"""Text of figures: tokens, which may be anything, as labels that fit their places."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+LINE_HEIGHT = 1.25  # of a line of text, in font sizes
+
+# Fonts for the scripts that matplotlib's own font does not have, used where they are installed. Colour emoji fonts
+# are left out: matplotlib cannot draw them.
+FALLBACK_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans SC", "Source Han Sans SC"),
+    *("WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Microsoft YaHei", "SimHei", "Malgun Gothic"),
+    *("Yu Gothic", "PingFang SC", "PingFang HK", "Hiragino Sans", "Hiragino Sans GB", "AppleGothic"),
+    *("Arial Unicode MS", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Bengali"),
+    *("Noto Sans Tamil", "Noto Sans Thai", "Nirmala UI", "Leelawadee UI", "Noto Emoji", "Segoe UI Symbol", "Symbola"),
+)
+MISSING_GLYPH = "□"
+
+
+def token_text() -> dict[str, Any]:
+    """Properties of text that may be anything: no $formulas$, and fonts of other scripts where they are installed."""
+    return {"parse_math": False, "usetex": False, "fontfamily": _font_families()}
+
+
+def _font_families() -> list[str]:
+    from matplotlib import font_manager, rcParams
+
+    installed = set(font_manager.get_font_names())
+    return [*rcParams["font.family"], *(name for name in FALLBACK_FONTS if name in installed)]
+
+
+def clean_labels(texts: Sequence[str]) -> list[str]:
+    """Tokens as labels, with a box for characters that no font has; matplotlib would warn of each at every drawing."""
+    texts = [clean(text) for text in texts]
+    missing = set().union(*texts) - _drawable_characters(frozenset().union(*texts))
+    if missing:
+        warnings.warn(
+            f"no font has {' '.join(sorted(missing))}: boxes are drawn instead. Fonts such as Noto Sans CJK are used "
+            "where installed; others through matplotlib.rcParams['font.family'].",
+            stacklevel=4,  # where the figure was asked for
+        )
+    boxes = str.maketrans(dict.fromkeys(missing, MISSING_GLYPH))
+    return [text.translate(boxes) for text in texts]
+
+
+def _drawable_characters(characters: frozenset[str]) -> set[str]:
+    from matplotlib import font_manager
+
+    found: set[str] = set()
+    for family in _font_families():
+        properties = font_manager.FontProperties(family=[family])
+        try:
+            path = font_manager.findfont(properties, fallback_to_default=False)
+        except ValueError:  # not installed
+            continue
+        found |= {character for character in characters if ord(character) in font_manager.get_font(path).get_charmap()}
+        if found == characters:
+            break
+    return found
+
+
+def clean(text: str) -> str:
+    """One line without the space that begins a word's token; what cannot be seen is written out.
+
+    Example::
+
+        >>> [clean(text) for text in (" So", "", " ", "a\\nb", "<|en|>")]
+        ['So', '(empty)', '␣', 'a↵b', '<|en|>']
+    """
+    if not text:
+        return "(empty)"
+    if set(text) == {" "}:
+        return "␣"
+    return "".join(map(_visible, text)).strip(" ") or text.encode("unicode_escape").decode()
+
+
+def _visible(character: str) -> str:
+    if character in "\n\r\t":
+        return {"\n": "↵", "\r": "␍", "\t": "⇥"}[character]
+    category = unicodedata.category(character)
+    # joiners and variation selectors shape their neighbours and have no shape themselves
+    if category == "Cf" or "\ufe00" <= character <= "\ufe0f":
+        return ""
+    if category in ("Cc", "Cs", "Cn"):
+        return character.encode("unicode_escape").decode()
+    return " " if category.startswith("Z") else character
+
+
+def text_width(text: str, size: float) -> float:
+    """Inches. Measured rather than counted: a Chinese character is as wide as two or three Latin ones."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
+    if not text:
+        return 0.0
+    properties = FontProperties(family=_font_families(), size=size)
+    return TextToPath().get_text_width_height_descent(text, properties, ismath=False)[0] / 72
+
+
+def shorten(text: str, width: float, size: float) -> str:
+    """The text, or as much of it as fits so many inches."""
+    measured = text_width(text, size)
+    if measured <= width:
+        return text
+    kept = min(len(text), 1 + int(1.5 * len(text) * width / measured))  # near enough, for long texts
+    while kept > 1 and text_width(text[:kept] + "…", size) > width:
+        kept -= 1
+    return text[:kept].rstrip() + "…"
+
+
+def wrap(text: str, width: float, size: float, max_lines: int) -> str:
+    """The text on lines of at most so many inches; what remains after the last line is cut."""
+    n_lines = math.ceil(text_width(text, size) / width)
+    if n_lines <= 1:
+        return text
+    # from lines of about one length on, as letters are not all of one width
+    for n_characters in range(len(text) // n_lines + 8, 0, -1):
+        lines = textwrap.wrap(text, n_characters, max_lines=max_lines, placeholder="…")
+        if all(text_width(line, size) <= width for line in lines):
+            break
+    return "\n".join(lines)
