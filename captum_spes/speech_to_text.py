@@ -29,8 +29,7 @@ Stage = Callable[[str, int, int], bool | None]
 # of two halves of the samples; below it, a map says little about single patches
 LOW_RELIABILITY = 0.5
 # the paper's hyper-parameters for previous tokens (§6)
-TOKEN_SAMPLES = 2_000
-TOKEN_PERTURBATION_PROB = 0.4
+TOKEN_DEFAULTS = {"n_samples": 2_000, "perturbation_prob": 0.4}
 
 
 class SpeechToTextAttribution(Attribution):
@@ -180,18 +179,14 @@ class SpeechToTextAttribution(Attribution):
             feature_mask = partial(slic_feature_mask, frames_per_second=self.model.frames_per_second)
         mask = feature_mask if isinstance(feature_mask, Tensor) else feature_mask(utterance.spectrogram)
         baseline = self.model.baseline(utterance) if baselines is None else baselines
-        run = _Run(self, utterance, tokens, perturbations_per_eval, show_progress, callback)
-        given = {"n_samples": n_samples, "perturbation_prob": perturbation_prob}
-        token_given = {"n_samples": n_token_samples, "perturbation_prob": token_perturbation_prob}
+        given = _given(n_samples=n_samples, perturbation_prob=perturbation_prob)
+        token_given = _given(n_samples=n_token_samples, perturbation_prob=token_perturbation_prob)
         if isinstance(self.attr_method, SPES):
             given |= {"seed": seed}
-            token_given = {
-                "n_samples": TOKEN_SAMPLES if n_token_samples is None else n_token_samples,
-                "perturbation_prob": TOKEN_PERTURBATION_PROB
-                if token_perturbation_prob is None
-                else token_perturbation_prob,
-                "seed": seed,
-            }
+            token_given = {**TOKEN_DEFAULTS, **token_given, "seed": seed}
+        elif given | token_given:
+            raise TypeError(f"{self.attr_method.get_name()} takes no {' and no '.join(given | token_given)}.")
+        run = _Run(self, utterance, tokens, perturbations_per_eval, show_progress, callback)
         # Tokens first: they take little, and a run that is stopped later has them whole.
         token_attr, _ = run.attribute_tokens(token_given)
         spectrogram_attr, reliability = run.attribute_spectrogram(baseline, mask, given)
@@ -199,23 +194,20 @@ class SpeechToTextAttribution(Attribution):
             "model": self.model.name,
             "method": self.attr_method.get_name(),
             "score": self.score.__name__,
-            "arguments": {key: value for key, value in given.items() if value is not None},
-            "token_arguments": {key: value for key, value in token_given.items() if value is not None},
+            "arguments": given,
+            "token_arguments": token_given,
             "done": run.done,
             "partial": run.stopped,
-            "baseline": "mean of each mel channel over the utterance" if baselines is None else _describe(baselines),
+            "baseline": self.model.baseline_name if baselines is None else _describe(baselines),
             "feature_mask": _describe(feature_mask),
-            "target": "generated" if tokens.generated else "given",
             "gen_args": {key: _describe(value) for key, value in (gen_args or {}).items()},
-            "context_seconds": context_seconds(self.model, utterance),
-            "padding_value": float(utterance.padding.min()) if utterance.padding.numel() else None,
-            "dtype": str(utterance.dtype).removeprefix("torch."),
-            "device": str(utterance.spectrogram.device),
-            "token_ids": tokens.target.tolist(),
-            "previous_token_ids": tokens.previous.tolist(),
+            **_describe_inputs(self.model, utterance, tokens),
             "versions": _versions(),
         }
-        return self._explanation(utterance, tokens, mask, spectrogram_attr, token_attr, reliability, metadata)
+        explanation = self._explanation(utterance, tokens, mask, spectrogram_attr, token_attr, reliability, metadata)
+        if message := low_reliability(explanation):
+            warnings.warn(message, stacklevel=2)
+        return explanation
 
     def attribute_future(self) -> None:
         """Not implemented."""
@@ -233,7 +225,7 @@ class SpeechToTextAttribution(Attribution):
     ) -> SpeechToTextExplanation:
         n_previous = len(tokens.prompt) + torch.arange(len(tokens.target))
         previous_tokens = self.model.token_texts(tokens.previous)
-        explanation = SpeechToTextExplanation(
+        return SpeechToTextExplanation(
             text=self.text(tokens),
             tokens=self.model.token_texts(tokens.target),
             previous_tokens=previous_tokens,
@@ -250,9 +242,6 @@ class SpeechToTextAttribution(Attribution):
             feature_mask=mask.cpu().long().view(-1, *utterance.spectrogram.shape[1:]),
             metadata=metadata,
         )
-        if message := low_reliability(explanation):
-            warnings.warn(message, stacklevel=3)
-        return explanation
 
 
 def low_reliability(explanation: SpeechToTextExplanation) -> str | None:
@@ -314,7 +303,7 @@ class _Run:
         self, stage: str, logits: Callable[[Tensor], Tensor], inputs: Tensor, given: dict[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         self.method.forward_func = self.score.from_prediction(logits, self.reference, self.tokens.target)
-        arguments = self.common | {key: value for key, value in given.items() if value is not None}
+        arguments = self.common | given
         if not isinstance(self.method, SPES):
             return self.method.attribute(inputs, **arguments), None
         return self.method.attribute(
@@ -326,6 +315,23 @@ class _Run:
         stop = self.callback is not None and bool(self.callback(stage, done, total))
         self.stopped |= stop and done < total
         return stop
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    """The arguments that a caller gave."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _describe_inputs(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> dict[str, Any]:
+    return {
+        "target": "generated" if tokens.generated else "given",
+        "token_ids": tokens.target.tolist(),
+        "previous_token_ids": tokens.previous.tolist(),
+        "context_seconds": context_seconds(model, utterance),
+        "padding_value": float(utterance.padding.min()) if utterance.padding.numel() else None,
+        "dtype": str(utterance.dtype).removeprefix("torch."),
+        "device": str(utterance.spectrogram.device),
+    }
 
 
 def _describe(value: object) -> Any:

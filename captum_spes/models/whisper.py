@@ -39,6 +39,8 @@ class WhisperModel:
         ValueError: a language or task that the model does not know.
     """
 
+    baseline_name = "mean of each mel channel over the utterance"
+
     def __init__(
         self,
         model: WhisperForConditionalGeneration,
