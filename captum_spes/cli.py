@@ -102,17 +102,17 @@ def explain(
     budget = BUDGETS[preset]
     window = _parse_context(context) if context is not None else budget.context
     folder = _make_folder(output or Path("spes-output") / (audio or Path(SAMPLE)).stem)
+    print(f"Audio:      {audio or 'the bundled sample (synthesised speech)'}", flush=True)
     speech_model = load_model(model, device=device)
     attribution = SpeechToTextAttribution(SPES(speech_model))
     gen_args = {"num_beams": num_beams} if num_beams > 1 else {}
     with _audio_file(audio) as path:
         utterance, tokens = attribution.prepare(path, target, gen_args=gen_args, context=window, dtype=budget.dtype)
-    print(f"Audio:      {audio or 'the bundled sample (synthesised speech)'}")
     print(
         f"Model:      {speech_model.name} on {utterance.spectrogram.device}, "
         f"{str(utterance.dtype).removeprefix('torch.')}, {context_seconds(speech_model, utterance):g} s of context"
     )
-    print(f"Transcript: {attribution.text(tokens)}")
+    print(f"Transcript: {attribution.text(tokens)}", flush=True)
     explanation = _attribute(
         attribution,
         inputs=utterance,

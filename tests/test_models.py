@@ -285,8 +285,9 @@ def test_fit_utterance(tiny_model, utterance, monkeypatch):
         assert context_seconds(tiny_model, fit_utterance(tiny_model, utterance, 0.7)) == pytest.approx(0.7)
     with pytest.raises(ValueError, match="between the utterance's 0.60 s and the window's 1 s, not 0.5"):
         fit_utterance(tiny_model, utterance, 0.5)
-    with pytest.raises(ValueError, match="not 30"):
-        fit_utterance(tiny_model, utterance, 30)
+    for bad in (30, float("nan"), float("inf"), -1):
+        with pytest.raises(ValueError, match=f"not {bad}"):
+            fit_utterance(tiny_model, utterance, bad)
     # paddings that this window has room for; the model is random, so that all depends on the two conditions
     from captum_spes.models import context
 

@@ -208,6 +208,9 @@ def test_callback_counts_and_stops():
     stopped = spes.attribute(inputs, n_samples=1000, perturbations_per_eval=16, callback=callback)
     assert seen == [(16, 1000), (32, 1000), (48, 1000)]
     torch.testing.assert_close(stopped, spes.attribute(inputs, n_samples=48, perturbations_per_eval=16))
+    few = torch.rand(1, 5)
+    _, reliability = spes.attribute(few, n_samples=32, return_reliability=True, callback=lambda done, _: done >= 10)
+    assert reliability < 1  # an enumeration that was stopped is not exact
 
 
 def test_progress_has_the_right_total(capsys):

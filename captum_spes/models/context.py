@@ -108,13 +108,12 @@ class _Probe:
 
 def _cut(model: SpeechToTextModel, utterance: Utterance, seconds: float, gen_args: dict[str, Any]) -> Utterance:
     own, full = utterance.spectrogram.shape[1], utterance.n_frames
-    n_frames = round(seconds * model.frames_per_second)
-    if not own <= n_frames <= full:
+    if not own <= round(seconds * model.frames_per_second, 3) <= full:  # refuses NaN as well
         raise ValueError(
             f"context must be 'full', 'auto' or seconds between the utterance's {own / model.frames_per_second:.2f} s "
             f"and the window's {full / model.frames_per_second:g} s, not {seconds}."
         )
-    cut = replace(utterance, padding=utterance.padding[:, : n_frames - own])
+    cut = replace(utterance, padding=utterance.padding[:, : round(seconds * model.frames_per_second) - own])
     if not torch.equal(model.generate(cut, **gen_args).target, model.generate(utterance, **gen_args).target):
         warnings.warn(
             f"with a context of {seconds:g} s the model writes something else than with its full window: "
