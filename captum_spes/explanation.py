@@ -30,7 +30,7 @@ FORMAT = "captum-spes explanation"
 VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class SpeechToTextExplanation:
     """Attributions of the tokens that a model wrote. K explained tokens, J previous tokens, T frames, C mel channels.
 
@@ -102,6 +102,13 @@ class SpeechToTextExplanation:
         for name, shape in expected.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ValueError(f"{name} must be of shape {shape}, not {tuple(getattr(self, name).shape)}.")
+
+    def __repr__(self) -> str:
+        method = self.metadata.get("method", "unknown method")
+        return (
+            f"<SpeechToTextExplanation of {self.text!r} by {method}: {len(self.tokens)} tokens, "
+            f"{len(self.previous_tokens)} previous tokens, {self.duration:.2f} s>"
+        )
 
     @property
     def is_previous(self) -> Tensor:

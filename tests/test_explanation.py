@@ -112,6 +112,12 @@ def test_words_divide_the_tokens(tokens):
     assert all(before[1] == after[0] for before, after in zip(spans, spans[1:]))
 
 
+def test_it_prints_on_a_line():
+    assert repr(make()) == (
+        "<SpeechToTextExplanation of 'so what?' by unknown method: 4 tokens, 5 previous tokens, 0.30 s>"
+    )
+
+
 def test_top_previous_tokens_and_index():
     explanation = make()
     rows = explanation.token_attr.masked_fill(~explanation.is_previous, -1).argmax(1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Utterance:
     """An utterance as a model hears it.
 
@@ -32,7 +32,7 @@ class Utterance:
         return self.spectrogram.shape[1] + self.padding.shape[1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tokens:
     """Token ids of a prediction.
 
