@@ -42,6 +42,9 @@ def load_audio(audio: AudioLike, target_rate: int, sampling_rate: int | None = N
         name = "the audio"
         if sampling_rate is None or sampling_rate <= 0:
             raise ValueError(f"an array of samples needs its sampling_rate, a positive number, not {sampling_rate}.")
+        if isinstance(audio, torch.Tensor):
+            audio = audio.detach().cpu()
+            audio = audio.float() if audio.is_floating_point() else audio
         samples, rate = _to_float(np.asarray(audio)), sampling_rate
     samples = _to_mono(samples)
     if not samples.size:
@@ -65,7 +68,7 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
         raise ValueError(f"{path} does not exist: give the path of an audio file.")
     try:
         return soundfile.read(path, dtype="float32")
-    except (soundfile.LibsndfileError, OSError) as error:
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: headerless .raw
         if not os.access(path, os.R_OK):
             raise ValueError(f"{path} cannot be read: check its permissions.") from error
         if path.stat().st_size == 0:
@@ -74,6 +77,8 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
 
 
 def _to_float(samples: np.ndarray) -> np.ndarray:
+    if samples.dtype == np.uint8:  # 8-bit audio is unsigned, its silence 128
+        return (samples.astype(np.float32) - 128) / 128
     if np.issubdtype(samples.dtype, np.integer):
         return samples.astype(np.float32) / np.iinfo(samples.dtype).max
     if not np.issubdtype(samples.dtype, np.floating):

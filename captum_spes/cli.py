@@ -101,13 +101,13 @@ def explain(
     """Explain one utterance: which parts of the sound, and which words before, made the model write each word."""
     budget = BUDGETS[preset]
     window = _parse_context(context) if context is not None else budget.context
-    folder = _make_folder(output or Path("spes-output") / (audio or Path(SAMPLE)).stem)
     print(f"Audio:      {audio or 'the bundled sample (synthesised speech)'}", flush=True)
     speech_model = load_model(model, device=device)
     attribution = SpeechToTextAttribution(SPES(speech_model))
     gen_args = {"num_beams": num_beams} if num_beams > 1 else {}
     with _audio_file(audio) as path:
         utterance, tokens = attribution.prepare(path, target, gen_args=gen_args, context=window, dtype=budget.dtype)
+    folder = _make_folder(output or Path("spes-output") / (audio or Path(SAMPLE)).stem)
     print(
         f"Model:      {speech_model.name} on {utterance.spectrogram.device}, "
         f"{str(utterance.dtype).removeprefix('torch.')}, {context_seconds(speech_model, utterance):g} s of context"
@@ -135,19 +135,18 @@ def explain(
 
 def run() -> None:
     """Runs the command line with errors as single sentences on stderr, exit code 2 for what the user can mend."""
+    signal.signal(signal.SIGINT, lambda *_: _fail("interrupted: nothing was saved.", 128 + signal.SIGINT))
     warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
     try:
         app()
     except (ValueError, ImportError, OSError) as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted before there was anything to save.", 128 + signal.SIGINT)
     except (MemoryError, torch.OutOfMemoryError):
         _fail("out of memory: use a smaller --batch-size.", 2)
-    except RuntimeError as error:
-        if "not enough memory" in str(error) or "alloc" in str(error):
+    except Exception as error:  # a traceback says nothing to who uses a command
+        if isinstance(error, RuntimeError) and ("not enough memory" in str(error) or "alloc" in str(error)):
             _fail("out of memory: use a smaller --batch-size.", 2)
-        _fail(f"the model failed: {error}", 1)
+        _fail(f"this should not have happened, please report it: {type(error).__name__}: {error}", 1)
 
 
 def _fail(message: str, code: int) -> None:

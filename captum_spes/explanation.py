@@ -52,6 +52,7 @@ class SpeechToTextExplanation:
             that do not tell.
         feature_mask: the patches, int64 (S, T, C) for S granularities; None where every bin was a feature.
         normalized: whether the maps are normalised.
+        grouped: whether the rows are words or the sentence, rather than the model's tokens.
         metadata: what was done: model, method, arguments, baseline, context, dtype, seed, versions.
 
     Raises:
@@ -84,6 +85,7 @@ class SpeechToTextExplanation:
     reliability: Tensor | None = None
     feature_mask: Tensor | None = None
     normalized: bool = False
+    grouped: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -157,6 +159,7 @@ class SpeechToTextExplanation:
             spectrogram_attr=source.spectrogram_attr.mean(0, keepdim=True),
             token_attr=source.token_attr.mean(0, keepdim=True),
             n_previous=torch.tensor([len(self.previous_tokens)]),
+            grouped=True,
             reliability=None if self.reliability is None else self.reliability.mean(0, keepdim=True),
         )
 
@@ -170,6 +173,8 @@ class SpeechToTextExplanation:
             normalize: normalise the tokens' maps first.
             group_previous: make words of the previous tokens too, each the mean of its tokens.
         """
+        if self.grouped:
+            raise ValueError("this explanation is of words or a sentence already: call words() on that of the tokens.")
         source = self.normalize() if normalize else self
         spans = word_spans(self.tokens)
         spectrogram_attr = torch.stack([source.spectrogram_attr[start:stop].mean(0) for start, stop in spans])
@@ -189,6 +194,7 @@ class SpeechToTextExplanation:
             spectrogram_attr=spectrogram_attr,
             token_attr=torch.where(torch.arange(len(previous)) < n_previous[:, None], token_attr, 0),
             n_previous=n_previous,
+            grouped=True,
             reliability=None
             if self.reliability is None
             else torch.stack([self.reliability[start:stop].mean() for start, stop in spans]),
@@ -247,7 +253,7 @@ class SpeechToTextExplanation:
             tensors["spectrogram_attr"] = self.spectrogram_attr
         if half:
             tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-        fields = ("text", "tokens", "previous_tokens", "frames_per_second", "normalized", "metadata")
+        fields = ("text", "tokens", "previous_tokens", "frames_per_second", "normalized", "grouped", "metadata")
         content = json.dumps({name: getattr(self, name) for name in fields})
         path = Path(path)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -392,9 +398,14 @@ def _z_score(values: Tensor, mask: Tensor) -> Tensor:
 # scripts written without spaces, where every character stands for itself
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _MARK = r"<\|?[\w./]+\|?>"  # such as <|endoftext|> and </s>
-_LETTERS = rf"(?:(?![{_UNSPACED}])\w)+"
+# combining marks, which \w leaves out: accents, Hebrew and Arabic points, the vowel signs of India's scripts, joiners
+_SIGNS = (
+    "\u0300-\u036f\u0591-\u05bd\u05bf-\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc"
+    "\u0900-\u0903\u093a-\u0963\u0966-\u0dff\u200c\u200d"
+)
+_LETTERS = rf"(?:(?![{_UNSPACED}])[\w{_SIGNS}])+"
 _INSIDE = r"(?:['’\-‐–]|(?<=\d)[.,:/](?=\d))"  # what may join letters or digits in a word
-_WORD = re.compile(rf"{_MARK}|[{_UNSPACED}]|{_LETTERS}(?:{_INSIDE}{_LETTERS})*|(?:(?!{_MARK})[^\w\s])+")
+_WORD = re.compile(rf"{_MARK}|[{_UNSPACED}]|{_LETTERS}(?:{_INSIDE}{_LETTERS})*|(?:(?!{_MARK})[^\w\s{_SIGNS}])+")
 
 
 def word_spans(tokens: Sequence[str]) -> list[tuple[int, int]]:

@@ -131,7 +131,8 @@ class _TokenScore(_Score):
         return ids
 
     def _score(self, log_probs: Tensor, reference: Tensor) -> Tensor:
-        return log_probs.gather(-1, reference[..., None]).squeeze(-1) - log_probs.logsumexp(-1)
+        chosen = log_probs.gather(-1, reference[..., None]).squeeze(-1) - log_probs.logsumexp(-1)
+        return chosen.clamp(min=LOG_FLOOR)
 
 
 class TokenLogProbability(_TokenScore):
@@ -143,7 +144,7 @@ class TokenLogProbability(_TokenScore):
             Without it the last of the call's arguments, of shape ``(B, K)`` or ``(B,)``.
 
     Returns:
-        Tensor: scores of shape ``(B, K)`` or ``(B,)``, float32, never positive.
+        Tensor: scores of shape ``(B, K)`` or ``(B,)``, float32, finite and never positive.
 
     Raises:
         ValueError: the ids fit the predictions in neither shape nor range.

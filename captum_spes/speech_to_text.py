@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from captum.attr import Attribution, FeatureAblation
 from torch import Tensor
 
 from captum_spes.attr import SPES
+from captum_spes.attr._features import FeatureLayout
+from captum_spes.attr.spes import check_counts
 from captum_spes.audio import AudioLike, load_audio
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import KLDivergence, TokenLogProbability, TokenProbability
@@ -28,8 +31,9 @@ Stage = Callable[[str, int, int], bool | None]
 
 # of two halves of the samples; below it, a map says little about single patches
 LOW_RELIABILITY = 0.5
-# the paper's hyper-parameters for previous tokens (§6)
+# the paper's hyper-parameters (§6)
 TOKEN_DEFAULTS = {"n_samples": 2_000, "perturbation_prob": 0.4}
+SPECTROGRAM_DEFAULTS = {"n_samples": 20_000, "perturbation_prob": 0.5}
 
 
 class SpeechToTextAttribution(Attribution):
@@ -85,7 +89,7 @@ class SpeechToTextAttribution(Attribution):
         sampling_rate: int | None = None,
         gen_args: dict[str, Any] | None = None,
         context: Context = "full",
-        dtype: Dtype = torch.float32,
+        dtype: Dtype | None = None,
     ) -> tuple[Utterance, Tokens]:
         """Does what comes before the attribution: reads the audio, fits the context, lets the model write.
 
@@ -96,6 +100,8 @@ class SpeechToTextAttribution(Attribution):
             (Utterance, Tokens): what the model hears, and the tokens to explain.
         """
         if isinstance(inputs, Utterance):
+            if context != "full" or dtype is not None:
+                raise ValueError("context and dtype belong to prepare(), which has made this utterance.")
             utterance = inputs
         elif isinstance(inputs, Tensor) and inputs.dim() == 3:
             utterance = self.model.from_features(inputs)
@@ -132,7 +138,7 @@ class SpeechToTextAttribution(Attribution):
         seed: int = 0,
         gen_args: dict[str, Any] | None = None,
         context: Context = "full",
-        dtype: Dtype = torch.float32,
+        dtype: Dtype | None = None,
         show_progress: bool = False,
         callback: Stage | None = None,
     ) -> SpeechToTextExplanation:
@@ -160,10 +166,12 @@ class SpeechToTextAttribution(Attribution):
             gen_args: arguments of the model's generation, such as ``{"num_beams": 5}``; they are stored.
             context: ``"full"`` for the model's whole window, ``"auto"`` for the shortest that changes nothing that
                 matters, or seconds; see :func:`~captum_spes.models.context.fit_utterance`.
-            dtype: precision of the model through autocast, or ``"auto"`` on the same conditions.
+            dtype: precision of the model through autocast, or ``"auto"`` on the same conditions. Default: that of
+                the model's weights.
             show_progress: shows a progress bar for each of the two calls.
-            callback: called after every batch as ``callback(stage, done, total)``, stage ``"previous tokens"`` or
-                ``"spectrogram"``. When it returns True the rest is left out and the explanation marked as partial.
+            callback: called by SPES after every batch as ``callback(stage, done, total)``, stage
+                ``"previous tokens"`` or ``"spectrogram"``. When it returns True the rest is left out and the
+                explanation marked as partial.
 
         Returns:
             SpeechToTextExplanation: the maps as the method gave them, not normalised, on the CPU.
@@ -178,14 +186,16 @@ class SpeechToTextAttribution(Attribution):
         if feature_mask is None:
             feature_mask = partial(slic_feature_mask, frames_per_second=self.model.frames_per_second)
         mask = feature_mask if isinstance(feature_mask, Tensor) else feature_mask(utterance.spectrogram)
-        baseline = self.model.baseline(utterance) if baselines is None else baselines
+        baseline = _format_baseline(self.model.baseline(utterance) if baselines is None else baselines, utterance)
         given = _given(n_samples=n_samples, perturbation_prob=perturbation_prob)
         token_given = _given(n_samples=n_token_samples, perturbation_prob=token_perturbation_prob)
         if isinstance(self.attr_method, SPES):
-            given |= {"seed": seed}
+            given = {**SPECTROGRAM_DEFAULTS, **given, "seed": seed}
             token_given = {**TOKEN_DEFAULTS, **token_given, "seed": seed}
         elif given | token_given:
             raise TypeError(f"{self.attr_method.get_name()} takes no {' and no '.join(given | token_given)}.")
+        # what cannot be is refused before anything is computed
+        mask = _check(utterance, mask, perturbations_per_eval, given)
         run = _Run(self, utterance, tokens, perturbations_per_eval, show_progress, callback)
         # Tokens first: they take little, and a run that is stopped later has them whole.
         token_attr, _ = run.attribute_tokens(token_given)
@@ -239,7 +249,7 @@ class SpeechToTextAttribution(Attribution):
             frames_per_second=self.model.frames_per_second,
             mel_frequencies=torch.as_tensor(np.asarray(self.model.mel_frequencies), dtype=torch.float32),
             reliability=reliability,
-            feature_mask=mask.cpu().long().view(-1, *utterance.spectrogram.shape[1:]),
+            feature_mask=mask.cpu().long().reshape(-1, *utterance.spectrogram.shape[1:]),
             metadata=metadata,
         )
 
@@ -318,8 +328,31 @@ class _Run:
 
 
 def _given(**arguments: Any) -> dict[str, Any]:
-    """The arguments that a caller gave."""
-    return {name: value for name, value in arguments.items() if value is not None}
+    """The arguments that a caller gave, as plain numbers that a file can hold."""
+    return {
+        name: value.item() if hasattr(value, "item") else value
+        for name, value in arguments.items()
+        if value is not None
+    }
+
+
+def _format_baseline(baseline: Tensor | float, utterance: Utterance) -> Tensor | float:
+    """A baseline with the spectrogram's dimensions and device, whatever it leaves out."""
+    if not isinstance(baseline, Tensor) or not baseline.dim():
+        return float(baseline)
+    spectrogram = utterance.spectrogram
+    return baseline.to(spectrogram.device).reshape(*[1] * (spectrogram.dim() - baseline.dim()), *baseline.shape)
+
+
+def _check(utterance: Utterance, mask: Tensor, perturbations_per_eval: int, given: dict[str, Any]) -> Tensor:
+    """The mask with the spectrogram's size and device, checked together with the arguments that belong to it."""
+    spectrogram = utterance.spectrogram
+    prob = given.get("perturbation_prob", SPECTROGRAM_DEFAULTS["perturbation_prob"])
+    layout = FeatureLayout.create((spectrogram,), mask, prob)
+    n_samples = given.get("n_samples", layout.n_granularities)
+    check_counts(n_samples, perturbations_per_eval, layout.n_granularities)
+    leading = mask.shape[:-2] if mask.dim() > 2 else (1,)
+    return mask.to(spectrogram.device).expand(*leading, *spectrogram.shape[1:])
 
 
 def _describe_inputs(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> dict[str, Any]:
@@ -341,7 +374,13 @@ def _describe(value: object) -> Any:
     if isinstance(value, Tensor):
         return float(value) if value.numel() == 1 else f"tensor of shape {tuple(value.shape)}"
     if isinstance(value, partial):
-        return {"function": value.func.__name__, **{key: str(item) for key, item in value.keywords.items()}}
+        # what was given, and what the function takes by itself
+        parameters = signature(value.func).parameters.values()
+        defaults = {item.name: item.default for item in parameters if item.default is not item.empty}
+        return {
+            "function": value.func.__name__,
+            **{key: str(item) for key, item in {**defaults, **value.keywords}.items()},
+        }
     return getattr(value, "__name__", str(value))
 
 

@@ -34,6 +34,10 @@ def test_rates_and_channels(rate, channels, kind, tmp_path):
 def test_integers_are_scaled():
     samples = (tone(16000) * 32767).astype(np.int16)
     assert np.abs(load_audio(samples, 16000, 16000) - tone(16000)).max() < 1e-4
+    unsigned = (tone(16000) * 127 + 128).astype(np.uint8)
+    assert np.abs(load_audio(unsigned, 16000, 16000) - tone(16000)).max() < 0.02
+    gradients = torch.from_numpy(tone(16000)).requires_grad_()
+    assert np.array_equal(load_audio(gradients, 16000, 16000), tone(16000))
 
 
 def write(path, samples):

@@ -35,6 +35,7 @@ def recording(audio, tmp_path):
 def run(monkeypatch, capsys, tmp_path):
     """Runs the command line in an empty folder; returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
+    interrupt = signal.getsignal(signal.SIGINT)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["captum-spes", *map(str, arguments)])
@@ -44,7 +45,8 @@ def run(monkeypatch, capsys, tmp_path):
             raise SystemExit(0)
         return (exit_info.value.code or 0, *capsys.readouterr())
 
-    return run
+    yield run
+    signal.signal(signal.SIGINT, interrupt)
 
 
 def test_explain(run, tiny_folder, recording, tmp_path):
@@ -57,7 +59,7 @@ def test_explain(run, tiny_folder, recording, tmp_path):
     for path in folder.iterdir():
         assert str(path.relative_to(tmp_path)) in out
     explanation = SpeechToTextExplanation.load(folder / "explanation.safetensors")
-    assert explanation.metadata["arguments"] == {"n_samples": 12, "seed": 3}
+    assert explanation.metadata["arguments"] == {"n_samples": 12, "perturbation_prob": 0.5, "seed": 3}
     assert "Transcript: so what" in out
     table = dict(zip(explanation.tokens, explanation.top_previous_tokens()))
     assert all(token.strip() in out and top.strip() in out for token, top in table.items())
@@ -70,6 +72,7 @@ def test_presets(run, tiny_folder, recording, tmp_path):
     code, _, err = run("explain", recording, "--model", tiny_folder, "--target", "so", "-o", "fast")
     assert code == 0, err
     fast = SpeechToTextExplanation.load(tmp_path / "fast" / "explanation.safetensors")
+    assert fast.metadata["arguments"]["n_samples"] == 144
     assert fast.metadata["feature_mask"]["patches_per_second"] == "(20, 40, 60)"
     code, _, err = run(
         "explain", recording, "--model", tiny_folder, "--target", "so", "--preset", "paper", "--n-samples", "9",
@@ -87,6 +90,18 @@ def test_the_paper_preset_is_the_papers():
 
     budget = BUDGETS[Preset.paper]
     assert (budget.n_samples, budget.n_token_samples, budget.context) == (20_000, 2_000, "full")
+
+
+def test_ctrl_c_before_there_is_anything(tiny_folder, recording, tmp_path):
+    code = "import sys, os, signal; sys.argv[1:] = ['explain', sys.argv[1], '--model', sys.argv[2]]\n"
+    code += "import captum_spes.cli as cli\n"
+    code += "cli.load_model = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT)\ncli.run()"
+    process = subprocess.run(
+        [sys.executable, "-c", code, recording, tiny_folder],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert process.returncode == 130
+    assert process.stderr == "Error: interrupted: nothing was saved.\n"
 
 
 def test_ctrl_c_saves_what_is_done(tiny_folder, recording, tmp_path):
@@ -129,6 +144,9 @@ def text(folder):
         (lambda d: [d], "is a folder"),
         (lambda d: [silent(d)], "is silent"),
         (lambda d: [text(d)], "is no audio file"),
+        (lambda d: [text(d).rename(d / "notes.raw")], "is no audio file"),
+        (lambda d: [d / "recording.wav", "--target", "so \udcff"], "cannot encode the target"),
+        (lambda d: [d / "recording.wav", "--device", "meta"], "the device 'meta' cannot be used here"),
         (lambda d: [d / "recording.wav", "--model", "no/such-model"], "the model 'no/such-model' cannot be loaded"),
         (lambda d: [d / "recording.wav", "--method", "magic"], "Invalid value for '--method'"),
         (lambda d: [d / "recording.wav", "--device", "quantum"], "the device 'quantum' cannot be used here"),

@@ -77,6 +77,8 @@ def test_words():
     expected[3:] = 0  # the word's own tokens
     torch.testing.assert_close(words.token_attr[1], expected)
     assert words.n_previous.tolist() == [2, 3, 5]
+    with pytest.raises(ValueError, match="of words or a sentence already"):
+        words.words()
     grouped = explanation.words(group_previous=True)
     assert grouped.previous_tokens == ["<|startoftranscript|>", "<|notimestamps|>", "so", "what"]
     torch.testing.assert_close(grouped.token_attr[2, 3], normalized.token_attr[3, 3:5].mean())
@@ -95,6 +97,7 @@ def test_words():
         (["", "", "語", "は"], ["語", "は"]),
         ([" na", "ïve", " word"], ["naïve", "word"]),
         (["?</s>"], ["?</s>"]),
+        ([" न", "म", "स्", "ते", "।"], ["नमस्ते", "।"]),
         ([" a", " ", " b"], ["a", "b"]),
         (["\n"], [""]),
     ],

@@ -55,6 +55,12 @@ def test_token_scores():
     torch.testing.assert_close(one, expected[:, 0].exp())
 
 
+def test_log_probability_is_finite():
+    logits = torch.tensor([[[0.0, -torch.inf, 1.0]]])
+    score = TokenLogProbability(identity, torch.tensor([1]))(logits)
+    assert score.item() == pytest.approx(math.log(torch.finfo(torch.float32).tiny))
+
+
 def test_reference_as_additional_forward_arg():
     """Captum expands it with the batch; batches of examples have references of their own."""
     torch.manual_seed(1)

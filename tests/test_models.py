@@ -121,6 +121,13 @@ def test_gradients_flow_to_both(tiny_model, utterance, tokens):
     gate = torch.ones(2, len(tokens.previous), requires_grad=True)
     tiny_model.logits(tiny_model.encode(spectrogram, utterance), tokens, gate).sum().backward()
     assert spectrogram.grad.abs().sum() > 0 and (gate.grad.abs().sum(0) > 0).all()
+    # also where the decoder's view of the encoder was made without gradients before
+    encoded = tiny_model.encode(spectrogram, utterance)
+    with torch.no_grad():
+        tiny_model.logits(encoded, tokens, gate)
+    spectrogram.grad = None
+    tiny_model.logits(encoded, tokens, gate).sum().backward()
+    assert spectrogram.grad.abs().sum() > 0
 
 
 def test_model_is_left_as_found(tiny_whisper, tiny_processor, audio):
@@ -201,6 +208,21 @@ def test_save_and_load_from_a_folder(tiny_whisper, tiny_processor, tiny_model, a
     assert loaded.name == str(tmp_path)
 
 
+def test_half_precision_weights(tiny_whisper, tiny_processor, audio, tmp_path):
+    """By name a model is loaded in float32, whatever was stored; in memory it runs, and is called, what it is."""
+    tiny_whisper.half().save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
+    assert load_model(str(tmp_path), device="cpu").model.dtype == torch.float32
+    model = load_model(tiny_whisper, tiny_processor)
+    utterance = model.utterance(audio)
+    assert fit_utterance(model, utterance).dtype == torch.float16
+    tokens = model.tokens([60, 61], utterance)
+    assert model.logits(model.encode(utterance.spectrogram, utterance), tokens).isfinite().all()
+    with pytest.raises(ValueError, match=r"are torch.float16: for float32 call model.float"):
+        full = fit_utterance(model, utterance, dtype=torch.float32)
+        model.encode(full.spectrogram, full)
+
+
 def test_multilingual_prompts(tiny_whisper, tiny_processor, audio):
     config = tiny_whisper.generation_config
     config.is_multilingual = True
@@ -212,6 +234,10 @@ def test_multilingual_prompts(tiny_whisper, tiny_processor, audio):
     detected = WhisperModel(tiny_whisper, tiny_processor)
     prompt = detected.tokens([60], utterance).prompt.tolist()
     assert prompt[0] == 1 and prompt[1] in (70, 71) and prompt[2:] == [80, 2]
+    config.task_to_id = None
+    with pytest.raises(ValueError, match="generation config of .* is outdated"):
+        WhisperModel(tiny_whisper, tiny_processor)
+    config.task_to_id = {"transcribe": 80}
     with pytest.raises(ValueError, match="knows no language 'xx': give one of de, en"):
         WhisperModel(tiny_whisper, tiny_processor, language="xx")
 

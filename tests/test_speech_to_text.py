@@ -97,7 +97,9 @@ def test_what_is_stored(tiny_model, audio):
     assert explanation.reliability.shape == (n_rows,) and explanation.feature_mask.shape == (3, 60, 16)
     metadata = explanation.metadata
     assert metadata["method"] == "SPES" and metadata["score"] == "KLDivergence" and metadata["target"] == "generated"
-    assert metadata["arguments"] == {"n_samples": 30, "seed": 7}
+    assert metadata["arguments"] == {"n_samples": 30, "perturbation_prob": 0.5, "seed": 7}
+    assert metadata["feature_mask"]["patches_per_second"] == "(400, 500, 600)"
+    assert metadata["feature_mask"]["compactness"] == "0.1"
     assert metadata["token_arguments"] == {"n_samples": 20, "perturbation_prob": 0.4, "seed": 7}
     assert metadata["gen_args"] == {"max_new_tokens": 6, "num_beams": 2}
     assert metadata["context_seconds"] == 1.0 and metadata["dtype"] == "float32" and not metadata["partial"]
@@ -128,6 +130,29 @@ def test_it_is_spes_on_the_models_scores(tiny_model, audio):
     )
 
 
+def test_masks_and_baselines_that_broadcast(tiny_model, audio):
+    """Bands of time, and one value a mel channel."""
+    attribution = SpeechToTextAttribution(SPES(tiny_model))
+    bands = attribution.attribute(
+        audio,
+        [60, 61],
+        feature_mask=lambda x: torch.arange(x.shape[1]).view(1, -1, 1) // 6,
+        baselines=torch.rand(16),
+        **QUICK,
+    )
+    assert bands.feature_mask.shape == (1, 60, 16)
+    assert torch.equal(bands.spectrogram_attr[:, 0, 0], bands.spectrogram_attr[:, 5, 15])
+    full = attribution.attribute(audio, [60, 61], feature_mask=bands.feature_mask, baselines=torch.tensor(0.5), **QUICK)
+    assert full.spectrogram_attr.shape == bands.spectrogram_attr.shape
+
+
+def test_nothing_is_computed_for_arguments_that_cannot_be(tiny_model, audio):
+    with pytest.raises(ValueError, match="n_samples must be"):
+        SpeechToTextAttribution(SPES(tiny_model)).attribute(
+            audio, [60, 61], callback=lambda *_: pytest.fail("computed"), **{**QUICK, "n_samples": 2}
+        )
+
+
 @pytest.mark.parametrize("per_eval", [1, 5])
 def test_batch_size_changes_nothing(tiny_model, audio, per_eval):
     attribution = SpeechToTextAttribution(SPES(tiny_model))
@@ -148,6 +173,8 @@ def test_inputs_of_every_kind(tiny_model, audio, tmp_path):
             attribution.attribute(inputs, sampling_rate=rate, **quick).spectrogram_attr, from_file.spectrogram_attr
         )
     utterance, tokens = attribution.prepare(audio, "so what", sampling_rate=16000)
+    with pytest.raises(ValueError, match="belong to prepare"):
+        attribution.attribute(utterance, tokens, context=0.7)
     prepared = attribution.attribute(utterance, tokens, n_samples=6, n_token_samples=4)
     assert torch.equal(prepared.spectrogram_attr, from_file.spectrogram_attr)
     features = attribution.attribute(from_file.spectrogram[None], **quick)
@@ -250,6 +277,9 @@ def test_refused_methods(tiny_model, method, words):
         ({"perturbation_prob": 1.5}, "strictly between"),
         ({"token_perturbation_prob": 0.0}, "strictly between"),
         ({"context": 0.1}, "context must be"),
+        ({"context": "Auto"}, "context must be"),
+        ({"dtype": "bfloat16"}, "dtype must be"),
+        ({"target": None, "gen_args": {"prompt_ids": [5]}}, "gen_args cannot hold prompt_ids"),
         ({"sampling_rate": None}, "needs its sampling_rate"),
     ],
 )

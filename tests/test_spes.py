@@ -86,6 +86,20 @@ def test_sampling_approaches_the_mean_impact():
     torch.testing.assert_close(attribution, expected, atol=0.02, rtol=0)
 
 
+def test_inputs_and_baselines_without_dimensions():
+    assert torch.equal(SPES(lambda x: x * 2).attribute(torch.ones(3), n_samples=8), torch.full((3,), 2.0))
+    ones = torch.ones(2, 3)
+    sums = SPES(lambda x: x.sum(1))
+    assert torch.equal(sums.attribute(ones, torch.tensor(0.5), n_samples=8), sums.attribute(ones, 0.5, n_samples=8))
+
+
+def test_a_stopped_enumeration_is_balanced():
+    attribution = SPES(lambda x: x.sum(1)).attribute(
+        torch.ones(1, 8), n_samples=256, perturbations_per_eval=16, callback=lambda done, _: done >= 32
+    )
+    assert (attribution > 2.5).all()
+
+
 def test_linear_score_has_the_closed_form():
     """On a linear scorer S_i = (1 - p) d_i + p Σ d, where d_i is the effect of feature i alone."""
     weights = torch.tensor([1.0, -2.0, 0.5, 3.0])

@@ -139,11 +139,14 @@ class MaskSampler:
 def enumerate_hidden(layout: FeatureLayout, start: int, stop: int) -> tuple[Tensor, Tensor]:
     """Masks start … stop - 1 of the 2^P possible ones of a single granularity, and how probable each is.
 
+    They come in a shuffled order, the same every time, so that a part of them is balanced.
+
     Returns:
         (Tensor, Tensor): bool of shape (stop − start, B', P) and float64 of shape (stop − start, B').
     """
     probs = layout.probs[0].double()  # (B', P)
-    bits = torch.arange(start, stop)[:, None] >> torch.arange(layout.n_features) & 1
+    order = torch.from_numpy(np.random.default_rng(0).permutation(2**layout.n_features)[start:stop])
+    bits = order[:, None] >> torch.arange(layout.n_features) & 1
     hidden = bits.bool()[:, None].expand(-1, probs.shape[0], -1)
     return hidden, torch.where(hidden, probs, 1 - probs).prod(-1)
 
@@ -189,7 +192,7 @@ def _with_granularities(mask: Tensor, inp: Tensor, index: int, n_inputs: int) ->
         )
     while stacked.dim() < inp.dim() + 1:  # Captum lets a mask leave out leading dimensions
         stacked = stacked.unsqueeze(1)
-    return stacked.cpu().long().expand(*stacked.shape[:2], *inp.shape[1:]).flatten(2)
+    return stacked.cpu().long().expand(*stacked.shape[:2], *inp.shape[1:]).reshape(*stacked.shape[:2], -1)
 
 
 def _feature_probs(rank: np.ndarray, values: np.ndarray, owner: np.ndarray, probs: tuple[float, ...]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -133,11 +134,13 @@ class SPES(PerturbationAttribution):
         is_inputs_tuple = _is_tuple(inputs)
         try:
             formatted, baselines = _format_input_baseline(inputs, baselines)
+            # Captum's check would look for the first dimension of a tensor that has none
+            baselines = tuple(b.item() if isinstance(b, Tensor) and not b.dim() else b for b in baselines)
             _validate_input(formatted, baselines)
         except AssertionError as error:
             raise ValueError(str(error)) from error
         layout = FeatureLayout.create(formatted, feature_mask, perturbation_prob)
-        _check_counts(n_samples, perturbations_per_eval, layout.n_granularities)
+        check_counts(n_samples, perturbations_per_eval, layout.n_granularities)
         args = _format_additional_forward_args(additional_forward_args)
         sampler = MaskSampler(layout, seed)
 
@@ -299,13 +302,14 @@ def _correlation(first: Tensor, second: Tensor) -> Tensor:
     return (first @ second / scale).clamp(-1, 1) if scale > 0 else torch.zeros(())
 
 
-def _check_counts(n_samples: int, perturbations_per_eval: int, n_granularities: int) -> None:
-    if not isinstance(n_samples, int) or n_samples < n_granularities:
+def check_counts(n_samples: int, perturbations_per_eval: int, n_granularities: int) -> None:
+    """Raises a ValueError where there are too few samples for the granularities, or none in a batch."""
+    if not isinstance(n_samples, Integral) or n_samples < n_granularities:
         raise ValueError(
             f"n_samples must be an integer of at least {n_granularities}, one perturbation for each granularity of "
             f"the feature_mask, not {n_samples}."
         )
-    if not isinstance(perturbations_per_eval, int) or perturbations_per_eval < 1:
+    if not isinstance(perturbations_per_eval, Integral) or perturbations_per_eval < 1:
         raise ValueError(f"perturbations_per_eval must be an integer of at least 1, not {perturbations_per_eval}.")
 
 

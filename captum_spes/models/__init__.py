@@ -59,7 +59,8 @@ def load_model(
         model.eval().to(target)
     else:
         model, name = name_or_model, None
-        _check_supported(getattr(getattr(model, "config", None), "model_type", None), type(model).__name__)
+        model_type = getattr(getattr(model, "config", None), "model_type", None)
+        _check_supported(model_type if hasattr(model, "generation_config") else None, type(model).__name__)
         if processor is None:
             raise ValueError("a model in memory needs its processor: load_model(model, processor).")
         if device is not None:
@@ -90,7 +91,9 @@ def _load_pretrained(name: str) -> tuple[Any, Any]:
     try:
         config = AutoConfig.from_pretrained(hub_name)
         _check_supported(config.model_type, (config.architectures or [config.model_type])[0])
-        model, info = WhisperForConditionalGeneration.from_pretrained(hub_name, output_loading_info=True)
+        model, info = WhisperForConditionalGeneration.from_pretrained(
+            hub_name, dtype=torch.float32, output_loading_info=True
+        )
         processor = AutoProcessor.from_pretrained(hub_name)
     except _UnsupportedModelError:
         raise
@@ -130,8 +133,8 @@ def _best_device() -> str:
 def _check_device(device: str | torch.device) -> torch.device:
     try:
         checked = torch.device(device)
-        torch.empty(1, device=checked)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=checked).cpu()  # some devices fail only when something is read back
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise ValueError(
             f"the device {str(device)!r} cannot be used here: give cpu, or an accelerator that this machine and this "
             "build of PyTorch have (cuda, mps, …)."

@@ -28,7 +28,7 @@ def fit_utterance(
     model: SpeechToTextModel,
     utterance: Utterance,
     context: Context = "full",
-    dtype: Dtype = torch.float32,
+    dtype: Dtype | None = None,
     gen_args: dict[str, Any] | None = None,
 ) -> Utterance:
     """Cuts the context of an utterance and lowers the precision of the model where that changes nothing that matters.
@@ -43,20 +43,24 @@ def fit_utterance(
         utterance: an utterance in its full window.
         context: ``"full"``, ``"auto"``, or the seconds of the window, at least the utterance's own. A number is taken
             as it is, with a warning where the model writes something else than with the full window.
-        dtype: ``torch.float32``, another precision, or ``"auto"``.
+        dtype: the precision, such as ``torch.bfloat16``, or ``"auto"``. Default: that of the model's weights.
         gen_args: arguments of the model's generation.
 
     Returns:
         Utterance: with its padding cut and its dtype set.
 
     Raises:
-        ValueError: a context that is shorter than the utterance or longer than the window.
+        ValueError: a context that is shorter than the utterance or longer than the window, or values of another kind.
     """
     gen_args = gen_args or {}
+    if isinstance(context, str) and context not in ("full", "auto"):
+        raise ValueError(f"context must be 'full', 'auto' or seconds, not {context!r}.")
+    if dtype not in (None, "auto") and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype must be a floating-point torch.dtype or 'auto', not {dtype!r}.")
+    if isinstance(dtype, torch.dtype):
+        utterance = replace(utterance, dtype=dtype)
     if not isinstance(context, str):
         utterance = _cut(model, utterance, context, gen_args)
-    if dtype != "auto":
-        utterance = replace(utterance, dtype=dtype)
     contexts = list(_shorter(model, utterance)) if context == "auto" else []
     lower_dtype = dtype == "auto" and _has_fast_bfloat16(utterance.spectrogram.device)
     if not contexts and not lower_dtype:

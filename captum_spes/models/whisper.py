@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 
+# arguments of generate() that the adapter sets, or that would change what the decoder is started with
+RESERVED = {"decoder_input_ids", "encoder_outputs", "input_features", "prompt_ids", "return_dict_in_generate"}
+
+
 class WhisperModel:
     """A :class:`~captum_spes.models.SpeechToTextModel` from a Hugging Face Whisper.
 
@@ -79,7 +83,7 @@ class WhisperModel:
         ).input_features
         frames = features.transpose(1, 2).to(self.model.device)  # (1, C, window) to (1, window, C)
         n_frames = min(-(-len(audio) // self.feature_extractor.hop_length), self.window)
-        return Utterance(frames[:, :n_frames], frames[:, n_frames:])
+        return Utterance(frames[:, :n_frames], frames[:, n_frames:], self.model.dtype)
 
     def from_features(self, features: Tensor) -> Utterance:
         n_channels = len(self.mel_frequencies)
@@ -94,7 +98,7 @@ class WhisperModel:
         features = features.float().to(self.model.device)
         # Whisper clips at 8 below the largest log10 energy and divides by 4: silence lies 2 below the maximum
         silence = (features.max() - 2).expand(1, self.window - features.shape[1], n_channels)
-        return Utterance(features, silence)
+        return Utterance(features, silence, self.model.dtype)
 
     def baseline(self, utterance: Utterance) -> Tensor:
         """Each mel channel's mean over the utterance's own frames, shape (1, 1, C).
@@ -106,6 +110,8 @@ class WhisperModel:
     # Text
 
     def generate(self, utterance: Utterance, **gen_args: Any) -> Tokens:
+        if reserved := sorted(RESERVED & gen_args.keys()):
+            raise ValueError(f"gen_args cannot hold {', '.join(reserved)}: the model is given these by itself.")
         prompt = self._start(utterance)
         with torch.no_grad(), self._running(utterance.dtype), _quiet():
             # a new BaseModelOutput each time: beam search expands it in place
@@ -126,7 +132,10 @@ class WhisperModel:
             if not target.strip():
                 raise ValueError("the target text is empty: give the words to explain, or None to let the model write.")
             # Whisper's texts begin with a space
-            ids = self.tokenizer.encode(" " + target.strip(), add_special_tokens=False)
+            try:
+                ids = self.tokenizer.encode(" " + target.strip(), add_special_tokens=False)
+            except TypeError:  # text that is no valid Unicode
+                ids = []
             if self.tokenizer.decode(ids).strip() != target.strip():
                 raise ValueError(f"the tokenizer of {self.name} cannot encode the target {target!r}.")
         else:
@@ -196,6 +205,11 @@ class WhisperModel:
             raise ValueError(f"task must be 'transcribe' or 'translate', not {task!r}.")
         prompt = [config.decoder_start_token_id or self.model.config.decoder_start_token_id]
         if self._is_multilingual:
+            if not (getattr(config, "lang_to_id", None) and getattr(config, "task_to_id", None)):
+                raise ValueError(
+                    f"the generation config of {self.name} is outdated: it has no lang_to_id and task_to_id; take that "
+                    "of the model's latest version on the Hugging Face hub."
+                )
             if language is not None:
                 known = sorted(token[2:-2] for token in config.lang_to_id)
                 if language not in known:
@@ -230,7 +244,8 @@ class WhisperModel:
 
     def _shared_cache(self, encoded: Encoded, n_rows: int) -> EncoderDecoderCache:
         """The decoder's keys and values of one utterance, computed once and lent to every row of a batch."""
-        if encoded.cross_attention is None:
+        needs_grad = torch.is_grad_enabled() and encoded.hidden.requires_grad
+        if encoded.cross_attention is None or needs_grad:
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
             start = torch.zeros(1, 1, dtype=torch.long, device=encoded.hidden.device)  # any token will do
             self.model.model.decoder(start, encoder_hidden_states=encoded.hidden, past_key_values=cache, use_cache=True)
@@ -244,12 +259,16 @@ class WhisperModel:
 
     @contextmanager
     def _running(self, dtype: torch.dtype) -> Iterator[None]:
-        """Eval mode, and autocast for a dtype other than float32, while it lasts."""
+        """Eval mode, and autocast for a dtype other than the weights', while it lasts."""
+        if dtype == torch.float32 != self.model.dtype:
+            raise ValueError(
+                f"the weights of {self.name} are {self.model.dtype}: for float32 call model.float() first."
+            )
         training = [module for module in self.model.modules() if module.training]
         for module in training:
             module.training = False
         try:
-            with torch.autocast(self.model.device.type, dtype, enabled=dtype != torch.float32):
+            with torch.autocast(self.model.device.type, dtype, enabled=dtype != self.model.dtype):
                 yield
         finally:
             for module in training:
