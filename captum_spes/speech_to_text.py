@@ -31,9 +31,11 @@ Stage = Callable[[str, int, int], bool | None]
 
 # of two halves of the samples; below it, a map says little about single patches
 LOW_RELIABILITY = 0.5
-# the paper's hyper-parameters (§6)
+# the paper's hyper-parameters (§6); those of the spectrogram are SPES's own
 TOKEN_DEFAULTS = {"n_samples": 2_000, "perturbation_prob": 0.4}
-SPECTROGRAM_DEFAULTS = {"n_samples": 20_000, "perturbation_prob": 0.5}
+SPECTROGRAM_DEFAULTS = {
+    name: signature(SPES.attribute).parameters[name].default for name in ("n_samples", "perturbation_prob")
+}
 
 
 class SpeechToTextAttribution(Attribution):
