@@ -1,7 +1,7 @@
 """Figures of spectrograms and attributions: they draw arrays, and are returned, never shown.
 
 All of them are plain ``matplotlib.figure.Figure`` objects that pyplot knows nothing of, so that none stays open:
-``figure.savefig("explanation.pdf")`` writes one, and a notebook shows one that ends a cell.
+``figure.savefig("explanation.pdf")`` writes one; after ``%matplotlib inline`` a notebook shows one that ends a cell.
 """
 
 from __future__ import annotations
