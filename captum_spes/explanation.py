@@ -348,7 +348,9 @@ class SpeechToTextExplanation:
     def visualize(self, token: int | str, **kwargs: Any) -> Any:
         """One token's map through ``captum.attr.visualization.visualize_image_attr``.
 
-        It scales every map by itself: to compare tokens, use :meth:`plot_tokens`.
+        The map is z-scored first: Eq. 3 gives every bin the mean impact of all perturbations as an offset, which would
+        take up Captum's scale. Positive is more important than the average bin. Captum scales every map by itself: to
+        compare tokens, use :meth:`plot_tokens`.
 
         Args:
             token: its row or its text.
@@ -361,7 +363,8 @@ class SpeechToTextExplanation:
 
         spectrogram = self.spectrogram - self.spectrogram.min()
         image = spectrogram / spectrogram.max().clamp(min=torch.finfo(torch.float32).tiny)
-        attr = self.spectrogram_attr[self.index(token)]
+        scores, _ = z_scores(self.spectrogram_attr, self.token_attr, self.is_previous)
+        attr = scores[self.index(token)]
         kwargs = {"sign": "all", "use_pyplot": False, **kwargs}
         # (T, C) to rows of frequency, the highest first
         pictures = (np.ascontiguousarray(m.T.flip(0).numpy())[..., None] for m in (attr, image))

@@ -192,10 +192,12 @@ class SpeechToTextAttribution(Attribution):
         given = _given(n_samples=n_samples, perturbation_prob=perturbation_prob)
         token_given = _given(n_samples=n_token_samples, perturbation_prob=token_perturbation_prob)
         if isinstance(self.attr_method, SPES):
-            given = {**SPECTROGRAM_DEFAULTS, **given, "seed": seed}
-            token_given = {**TOKEN_DEFAULTS, **token_given, "seed": seed}
+            given = {**SPECTROGRAM_DEFAULTS, **given, **_given(seed=seed)}
+            token_given = {**TOKEN_DEFAULTS, **token_given, **_given(seed=seed)}
         elif given | token_given:
             raise TypeError(f"{self.attr_method.get_name()} takes no {' and no '.join(given | token_given)}.")
+        elif mask.dim() == 4:
+            mask = mask[0]
         # what cannot be is refused before anything is computed
         mask = _check(utterance, mask, perturbations_per_eval, given)
         run = _Run(self, utterance, tokens, perturbations_per_eval, show_progress, callback)
@@ -302,8 +304,6 @@ class _Run:
         self, baseline: Tensor | float, mask: Tensor, given: dict[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         """Attributions (K, T, C) of the spectrogram."""
-        if not isinstance(self.method, SPES) and mask.dim() == 4:
-            mask = mask[0]
         return self._attribute(
             "spectrogram",
             lambda spectrogram: self.model.logits(self.model.encode(spectrogram, self.utterance), self.tokens),

@@ -188,6 +188,11 @@ def test_feature_ablation_in_place_of_spes(tiny_model, audio):
     )
     assert explanation.spectrogram_attr.shape == (2, 60, 16) and explanation.reliability is None
     assert explanation.metadata["method"] == "Feature Ablation"
+    several = SpeechToTextAttribution(FeatureAblation(tiny_model)).attribute(
+        audio, [60, 61], sampling_rate=16000, feature_mask=lambda x: slic_feature_mask(x, (30, 90))
+    )
+    assert len(several.feature_mask) == 1  # the granularity that was used
+    assert torch.equal(several.spectrogram_attr, explanation.spectrogram_attr)
     with pytest.raises(TypeError, match="Feature Ablation takes no n_samples"):
         SpeechToTextAttribution(FeatureAblation(tiny_model)).attribute(audio, [60], sampling_rate=16000, n_samples=9)
     # the last previous token of a row, hidden alone

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from captum.attr import FeatureAblation
@@ -163,6 +164,8 @@ def test_seeds_differ_and_repeat():
     runs = [SPES(lambda x: x.square().sum(1)).attribute(inputs, n_samples=50, seed=seed) for seed in (0, 0, 1)]
     assert torch.equal(runs[0], runs[1])
     assert not torch.allclose(runs[0], runs[2])
+    numbers = {"seed": np.int64(1), "n_samples": np.int64(50), "perturbations_per_eval": np.int64(7)}
+    assert torch.equal(SPES(lambda x: x.square().sum(1)).attribute(inputs, **numbers), runs[2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

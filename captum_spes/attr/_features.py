@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -112,10 +113,10 @@ class MaskSampler:
     """Draws which features are hidden, a function of the seed and the sample's number alone."""
 
     def __init__(self, layout: FeatureLayout, seed: int) -> None:
-        if not isinstance(seed, int) or seed < 0:
+        if not isinstance(seed, (int, Integral)) or seed < 0:
             raise ValueError(f"seed must be an integer of at least 0, not {seed}.")
         self.layout = layout
-        self.seed = seed
+        self.seed = int(seed)
         self._last: dict[int, tuple[int, np.ndarray]] = {}  # granularity -> its latest block
 
     def draw(self, granularity: int, first: int, last: int) -> Tensor:

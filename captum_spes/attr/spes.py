@@ -304,12 +304,12 @@ def _correlation(first: Tensor, second: Tensor) -> Tensor:
 
 def check_counts(n_samples: int, perturbations_per_eval: int, n_granularities: int) -> None:
     """Raises a ValueError where there are too few samples for the granularities, or none in a batch."""
-    if not isinstance(n_samples, Integral) or n_samples < n_granularities:
+    if not isinstance(n_samples, (int, Integral)) or n_samples < n_granularities:
         raise ValueError(
             f"n_samples must be an integer of at least {n_granularities}, one perturbation for each granularity of "
             f"the feature_mask, not {n_samples}."
         )
-    if not isinstance(perturbations_per_eval, Integral) or perturbations_per_eval < 1:
+    if not isinstance(perturbations_per_eval, (int, Integral)) or perturbations_per_eval < 1:
         raise ValueError(f"perturbations_per_eval must be an integer of at least 1, not {perturbations_per_eval}.")
 
 

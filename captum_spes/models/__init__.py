@@ -50,12 +50,14 @@ def load_model(
         'whisper-tiny.en'
     """
     require("transformers")
+    from captum_spes.models.bundled import NAME, find_bundled, load_bundled
     from captum_spes.models.whisper import WhisperModel
 
     if isinstance(name_or_model, (str, os.PathLike)):
         name = str(name_or_model)
         target = _check_device(device or _best_device())
-        model, processor = _load_bundled() if _is_bundled(name) else _load_pretrained(name)
+        folder = find_bundled() if name == NAME and not Path(name).exists() else None
+        model, processor = load_bundled(folder) if folder else _load_pretrained(name)
         model.eval().to(target)
     else:
         model, name = name_or_model, None
@@ -66,20 +68,6 @@ def load_model(
         if device is not None:
             model.to(_check_device(device))
     return WhisperModel(model, processor, name, language, task)
-
-
-def _is_bundled(name: str) -> bool:
-    from captum_spes.models.bundled import NAME, find_bundled
-
-    return name == NAME and not Path(name).exists() and find_bundled() is not None
-
-
-def _load_bundled() -> tuple[Any, Any]:
-    from captum_spes.models.bundled import find_bundled, load_bundled
-
-    folder = find_bundled()
-    assert folder is not None
-    return load_bundled(folder)
 
 
 def _load_pretrained(name: str) -> tuple[Any, Any]:
