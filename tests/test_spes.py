@@ -1,32 +1,14 @@
-"""SPES as a Captum method: closed forms, known answers, Captum's habits and refusals."""
+"""SPES: closed forms, known answers, refusals. What it shares with Captum's methods is in test_interoperability.py."""
 
 import itertools
 
 import numpy as np
 import pytest
 import torch
-from captum.attr import FeatureAblation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captum_spes import SPES, grid_feature_mask
-
-
-class Classifier(torch.nn.Module):
-    """Two inputs, five outputs, not linear."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first = torch.nn.Linear(6, 5)
-        self.second = torch.nn.Linear(4, 5)
-        self.dropout = torch.nn.Dropout(0.5)
-
-    def forward(self, x, y=None, scale=1.0):
-        out = self.first(x.flatten(1)).relu()
-        if y is not None:
-            out = out + self.second(y).sin()
-        return self.dropout(out) * scale
 
 
 def mean_impact(score, inputs, baselines, mask, prob):
@@ -49,12 +31,9 @@ def mean_impact(score, inputs, baselines, mask, prob):
     return result
 
 
-SCORE = Classifier().eval()
-
-
-@torch.no_grad()
 def score_one(x):
-    return SCORE(x)[:, 2]
+    """Not linear."""
+    return (x.flatten(1) @ torch.tensor([1.0, -2.0, 0.5, 1.5, 3.0, -1.0])).sin()
 
 
 INPUTS = torch.tensor([[[0.5, -1.0, 2.0], [1.5, 0.3, -0.7]]])
@@ -85,13 +64,6 @@ def test_sampling_approaches_the_mean_impact():
     )
     expected = mean_impact(score_one, INPUTS, 0.2, MASK, 0.3)
     torch.testing.assert_close(attribution, expected, atol=0.02, rtol=0)
-
-
-def test_inputs_and_baselines_without_dimensions():
-    assert torch.equal(SPES(lambda x: x * 2).attribute(torch.ones(3), n_samples=8), torch.full((3,), 2.0))
-    ones = torch.ones(2, 3)
-    sums = SPES(lambda x: x.sum(1))
-    assert torch.equal(sums.attribute(ones, torch.tensor(0.5), n_samples=8), sums.attribute(ones, 0.5, n_samples=8))
 
 
 def test_a_stopped_enumeration_is_balanced():
@@ -242,92 +214,6 @@ def test_never_hidden_gets_zero():
     assert torch.equal(attribution[hidden], attribution[hidden][:1].expand(int(hidden.sum())))
 
 
-# Captum's habits
-
-
-def make_inputs():
-    torch.manual_seed(3)
-    return torch.rand(3, 2, 3), torch.rand(3, 4)
-
-
-@pytest.mark.parametrize(
-    "target",
-    [None, 1, torch.tensor(1), torch.tensor([0, 1, 2]), [0, 1, 2], (1,), [(0,), (1,), (2,)]],
-    ids=["none", "int", "scalar tensor", "tensor", "list", "tuple", "list of tuples"],
-)
-@pytest.mark.parametrize(
-    "baselines",
-    [None, 0.5, (0.5, 1), (torch.rand(3, 2, 3), torch.rand(1, 4)), (torch.rand(1, 1, 3), 0.0)],
-    ids=["none", "scalar", "scalars", "tensors", "mixed"],
-)
-@pytest.mark.parametrize("inputs", ["single", "tuple"])
-def test_shapes_are_those_of_feature_ablation(target, baselines, inputs):
-    x, y = make_inputs()
-    given = (x, y) if inputs == "tuple" else x
-    if inputs == "tuple" and not isinstance(baselines, tuple):
-        baselines = None if baselines is None else (baselines, baselines)
-    if inputs == "single" and isinstance(baselines, tuple):
-        baselines = baselines[0]
-    model = Classifier().eval()
-    reference = FeatureAblation(model)
-    if isinstance(baselines, tuple) and isinstance(baselines[0], torch.Tensor) and baselines[0].shape[1] == 1:
-        expected = reference.attribute(given, target=target)
-    else:
-        expected = reference.attribute(given, baselines, target)
-    actual = SPES(model).attribute(given, baselines, target, n_samples=20, perturbations_per_eval=4)
-    assert isinstance(actual, tuple) == isinstance(expected, tuple)
-    for a, e in zip(*((t if isinstance(t, tuple) else (t,)) for t in (actual, expected))):
-        assert (a.shape, a.dtype, a.device) == (e.shape, e.dtype, e.device)
-
-
-def test_every_target_form_selects_the_same():
-    x, _ = make_inputs()
-    forms = [torch.tensor([0, 1, 2]), [0, 1, 2], [(0,), (1,), (2,)]]
-    runs = [SPES(Classifier().eval()).attribute(x, target=t, n_samples=30, perturbations_per_eval=4) for t in forms]
-    assert torch.equal(runs[0], runs[1]) and torch.equal(runs[0], runs[2])
-    singles = [
-        SPES(Classifier().eval()).attribute(x[i : i + 1], target=i, n_samples=30, perturbations_per_eval=4)
-        for i in range(3)
-    ]
-    torch.testing.assert_close(torch.cat(singles), runs[0])
-
-
-def test_additional_forward_args_are_expanded():
-    x, y = make_inputs()
-    scale = torch.tensor([[1.0], [2.0], [3.0]])
-    spes = SPES(Classifier().eval())
-    arguments = {"target": 1, "n_samples": 30}
-    batched = spes.attribute(x, additional_forward_args=(y, scale), perturbations_per_eval=7, **arguments)
-    single = spes.attribute(x, additional_forward_args=(y, scale), **arguments)
-    torch.testing.assert_close(batched, single)
-    plain = spes.attribute(x, additional_forward_args=(y, 1.0), **arguments)
-    torch.testing.assert_close(batched, plain * scale[..., None])
-
-
-@pytest.mark.parametrize("score", [lambda x: x.sum(), lambda x: float(x.sum()), lambda x: x.sum((0, 1))[:2]])
-def test_one_score_for_the_whole_batch(score):
-    x, _ = make_inputs()
-    expected = FeatureAblation(score).attribute(x)
-    actual = SPES(score).attribute(x, n_samples=64)
-    assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
-    with pytest.raises(ValueError, match="perturbations_per_eval=1"):
-        SPES(score).attribute(x, n_samples=64, perturbations_per_eval=2)
-
-
-def test_shared_ids_are_one_feature():
-    """As in FeatureAblation, an id in two masks of a tuple is one feature: hidden in both, or in neither."""
-    seen = []
-
-    def score(x, y):
-        seen.extend(zip((x == 0).tolist(), (y == 0).tolist()))
-        return x.sum(1) + y.sum(1)
-
-    masks = (torch.tensor([[0, 1]]), torch.tensor([[1, 2]]))
-    attribution = SPES(score).attribute((torch.ones(1, 2), torch.ones(1, 2)), feature_mask=masks, n_samples=8)
-    assert all(x[1] == y[0] for x, y in seen)
-    assert attribution[0][0, 1] == attribution[1][0, 0] > attribution[0][0, 0]
-
-
 def test_joint_granularities_and_probabilities():
     """A mask of several granularities beside one of a single one, each input with its own probability."""
     hidden = []
@@ -351,25 +237,6 @@ def test_joint_granularities_and_probabilities():
     assert attribution[0][0, 4:6].min() > attribution[0][0, 8:].max()
 
 
-def test_model_is_left_as_found():
-    model = Classifier().train()
-    handle = model.first.register_forward_hook(lambda *_: None)
-    hooks = dict(model.first._forward_hooks)
-    model.dropout = torch.nn.Identity()  # which draws no numbers
-    inputs = torch.rand(1, 2, 3)
-    state = torch.get_rng_state()
-    SPES(model).attribute(inputs, target=0, n_samples=10)
-    assert model.training and dict(model.first._forward_hooks) == hooks
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.is_grad_enabled()
-    handle.remove()
-
-
-def test_scripted_module():
-    model = torch.jit.trace(torch.nn.Linear(4, 3), torch.rand(1, 4))
-    assert SPES(model).attribute(torch.rand(2, 4), target=1, n_samples=16, perturbations_per_eval=4).shape == (2, 4)
-
-
 def test_empty_half_and_odd_counts():
     masks = torch.stack([torch.arange(12)[None] // size for size in (1, 2, 3)])
     calls = []
@@ -385,24 +252,24 @@ def test_empty_half_and_odd_counts():
 def test_memory_does_not_grow_with_samples():
     import tracemalloc
 
-    from captum_spes.attr import spes as module
+    from captum_spes.attr._impacts import ImpactSums
 
     def peak(n_samples):
         sizes = []
-        original = module._ImpactSums.add
+        original = ImpactSums.add
 
         def add(self, *args):
             original(self, *args)
             sizes.append(self.impacts.numel() + self.counts.numel())
 
-        module._ImpactSums.add = add
+        ImpactSums.add = add
         try:
             tracemalloc.start()
             SPES(lambda x: x.sum(1)).attribute(torch.rand(1, 64), n_samples=n_samples, perturbations_per_eval=8)
             return max(sizes), tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-            module._ImpactSums.add = original
+            ImpactSums.add = original
 
     (few, few_peak), (many, many_peak) = peak(40), peak(4000)
     assert few == many
@@ -431,7 +298,6 @@ ONES = torch.ones(1, 4)
         ({"n_samples": 10.5}, ValueError, "n_samples must be"),
         ({"perturbations_per_eval": 0}, ValueError, "perturbations_per_eval must be"),
         ({"seed": -1}, ValueError, "seed must be"),
-        ({"baselines": torch.ones(2, 4)}, ValueError, "Baseline"),
     ],
 )
 def test_bad_arguments_get_one_clear_sentence(arguments, error, words):

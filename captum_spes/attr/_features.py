@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral
@@ -9,6 +10,8 @@ from numbers import Integral
 import numpy as np
 import torch
 from captum._utils.common import _format_feature_mask, _is_mask_valid
+from captum._utils.typing import BaselineType
+from captum.attr._utils.common import _format_input_baseline
 from torch import Tensor
 
 # Masks are drawn in blocks of this many samples, each from its own generator. The number is part of what a seed
@@ -76,7 +79,7 @@ class FeatureLayout:
         joined = torch.cat([mask.expand(n_granularities, n_rows, -1) for mask in masks], dim=-1)
         owner = np.repeat(np.arange(len(inputs)), [mask.shape[-1] for mask in masks])
         ids, prob_rows = [], []
-        for row in joined.reshape(n_granularities * n_rows, -1).numpy():
+        for row in joined.flatten(0, 1).numpy():
             values, rank = np.unique(row, return_inverse=True)
             ids.append(torch.from_numpy(rank.reshape(-1)))
             prob_rows.append(_feature_probs(rank.reshape(-1), values, owner, probs))
@@ -84,7 +87,8 @@ class FeatureLayout:
         padded = np.full((len(prob_rows), n_features), 0.5, np.float32)
         for target, source in zip(padded, prob_rows):
             target[: len(source)] = source
-        split = torch.stack(ids).view(n_granularities, n_rows, -1).split([mask.shape[-1] for mask in masks], dim=-1)
+        stacked = torch.stack(ids).unflatten(0, (n_granularities, n_rows))
+        split = stacked.split([mask.shape[-1] for mask in masks], dim=-1)
         return cls(
             tuple(part.to(inp.device) for part, inp in zip(split, inputs)),
             torch.from_numpy(padded).view(n_granularities, n_rows, n_features),
@@ -152,6 +156,31 @@ def enumerate_hidden(layout: FeatureLayout, start: int, stop: int) -> tuple[Tens
     return hidden, torch.where(hidden, probs, 1 - probs).prod(-1)
 
 
+def format_inputs(
+    inputs: Tensor | tuple[Tensor, ...], baselines: BaselineType
+) -> tuple[tuple[Tensor, ...], tuple[Tensor | int | float, ...]]:
+    """The inputs and their baselines as tuples.
+
+    Raises:
+        ValueError: inputs that are no tensors or hold no examples, baselines that do not fit them.
+    """
+    try:
+        formatted, baselines = _format_input_baseline(inputs, baselines)
+    except AssertionError as error:
+        raise ValueError(str(error)) from error
+    if len(baselines) != len(formatted):
+        raise ValueError(f"baselines has {len(baselines)} values for {len(formatted)} inputs: give one for each.")
+    for index, (inp, baseline) in enumerate(zip(formatted, baselines)):
+        shape = tuple(inp.shape)
+        if not shape or not shape[0]:
+            raise ValueError(f"inputs[{index}] of shape {shape} holds no examples: dimension 0 is the batch.")
+        if isinstance(baseline, Tensor) and not _is_mask_valid(baseline, inp):
+            raise ValueError(
+                f"baselines[{index}] of shape {tuple(baseline.shape)} does not broadcast to the input of shape {shape}."
+            )
+    return formatted, baselines
+
+
 def _format_probs(perturbation_prob: float | tuple[float, ...], n_inputs: int) -> tuple[float, ...]:
     probs = perturbation_prob if isinstance(perturbation_prob, (tuple, list)) else (perturbation_prob,) * n_inputs
     if len(probs) != n_inputs:
@@ -183,17 +212,18 @@ def _with_granularities(mask: Tensor, inp: Tensor, index: int, n_inputs: int) ->
     if mask.is_floating_point() or mask.is_complex():
         raise TypeError(f"{name} must hold integer feature ids, not {mask.dtype}: convert it with mask.long().")
     stacked = mask if mask.dim() == inp.dim() + 1 else mask[None]
-    fits = stacked.dim() <= inp.dim() + 1 and stacked.numel() and _is_mask_valid(stacked[0], inp)
+    fits = stacked.dim() <= inp.dim() + 1 and len(stacked) and _is_mask_valid(stacked[0], inp)
     if not fits:
-        shape, one = tuple(inp.shape), (1, *inp.shape[1:])
+        given, one = tuple(inp.shape), (1, *inp.shape[1:])
         raise ValueError(
-            f"{name} of shape {tuple(mask.shape)} does not fit the input of shape {shape}: expected a mask that "
-            f"broadcasts to {shape} such as {one}, or several granularities "
+            f"{name} of shape {tuple(mask.shape)} does not fit the input of shape {given}: expected a mask that "
+            f"broadcasts to {given} such as {one}, or several granularities "
             f"stacked in front, (S, {', '.join(map(str, one))})."
         )
     while stacked.dim() < inp.dim() + 1:  # Captum lets a mask leave out leading dimensions
         stacked = stacked.unsqueeze(1)
-    return stacked.cpu().long().expand(*stacked.shape[:2], *inp.shape[1:]).reshape(*stacked.shape[:2], -1)
+    shape = inp.shape[1:]
+    return stacked.cpu().long().expand(-1, -1, *shape).reshape(*stacked.shape[:2], math.prod(shape))
 
 
 def _feature_probs(rank: np.ndarray, values: np.ndarray, owner: np.ndarray, probs: tuple[float, ...]) -> np.ndarray:

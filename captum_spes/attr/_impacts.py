@@ -1,0 +1,142 @@
+"""The impacts of perturbations, summed up for each feature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+from captum_spes.attr._features import FeatureLayout
+
+
+@dataclass(frozen=True)
+class Group:
+    """Perturbations of one granularity within a batch."""
+
+    granularity: int
+    first: int  # number of the first one among those of its granularity
+    hidden: Tensor  # (n, B', P): bool, or the share of each feature that is hidden
+    weights: Tensor | None = None  # float64 (n, B'); None: all alike
+
+
+class ImpactSums:
+    """Numerator and denominator of Eq. 3 for each feature, over two halves of the samples.
+
+    Sums are kept a feature, not a scalar of the input, so that memory does not grow with the samples and hardly
+    with the input; they are float64 on the CPU. Rows are examples × outputs.
+    """
+
+    def __init__(self, layout: FeatureLayout, original: Tensor, batch_size: int, per_eval: int) -> None:
+        self.layout = layout
+        self.dtype = original.dtype if original.is_floating_point() else torch.get_default_dtype()
+        self.shape = tuple(original.shape)
+        self.batch_size = batch_size
+        self.per_example = original.dim() > 0 and original.shape[0] == batch_size
+        if per_eval > 1 and not self.shape:
+            raise ValueError(_not_growing(self.shape, batch_size, per_eval))
+        if layout.per_example and not self.per_example:
+            raise ValueError(
+                f"forward_func returned scores of shape {self.shape} for a batch of {batch_size}: without a row of "
+                "scores for each example all must share their features, so give a feature_mask whose batch "
+                "dimension is 1."
+            )
+        if not original.isfinite().all():
+            raise ValueError("the scores of the unperturbed inputs are not finite: check the model and its inputs.")
+        self.original = original.reshape(batch_size if self.per_example else 1, -1).cpu().double()  # (rows, K)
+        n_granularities, n_masks, n_features = layout.probs.shape
+        self.impacts = torch.zeros(2, n_granularities, *self.original.shape, n_features, dtype=torch.float64)
+        self.counts = torch.zeros(2, n_granularities, n_masks, n_features, dtype=torch.float64)
+
+    def add(self, scores: Tensor, groups: list[Group], seed: int) -> None:
+        """Adds the scores of a batch of perturbations."""
+        n_samples = sum(len(group.hidden) for group in groups)
+        expected = self.shape if n_samples == 1 else (n_samples * self.shape[0], *self.shape[1:])
+        if tuple(scores.shape) != expected:
+            raise ValueError(_not_growing(tuple(scores.shape), n_samples * self.batch_size, n_samples))
+        impacts = self.original - scores.reshape(n_samples, *self.original.shape).cpu().double()  # (n, rows, K)
+        for group, impact in zip(groups, impacts.split([len(group.hidden) for group in groups])):
+            if not impact.isfinite().all():
+                within = int((~impact.isfinite()).flatten(1).any(1).nonzero()[0])
+                index = (group.first + within) * self.layout.n_granularities + group.granularity
+                raise ValueError(
+                    f"the score of perturbation {index} (seed {seed}) is not finite: the model overflows on it; "
+                    "use a wider dtype or another baseline."
+                )
+            weights = group.hidden.double()
+            if group.weights is not None:
+                weights = weights * group.weights[..., None]
+            parity = (torch.arange(len(impact)) + group.first) % 2
+            for half in range(2):
+                chosen = parity == half
+                if chosen.any():
+                    weight = weights[chosen].transpose(0, 1)  # (B', n, P)
+                    # (rows, K, n) @ (B', n, P), in place: P may be all bins of a spectrogram
+                    rows = impact[chosen].permute(1, 2, 0)
+                    self.impacts[half, group.granularity].baddbmm_(rows, weight.expand(len(rows), -1, -1))
+                    self.counts[half, group.granularity] += weight.sum(1)
+
+    def attributions(self, inputs: tuple[Tensor, ...], exact: bool) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Eq. 3 for each scalar of the inputs, pooled over the granularities, and each row's split-half correlation."""
+        n_rows, n_outputs = self.original.shape
+        attributions, reliabilities = [], []
+        for inp, ids in zip(inputs, self.layout.ids):
+            ids = ids.cpu()
+            attribution = torch.empty(n_rows * n_outputs, ids.shape[-1], dtype=self.dtype)
+            reliability = torch.ones(n_rows * n_outputs)
+            for row in range(n_rows):
+                mask = ids[:, row if self.layout.per_example else 0]  # (S, elements)
+                counts = _pool(self.counts[:, :, row if self.layout.per_example else 0], mask)  # (2, elements)
+                for output in range(n_outputs):
+                    impacts = _pool(self.impacts[:, :, row, output], mask)
+                    index = row * n_outputs + output
+                    attribution[index] = _ratio(impacts.sum(0), counts.sum(0))
+                    if not exact:
+                        reliability[index] = _correlation(*_ratio(impacts, counts))
+            attributions.append(attribution.view(len(attribution), *inp.shape[1:]).to(inp.device))
+            reliabilities.append(reliability)
+        return tuple(attributions), tuple(reliabilities)
+
+
+def _pool(sums: Tensor, ids: Tensor) -> Tensor:
+    """Sums a feature, (2, S, P), as sums an element over the granularities, (2, elements)."""
+    return sums.gather(2, ids.expand(2, -1, -1)).sum(1)
+
+
+def _ratio(impacts: Tensor, counts: Tensor) -> Tensor:
+    return torch.where(counts > 0, impacts / counts, 0)
+
+
+def _correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson's correlation, 0 where one of the two is constant."""
+    first, second = first - first.mean(), second - second.mean()
+    scale = first.norm() * second.norm()
+    return (first @ second / scale).clamp(-1, 1) if scale > 0 else torch.zeros(())
+
+
+def check_counts(n_samples: int, perturbations_per_eval: int, n_granularities: int) -> None:
+    """Raises a ValueError where there are too few samples for the granularities, or none in a batch."""
+    if not isinstance(n_samples, (int, Integral)) or n_samples < n_granularities:
+        raise ValueError(
+            f"n_samples must be an integer of at least {n_granularities}, one perturbation for each granularity of "
+            f"the feature_mask, not {n_samples}."
+        )
+    if not isinstance(perturbations_per_eval, (int, Integral)) or perturbations_per_eval < 1:
+        raise ValueError(f"perturbations_per_eval must be an integer of at least 1, not {perturbations_per_eval}.")
+
+
+def as_tensor(scores: object) -> Tensor:
+    if isinstance(scores, Tensor):
+        return scores
+    if isinstance(scores, (int, float)):
+        return torch.tensor(scores, dtype=torch.float64)  # as FeatureAblation does for Python numbers
+    raise TypeError(f"forward_func must return a tensor of scores, not {type(scores).__name__}.")
+
+
+def _not_growing(shape: tuple[int, ...], batch_size: int, per_eval: int) -> str:
+    return (
+        f"forward_func returned scores of shape {shape} for a batch of {batch_size}: with {per_eval} perturbations in "
+        "one evaluation it must return a row of scores for each example, (batch,) or (batch, K); "
+        "otherwise set perturbations_per_eval=1."
+    )
