@@ -2,20 +2,23 @@
 
 Each wraps a function of the inputs that returns log-probabilities, ``(B, K, V)`` or ``(B, V)``, and returns scores
 ``(B, K)`` or ``(B,)`` that are larger the closer the prediction is to the original. Any of them can be the
-``forward_func`` of any Captum method.
+``forward_func`` of any Captum method. :class:`ContrastiveProbability` compares two words and gives one score an
+example, ``(B,)``.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 # log of the smallest normal float32: probabilities below it count as this one, so that every score is finite
 LOG_FLOOR = math.log(torch.finfo(torch.float32).tiny)
+# stands for log 0 in sums of logarithms, which need no floor at what float32 can hold: finite, and its exponential is 0
+LOG_ZERO = -1e30
 
 
 class _Score(ABC):
@@ -176,3 +179,191 @@ class TokenProbability(_TokenScore):
 
     def _score(self, log_probs: Tensor, reference: Tensor) -> Tensor:
         return super()._score(log_probs, reference).exp()
+
+
+class TokenLogit(_TokenScore):
+    r"""Scores the logit of the chosen tokens, less the mean logit over the vocabulary.
+
+    :math:`z_k - \frac{1}{V} \sum_j z_j` is linear in the logits, and the same for logits and for log-probabilities:
+    the score for methods whose attributions add up to a difference of scores by linear rules. Captum's DeepLift has no
+    rule for the log-softmax, so that its completeness can be checked with this score and not with
+    :class:`TokenLogProbability`. Shrikumar et al. (2017, §3.6) normalise contributions to the logits before a softmax
+    this way.
+
+    Arguments, shapes and errors are those of :class:`TokenLogProbability`. Scores have no bounds, and no floor makes
+    them finite: a model that suppresses tokens with logits of −∞ must return the logits from before that.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes import TokenLogit
+        >>> logits = torch.tensor([[[4.0, 1.0, 1.0]]])
+        >>> TokenLogit(lambda x: x, reference=torch.tensor([0]))(logits)
+        tensor([[2.]])
+        >>> TokenLogit(lambda x: x, reference=torch.tensor([0]))(logits.log_softmax(-1))
+        tensor([[2.]])
+    """
+
+    def _score(self, log_probs: Tensor, reference: Tensor) -> Tensor:
+        return log_probs.gather(-1, reference[..., None]).squeeze(-1) - log_probs.mean(-1)
+
+
+class ContrastiveProbability:
+    r"""Scores a target word against a foil: why this word *and not that one*.
+
+    The relative score :math:`p_t / (p_t + p_f)` and the difference :math:`p_t - p_f` are the two of Conti et al. (2025,
+    "The Unheard Alternative: Contrastive Explanations for Speech-to-Text Models"). In the relative score what supports
+    both words alike cancels; only what decides between them remains. A feature with a positive attribution speaks for
+    the target, one with a negative attribution for the foil. (Of SPES's maps that holds about the map's mean: Eq. 3
+    adds the mean impact of all perturbations to every feature.)
+
+    A word's probability in its context is the product over its tokens. Where a tokenizer marks the tokens that *begin*
+    a word, that product is the probability of all words that begin with these tokens: only what comes next shows that
+    the word has ended. With ``word_starts`` it is corrected as Pimentel and Meister derive (2024, "How to Compute the
+    Probability of a Word"):
+
+    .. math::
+        p(w \mid c) = \prod_i p(s_i \mid c, s_{<i}) \;
+            \frac{P(\text{a word begins} \mid c, w)}{P(\text{a word begins} \mid c)}
+
+    Words that begin without the mark, such as the first of a text for GPT-2's tokenizer, are measured among the tokens
+    that have none: the denominator is then the probability that none begins. The words may also be phrases.
+
+    Args:
+        log_prob_func: returns for the inputs a pair of log-probabilities (or logits), of the same context and inputs:
+            the predictions of the target, ``(B, n + 1, V)``, and those of the foil, ``(B, m + 1, V)``: the
+            distribution before each token of the word and the one after its last. Where both words are one token and
+            ``word_starts`` is not given, one tensor ``(B, V)`` serves both.
+        target_ids: ids of the target's tokens, ``(n,)``.
+        foil_ids: ids of the foil's tokens, ``(m,)``.
+        word_starts: bool, ``(V,)``: the tokens that begin a word or end the text. Conti et al. count punctuation among
+            them, except the apostrophe. None: the plain product.
+        difference: score :math:`p_t - p_f`, in [−1, 1], in place of the relative score.
+
+    Returns:
+        Tensor: scores of shape ``(B,)``, float32 and finite. Relative scores lie in [0, 1]; they are computed from
+        logarithms and so hold for words of any probability. Swapping target and foil gives one minus the score, or
+        minus the difference.
+
+    Raises:
+        ValueError: ids that are empty, no integers, or the same for both words; ``word_starts`` that is no bool vector
+            or marks the beginning of only one of them; at the call, predictions that do not fit the ids, each other or
+            ``word_starts``.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes import ContrastiveProbability
+        >>> logits = torch.log(torch.tensor([[0.6, 0.2, 0.2]]))
+        >>> ContrastiveProbability(lambda x: x, target_ids=torch.tensor([0]), foil_ids=torch.tensor([1]))(logits)
+        tensor([0.7500])
+    """
+
+    def __init__(
+        self,
+        log_prob_func: Callable[..., Tensor | Sequence[Tensor]],
+        target_ids: Tensor | Sequence[int],
+        foil_ids: Tensor | Sequence[int],
+        word_starts: Tensor | None = None,
+        difference: bool = False,
+    ) -> None:
+        self.log_prob_func = log_prob_func
+        self.target_ids = _word_ids(target_ids, "target")
+        self.foil_ids = _word_ids(foil_ids, "foil")
+        if torch.equal(self.target_ids, self.foil_ids):
+            raise ValueError(f"target and foil are the same word, {self.target_ids.tolist()}: there is no contrast.")
+        self.word_starts = None if word_starts is None else self._checked_starts(word_starts)
+        self.difference = difference
+
+    def _checked_starts(self, word_starts: Tensor) -> Tensor:
+        if word_starts.dtype != torch.bool or word_starts.dim() != 1 or not word_starts.any():
+            raise ValueError(
+                f"word_starts is {word_starts.dtype} of shape {tuple(word_starts.shape)}, {int(word_starts.sum())} of "
+                "them set: expected torch.bool of shape (V,), true for the ids that begin a word or end the text."
+            )
+        for ids in (self.target_ids, self.foil_ids):
+            _check_range(ids, len(word_starts), "word_starts")
+        first = self.target_ids[0], self.foil_ids[0]
+        if word_starts[first[0]] != word_starts[first[1]]:
+            raise ValueError(
+                f"of the first ids {int(first[0])} (target) and {int(first[1])} (foil) only one begins a word by "
+                "word_starts: give both words as they would follow their context, with or without the mark (often a "
+                "space) that the tokenizer puts into a word's first token."
+            )
+        return word_starts.cpu()
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        target, foil = self._pair(self.log_prob_func(*inputs))
+        log_target = self._log_probability(target, self.target_ids)
+        log_foil = self._log_probability(foil, self.foil_ids)
+        if self.difference:
+            return log_target.exp() - log_foil.exp()
+        return (log_target - log_foil).sigmoid()
+
+    def _pair(self, predictions: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+        """The predictions of both words, (B, n + 1, V) and (B, m + 1, V), checked."""
+        if isinstance(predictions, Tensor):
+            if predictions.dim() != 2 or len(self.target_ids) + len(self.foil_ids) > 2 or self.word_starts is not None:
+                raise ValueError(
+                    f"one prediction of shape {tuple(predictions.shape)} for both words: it serves, with shape (B, V), "
+                    "only two words of one token each without word_starts. Return a pair, the target's predictions "
+                    "and the foil's, each with the distribution after the word."
+                )
+            both = predictions[:, None].expand(-1, 2, -1)  # what follows the word is not read without word_starts
+            predictions = (both, both)
+        if len(predictions) != 2:
+            raise ValueError(f"{len(predictions)} predictions: expected a pair, the target's and the foil's.")
+        for name, word, ids in zip(("target", "foil"), predictions, (self.target_ids, self.foil_ids)):
+            if word.dim() != 3 or word.shape[1] != len(ids) + 1:
+                raise ValueError(
+                    f"the {name}'s predictions have shape {tuple(word.shape)}: expected (B, {len(ids) + 1}, V), one "
+                    f"distribution before each of its {len(ids)} tokens and one after the last."
+                )
+            _check_range(ids, word.shape[-1], f"the {name}'s predictions")
+        target, foil = predictions
+        if target.shape[0] != foil.shape[0] or target.shape[-1] != foil.shape[-1]:
+            raise ValueError(
+                f"the target's predictions have shape {tuple(target.shape)} and the foil's {tuple(foil.shape)}: "
+                "they must agree in batch and vocabulary."
+            )
+        if self.word_starts is not None and len(self.word_starts) != target.shape[-1]:
+            raise ValueError(
+                f"word_starts has {len(self.word_starts)} entries for a vocabulary of {target.shape[-1]}: "
+                "expected one for each id."
+            )
+        return predictions
+
+    def _log_probability(self, predictions: Tensor, ids: Tensor) -> Tensor:
+        """The logarithm of a word's probability, (B,): predictions (B, n + 1, V) and its ids (n,)."""
+        n_read = len(ids) if self.word_starts is None else len(ids) + 1
+        starts = None if self.word_starts is None else self.word_starts.to(predictions.device)
+        marked = self.word_starts is not None and bool(self.word_starts[ids[0]])
+        ids = ids.to(predictions.device)[:, None]
+        scores = []
+        for logits in predictions:  # example by example, as in _Score: temporaries of one row stay in the cache
+            log_probs = logits[:n_read].float().log_softmax(-1).clamp(min=LOG_ZERO)
+            score = log_probs[: len(ids)].gather(-1, ids).sum()
+            if starts is not None:
+                rivals = starts if marked else ~starts  # all that could stand first
+                score = score + _log_mass(log_probs[-1], starts) - _log_mass(log_probs[0], rivals)
+            scores.append(score)
+        return torch.stack(scores)
+
+
+def _word_ids(ids: Tensor | Sequence[int], name: str) -> Tensor:
+    ids = torch.as_tensor(ids)
+    if ids.dim() != 1 or len(ids) == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(
+            f"{name}_ids is {ids.dtype} of shape {tuple(ids.shape)}: expected the integer ids of a word's tokens, (n,)."
+        )
+    return ids.long().cpu()
+
+
+def _check_range(ids: Tensor, n_vocabulary: int, of: str) -> None:
+    if not ((ids >= 0) & (ids < n_vocabulary)).all():
+        raise ValueError(f"token ids {ids.tolist()} do not fit {of}: expected ids from 0 to {n_vocabulary - 1}.")
+
+
+def _log_mass(log_probs: Tensor, tokens: Tensor) -> Tensor:
+    """The logarithm of the probability that the next token is one of these, (): (V,) and bool (V,)."""
+    return log_probs.masked_fill(~tokens, LOG_ZERO).logsumexp(-1)
