@@ -1,5 +1,6 @@
 """Figures of spectrograms and attributions. They draw arrays and know nothing of models or explanations."""
 
+from captum_spes.visualization.comparison import percentile_ranks, plot_comparison
 from captum_spes.visualization.figures import (
     plot_attributions,
     plot_segmentation,
@@ -7,4 +8,11 @@ from captum_spes.visualization.figures import (
     plot_token_attributions,
 )
 
-__all__ = ["plot_attributions", "plot_segmentation", "plot_spectrogram", "plot_token_attributions"]
+__all__ = [
+    "percentile_ranks",
+    "plot_attributions",
+    "plot_comparison",
+    "plot_segmentation",
+    "plot_spectrogram",
+    "plot_token_attributions",
+]

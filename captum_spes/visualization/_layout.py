@@ -81,7 +81,7 @@ class MelSpectrogram:
         from matplotlib.ticker import MaxNLocator
 
         ax.tick_params(labelsize=TICK_SIZE, labelbottom=time, labelleft=frequency)
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=max(2, min(10, int(width / 0.5))), steps=[1, 2, 5, 10]))
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=max(2, min(10, int(width / 0.4))), steps=[1, 2, 5, 10]))
         positions, labels = self.frequency_ticks(height)
         ax.set_yticks(positions, labels=labels)
         if time:
@@ -198,10 +198,14 @@ class Grid:
 
 
 def panel_titles(titles: Sequence[str], grid: Grid) -> list[str]:
-    texts = clean_labels(titles)
-    if grid.n_panels == 1:
-        return [wrap(texts[0], grid.width, TITLE_SIZE, max_lines=8)]
-    return [shorten(text, grid.width, TITLE_SIZE) for text in texts]
+    return fitting_titles(clean_labels(titles), grid.width)
+
+
+def fitting_titles(texts: Sequence[str], width: float) -> list[str]:
+    """Titles of panels of so many inches, cut where they are too wide; a single one may run over several lines."""
+    if len(texts) == 1:
+        return [wrap(texts[0], width, TITLE_SIZE, max_lines=8)]
+    return [shorten(text, width, TITLE_SIZE) for text in texts]
 
 
 # Matrices of tokens
@@ -269,7 +273,9 @@ def _set_token_ticks(axis: Axis, labels: list[str], **kwargs: Any) -> None:
 # Figures
 
 
-def add_colorbar(figure: Figure, image: ScalarMappable, label: str, side_margin: float = SIDE_MARGIN) -> None:
+def add_colorbar(
+    figure: Figure, image: ScalarMappable, label: str, side_margin: float = SIDE_MARGIN, extend: str = "neither"
+) -> None:
     """One bar for all panels, as thick in a tall figure as in a low one: matplotlib takes fractions of the height."""
     width, height = figure.get_size_inches() - (side_margin, 0)
     length = min(BAR_LENGTH, width)
@@ -281,6 +287,8 @@ def add_colorbar(figure: Figure, image: ScalarMappable, label: str, side_margin:
         pad=0.1 / height,
         shrink=length / width,
         aspect=length / BAR_WIDTH,
+        extend=extend,
+        extendfrac=0.03,
     )
     bar.set_label(wrap(label, width, LABEL_SIZE, max_lines=6), fontsize=LABEL_SIZE)
     bar.ax.tick_params(labelsize=TICK_SIZE)

@@ -6,15 +6,14 @@ All of them are plain ``matplotlib.figure.Figure`` objects that pyplot knows not
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from captum_spes.visualization._colors import Scale, part_of
 from captum_spes.visualization._layout import (
     BAR_MARGIN,
     SIDE_MARGIN,
@@ -35,18 +34,9 @@ from captum_spes.visualization._text import token_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Colormap, ListedColormap, Normalize
     from matplotlib.figure import Figure
 
 ENERGY_LABEL = "log-mel energy (the model's units)"
-
-
-# The spectrogram beneath a map stays in the lighter half of the greys, and the map's opacity grows with its value:
-# both can be read. Plasma's part from pink to blue and PuOr stay apart from grey for colour-blind readers too, to whom
-# the reds of many maps are a grey, and they keep their order in print: here light is little.
-MAP, MAP_PART, SIGNED_MAP = "plasma_r", (0.3, 0.95), "PuOr"
-OPACITY, OPACITY_EXPONENT = 0.9, 1.3
-GREY_HEADROOM = 2.0
 # Without magma's last part, on which a patch's white border would be lost.
 ENERGY_MAP, ENERGY_PART = "magma", (0.0, 0.88)
 
@@ -77,7 +67,7 @@ def plot_spectrogram(spectrogram: Tensor, frames_per_second: float, mel_frequenc
     width, height = mel.single_width, 2.8
     figure = new_figure(width + SIDE_MARGIN, height + BAR_MARGIN)
     ax = figure.add_subplot()
-    image = mel.draw(ax, mel.energy, cmap=_part_of(ENERGY_MAP, ENERGY_PART))
+    image = mel.draw(ax, mel.energy, cmap=part_of(ENERGY_MAP, ENERGY_PART))
     mel.label(ax, width, height)
     add_colorbar(figure, image, ENERGY_LABEL)
     return figure
@@ -127,18 +117,17 @@ def plot_attributions(
     maps = checked_array("attributions", attributions, (len(attributions), *mel.energy.shape))
     if not len(maps) or len(titles) != len(maps):
         raise ValueError(f"there must be a map, and a title for each: {len(maps)} maps and {len(titles)} titles came.")
-    scale = _Scale.of(maps, value_label, value_range)
+    scale = Scale.of(maps, value_label, value_range)
     grid = Grid.of(len(maps), mel)
     texts = panel_titles(titles, grid)
     figure = new_figure(*grid.figure_size(max(text.count("\n") for text in texts) + 1), column_gap=grid.COLUMN_GAP)
     for index, (ax, values, text) in enumerate(zip(grid.panels(figure), maps, texts, strict=True)):
-        mel.draw(ax, mel.energy, cmap="Greys", vmin=mel.quiet, vmax=mel.quiet + GREY_HEADROOM * mel.span)
-        overlay = mel.draw(ax, values, cmap=scale.colors, norm=scale.norm)
+        overlay = scale.draw(ax, values, mel)
         ax.set_title(text, fontsize=TITLE_SIZE, pad=4, **token_text())
         mel.label(ax, grid.width, grid.height, time=grid.is_lowest(index), frequency=grid.is_first(index))
         # where the last row is not full, these labels hang into empty places and need no room between all rows
         ax.xaxis.set_in_layout(not grid.is_lowest(index) or grid.is_in_last_row(index))
-    add_colorbar(figure, overlay, scale.label + "; grey: spectrogram")
+    add_colorbar(figure, overlay, scale.label + "; grey: spectrogram", extend=scale.extend)
     return figure
 
 
@@ -189,7 +178,7 @@ def plot_token_attributions(
     if tuple(attributions.shape) == shape:
         attributions = torch.as_tensor(attributions).detach().cpu().masked_fill(~features, 0)
     values = np.ma.masked_array(checked_array("attributions", attributions, shape), ~mask)
-    scale = _Scale.of(values.compressed(), value_label, value_range)
+    scale = Scale.of(values.compressed(), value_label, value_range)
 
     matrix = Matrix.of(tokens, previous_tokens)
     figure = new_figure(*matrix.figure_size)
@@ -200,7 +189,7 @@ def plot_token_attributions(
         _hatch_background(ax, "written later: no feature")
     if matrix.has_room:
         _write_values(ax, values, image)
-    add_colorbar(figure, image, scale.label + "; rows are explained by columns", matrix.side_margin)
+    add_colorbar(figure, image, scale.label + "; rows are explained by columns", matrix.side_margin, scale.extend)
     return figure
 
 
@@ -241,7 +230,7 @@ def plot_segmentation(
     figure = new_figure(width + SIDE_MARGIN, 2 * (height + 0.3) + BAR_MARGIN)
     upper, lower = figure.subplots(2, 1)
     for ax, picture in ((upper, mel.energy), (lower, means)):
-        colors = _part_of(ENERGY_MAP, ENERGY_PART)
+        colors = part_of(ENERGY_MAP, ENERGY_PART)
         image = mel.draw(ax, picture, cmap=colors, vmin=mel.energy.min(), vmax=mel.energy.max())
         mel.label(ax, width, height, time=ax is lower)
     lower.add_collection(borders(mask.numpy(), mel.frames_per_second), autolim=False)
@@ -271,67 +260,3 @@ def _write_values(ax: Axes, values: np.ma.MaskedArray, image: ScalarMappable) ->
         text = f"{values[row, column]:.2f}" if abs(values[row, column]) < 10 else f"{values[row, column]:.3g}"
         text = text.replace("-", "−")  # as at the colour bar
         ax.text(column, row, text, ha="center", va="center", fontsize=VALUE_SIZE, color="white" if dark else "black")
-
-
-# Colours
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """What colours stand for, in every panel of a figure."""
-
-    norm: Normalize
-    colors: Colormap  # the more opaque, the larger the value
-    label: str
-
-    @classmethod
-    def of(cls, values: np.ndarray, label: str | None, value_range: tuple[float, float] | None) -> _Scale:
-        from matplotlib.colors import Normalize
-
-        low, high = _value_range(values) if value_range is None else value_range
-        if not -math.inf < low < high < math.inf:
-            raise ValueError(f"value_range must be two numbers, the smaller first, not {value_range}.")
-        label = _value_label(low, high) if label is None else label
-        return cls(Normalize(low, high), _fading_colors(signed=low < 0), label)
-
-    @property
-    def on_white(self) -> Colormap:
-        """The same colours, opaque: as they look on paper."""
-        from matplotlib.colors import ListedColormap
-
-        colors = self.colors(np.arange(self.colors.N))
-        opacity = colors[:, 3:]
-        return ListedColormap(colors[:, :3] * opacity + 1 - opacity)
-
-
-def _value_range(values: np.ndarray) -> tuple[float, float]:
-    """0 to 1 where that holds all values, else 0 to the largest, or around 0."""
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
-    rounding = 1e-6 * max(1.0, high)
-    if low < -rounding:
-        return -max(-low, high), max(-low, high)
-    return 0.0, high if high > 1 + rounding else 1.0
-
-
-def _value_label(low: float, high: float) -> str:
-    if low < 0:
-        return "attribution, both signs: positive = hiding it weakens the prediction, negative = strengthens it"
-    scale = "normalised to 0–1" if (low, high) == (0, 1) else "not normalised"
-    return f"attribution, {scale}: larger = hiding it changes the prediction more"
-
-
-def _fading_colors(signed: bool) -> Colormap:
-    from matplotlib.colors import ListedColormap
-
-    colormap = _part_of(SIGNED_MAP, (0, 1)) if signed else _part_of(MAP, MAP_PART)
-    colors = colormap(np.arange(colormap.N))
-    size = np.abs(np.linspace(-1, 1, colormap.N)) if signed else np.linspace(0, 1, colormap.N)
-    colors[:, 3] = OPACITY * size**OPACITY_EXPONENT
-    return ListedColormap(colors)
-
-
-def _part_of(name: str, part: tuple[float, float]) -> ListedColormap:
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap(colormaps[name](np.linspace(*part, 256)))

@@ -1,0 +1,100 @@
+"""What the colours of attributions stand for, and how maps are drawn with them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, ListedColormap, Normalize
+    from matplotlib.image import AxesImage
+
+    from captum_spes.visualization._layout import MelSpectrogram
+
+# The spectrogram beneath a map stays in the lighter half of the greys, and the map's opacity grows with its value:
+# both can be read. Plasma's part from pink to blue and PuOr stay apart from grey for colour-blind readers too, to whom
+# the reds of many maps are a grey, and they keep their order in print: here light is little.
+MAP, MAP_PART, SIGNED_MAP = "plasma_r", (0.3, 0.95), "PuOr"
+OPACITY, OPACITY_EXPONENT = 0.9, 1.3
+GREY_HEADROOM = 2.0
+
+Extend = Literal["neither", "min", "max", "both"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What colours stand for, in every panel of a figure."""
+
+    norm: Normalize
+    colors: Colormap  # the more opaque, the larger the value
+    label: str
+    extend: Extend  # the ends of the colours beyond which there are values
+
+    @classmethod
+    def of(cls, values: np.ndarray, label: str | None, value_range: tuple[float, float] | None) -> Scale:
+        from matplotlib.colors import Normalize
+
+        low, high = _value_range(values) if value_range is None else value_range
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(f"value_range must be two numbers, the smaller first, not {value_range}.")
+        label = _value_label(low, high) if label is None else label
+        return cls(Normalize(low, high), _fading_colors(signed=low < 0), label, _extend(values, low, high))
+
+    def draw(self, ax: Axes, values: np.ndarray, mel: MelSpectrogram) -> AxesImage:
+        """Draws a map over its grey spectrogram."""
+        mel.draw(ax, mel.energy, cmap="Greys", vmin=mel.quiet, vmax=mel.quiet + GREY_HEADROOM * mel.span)
+        return mel.draw(ax, values, cmap=self.colors, norm=self.norm)
+
+    @property
+    def on_white(self) -> Colormap:
+        """The same colours, opaque: as they look on paper."""
+        from matplotlib.colors import ListedColormap
+
+        colors = self.colors(np.arange(self.colors.N))
+        opacity = colors[:, 3:]
+        return ListedColormap(colors[:, :3] * opacity + 1 - opacity)
+
+
+def _value_range(values: np.ndarray) -> tuple[float, float]:
+    """0 to 1 where that holds all values, else 0 to the largest, or around 0."""
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    rounding = 1e-6 * max(1.0, high)
+    if low < -rounding:
+        return -max(-low, high), max(-low, high)
+    return 0.0, high if high > 1 + rounding else 1.0
+
+
+def _extend(values: np.ndarray, low: float, high: float) -> Extend:
+    rounding = 1e-6 * max(1.0, high)
+    below, above = (values < low - rounding).any(), (values > high + rounding).any()
+    if below:
+        return "both" if above else "min"
+    return "max" if above else "neither"
+
+
+def _value_label(low: float, high: float) -> str:
+    if low < 0:
+        return "attribution, both signs: positive = hiding it weakens the prediction, negative = strengthens it"
+    scale = "normalised to 0–1" if (low, high) == (0, 1) else "not normalised"
+    return f"attribution, {scale}: larger = hiding it changes the prediction more"
+
+
+def _fading_colors(signed: bool) -> Colormap:
+    from matplotlib.colors import ListedColormap
+
+    colormap = part_of(SIGNED_MAP, (0, 1)) if signed else part_of(MAP, MAP_PART)
+    colors = colormap(np.arange(colormap.N))
+    size = np.abs(np.linspace(-1, 1, colormap.N)) if signed else np.linspace(0, 1, colormap.N)
+    colors[:, 3] = OPACITY * size**OPACITY_EXPONENT
+    return ListedColormap(colors)
+
+
+def part_of(name: str, part: tuple[float, float]) -> ListedColormap:
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(colormaps[name](np.linspace(*part, 256)))
