@@ -1,17 +1,28 @@
 """Why a speech-to-text model wrote this word: SPES as a Captum attribution method, and tools to explain and compare."""
 
-from captum_spes.attr import SPES
+from captum_spes.attr import SPES, BubbleNoise
 from captum_spes.explanation import SpeechToTextExplanation
-from captum_spes.forward_func import KLDivergence, TokenLogProbability, TokenProbability
+from captum_spes.forward_func import (
+    ContrastiveProbability,
+    KLDivergence,
+    TokenLogit,
+    TokenLogProbability,
+    TokenProbability,
+)
+from captum_spes.prediction import Contrast
 from captum_spes.segmentation import grid_feature_mask, slic_feature_mask
 from captum_spes.speech_to_text import SpeechToTextAttribution
 
 __all__ = [
     "SPES",
+    "BubbleNoise",
+    "Contrast",
+    "ContrastiveProbability",
     "KLDivergence",
     "SpeechToTextAttribution",
     "SpeechToTextExplanation",
     "TokenLogProbability",
+    "TokenLogit",
     "TokenProbability",
     "grid_feature_mask",
     "slic_feature_mask",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import platform
 import warnings
-from collections.abc import Callable, Sequence
-from copy import copy
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
@@ -13,29 +12,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from captum.attr import Attribution, FeatureAblation
+from captum._utils.progress import NullProgress, progress
+from captum.attr import Attribution
 from torch import Tensor
 
+import captum_spes.methods as methods
 from captum_spes.attr import SPES
 from captum_spes.attr._features import FeatureLayout
-from captum_spes.attr.spes import check_counts
+from captum_spes.attr._impacts import check_counts
 from captum_spes.audio import AudioLike, load_audio
 from captum_spes.explanation import SpeechToTextExplanation
-from captum_spes.forward_func import KLDivergence, TokenLogProbability, TokenProbability
 from captum_spes.models.context import Context, Dtype, context_seconds, fit_utterance
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.passes import SharedPasses, attribute_hooked, rewrapped
+from captum_spes.prediction import Contrast, Prediction, TokenPrediction, WordPrediction
 from captum_spes.segmentation import slic_feature_mask
 
-Score = type[KLDivergence] | type[TokenProbability] | type[TokenLogProbability]
 Stage = Callable[[str, int, int], bool | None]
 
 # of two halves of the samples; below it, a map says little about single patches
 LOW_RELIABILITY = 0.5
-# the paper's hyper-parameters (§6); those of the spectrogram are SPES's own
-TOKEN_DEFAULTS = {"n_samples": 2_000, "perturbation_prob": 0.4}
-SPECTROGRAM_DEFAULTS = {
-    name: signature(SPES.attribute).parameters[name].default for name in ("n_samples", "perturbation_prob")
-}
 
 
 class SpeechToTextAttribution(Attribution):
@@ -43,44 +39,48 @@ class SpeechToTextAttribution(Attribution):
 
     As Captum's ``LLMAttribution`` does for language models, it takes an attribution method that was made with the
     model, and runs it on a forward function of its own: how close the teacher-forced prediction of every token stays
-    to the original. All tokens come from one run. The spectrogram and the previous tokens are attributed in two
-    calls, as in the paper (§4, Appendix A.2.2); previous tokens are perturbed by zeroing their embeddings (value
-    zeroing), while their positions stay.
+    to the original. All tokens share the passes of the model. The spectrogram and the previous tokens are attributed
+    in two calls, as in the paper (§4, Appendix A.2.2); previous tokens are perturbed by zeroing their embeddings
+    (value zeroing), while their positions stay: their attributions are those of a gate of ones that multiplies the
+    embeddings, with baseline 0.
 
     Args:
-        attr_method: a Captum attribution method whose ``forward_func`` is a model from
-            :func:`~captum_spes.models.load_model` or another
-            :class:`~captum_spes.models.SpeechToTextModel`: :class:`SPES`, or Captum's FeatureAblation.
-        score: the forward function: :class:`KLDivergence` (the paper's), :class:`TokenProbability` or
-            :class:`TokenLogProbability`.
+        attr_method: an attribution method of this library or of Captum whose ``forward_func`` is a model from
+            :func:`~captum_spes.models.load_model` or another :class:`~captum_spes.models.SpeechToTextModel`:
+            ``SPES(model)``, ``IntegratedGradients(model)``, ``NoiseTunnel(Saliency(model))``.
+        score: the forward function: :class:`KLDivergence`, :class:`TokenProbability`, :class:`TokenLogProbability`
+            or :class:`TokenLogit`. Default: KLDivergence (the paper's) for perturbation methods,
+            TokenLogProbability for gradient methods, TokenLogit for DeepLift.
 
     Raises:
-        TypeError: another method, or a method of something that is no speech-to-text model.
+        TypeError: a method that cannot explain such a model, or one of something that is no speech-to-text model.
+        ValueError: a score for which the method's attributions would be 0.
 
     Example::
 
+        >>> from captum.attr import IntegratedGradients
         >>> from captum_spes import SPES, SpeechToTextAttribution
         >>> from captum_spes.models import load_model
         >>> model = load_model("whisper-tiny.en")  # doctest: +SKIP
         >>> explanation = SpeechToTextAttribution(SPES(model)).attribute("speech.wav", n_samples=500)  # doctest: +SKIP
         >>> explanation.plot_tokens().savefig("tokens.png")  # doctest: +SKIP
+        >>> other = SpeechToTextAttribution(IntegratedGradients(model)).attribute("speech.wav")  # doctest: +SKIP
     """
 
-    SUPPORTED_METHODS = (SPES, FeatureAblation)
-
-    def __init__(self, attr_method: Attribution, score: Score = KLDivergence) -> None:
-        if not isinstance(attr_method, SPES) and type(attr_method) is not FeatureAblation:
-            names = ", ".join(method.__name__ for method in self.SUPPORTED_METHODS)
-            raise TypeError(f"{type(attr_method).__name__} is not supported: use one of {names}.")
+    def __init__(self, attr_method: Attribution, score: methods.Score | None = None) -> None:
+        self.defaults = methods.defaults_of(attr_method)
         model = attr_method.forward_func
         if not isinstance(model, SpeechToTextModel):
             raise TypeError(
                 f"the method's forward_func must be a speech-to-text model, not {type(model).__name__}: "
                 "make it with captum_spes.models.load_model, as in SPES(load_model('whisper-tiny.en'))."
             )
-        super().__init__(attr_method.forward_func)
+        methods.check_score(attr_method, score)
+        if isinstance(attr_method, methods.HOOKED):
+            methods.check_hooks(attr_method, model)
+        super().__init__(model)
         self.model: SpeechToTextModel = model
-        self.attr_method = copy(attr_method)  # the caller's own stays as it is
+        self.attr_method = attr_method
         self.score = score
 
     def prepare(
@@ -138,11 +138,16 @@ class SpeechToTextAttribution(Attribution):
         token_perturbation_prob: float | None = None,
         perturbations_per_eval: int = 16,
         seed: int = 0,
+        joint: bool = False,
+        token_values: bool = False,
+        contrast: Contrast | None = None,
         gen_args: dict[str, Any] | None = None,
         context: Context = "full",
         dtype: Dtype | None = None,
         show_progress: bool = False,
         callback: Stage | None = None,
+        token_arguments: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> SpeechToTextExplanation:
         """Explains one utterance.
 
@@ -154,26 +159,39 @@ class SpeechToTextAttribution(Attribution):
             sampling_rate: samples a second of an array of samples.
             baselines: what hidden bins become: a number, or a tensor that broadcasts to (1, T, C). Default: the
                 model's, each mel channel's mean over the utterance.
-            feature_mask: patches as a tensor (1, T, C) or (S, 1, T, C), or a function that makes them of the
-                spectrogram (1, T, C), such as ``functools.partial(slic_feature_mask, patches_per_second=500)``.
-                Default: :func:`~captum_spes.slic_feature_mask` with the paper's values. Methods of one granularity
-                are given the first.
-            n_samples: perturbations of the spectrogram. Default: the method's own; SPES's is the paper's 20,000.
-            n_token_samples: perturbations of the previous tokens. Default: the paper's 2,000, or all combinations
-                where they are no more.
-            perturbation_prob: probability of hiding a patch. Default: the paper's 0.5.
-            token_perturbation_prob: probability of zeroing a previous token. Default: the paper's 0.4.
-            perturbations_per_eval: perturbations in a batch; it changes the speed, not the result.
-            seed: of the perturbations.
+            feature_mask: for methods of patches, the patches as a tensor (1, T, C) or (S, 1, T, C), or a function that
+                makes them of the spectrogram (1, T, C), such as
+                ``functools.partial(slic_feature_mask, patches_per_second=500)``.
+                Default: :func:`~captum_spes.slic_feature_mask`, for SPES with the paper's values, for other methods
+                with fewer, larger patches. Methods of one granularity are given the first.
+            n_samples: perturbations of the spectrogram, of methods that have such an argument. Default: SPES's is
+                the paper's 20,000; for other methods see the table of methods in the documentation.
+            n_token_samples: perturbations of the previous tokens. Default: SPES's the paper's 2,000, or all
+                combinations where they are no more.
+            perturbation_prob: SPES's probability of hiding a patch. Default: the paper's 0.5.
+            token_perturbation_prob: SPES's probability of zeroing a previous token. Default: the paper's 0.4.
+            perturbations_per_eval: perturbations in a batch (of gradients a quarter as many); it changes the speed,
+                not the result.
+            seed: of all that is random. The same numbers serve all tokens.
+            joint: perturb the spectrogram and the previous tokens at the same time (SPES only), which the paper found
+                to be worse (Table 4).
+            token_values: perturb the single values of the previous tokens' embeddings rather than whole embeddings
+                (SPES only): a token's attribution is the mean of its values'. With a mask of single bins,
+                ``partial(grid_feature_mask, patch_size=(1, 1))``, and probabilities 0.7 and 0.1 it is the paper's
+                feature-wise baseline (§6).
+            contrast: explain why one word was written and not another, in place of every token.
             gen_args: arguments of the model's generation, such as ``{"num_beams": 5}``; they are stored.
             context: ``"full"`` for the model's whole window, ``"auto"`` for the shortest that changes nothing that
                 matters, or seconds; see :func:`~captum_spes.models.context.fit_utterance`.
             dtype: precision of the model through autocast, or ``"auto"`` on the same conditions. Default: that of
                 the model's weights.
             show_progress: shows a progress bar for each of the two calls.
-            callback: called by SPES after every batch as ``callback(stage, done, total)``, stage
-                ``"previous tokens"`` or ``"spectrogram"``. When it returns True the rest is left out and the
-                explanation marked as partial.
+            callback: called after every batch as ``callback(stage, done, total)``, stage ``"previous tokens"`` or
+                ``"spectrogram"``. When it returns True, SPES and BubbleNoise leave the rest out and the explanation
+                is marked as partial; other methods have no results in parts and go on.
+            token_arguments: arguments of the method's ``attribute`` for the previous tokens only.
+            **kwargs: further arguments of the method's ``attribute``, such as ``n_steps``. They serve both calls, but
+                for those of the spectrogram alone (windows, noise).
 
         Returns:
             SpeechToTextExplanation: the maps as the method gave them, not normalised, on the CPU.
@@ -182,44 +200,54 @@ class SpeechToTextAttribution(Attribution):
             ValueError: audio, target, mask or another argument that cannot be used; the message says why.
             TypeError: an argument that the method does not take.
         """
+        # what cannot be is refused before anything is computed
+        methods.check_arguments(self.attr_method, baselines, feature_mask, joint, token_values)
+        given = _given(n_samples=n_samples, perturbation_prob=perturbation_prob) | kwargs
+        token_given = _given(n_samples=n_token_samples, perturbation_prob=token_perturbation_prob)
+        token_given = methods.shared_with_tokens(kwargs) | token_given | (token_arguments or {})
+        methods.check_known(self.attr_method, given)
         utterance, tokens = self.prepare(
             inputs, target, sampling_rate=sampling_rate, gen_args=gen_args, context=context, dtype=dtype
         )
-        if feature_mask is None:
-            feature_mask = partial(slic_feature_mask, frames_per_second=self.model.frames_per_second)
-        mask = feature_mask if isinstance(feature_mask, Tensor) else feature_mask(utterance.spectrogram)
+        prediction = self._prediction(utterance, tokens, contrast)
         baseline = _format_baseline(self.model.baseline(utterance) if baselines is None else baselines, utterance)
-        given = _given(n_samples=n_samples, perturbation_prob=perturbation_prob)
-        token_given = _given(n_samples=n_token_samples, perturbation_prob=token_perturbation_prob)
-        if isinstance(self.attr_method, SPES):
-            given = {**SPECTROGRAM_DEFAULTS, **given, **_given(seed=seed)}
-            token_given = {**TOKEN_DEFAULTS, **token_given, **_given(seed=seed)}
-        elif given | token_given:
-            raise TypeError(f"{self.attr_method.get_name()} takes no {' and no '.join(given | token_given)}.")
-        elif mask.dim() == 4:
+        mask_source = feature_mask if feature_mask is not None else self._default_mask()
+        mask = mask_source(utterance.spectrogram) if callable(mask_source) else mask_source
+        if mask is not None and mask.dim() == 4 and not isinstance(self.attr_method, SPES):
             mask = mask[0]
-        # what cannot be is refused before anything is computed
-        mask = _check(utterance, mask, perturbations_per_eval, given)
-        run = _Run(self, utterance, tokens, perturbations_per_eval, show_progress, callback)
-        # Tokens first: they take little, and a run that is stopped later has them whole.
-        token_attr, _ = run.attribute_tokens(token_given)
-        spectrogram_attr, reliability = run.attribute_spectrogram(baseline, mask, given)
-        metadata = {
-            "model": self.model.name,
-            "method": self.attr_method.get_name(),
-            "score": self.score.__name__,
-            "arguments": given,
-            "token_arguments": token_given,
-            "done": run.done,
-            "partial": run.stopped,
-            "baseline": self.model.baseline_name if baselines is None else _describe(baselines),
-            "feature_mask": _describe(feature_mask),
-            "gen_args": {key: _describe(value) for key, value in (gen_args or {}).items()},
-            **_describe_inputs(self.model, utterance, tokens),
-            "versions": _versions(),
-        }
-        explanation = self._explanation(utterance, tokens, mask, spectrogram_attr, token_attr, reliability, metadata)
-        if message := low_reliability(explanation):
+        facts = methods.Facts(utterance.spectrogram, self.model.frames_per_second, mask, len(prediction.previous))
+        arguments = methods.spectrogram_arguments(self.attr_method, facts, given)
+        token_method = methods.token_method(self.attr_method, facts.n_previous)
+        token_arguments = methods.token_arguments(token_method, facts, token_given)
+        mask = _check(utterance, mask, perturbations_per_eval, arguments)
+
+        run = _Run(prediction, utterance, perturbations_per_eval, seed, show_progress, callback)
+        if joint:
+            token_arguments = {"perturbation_prob": token_arguments["perturbation_prob"]}
+            attributions = run.attribute_jointly(
+                self.attr_method, baseline, mask, arguments, token_values=token_values, **token_arguments
+            )
+        else:
+            # Tokens first: they take little, and a run that is stopped later has them whole.
+            token_attr = run.attribute_tokens(token_method, token_arguments, token_values)
+            attributions = (*run.attribute_spectrogram(self.attr_method, baseline, mask, arguments), token_attr)
+        explanation = self._explanation(utterance, tokens, prediction, mask, *attributions)
+        explanation.metadata.update(
+            score=prediction.score_name,
+            seed=seed,
+            arguments={key: _describe(value) for key, value in arguments.items()},
+            token_arguments={key: _describe(value) for key, value in token_arguments.items()},
+            joint=joint,
+            token_values=token_values,
+            contrast=prediction.contrast,
+            passes=run.passes,
+            done=run.done,
+            partial=run.stopped,
+            baseline=self.model.baseline_name if baselines is None else _describe(baselines),
+            feature_mask=_describe(mask_source),
+            gen_args={key: _describe(value) for key, value in (gen_args or {}).items()},
+        )
+        for message in _doubts(explanation):
             warnings.warn(message, stacklevel=2)
         return explanation
 
@@ -227,34 +255,63 @@ class SpeechToTextAttribution(Attribution):
         """Not implemented."""
         raise NotImplementedError("attribute_future is not implemented for SpeechToTextAttribution: use attribute.")
 
+    def _prediction(self, utterance: Utterance, tokens: Tokens, contrast: Contrast | None) -> Prediction:
+        if contrast is None:
+            return TokenPrediction(self.model, tokens, self.score or self.defaults.score)
+        if self.score is not None:
+            raise ValueError(f"a contrast has a score of its own: leave out score={self.score.__name__}.")
+        return WordPrediction(self.model, tokens, contrast, utterance)
+
+    def _default_mask(self) -> Callable[[Tensor], Tensor] | None:
+        patches = self.defaults.patches_per_second
+        if patches is None:
+            return None
+        return partial(slic_feature_mask, patches_per_second=patches, frames_per_second=self.model.frames_per_second)
+
     def _explanation(
         self,
         utterance: Utterance,
         tokens: Tokens,
-        mask: Tensor,
+        prediction: Prediction,
+        mask: Tensor | None,
         spectrogram_attr: Tensor,
-        token_attr: Tensor,
         reliability: Tensor | None,
-        metadata: dict[str, Any],
+        token_attr: Tensor,
     ) -> SpeechToTextExplanation:
-        n_previous = len(tokens.prompt) + torch.arange(len(tokens.target))
-        previous_tokens = self.model.token_texts(tokens.previous)
+        previous_tokens = self.model.token_texts(prediction.previous)
+        is_previous = torch.arange(len(previous_tokens)) < prediction.n_previous[:, None]
         return SpeechToTextExplanation(
             text=self.text(tokens),
-            tokens=self.model.token_texts(tokens.target),
+            tokens=prediction.rows,
             previous_tokens=previous_tokens,
             spectrogram=utterance.spectrogram[0].float().cpu(),
             spectrogram_attr=spectrogram_attr.float().cpu(),
             # an average over random masks is not 0 for a token that comes later, but that is no feature
-            token_attr=torch.where(
-                torch.arange(len(previous_tokens)) < n_previous[:, None], token_attr.float().cpu(), 0
-            ),
-            n_previous=n_previous,
+            token_attr=torch.where(is_previous, token_attr.float().cpu(), 0),
+            n_previous=prediction.n_previous,
             frames_per_second=self.model.frames_per_second,
             mel_frequencies=torch.as_tensor(np.asarray(self.model.mel_frequencies), dtype=torch.float32),
             reliability=reliability,
-            feature_mask=mask.cpu().long().reshape(-1, *utterance.spectrogram.shape[1:]),
-            metadata=metadata,
+            feature_mask=None if mask is None else mask.cpu().long().reshape(-1, *utterance.spectrogram.shape[1:]),
+            grouped=prediction.contrast is not None,
+            metadata={
+                "model": self.model.name,
+                "method": methods.title(self.attr_method),
+                **_describe_inputs(self.model, utterance, tokens),
+                "versions": _versions(),
+            },
+        )
+
+
+def _doubts(explanation: SpeechToTextExplanation) -> Iterator[str]:
+    """What to say, and to do, of maps that tell little."""
+    if message := low_reliability(explanation):
+        yield message
+    flat = explanation.spectrogram_attr.flatten(1)
+    if bool((flat == flat[:, :1]).all()):
+        yield (
+            f"the maps of {explanation.metadata['method']} are the same everywhere: nothing that it did changed the "
+            "score enough. Take another score, or a smaller penalty (interpretable_model) for Lime."
         )
 
 
@@ -269,58 +326,147 @@ def low_reliability(explanation: SpeechToTextExplanation) -> str | None:
 
 
 class _Run:
-    """The two calls of a method for one utterance."""
+    """The calls of a method for one utterance."""
 
     def __init__(
         self,
-        wrapper: SpeechToTextAttribution,
+        prediction: Prediction,
         utterance: Utterance,
-        tokens: Tokens,
         perturbations_per_eval: int,
+        seed: int,
         show_progress: bool,
         callback: Stage | None,
     ) -> None:
-        self.model = wrapper.model
-        self.method = copy(wrapper.attr_method)
-        self.score = wrapper.score
+        self.model = prediction.model
+        self.prediction = prediction
         self.utterance = utterance
-        self.tokens = tokens
-        self.common = {"perturbations_per_eval": perturbations_per_eval, "show_progress": show_progress}
+        self.perturbations_per_eval = perturbations_per_eval
+        self.seed = seed
+        self.show_progress = show_progress
         self.callback = callback
         self.done: dict[str, int] = {}
+        self.passes: dict[str, dict[str, int]] = {}
         self.stopped = False
         with torch.no_grad():
             self.encoded = self.model.encode(utterance.spectrogram, utterance)
-            self.reference = self.model.logits(self.encoded, tokens)
+            self.original = prediction.outputs(self.encoded)
+        self.device = utterance.spectrogram.device
 
-    def attribute_tokens(self, given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    def attribute_tokens(self, method: Attribution, arguments: dict[str, Any], token_values: bool) -> Tensor:
         """Attributions (K, J) of the previous tokens: the encoder has run once, the decoder runs for each sample."""
-        gate = torch.ones(1, len(self.tokens.previous), device=self.reference.device)
-        return self._attribute(
-            "previous tokens", lambda gate: self.model.logits(self.encoded, self.tokens, gate), gate, given
+        gate = self._gate(token_values)
+        attr, _ = self._attribute(
+            "previous tokens",
+            method,
+            gate,
+            partial(self.prediction.outputs, self.encoded),
+            methods.baselines_for(method, 0.0, gate) | arguments,
         )
+        return attr.flatten(2).mean(2) if token_values else attr
 
     def attribute_spectrogram(
-        self, baseline: Tensor | float, mask: Tensor, given: dict[str, Any]
+        self, method: Attribution, baseline: Tensor | float, mask: Tensor | None, arguments: dict[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         """Attributions (K, T, C) of the spectrogram."""
+        inputs = self.utterance.spectrogram
+        if mask is not None:
+            arguments = {"feature_mask": mask, **arguments}
         return self._attribute(
             "spectrogram",
-            lambda spectrogram: self.model.logits(self.model.encode(spectrogram, self.utterance), self.tokens),
-            self.utterance.spectrogram,
-            {"baselines": baseline, "feature_mask": mask, **given},
+            method,
+            inputs,
+            lambda spectrogram: self.prediction.outputs(self.model.encode(spectrogram, self.utterance)),
+            methods.baselines_for(method, baseline, inputs) | arguments,
         )
 
-    def _attribute(
-        self, stage: str, logits: Callable[[Tensor], Tensor], inputs: Tensor, given: dict[str, Any]
-    ) -> tuple[Tensor, Tensor | None]:
-        self.method.forward_func = self.score.from_prediction(logits, self.reference, self.tokens.target)
-        arguments = self.common | given
-        if not isinstance(self.method, SPES):
-            return self.method.attribute(inputs, **arguments), None
-        return self.method.attribute(
-            inputs, **arguments, return_reliability=True, callback=partial(self._after_batch, stage)
+    def attribute_jointly(
+        self,
+        method: Attribution,
+        baseline: Tensor | float,
+        mask: Tensor | None,
+        arguments: dict[str, Any],
+        perturbation_prob: float,
+        token_values: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """SPES's attributions of both: (K, T, C), their reliability, and (K, J)."""
+        assert mask is not None  # of SPES
+        stage = "both"
+        gate = self._gate(token_values)
+        gate_mask = torch.arange(gate.numel(), device=gate.device).view(gate.shape) + mask.max() + 1
+        arguments = {**arguments, "perturbation_prob": (arguments["perturbation_prob"], perturbation_prob)}
+
+        def outputs(spectrogram: Tensor, gate: Tensor) -> Any:
+            return self.prediction.outputs(self.model.encode(spectrogram, self.utterance), gate)
+
+        score = self._counted(stage, self.prediction.score(outputs, self.original))
+        (attr, token_attr), (reliability, _) = rewrapped(method, score).attribute(
+            (self.utterance.spectrogram, gate),
+            baselines=(baseline, 0.0),
+            feature_mask=(mask, gate_mask),
+            **self._own_arguments(stage),
+            **arguments,
         )
+        return attr, reliability, token_attr.flatten(2).mean(2) if token_values else token_attr
+
+    def _own_arguments(self, stage: str) -> dict[str, Any]:
+        """What this library's methods take beside Captum's."""
+        return {
+            "perturbations_per_eval": self.perturbations_per_eval,
+            "show_progress": self.show_progress,
+            "seed": self.seed,
+            "return_reliability": True,
+            "callback": partial(self._after_batch, stage),
+        }
+
+    def _gate(self, token_values: bool) -> Tensor:
+        n_previous = len(self.prediction.previous)
+        shape = (1, n_previous, self.model.embedding_dim) if token_values else (1, n_previous)
+        return torch.ones(shape, device=self.device)
+
+    def _attribute(
+        self,
+        stage: str,
+        method: Attribution,
+        inputs: Tensor,
+        outputs: Callable[[Tensor], Any],
+        arguments: dict[str, Any],
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attributions (K, …), and the reliability where the method tells it."""
+        score = self._counted(stage, self.prediction.score(outputs, self.original))
+        if isinstance(method, methods.ALL_TOKENS):
+            return rewrapped(method, score).attribute(inputs, **arguments, **self._own_arguments(stage))
+        n_rows = len(self.prediction.rows)
+        if isinstance(method, methods.HOOKED):
+            attr = attribute_hooked(method, self.model, score, inputs, arguments, n_rows)
+            self._count(stage, backward=n_rows)
+            return attr, None
+        if "perturbations_per_eval" in methods.accepted(method):
+            arguments = {"perturbations_per_eval": self.perturbations_per_eval, **arguments}
+        passes = SharedPasses(score, n_rows, self.perturbations_per_eval)
+        total = passes.count(method, inputs, arguments, self.seed) if self.show_progress or self.callback else 0
+        desc = f"{methods.title(method)} attribution"
+        with progress(desc=desc, total=total) if self.show_progress else NullProgress() as bar:
+
+            def on_pass(forward: int, backward: int) -> None:
+                self._count(stage, backward=backward)
+                bar.update(forward)
+                if self.callback is not None:
+                    done = self.passes[stage]["forward"]
+                    self.callback(stage, done, max(total, done))
+
+            return passes.attribute(method, inputs, arguments, self.seed, on_pass), None
+
+    def _counted(self, stage: str, score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def counted(*inputs: Tensor) -> Tensor:
+            self._count(stage, forward=len(inputs[0]))
+            return score(*inputs)
+
+        return counted
+
+    def _count(self, stage: str, forward: int = 0, backward: int = 0) -> None:
+        passes = self.passes.setdefault(stage, {"forward": 0, "backward": 0})
+        passes["forward"] += forward
+        passes["backward"] += backward
 
     def _after_batch(self, stage: str, done: int, total: int) -> bool:
         self.done[stage] = done
@@ -346,11 +492,15 @@ def _format_baseline(baseline: Tensor | float, utterance: Utterance) -> Tensor |
     return baseline.to(spectrogram.device).reshape(*[1] * (spectrogram.dim() - baseline.dim()), *baseline.shape)
 
 
-def _check(utterance: Utterance, mask: Tensor, perturbations_per_eval: int, given: dict[str, Any]) -> Tensor:
+def _check(
+    utterance: Utterance, mask: Tensor | None, perturbations_per_eval: int, given: dict[str, Any]
+) -> Tensor | None:
     """The mask with the spectrogram's size and device, checked together with the arguments that belong to it."""
+    if mask is None:
+        check_counts(given.get("n_samples", 1), perturbations_per_eval, 1)
+        return None
     spectrogram = utterance.spectrogram
-    prob = given.get("perturbation_prob", SPECTROGRAM_DEFAULTS["perturbation_prob"])
-    layout = FeatureLayout.create((spectrogram,), mask, prob)
+    layout = FeatureLayout.create((spectrogram,), mask, given.get("perturbation_prob", 0.5))
     n_samples = given.get("n_samples", layout.n_granularities)
     check_counts(n_samples, perturbations_per_eval, layout.n_granularities)
     leading = mask.shape[:-2] if mask.dim() > 2 else (1,)

@@ -7,7 +7,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from captum.attr import FeatureAblation, Saliency
+from captum.attr import (
+    Attribution,
+    DeepLift,
+    DeepLiftShap,
+    FeatureAblation,
+    FeaturePermutation,
+    LayerIntegratedGradients,
+    NoiseTunnel,
+    ShapleyValues,
+)
 
 from captum_spes import (
     SPES,
@@ -36,7 +45,7 @@ class Toy:
 
     name, sample_rate, frames_per_second = "toy", 16000, 100.0
     mel_frequencies = np.linspace(100, 7000, 8)
-    baseline_name = "0"
+    baseline_name, embedding_dim = "0", 4
     looks_at = (0, 1, 1)
 
     def utterance(self, audio):
@@ -97,10 +106,10 @@ def test_what_is_stored(tiny_model, audio):
     assert explanation.reliability.shape == (n_rows,) and explanation.feature_mask.shape == (3, 60, 16)
     metadata = explanation.metadata
     assert metadata["method"] == "SPES" and metadata["score"] == "KLDivergence" and metadata["target"] == "generated"
-    assert metadata["arguments"] == {"n_samples": 30, "perturbation_prob": 0.5, "seed": 7}
+    assert metadata["arguments"] == {"n_samples": 30, "perturbation_prob": 0.5} and metadata["seed"] == 7
     assert metadata["feature_mask"]["patches_per_second"] == "(400, 500, 600)"
     assert metadata["feature_mask"]["compactness"] == "0.1"
-    assert metadata["token_arguments"] == {"n_samples": 20, "perturbation_prob": 0.4, "seed": 7}
+    assert metadata["token_arguments"] == {"n_samples": 20, "perturbation_prob": 0.4}
     assert metadata["gen_args"] == {"max_new_tokens": 6, "num_beams": 2}
     assert metadata["context_seconds"] == 1.0 and metadata["dtype"] == "float32" and not metadata["partial"]
     assert torch.__version__.startswith(metadata["versions"]["torch"])
@@ -264,7 +273,13 @@ def test_a_model_that_hears_nothing(tiny_model, audio, monkeypatch):
 @pytest.mark.parametrize(
     ("method", "words"),
     [
-        (lambda model: Saliency(model), "Saliency is not supported: use one of SPES, FeatureAblation"),
+        (FeaturePermutation, "FeaturePermutation cannot .* one utterance has none .* FeatureAblation"),
+        (ShapleyValues, "factorial: take ShapleyValueSampling"),
+        (DeepLiftShap, "take GradientShap"),
+        (lambda model: LayerIntegratedGradients(model, model), "a layer of the model"),
+        (lambda model: NoiseTunnel(FeaturePermutation(model)), "FeaturePermutation cannot"),
+        (DeepLift, "DeepLift hooks the model's non-linearities.*functions.*take IntegratedGradients or GradientShap"),
+        (Attribution, "Attribution is not supported: give a perturbation or gradient method"),
         (lambda model: SPES(torch.nn.Linear(2, 2)), "must be a speech-to-text model, not Linear"),
     ],
 )

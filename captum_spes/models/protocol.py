@@ -62,6 +62,7 @@ class SpeechToTextModel(Protocol):
         frames_per_second: frames a second of its spectrograms.
         mel_frequencies: centre of each mel channel in Hz, shape (C,).
         baseline_name: what :meth:`baseline` is, in words.
+        embedding_dim: values of a token's embedding, D.
     """
 
     name: str
@@ -69,6 +70,7 @@ class SpeechToTextModel(Protocol):
     frames_per_second: float
     mel_frequencies: np.ndarray
     baseline_name: str
+    embedding_dim: int
 
     def utterance(self, audio: np.ndarray) -> Utterance:
         """The utterance of some mono float32 samples at ``sample_rate``; ValueError where it exceeds the window."""

@@ -60,6 +60,7 @@ class WhisperModel:
         self.sample_rate: int = self.feature_extractor.sampling_rate
         self.frames_per_second: float = self.sample_rate / self.feature_extractor.hop_length
         self.mel_frequencies = _mel_centres(self.feature_extractor.feature_size, self.sample_rate)
+        self.embedding_dim: int = model.config.d_model
         # the encoder's second convolution halves the frames
         self.window = 2 * model.config.max_source_positions
         self._prompt = self._fixed_prompt(language, task)

@@ -1,0 +1,332 @@
+"""What each attribution method needs to explain speech: its score, its features, and how much is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+from captum.attr import (
+    LRP,
+    Attribution,
+    Deconvolution,
+    DeepLift,
+    DeepLiftShap,
+    FeatureAblation,
+    FeaturePermutation,
+    GradientAttribution,
+    GradientShap,
+    GuidedBackprop,
+    GuidedGradCam,
+    InputXGradient,
+    IntegratedGradients,
+    KernelShap,
+    LayerAttribution,
+    Lime,
+    LimeBase,
+    NeuronAttribution,
+    NoiseTunnel,
+    Occlusion,
+    PerturbationAttribution,
+    Saliency,
+    ShapleyValues,
+    ShapleyValueSampling,
+)
+from torch import Tensor, nn
+
+from captum_spes.attr import SPES, BubbleNoise
+from captum_spes.forward_func import KLDivergence, TokenLogit, TokenLogProbability, TokenProbability
+
+Score = type[KLDivergence] | type[TokenProbability] | type[TokenLogProbability] | type[TokenLogit]
+Arguments = dict[str, Any]
+
+# They score all tokens in one call of their own; the others are called once for each token.
+ALL_TOKENS = (SPES, BubbleNoise)
+# They put hooks on the model's modules.
+HOOKED = (DeepLift, GuidedBackprop, Deconvolution)
+# The gradient of a KL divergence is 0 where nothing is perturbed, which is where these take it.
+LOCAL = (Saliency, InputXGradient)
+# of the spectrogram alone: the previous tokens have no window, and noise would shake embeddings
+SPECTROGRAM_ONLY = {
+    *("sliding_window_shapes", "strides", "stdevs", "perturbation_prob", "n_samples"),
+    *(name for method in (NoiseTunnel, BubbleNoise) for name in signature(method.attribute).parameters),
+}
+# what the wrapper gives by itself
+RESERVED = {
+    *("self", "inputs", "baselines", "target", "additional_forward_args", "feature_mask", "perturbations_per_eval"),
+    *("show_progress", "seed", "callback", "return_reliability", "return_convergence_delta", "kwargs"),
+    *("internal_batch_size", "nt_samples_batch_size", "attribute_to_layer_input", "show_progress"),
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a method's defaults depend on."""
+
+    spectrogram: Tensor  # (1, T, C)
+    frames_per_second: float
+    feature_mask: Tensor | None  # (1, T, C), or (S, 1, T, C) for SPES
+    n_previous: int
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a class of methods is run on speech, unless it is told otherwise.
+
+    Attributes:
+        score: the forward function.
+        patches_per_second: granularities of its SLIC feature mask; None for a method that takes no mask.
+        spectrogram: its further arguments for the spectrogram.
+        tokens: and for the previous tokens.
+        cost: what it passes through the model for the spectrogram, in words.
+    """
+
+    score: Score
+    patches_per_second: tuple[int, ...] | None
+    cost: str
+    spectrogram: Callable[[Facts], Arguments] = lambda facts: {}
+    tokens: Callable[[Facts], Arguments] = lambda facts: {}
+
+
+def _enough_samples(n_features: int) -> Arguments:
+    """A regression has to have more samples than features."""
+    return {"n_samples": max(2 * n_features, 100)}
+
+
+def _regression(facts: Facts) -> Arguments:
+    return _enough_samples(0 if facts.feature_mask is None else len(facts.feature_mask.unique()))
+
+
+def _token_regression(facts: Facts) -> Arguments:
+    return _enough_samples(facts.n_previous)
+
+
+def _window(facts: Facts) -> Arguments:
+    """0.2 s × a quarter of the channels, moved by half of it; longer in time where the utterance exceeds 5 s."""
+    n_frames, n_channels = facts.spectrogram.shape[1:]
+    step = max(round(0.1 * facts.frames_per_second), n_frames // 50, 1), max(n_channels // 8, 1)
+    window = min(2 * step[0], n_frames), min(2 * step[1], n_channels)
+    return {"sliding_window_shapes": window, "strides": step}
+
+
+def _noise(facts: Facts) -> float:
+    """The noise that SmoothGrad's authors advise (Smilkov et al., 2017): a tenth of the range of values."""
+    return 0.1 * float(facts.spectrogram.max() - facts.spectrogram.min())
+
+
+def _own(method: type[Attribution], *names: str) -> Arguments:
+    """Defaults that are the method's own, to be stored with the result."""
+    return {name: signature(method.attribute).parameters[name].default for name in names}
+
+
+SPES_TOKENS: Arguments = {"n_samples": 2_000, "perturbation_prob": 0.4}  # paper, §6
+
+# the most special class first
+DEFAULTS: dict[type[Attribution], Defaults] = {
+    SPES: Defaults(
+        KLDivergence,
+        (400, 500, 600),
+        "n_samples: 20,000",
+        lambda facts: _own(SPES, "n_samples", "perturbation_prob"),
+        lambda facts: SPES_TOKENS,
+    ),
+    BubbleNoise: Defaults(
+        KLDivergence,
+        None,
+        "n_samples: 1,000",
+        lambda facts: {
+            **_own(BubbleNoise, "n_samples", "bubbles_per_second", "bubble_seconds", "bubble_channels"),
+            "frames_per_second": facts.frames_per_second,
+        },
+        lambda facts: SPES_TOKENS,
+    ),
+    Occlusion: Defaults(
+        KLDivergence,
+        None,
+        "one a window of 0.2 s × C/4 (longer beyond 5 s), moved by half",
+        _window,
+        lambda facts: {"sliding_window_shapes": (1,)},
+    ),
+    FeatureAblation: Defaults(KLDivergence, (60,), "one a patch"),
+    ShapleyValueSampling: Defaults(
+        KLDivergence,
+        (20,),
+        "n_samples (5) × patches",
+        lambda facts: {"n_samples": 5},
+        lambda facts: {"n_samples": 25},
+    ),
+    KernelShap: Defaults(KLDivergence, (20,), "n_samples: 2 × patches, at least 100", _regression, _token_regression),
+    Lime: Defaults(KLDivergence, (20,), "n_samples: 2 × patches, at least 100", _regression, _token_regression),
+    IntegratedGradients: Defaults(
+        TokenLogProbability, None, "n_steps: 25", lambda facts: {"n_steps": 25}, lambda facts: {"n_steps": 25}
+    ),
+    GradientShap: Defaults(
+        TokenLogProbability,
+        None,
+        "n_samples: 20",
+        lambda facts: {"n_samples": 20, "stdevs": _noise(facts)},
+        lambda facts: {"n_samples": 20},
+    ),
+    DeepLift: Defaults(TokenLogit, None, "2"),
+    # any other, such as one of the user's own
+    PerturbationAttribution: Defaults(KLDivergence, (60,), "its own"),
+    GradientAttribution: Defaults(TokenLogProbability, None, "1"),
+}
+
+# why not, and what works instead
+REFUSED: dict[type[Attribution], str] = {
+    FeaturePermutation: (
+        "it shuffles features between the examples of a batch, and one utterance has none to shuffle with: all its "
+        "attributions would be 0. FeatureAblation replaces features by the baseline"
+    ),
+    ShapleyValues: "it tries all orders of the features, whose number is a factorial: take ShapleyValueSampling",
+    LimeBase: "it has no perturbation function for a feature mask: take Lime or KernelShap",
+    DeepLiftShap: "it wants a distribution of baselines: take GradientShap, or DeepLift with one baseline",
+    LRP: "it has rules for few kinds of modules, none for attention: take IntegratedGradients or InputXGradient",
+    GuidedGradCam: "it explains a layer of convolutions: take Saliency or IntegratedGradients",
+    LayerAttribution: "it explains a layer of the model and not its input",
+    NeuronAttribution: "it explains a neuron of the model and not what it writes",
+}
+
+
+def defaults_of(method: Attribution) -> Defaults:
+    """The defaults of a method's class.
+
+    Raises:
+        TypeError: a method that cannot explain what a speech-to-text model writes; the message says what can.
+    """
+    if isinstance(method, NoiseTunnel):
+        return defaults_of(method.attribution_method)
+    name = type(method).__name__
+    for refused, reason in REFUSED.items():
+        # Lime is a LimeBase, and many are what their own base class is not
+        if isinstance(method, refused) and not any(isinstance(method, one) for one in _more_special(refused)):
+            raise TypeError(f"{name} cannot explain a speech-to-text model: {reason}.")
+    for cls, defaults in DEFAULTS.items():
+        if isinstance(method, cls):
+            return defaults
+    raise TypeError(
+        f"{name} is not supported: give a perturbation or gradient method of captum.attr, such as "
+        "FeatureAblation(model) or IntegratedGradients(model), or SPES(model)."
+    )
+
+
+def _more_special(refused: type[Attribution]) -> list[type[Attribution]]:
+    return [cls for cls in DEFAULTS if cls is not refused and issubclass(cls, refused)]
+
+
+def check_score(method: Attribution, score: object) -> None:
+    """Raises a ValueError where a score would make a method's attributions 0."""
+    if isinstance(method, LOCAL) and score is KLDivergence:
+        raise ValueError(
+            f"the gradient of KLDivergence is 0 at the unperturbed input, where {type(method).__name__} takes it: use "
+            "score=TokenLogProbability, or a method that looks further, such as IntegratedGradients."
+        )
+
+
+def check_hooks(method: Attribution, model: object) -> None:
+    """Raises a TypeError where a method that hooks modules would find none of those that it knows."""
+    name = type(method).__name__
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"{name} hooks the model's non-linearities, which must be modules of it, but those of "
+            f"{getattr(model, 'name', type(model).__name__)} are functions (GELU, attention): take IntegratedGradients "
+            "or GradientShap with the same baseline."
+        )
+    if not isinstance(method, DeepLift) and not any(isinstance(module, nn.ReLU) for module in model.modules()):
+        raise TypeError(f"{name} changes the gradient of nn.ReLU modules and the model has none: take Saliency.")
+
+
+def check_completeness(method: Attribution, attributions: Tensor, differences: Tensor) -> None:
+    """Raises a ValueError where DeepLift's attributions (K, …) are not the differences (K,) of the scores.
+
+    They add up where all non-linearities are modules that DeepLift knows, and nothing else is multiplied.
+    """
+    totals = attributions.flatten(1).sum(1)
+    error = float((totals - differences).abs().max() / differences.abs().max().clamp(min=1e-6))
+    if isinstance(method, DeepLift) and error > 0.05:
+        raise ValueError(
+            f"DeepLift's attributions miss the difference of the scores by {error:.0%}: the model has non-linearities "
+            "that are not modules known to DeepLift (functions, GELU, attention, LayerNorm). Take "
+            "IntegratedGradients or GradientShap with the same baseline."
+        )
+
+
+def accepted(method: Attribution) -> dict[str, Any]:
+    """The arguments of a method's attribute, also those of the method inside it, and their defaults."""
+    parameters = signature(method.attribute).parameters.values()
+    own = {item.name: item.default for item in parameters if item.name not in {"self", "kwargs"}}
+    return {**accepted(method.attribution_method), **own} if isinstance(method, NoiseTunnel) else own
+
+
+def token_method(method: Attribution, n_previous: int) -> Any:
+    """The method for the previous tokens: as in SPES for BubbleNoise, without the noise for NoiseTunnel."""
+    if isinstance(method, NoiseTunnel):
+        return token_method(method.attribution_method, n_previous)
+    if isinstance(method, BubbleNoise):
+        return SPES(method.forward_func)
+    if isinstance(method, KernelShap) and n_previous == 1:  # which has nothing to draw; their result is the same
+        return FeatureAblation(method.forward_func)
+    return method
+
+
+def title(method: Attribution) -> str:
+    """A method's name, as results call it."""
+    if isinstance(method, NoiseTunnel):
+        return f"{method.get_name()} over {title(method.attribution_method)}"
+    return method.get_name()
+
+
+def check_known(method: Attribution, given: Arguments) -> None:
+    """Raises a TypeError for an argument that a method does not take, or that the wrapper gives by itself."""
+    known = accepted(method).keys() - RESERVED
+    if unknown := [name for name in given if name not in known]:
+        has = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+        raise TypeError(f"{title(method)} takes no {' and no '.join(unknown)}; {has}.")
+
+
+def spectrogram_arguments(method: Attribution, facts: Facts, given: Arguments) -> Arguments:
+    """A method's arguments for the spectrogram: its defaults on speech, and what the caller gave."""
+    noise = {"nt_samples": 10, "stdevs": _noise(facts)} if isinstance(method, NoiseTunnel) else {}
+    return defaults_of(method).spectrogram(facts) | noise | given
+
+
+def token_arguments(method: Attribution, facts: Facts, given: Arguments) -> Arguments:
+    """A method's arguments for the previous tokens."""
+    check_known(method, given)
+    return defaults_of(method).tokens(facts) | given
+
+
+def shared_with_tokens(given: Arguments) -> Arguments:
+    """Those of a caller's arguments that serve the previous tokens too."""
+    return {name: value for name, value in given.items() if name not in SPECTROGRAM_ONLY}
+
+
+def check_arguments(
+    method: Attribution, baselines: object, feature_mask: object, joint: bool, token_values: bool
+) -> None:
+    """Raises a TypeError for arguments that a method has no use for."""
+    known = accepted(method)
+    is_spes = isinstance(method, SPES)
+    useless = {
+        "baselines": baselines is not None and "baselines" not in known,
+        "feature_mask": feature_mask is not None and "feature_mask" not in known,
+        "joint": joint and not is_spes,
+        "token_values": token_values and not is_spes,
+    }
+    if names := [name for name, value in useless.items() if value]:
+        raise TypeError(f"{title(method)} takes no {' and no '.join(names)}: leave it out, or use a method that does.")
+
+
+def uses_patches(method: Attribution) -> bool:
+    """Whether a method takes a feature mask."""
+    return "feature_mask" in accepted(method)
+
+
+def baselines_for(method: Attribution, baseline: Tensor | float, inputs: Tensor) -> Arguments:
+    """The baseline as a method takes it: Captum wants it in the input's shape, and gradients know none at all."""
+    if "baselines" not in accepted(method):
+        return {}
+    return {"baselines": torch.as_tensor(baseline, device=inputs.device).to(inputs.dtype).expand_as(inputs)}

@@ -1,0 +1,145 @@
+"""What is explained: the scores of every token, or of one word against another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_spes.explanation import word_spans
+from captum_spes.forward_func import ContrastiveProbability
+from captum_spes.methods import Score
+from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Why this word and not that one: a word of the text, and the foil that might have been written in its place.
+
+    After Conti et al. (2025, "The Unheard Alternative"). Both words are scored on the same perturbed inputs, by
+    :class:`ContrastiveProbability`.
+
+    Args:
+        word: a word of the target text, or its number where the text has it more than once.
+        foil: the other word.
+        difference: score p(word) − p(foil) rather than p(word) / (p(word) + p(foil)).
+        word_boundaries: whether the probability of a word of several tokens is that of the whole *word*
+            (Pimentel & Meister, 2024), or the product of its tokens', the plain chain rule, which counts longer words
+            that begin alike.
+    """
+
+    word: str | int
+    foil: str
+    difference: bool = False
+    word_boundaries: bool = True
+
+
+class Prediction:
+    """What is explained: scores of some rows, which a method perturbs the inputs of.
+
+    Attributes:
+        rows: the name of each row.
+        previous: ids of the previous tokens, (J,).
+        n_previous: how many of them are features of each row, (K,).
+        score_name: the forward function's.
+        contrast: what is contrasted, in plain values; None for tokens.
+    """
+
+    rows: list[str]
+    previous: Tensor
+    n_previous: Tensor
+    score_name: str
+
+    def __init__(self, model: SpeechToTextModel) -> None:
+        self.model = model
+        self.contrast: dict[str, Any] | None = None
+
+    def outputs(self, encoded: Any, token_gate: Tensor | None = None) -> Any:
+        """What the score's own function returns."""
+        raise NotImplementedError
+
+    def score(self, outputs: Callable[..., Any], original: Any) -> Callable[..., Tensor]:
+        """The forward function (B, K) for a function of the inputs, and what that gives for the original ones."""
+        raise NotImplementedError
+
+
+class TokenPrediction(Prediction):
+    """Every token of a text."""
+
+    def __init__(self, model: SpeechToTextModel, tokens: Tokens, score: Score) -> None:
+        super().__init__(model)
+        self.tokens = tokens
+        self.rows = self.model.token_texts(tokens.target)
+        self.previous = tokens.previous
+        self.n_previous = len(tokens.prompt) + torch.arange(len(tokens.target))
+        self._score = score
+        self.score_name = score.__name__
+
+    def outputs(self, encoded: Any, token_gate: Tensor | None = None) -> Tensor:
+        return self.model.logits(encoded, self.tokens, token_gate)
+
+    def score(self, outputs: Callable[..., Any], original: Tensor) -> Callable[..., Tensor]:
+        return self._score.from_prediction(outputs, original, self.tokens.target)
+
+
+class WordPrediction(Prediction):
+    """A word, against the foil in its place."""
+
+    score_name = ContrastiveProbability.__name__
+
+    def __init__(self, model: SpeechToTextModel, tokens: Tokens, contrast: Contrast, utterance: Utterance) -> None:
+        super().__init__(model)
+        texts = self.model.token_texts(tokens.target)
+        word, (start, stop) = _find_word(contrast.word, texts)
+        self.rows = [f"{word} (not {contrast.foil.strip()})"]
+        self.previous = torch.cat((tokens.prompt, tokens.target[:start]))
+        self.n_previous = torch.tensor([len(self.previous)])
+        self.word_ids = tokens.target[start:stop]
+        self.foil_ids = self.model.tokens(contrast.foil, utterance).target
+        self.difference, self.word_boundaries = contrast.difference, contrast.word_boundaries
+        self.contrast = {
+            "word": word,
+            "foil": contrast.foil.strip(),
+            "token_span": [start, stop],
+            "foil_ids": self.foil_ids.tolist(),
+            "difference": contrast.difference,
+            "word_boundaries": contrast.word_boundaries,
+        }
+
+    def outputs(self, encoded: Any, token_gate: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._logits(encoded, self.word_ids, token_gate), self._logits(encoded, self.foil_ids, token_gate)
+
+    def _logits(self, encoded: Any, ids: Tensor, token_gate: Tensor | None) -> Tensor:
+        """The distributions before each token of a word, and the one after its last, (B, n + 1, V)."""
+        tokens = Tokens(self.previous, torch.cat((ids, ids[-1:])))
+        if token_gate is not None:  # the word's own tokens are no features
+            token_gate = torch.cat(
+                (token_gate, token_gate.new_ones(len(token_gate), len(ids), *token_gate.shape[2:])), 1
+            )
+        return self.model.logits(encoded, tokens, token_gate)
+
+    def score(self, outputs: Callable[..., Any], original: tuple[Tensor, Tensor]) -> Callable[..., Tensor]:
+        starts = word_starts(self.model, original[0].shape[-1]) if self.word_boundaries else None
+        score = ContrastiveProbability(outputs, self.word_ids, self.foil_ids, starts, self.difference)
+        return lambda *inputs: score(*inputs)[:, None]
+
+
+def word_starts(model: SpeechToTextModel, vocab_size: int) -> Tensor:
+    """Which ids cannot go on with a word: those that begin with a space or a mark, or are special; bool (V,)."""
+    texts = [model.token_texts(torch.tensor([index]))[0] for index in range(vocab_size)]
+    special = model.is_special(torch.arange(vocab_size))
+    return torch.tensor([mark or len(word_spans(["a", text])) > 1 for text, mark in zip(texts, special)])
+
+
+def _find_word(word: str | int, texts: list[str]) -> tuple[str, tuple[int, int]]:
+    """A word of some tokens' text, and the tokens that it is made of."""
+    spans = word_spans(texts)
+    words = ["".join(texts[start:stop]).strip() for start, stop in spans]
+    found = [number for number, text in enumerate(words) if word in (number, number - len(words), text)]
+    if len(found) != 1:
+        count = f"is there {len(found)} times" if found else "is not in the text"
+        raise ValueError(f"the word {word!r} {count}: give one of {words}, or its number.")
+    return words[found[0]], spans[found[0]]
