@@ -1,26 +1,32 @@
-"""The command line: ``captum-spes explain``."""
+"""The command line: ``captum-spes explain`` and ``captum-spes compare``."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
 from tqdm import tqdm
 
-from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation, slic_feature_mask
+from captum_spes import SPES, Contrast, SpeechToTextAttribution, SpeechToTextExplanation
+from captum_spes.comparison import DEFAULT_METHODS, Comparison
+from captum_spes.methods import accepted
 from captum_spes.models import load_model
 from captum_spes.models.context import context_seconds
+from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.named_methods import describe_methods, find_method
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -34,12 +40,6 @@ app = typer.Typer(
 )
 
 
-class Method(str, Enum):
-    """Attribution methods."""
-
-    spes = "spes"
-
-
 class Preset(str, Enum):
     """Names of the budgets."""
 
@@ -47,95 +47,145 @@ class Preset(str, Enum):
     paper = "paper"
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How much is spent on an explanation, and how finely it is resolved."""
-
-    n_samples: int
-    n_token_samples: int
-    patches_per_second: tuple[int, ...]
-    context: Literal["full", "auto"]
-    dtype: torch.dtype | Literal["auto"]
-
-
-BUDGETS = {
-    # under a minute on 2 cores: few, large patches, which such a budget can tell apart
-    Preset.fast: Budget(144, 512, (20, 40, 60), "auto", "auto"),
-    # paper, §6
-    Preset.paper: Budget(20_000, 2_000, (400, 500, 600), "full", torch.float32),
+# the window given to the model, and its precision
+WINDOWS: dict[Preset, tuple[Literal["full", "auto"], torch.dtype | Literal["auto"]]] = {
+    Preset.fast: ("auto", "auto"),
+    Preset.paper: ("full", torch.float32),
 }
 
-
-@app.callback()
-def _commands() -> None:
-    """Explain why a speech-to-text model wrote each word."""
+# what both commands take
+Audio = Annotated[
+    Path | None, typer.Argument(help="Audio file (WAV, FLAC, OGG, MP3, …). Without it: the bundled sample.")
+]
+Model = Annotated[str, typer.Option(help="Bundled whisper-tiny.en, a Hugging Face id, or a local folder.")]
+Budget = Annotated[Preset, typer.Option(help="fast: quick budgets, for 2 cores; paper: the paper's hyper-parameters.")]
+Context = Annotated[
+    str | None, typer.Option(help="Window given to the model: full, auto or seconds, in place of the preset's.")
+]
+Target = Annotated[str | None, typer.Option(help="Text to explain. Default: what the model writes.")]
+NumBeams = Annotated[int, typer.Option(min=1, help="Beams with which the model writes.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, … Default: a GPU where there is one.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Perturbations evaluated at once.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is random.")]
 
 
 @app.command()
 def explain(
-    audio: Annotated[
-        Path | None, typer.Argument(help="Audio file (WAV, FLAC, OGG, MP3, …). Without it: the bundled sample.")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="Bundled whisper-tiny.en, a Hugging Face id, or a local folder.")
-    ] = "whisper-tiny.en",
-    method: Annotated[Method, typer.Option(help="Attribution method.")] = Method.spes,
-    preset: Annotated[
-        Preset, typer.Option(help="fast: under a minute on 2 cores; paper: the paper's hyper-parameters.")
-    ] = Preset.fast,
+    audio: Audio = None,
+    model: Model = "whisper-tiny.en",
+    method: Annotated[str, typer.Option(help="Attribution method; `compare --list` has them all.")] = "spes",
+    preset: Budget = Preset.fast,
     n_samples: Annotated[
         int | None, typer.Option(min=1, help="Perturbations of the spectrogram, in place of the preset's.")
     ] = None,
-    context: Annotated[
-        str | None, typer.Option(help="Window given to the model: full, auto or seconds, in place of the preset's.")
-    ] = None,
-    target: Annotated[str | None, typer.Option(help="Text to explain. Default: what the model writes.")] = None,
-    num_beams: Annotated[int, typer.Option(min=1, help="Beams with which the model writes.")] = 1,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: a GPU where there is one.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Perturbations evaluated at once.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the perturbations.")] = 0,
+    context: Context = None,
+    target: Target = None,
+    word: Annotated[str | None, typer.Option(help="Explain this word (or its number) against --foil.")] = None,
+    foil: Annotated[str | None, typer.Option(help="The word that might have been written in place of --word.")] = None,
+    num_beams: NumBeams = 1,
+    device: Device = None,
+    batch_size: BatchSize = 16,
+    seed: Seed = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<audio's name>.")
     ] = None,
 ) -> None:
     """Explain one utterance: which parts of the sound, and which words before, made the model write each word."""
-    budget = BUDGETS[preset]
-    window = _parse_context(context) if context is not None else budget.context
-    print(f"Audio:      {audio or 'the bundled sample (synthesised speech)'}", flush=True)
-    speech_model = load_model(model, device=device)
-    attribution = SpeechToTextAttribution(SPES(speech_model))
-    gen_args = {"num_beams": num_beams} if num_beams > 1 else {}
-    with _audio_file(audio) as path:
-        utterance, tokens = attribution.prepare(path, target, gen_args=gen_args, context=window, dtype=budget.dtype)
-    folder = _make_folder(output or Path("spes-output") / (audio or Path(SAMPLE)).stem)
-    print(
-        f"Model:      {speech_model.name} on {utterance.spectrogram.device}, "
-        f"{str(utterance.dtype).removeprefix('torch.')}, {context_seconds(speech_model, utterance):g} s of context"
-    )
-    print(f"Transcript: {attribution.text(tokens)}", flush=True)
-    explanation = _attribute(
-        attribution,
-        inputs=utterance,
-        target=tokens,
-        feature_mask=partial(
-            slic_feature_mask,
-            patches_per_second=budget.patches_per_second,
-            frames_per_second=speech_model.frames_per_second,
-        ),
-        n_samples=n_samples or budget.n_samples,
-        n_token_samples=budget.n_token_samples,
-        perturbations_per_eval=batch_size,
-        seed=seed,
-        gen_args=gen_args,
-    )
+    named = find_method(method)
+    if (word is None) != (foil is None):
+        raise ValueError("--word and --foil belong together: give both, or none.")
+    inputs = _prepare(audio, model, preset, context, target, num_beams, device)
+    try:
+        attribution = named.wrap(inputs.model)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    arguments = named.arguments_of(inputs.model, preset.value)
+    if n_samples is not None:
+        if "n_samples" not in accepted(attribution.attr_method):
+            raise ValueError(f"{method} takes no samples: leave out --n-samples.")
+        arguments["n_samples"] = n_samples
+    if word is not None and foil is not None:
+        arguments["contrast"] = Contrast(int(word) if word.isdigit() else word, foil)
+    folder = _make_folder(output or Path("spes-output") / _stem(audio))
+    with _progress(can_stop=True) as callback:
+        explanation = attribution.attribute(
+            inputs.utterance,
+            inputs.tokens,
+            **arguments,
+            perturbations_per_eval=batch_size,
+            seed=seed,
+            gen_args=inputs.gen_args,
+            callback=callback,
+        )
+    explanation = named.finish(explanation)
     _report(explanation, _write(explanation, folder))
     if explanation.metadata["partial"]:
         raise typer.Exit(128 + signal.SIGINT)
 
 
+@app.command()
+def compare(
+    audio: Audio = None,
+    methods: Annotated[str, typer.Option(help="Names of methods, with commas between them.")] = ",".join(
+        DEFAULT_METHODS
+    ),
+    list_methods: Annotated[bool, typer.Option("--list", help="List the methods and what they take, and end.")] = False,
+    model: Model = "whisper-tiny.en",
+    preset: Budget = Preset.fast,
+    context: Context = None,
+    target: Target = None,
+    num_beams: NumBeams = 1,
+    device: Device = None,
+    batch_size: BatchSize = 16,
+    seed: Seed = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<audio's name>-compare."),
+    ] = None,
+) -> None:
+    """Compare attribution methods on one utterance: figures on one scale, and a table of cost and infidelity."""
+    if list_methods:
+        return _print_table(describe_methods(), "Attribution methods (_abs: without the sign)")
+    names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
+    for name in names:
+        find_method(name)
+    if not names:
+        raise ValueError("--methods is empty: name at least one, such as spes,integrated_gradients.")
+    inputs = _prepare(audio, model, preset, context, target, num_beams, device)
+    folder = _make_folder(output or Path("spes-output") / f"{_stem(audio)}-compare")
+    comparison = Comparison(inputs.model, inputs.utterance, inputs.tokens, preset.value, seed, batch_size)
+    paths, interrupted = _run_all(comparison, names, folder)
+    if not comparison.explanations:
+        raise ValueError("no method could be run.")
+    _print_table(comparison.table(), "Cost and infidelity (smaller is better)")
+    _print_table(comparison.rank_table(), "Spearman's correlation of the maps, mean over the tokens")
+    print("\nWrote " + "\n      ".join(map(str, [*paths, *comparison.save(folder)])))
+    if interrupted:
+        raise typer.Exit(128 + signal.SIGINT)
+
+
+def _run_all(comparison: Comparison, names: list[str], folder: Path) -> tuple[list[Path], bool]:
+    """Runs methods one by one and saves each explanation at once; whether Ctrl-C ended it."""
+    paths: list[Path] = []
+    for number, name in enumerate(names, 1):
+        print(f"\n[{number}/{len(names)}] {name}", flush=True)
+        try:
+            with _progress(can_stop=False) as callback:
+                explanation = comparison.run(name, callback)
+        except ValueError as error:
+            print(f"Left out: {error}", file=sys.stderr)
+            continue
+        except KeyboardInterrupt:
+            print(f"Stopped in {name}; the methods before it are kept.", file=sys.stderr)
+            return paths, True
+        paths.append(folder / f"{name}.safetensors")
+        explanation.save(paths[-1])
+    return paths, False
+
+
 def run() -> None:
     """Runs the command line with errors as single sentences on stderr, exit code 2 for what the user can mend."""
-    signal.signal(signal.SIGINT, lambda *_: _fail("interrupted: nothing was saved.", 128 + signal.SIGINT))
+    signal.signal(signal.SIGINT, lambda *_: _fail("interrupted: what is not written yet is lost.", 128 + signal.SIGINT))
     warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
     try:
         app()
@@ -152,6 +202,56 @@ def run() -> None:
 def _fail(message: str, code: int) -> None:
     print(f"Error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    model: SpeechToTextModel
+    utterance: Utterance
+    tokens: Tokens
+    gen_args: dict[str, Any]
+
+
+def _prepare(
+    audio: Path | None,
+    model: str,
+    preset: Preset,
+    context: str | None,
+    target: str | None,
+    num_beams: int,
+    device: str | None,
+) -> _Inputs:
+    """Loads the model, lets it write, and says what it wrote."""
+    window, dtype = WINDOWS[preset]
+    if context is not None:
+        window = _parse_context(context)
+    print(f"Audio:      {audio or 'the bundled sample (synthesised speech)'}", flush=True)
+    speech_model = load_model(model, device=device)
+    gen_args = {"num_beams": num_beams} if num_beams > 1 else {}
+    attribution = SpeechToTextAttribution(SPES(speech_model))
+    with _audio_file(audio) as path:
+        utterance, tokens = attribution.prepare(path, target, gen_args=gen_args, context=window, dtype=dtype)
+    print(
+        f"Model:      {speech_model.name} on {utterance.spectrogram.device}, "
+        f"{str(utterance.dtype).removeprefix('torch.')}, {context_seconds(speech_model, utterance):g} s of context"
+    )
+    print(f"Transcript: {attribution.text(tokens)}", flush=True)
+    return _Inputs(speech_model, utterance, tokens, gen_args)
+
+
+def _stem(audio: Path | None) -> str:
+    return (audio or Path(SAMPLE)).stem
+
+
+def _print_table(rows: Sequence[Sequence[str]], title: str) -> None:
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    for number, name in enumerate(rows[0]):
+        table.add_column(name, no_wrap=number == 0, overflow="fold")  # the name of a method is to be copied
+    for row in rows[1:]:
+        table.add_row(*row)
+    console = Console()
+    print()
+    console.print(table, width=None if console.is_terminal else 120)
 
 
 @contextmanager
@@ -183,8 +283,13 @@ def _make_folder(folder: Path) -> Path:
     return folder
 
 
-def _attribute(attribution: SpeechToTextAttribution, **arguments: Any) -> SpeechToTextExplanation:
-    """Runs the attribution with a progress bar. Ctrl-C ends it with what is done; a second one ends the program."""
+@contextmanager
+def _progress(can_stop: bool) -> Iterator[Callable[[str, int, int], bool]]:
+    """A callback that draws a bar for each stage.
+
+    Ctrl-C ends a method that can be stopped with what is done, and others by a KeyboardInterrupt; a second one ends
+    the program.
+    """
     interrupted = False
     bars: dict[str, Any] = {}
 
@@ -192,19 +297,23 @@ def _attribute(attribution: SpeechToTextAttribution, **arguments: Any) -> Speech
         nonlocal interrupted
         interrupted = True
         signal.signal(signal.SIGINT, previous)
-        tqdm.write("Stopping after this batch; what is done will be saved (Ctrl-C again to give it up).", sys.stderr)
+        if can_stop:
+            text = "Stopping after this batch; what is done will be saved (Ctrl-C again to give it up)."
+            tqdm.write(text, sys.stderr)
 
-    def progress(stage: str, done: int, total: int) -> bool:
+    def callback(stage: str, done: int, total: int) -> bool:
         if stage not in bars:
             bars[stage] = tqdm(desc=f"{stage:15}", total=total, unit="perturbation", dynamic_ncols=True)
         bars[stage].update(done - bars[stage].n)
         if done == total or interrupted:
             bars[stage].close()
+        if interrupted and not can_stop:
+            raise KeyboardInterrupt
         return interrupted
 
     previous = signal.signal(signal.SIGINT, interrupt)
     try:
-        return attribution.attribute(callback=progress, **arguments)
+        yield callback
     finally:
         signal.signal(signal.SIGINT, previous)
         for bar in bars.values():
@@ -214,9 +323,9 @@ def _attribute(attribution: SpeechToTextAttribution, **arguments: Any) -> Speech
 def _write(explanation: SpeechToTextExplanation, folder: Path) -> list[Path]:
     pictures = {
         "spectrogram": explanation.plot_spectrogram,
-        "segmentation": explanation.plot_segmentation,
+        **({} if explanation.feature_mask is None else {"segmentation": explanation.plot_segmentation}),
         "sentence": explanation.plot_sentence,
-        "words": lambda: explanation.words().plot_tokens(),
+        **({} if explanation.grouped else {"words": lambda: explanation.words().plot_tokens()}),
         "tokens": explanation.plot_tokens,
         "previous_tokens": explanation.plot_previous_tokens,
     }
@@ -232,14 +341,16 @@ def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:
     if explanation.metadata["partial"]:
         done = explanation.metadata["done"]
         print("\nPartial: stopped after " + " and ".join(f"{n} samples of the {stage}" for stage, n in done.items()))
-    columns = [("token", "most important previous token", "reliability")]
-    reliability = explanation.reliability
-    assert reliability is not None  # SPES tells it
-    for token, top, value in zip(explanation.tokens, explanation.top_previous_tokens(), reliability.tolist()):
-        columns.append((token.strip(), top.strip(), f"{value:.2f}"))
+    # only methods that sample know how reliable they are
+    known = explanation.reliability
+    reliability = [""] * len(explanation.tokens) if known is None else [f"{value:.2f}" for value in known.tolist()]
+    columns = [("token", "most important previous token", "" if known is None else "reliability")]
+    for token, top, value in zip(explanation.tokens, explanation.top_previous_tokens(), reliability):
+        columns.append((token.strip(), top.strip(), value))
     widths = [max(len(row[i]) for row in columns) for i in range(2)]
     print()
     for row in columns:
-        print(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}")
-    print(f"\nReliability (correlation of two halves of the samples, mean of the tokens): {reliability.mean():.2f}")
+        print(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}".rstrip())
+    if known is not None:
+        print(f"\nReliability (correlation of two halves of the samples, mean of the tokens): {known.mean():.2f}")
     print("\nWrote " + "\n      ".join(map(str, paths)))

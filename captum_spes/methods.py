@@ -40,6 +40,7 @@ from captum_spes.attr import SPES, BubbleNoise
 from captum_spes.forward_func import KLDivergence, TokenLogit, TokenLogProbability, TokenProbability
 
 Score = type[KLDivergence] | type[TokenProbability] | type[TokenLogProbability] | type[TokenLogit]
+SCORES = (KLDivergence, TokenProbability, TokenLogProbability, TokenLogit)
 Arguments = dict[str, Any]
 
 # They score all tokens in one call of their own; the others are called once for each token.
@@ -47,7 +48,7 @@ ALL_TOKENS = (SPES, BubbleNoise)
 # They put hooks on the model's modules.
 HOOKED = (DeepLift, GuidedBackprop, Deconvolution)
 # The gradient of a KL divergence is 0 where nothing is perturbed, which is where these take it.
-LOCAL = (Saliency, InputXGradient)
+LOCAL = (Saliency, InputXGradient, GuidedBackprop, Deconvolution)
 # of the spectrogram alone: the previous tokens have no window, and noise would shake embeddings
 SPECTROGRAM_ONLY = {
     *("sliding_window_shapes", "strides", "stdevs", "perturbation_prob", "n_samples"),
@@ -56,7 +57,15 @@ SPECTROGRAM_ONLY = {
 # what the wrapper gives by itself
 RESERVED = {
     *("self", "inputs", "baselines", "target", "additional_forward_args", "feature_mask", "perturbations_per_eval"),
-    *("show_progress", "seed", "callback", "return_reliability", "return_convergence_delta", "kwargs"),
+    *(
+        "show_progress",
+        "seed",
+        "callback",
+        "return_reliability",
+        "return_convergence_delta",
+        "return_input_shape",
+        "kwargs",
+    ),
     *("internal_batch_size", "nt_samples_batch_size", "attribute_to_layer_input", "show_progress"),
 }
 
@@ -78,6 +87,7 @@ class Defaults:
     Attributes:
         score: the forward function.
         patches_per_second: granularities of its SLIC feature mask; None for a method that takes no mask.
+        features: what it attributes to, in words.
         spectrogram: its further arguments for the spectrogram.
         tokens: and for the previous tokens.
         cost: what it passes through the model for the spectrogram, in words.
@@ -85,6 +95,7 @@ class Defaults:
 
     score: Score
     patches_per_second: tuple[int, ...] | None
+    features: str
     cost: str
     spectrogram: Callable[[Facts], Arguments] = lambda facts: {}
     tokens: Callable[[Facts], Arguments] = lambda facts: {}
@@ -111,6 +122,11 @@ def _window(facts: Facts) -> Arguments:
     return {"sliding_window_shapes": window, "strides": step}
 
 
+def _half(shape: Any) -> Any:
+    """Half of a window, as far as it is moved; or of several."""
+    return tuple(map(_half, shape)) if isinstance(shape, tuple) else max(shape // 2, 1)
+
+
 def _noise(facts: Facts) -> float:
     """The noise that SmoothGrad's authors advise (Smilkov et al., 2017): a tenth of the range of values."""
     return 0.1 * float(facts.spectrogram.max() - facts.spectrogram.min())
@@ -128,6 +144,7 @@ DEFAULTS: dict[type[Attribution], Defaults] = {
     SPES: Defaults(
         KLDivergence,
         (400, 500, 600),
+        "400, 500 and 600 patches a second",
         "n_samples: 20,000",
         lambda facts: _own(SPES, "n_samples", "perturbation_prob"),
         lambda facts: SPES_TOKENS,
@@ -135,6 +152,7 @@ DEFAULTS: dict[type[Attribution], Defaults] = {
     BubbleNoise: Defaults(
         KLDivergence,
         None,
+        "bins",
         "n_samples: 1,000",
         lambda facts: {
             **_own(BubbleNoise, "n_samples", "bubbles_per_second", "bubble_seconds", "bubble_channels"),
@@ -145,34 +163,51 @@ DEFAULTS: dict[type[Attribution], Defaults] = {
     Occlusion: Defaults(
         KLDivergence,
         None,
+        "windows",
         "one a window of 0.2 s × C/4 (longer beyond 5 s), moved by half",
         _window,
         lambda facts: {"sliding_window_shapes": (1,)},
     ),
-    FeatureAblation: Defaults(KLDivergence, (60,), "one a patch"),
+    FeatureAblation: Defaults(KLDivergence, (60,), "60 patches a second", "one a patch"),
     ShapleyValueSampling: Defaults(
         KLDivergence,
         (20,),
+        "20 patches a second",
         "n_samples (5) × patches",
         lambda facts: {"n_samples": 5},
         lambda facts: {"n_samples": 25},
     ),
-    KernelShap: Defaults(KLDivergence, (20,), "n_samples: 2 × patches, at least 100", _regression, _token_regression),
-    Lime: Defaults(KLDivergence, (20,), "n_samples: 2 × patches, at least 100", _regression, _token_regression),
+    KernelShap: Defaults(
+        KLDivergence,
+        (20,),
+        "20 patches a second",
+        "n_samples: 2 × patches, at least 100",
+        _regression,
+        _token_regression,
+    ),
+    Lime: Defaults(
+        KLDivergence,
+        (20,),
+        "20 patches a second",
+        "n_samples: 2 × patches, at least 100",
+        _regression,
+        _token_regression,
+    ),
     IntegratedGradients: Defaults(
-        TokenLogProbability, None, "n_steps: 25", lambda facts: {"n_steps": 25}, lambda facts: {"n_steps": 25}
+        TokenLogProbability, None, "bins", "n_steps: 25", lambda facts: {"n_steps": 25}, lambda facts: {"n_steps": 25}
     ),
     GradientShap: Defaults(
         TokenLogProbability,
         None,
+        "bins",
         "n_samples: 20",
         lambda facts: {"n_samples": 20, "stdevs": _noise(facts)},
         lambda facts: {"n_samples": 20},
     ),
-    DeepLift: Defaults(TokenLogit, None, "2"),
+    DeepLift: Defaults(TokenLogit, None, "bins", "2 a token"),
     # any other, such as one of the user's own
-    PerturbationAttribution: Defaults(KLDivergence, (60,), "its own"),
-    GradientAttribution: Defaults(TokenLogProbability, None, "1"),
+    PerturbationAttribution: Defaults(KLDivergence, (60,), "60 patches a second", "its own"),
+    GradientAttribution: Defaults(TokenLogProbability, None, "bins", "1"),
 }
 
 # why not, and what works instead
@@ -218,16 +253,33 @@ def _more_special(refused: type[Attribution]) -> list[type[Attribution]]:
 
 
 def check_score(method: Attribution, score: object) -> None:
-    """Raises a ValueError where a score would make a method's attributions 0."""
-    if isinstance(method, LOCAL) and score is KLDivergence:
+    """Raises a TypeError for what is no score, and a ValueError where a score would make attributions 0."""
+    if score is not None and not (isinstance(score, type) and hasattr(score, "from_prediction")):
+        raise TypeError(
+            f"score must be one of the classes {', '.join(one.__name__ for one in SCORES)}, not {score!r}; for a word "
+            "against another give attribute() a contrast."
+        )
+    # NoiseTunnel has no noise for the previous tokens
+    if isinstance(innermost(method), LOCAL) and score is KLDivergence:
         raise ValueError(
-            f"the gradient of KLDivergence is 0 at the unperturbed input, where {type(method).__name__} takes it: use "
+            f"the gradient of KLDivergence is 0 at the unperturbed input, where {title(method)} takes it: use "
             "score=TokenLogProbability, or a method that looks further, such as IntegratedGradients."
         )
 
 
+def innermost(method: Attribution) -> Attribution:
+    """The method inside NoiseTunnel; others as they are."""
+    return innermost(method.attribution_method) if isinstance(method, NoiseTunnel) else method
+
+
+def is_hooked(method: Attribution) -> bool:
+    """Whether a method, or the one inside it, puts hooks on the model's modules."""
+    return isinstance(innermost(method), HOOKED)
+
+
 def check_hooks(method: Attribution, model: object) -> None:
     """Raises a TypeError where a method that hooks modules would find none of those that it knows."""
+    method = innermost(method)
     name = type(method).__name__
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -248,8 +300,9 @@ def check_completeness(method: Attribution, attributions: Tensor, differences: T
     error = float((totals - differences).abs().max() / differences.abs().max().clamp(min=1e-6))
     if isinstance(method, DeepLift) and error > 0.05:
         raise ValueError(
-            f"DeepLift's attributions miss the difference of the scores by {error:.0%}: the model has non-linearities "
-            "that are not modules known to DeepLift (functions, GELU, attention, LayerNorm). Take "
+            f"DeepLift's attributions miss the difference of the scores by {error:.0%}: the model, or a score other "
+            "than TokenLogit, has non-linearities that are not modules known to DeepLift (functions, GELU, attention, "
+            "LayerNorm). Take "
             "IntegratedGradients or GradientShap with the same baseline."
         )
 
@@ -268,7 +321,7 @@ def token_method(method: Attribution, n_previous: int) -> Any:
     if isinstance(method, BubbleNoise):
         return SPES(method.forward_func)
     if isinstance(method, KernelShap) and n_previous == 1:  # which has nothing to draw; their result is the same
-        return FeatureAblation(method.forward_func)
+        return ShapleyValueSampling(method.forward_func)
     return method
 
 
@@ -289,6 +342,14 @@ def check_known(method: Attribution, given: Arguments) -> None:
 
 def spectrogram_arguments(method: Attribution, facts: Facts, given: Arguments) -> Arguments:
     """A method's arguments for the spectrogram: its defaults on speech, and what the caller gave."""
+    if (
+        isinstance(innermost(method), KernelShap)
+        and facts.feature_mask is not None
+        and facts.feature_mask.unique().numel() < 2
+    ):
+        raise ValueError("KernelShap shares the score among patches and there is one: give a feature_mask with more.")
+    if "sliding_window_shapes" in given:
+        given = {"strides": _half(given["sliding_window_shapes"]), **given}
     noise = {"nt_samples": 10, "stdevs": _noise(facts)} if isinstance(method, NoiseTunnel) else {}
     return defaults_of(method).spectrogram(facts) | noise | given
 

@@ -6,17 +6,22 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from captum.attr import Attribution
+from captum._utils.gradient import compute_gradients
+from captum.attr import Attribution, DeepLift, NoiseTunnel
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from captum_spes.methods import check_completeness
+from captum_spes.methods import accepted, check_completeness, innermost
 
 # bytes of gradients that are kept for tokens to come; where they exceed it, fewer tokens share their passes
 MEMORY = 2**30
+# where Captum's methods keep the handles of their hooks
+HANDLES = {"forward_handles", "backward_handles", "backward_hooks"}
 
 
 class SharedPasses:
@@ -39,7 +44,7 @@ class SharedPasses:
         self.n_tokens = n_tokens
         self.batch_size = batch_size
         self.on_pass: Callable[[int, int], object] = lambda forward, backward: None
-        self.questions: list[Tensor] = []
+        self.questions: list[tuple[str, Tensor]] = []
         self.answers: list[Tensor] = []  # one a question, tokens first
         self.group = (0, n_tokens)  # the tokens that are answered for
         self.token = self.n_asked = 0
@@ -59,18 +64,18 @@ class SharedPasses:
         """
         self.on_pass = on_pass
         method = rewrapped(method, self._forward, self._gradients)
-        self.group = (0, self.n_tokens)
+        self._start()
         return torch.cat([self._attribute(method, token, inputs, arguments, seed) for token in range(self.n_tokens)])
 
     def count(self, method: Attribution, inputs: Tensor, arguments: dict[str, Any], seed: int) -> int:
         """How many inputs the method will pass through the model, found by asking it without a model."""
+        self._start()
         self.pretend = True
         try:
             self._attribute(rewrapped(method, self._forward, self._gradients), 0, inputs, arguments, seed)
-            return sum(map(len, self.questions))
+            return sum(len(examples) for _, examples in self.questions)
         finally:
             self.pretend = False
-            self._forget(0)
 
     def _attribute(
         self, method: Attribution, token: int, inputs: Tensor, arguments: dict[str, Any], seed: int
@@ -85,37 +90,56 @@ class SharedPasses:
 
     def _forward(self, inputs: Tensor) -> Tensor:
         """What stands as the method's forward function: one score an example."""
-        return self._answer(inputs, self._scores)
+        if torch.is_grad_enabled() and inputs.requires_grad:
+            return _Differentiable.apply(inputs, self)
+        return self.scores(inputs)
 
-    def _gradients(self, forward_fn: Any, inputs: Any, *_: Any, **__: Any) -> tuple[Tensor, ...]:
-        """What stands in for Captum's ``compute_gradients``."""
+    def _gradients(self, forward_fn: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        """What stands in for Captum's ``compute_gradients``, which would ask for scores beside the gradients."""
+        if forward_fn != self._forward:  # but a function of it
+            return compute_gradients(forward_fn, inputs, *args, **kwargs)
         (tensor,) = inputs if isinstance(inputs, tuple) else (inputs,)
-        return (self._answer(tensor, self._all_gradients).to(tensor),)
+        return (self.gradients(tensor),)
 
-    def _answer(self, inputs: Tensor, answer: Callable[[Tensor], Tensor]) -> Tensor:
+    def scores(self, inputs: Tensor) -> Tensor:
+        """Scores (B,) of the token that is attributed."""
+        return self._answer("scores", inputs, 1, self._scores)
+
+    def gradients(self, inputs: Tensor) -> Tensor:
+        """And their gradients, (B, …)."""
+        return self._answer("gradients", inputs, inputs[0].numel(), self._all_gradients).to(inputs)
+
+    def _answer(self, kind: str, inputs: Tensor, size: int, answer: Callable[[Tensor], Tensor]) -> Tensor:
+        """The answer for the current token, of ``size`` numbers an example."""
         question, index = _fingerprint(inputs), self.n_asked
-        if index < len(self.questions) and not torch.equal(question, self.questions[index]):
-            self._forget(index)
+        if index < len(self.questions):
+            known, examples = self.questions[index]
+            if known != kind or not torch.equal(examples, question):
+                self._forget(index)
         if index == len(self.questions):
-            self.questions.append(question)
+            self._make_room(size * len(inputs) * inputs.element_size())
             self.answers.append(answer(inputs))
-            self._make_room()
+            self.questions.append((kind, question))
         self.n_asked += 1
         return self.answers[index][self.token - self.group[0]]
+
+    def _start(self) -> None:
+        self.group = (0, self.n_tokens)
+        self._forget(0)
 
     def _forget(self, index: int) -> None:
         """Drops the questions from one on, and their answers."""
         del self.questions[index:], self.answers[index:]
 
-    def _make_room(self) -> None:
-        """Answers for the first half of the tokens only, as often as memory wants it."""
+    def _make_room(self, size: int) -> None:
+        """Answers for the first half of the tokens only, as often as one more of ``size`` bytes a token wants it."""
         first, last = self.group
-        size = sum(answer.numel() * answer.element_size() for answer in self.answers)
-        while size > MEMORY and last - self.token > 1:
+        size += sum(answer[0].numel() * answer.element_size() for answer in self.answers)
+        while size * (last - first) > MEMORY and last - self.token > 1:
             last = self.token + (last - self.token + 1) // 2
+        if last < self.group[1]:
             self.answers = [answer[: last - first].clone() for answer in self.answers]
-            size = sum(answer.numel() * answer.element_size() for answer in self.answers)
-        self.group = (first, last)
+            self.group = (first, last)
 
     def _scores(self, inputs: Tensor) -> Tensor:
         """Scores (tokens, B) of the group."""
@@ -150,29 +174,96 @@ class SharedPasses:
         )
 
 
-def attribute_hooked(
-    method: Attribution,
-    model: Any,
-    score: Callable[[Tensor], Tensor],
-    inputs: Tensor,
-    arguments: dict[str, Any],
-    n_tokens: int,
-) -> Tensor:
-    """Attributions of all tokens, (K, …), by a method that hooks the model's modules.
+class _Differentiable(torch.autograd.Function):
+    """Scores for methods that call autograd by themselves: their gradients are asked for like those of any other."""
 
-    One row of the batch a token: a second backward through hooked modules would not find what they had kept.
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, passes: SharedPasses) -> Tensor:
+        ctx.passes = passes
+        ctx.save_for_backward(inputs)
+        return passes.scores(inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None]:
+        (inputs,) = ctx.saved_tensors
+        return weights.view(-1, *[1] * (inputs.dim() - 1)) * ctx.passes.gradients(inputs), None
+
+
+class HookedPasses:
+    """Runs a method that hooks the model's modules, in the place of :class:`SharedPasses`.
+
+    One row of the batch a token: a second backward through hooked modules would not find what they had kept. Noise is
+    to be the same for all tokens, so that with it they come one by one.
+
+    Args:
+        model: whose modules are hooked.
+        score: the scores of a batch, (B, …) to (B, K).
+        n_tokens: the number of scores K.
+        batch_size: inputs in one pass of a perturbation method; a quarter as many here.
     """
-    rows = inputs.expand(n_tokens, *inputs.shape[1:]).clone()
-    expanded = {name: value.expand_as(rows) if name == "baselines" else value for name, value in arguments.items()}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Setting (forward, )?(forward|backward) hooks")
-        module = _ScoreModule(model, score)
-        attributions = rewrapped(method, module).attribute(rows, target=list(range(n_tokens)), **expanded).detach()
-    if "baselines" in arguments:
-        with torch.no_grad():
-            differences = score(inputs) - score(arguments["baselines"])
-        check_completeness(method, attributions, differences[0])
-    return attributions
+
+    def __init__(self, model: Any, score: Callable[[Tensor], Tensor], n_tokens: int, batch_size: int) -> None:
+        self.module = _ScoreModule(model, score)
+        self.n_tokens = n_tokens
+        self.batch_size = max(1, batch_size // 4)
+
+    def attribute(
+        self,
+        method: Attribution,
+        inputs: Tensor,
+        arguments: dict[str, Any],
+        seed: int,
+        on_pass: Callable[[int, int], object],
+    ) -> Tensor:
+        """Attributions of all tokens, (K, …), for an input of shape (1, …).
+
+        Raises:
+            ValueError: DeepLift's attributions do not add up; the message says why.
+        """
+        n_rows, batch_size = 1, self.batch_size
+        if isinstance(method, NoiseTunnel):
+            inner = method.attribution_method  # which can be checked, unlike what noise makes of it
+            if isinstance(innermost(method), DeepLift):
+                self.attribute(inner, inputs, _known(inner, arguments), seed, on_pass)
+            n_rows, batch_size = arguments["nt_samples"], 1
+        n_passed = n_rows * _rows_each(method)
+        hooking = rewrapped(method, self.module)
+        attributions = []
+        for tokens in torch.arange(self.n_tokens).split(batch_size):
+            rows = inputs.expand(len(tokens), *inputs.shape[1:]).clone().requires_grad_()
+            expanded = {
+                name: value.expand_as(rows) if name == "baselines" else value for name, value in arguments.items()
+            }
+            with reproducible(seed, inputs.device), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Setting (forward, )?(forward|backward) hooks")
+                attributions.append(hooking.attribute(rows, target=tokens.tolist(), **expanded).detach())
+            on_pass(len(tokens) * n_passed, len(tokens) * n_rows)
+        result = torch.cat(attributions)
+        if isinstance(method, DeepLift):
+            with torch.no_grad():
+                differences = self.module(inputs) - self.module(arguments["baselines"])
+            on_pass(2, 0)
+            check_completeness(method, result, differences[0])
+        return result
+
+    def count(self, method: Attribution, inputs: Tensor, arguments: dict[str, Any], seed: int) -> int:
+        """How many inputs the method will pass through the model."""
+        each = self.n_tokens * _rows_each(method)
+        if not isinstance(method, NoiseTunnel):
+            return each + 2 if isinstance(method, DeepLift) else each
+        inner = method.attribution_method
+        checked = self.count(inner, inputs, arguments, seed) if isinstance(innermost(method), DeepLift) else 0
+        return each * arguments["nt_samples"] + checked
+
+
+def _known(method: Attribution, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name in accepted(method)}
+
+
+def _rows_each(method: Attribution) -> int:
+    """DeepLift passes the baseline beside each input."""
+    return 2 if isinstance(innermost(method), DeepLift) else 1
 
 
 class _ScoreModule(nn.Module):
@@ -190,6 +281,8 @@ class _ScoreModule(nn.Module):
 def rewrapped(method: Attribution, forward_func: Any, gradient_func: Any = None) -> Any:
     """A copy of a method, and of the method inside it, for another forward function."""
     method = copy(method)
+    for name in HANDLES & vars(method).keys():  # to which the copy adds its own
+        setattr(method, name, [])
     method.forward_func = forward_func
     if hasattr(method, "model"):  # the methods that hook its modules
         method.model = forward_func
@@ -215,7 +308,11 @@ def reproducible(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _fingerprint(inputs: Tensor) -> Tensor:
-    """A number for each example, which no other example will have."""
-    flat = inputs.detach().flatten(1).double()
-    weights = torch.rand(flat.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return flat @ weights.to(flat.device)
+    """Numbers for each example that no other example will have, (B, 4)."""
+    flat = inputs.detach().flatten(1).float()
+    return flat @ _weights(flat.shape[1]).to(flat.device)
+
+
+@lru_cache(maxsize=2)
+def _weights(size: int) -> Tensor:
+    return torch.rand(size, 4, generator=torch.Generator().manual_seed(0))

@@ -94,15 +94,19 @@ class WordPrediction(Prediction):
         super().__init__(model)
         texts = self.model.token_texts(tokens.target)
         word, (start, stop) = _find_word(contrast.word, texts)
-        self.rows = [f"{word} (not {contrast.foil.strip()})"]
+        foil = contrast.foil.strip()
+        if foil in ("", word):
+            raise ValueError(f"the foil {contrast.foil!r} of the word {word!r} is no other word: there is no contrast.")
+        self.rows = [f"{word} (not {foil})"]
         self.previous = torch.cat((tokens.prompt, tokens.target[:start]))
         self.n_previous = torch.tensor([len(self.previous)])
         self.word_ids = tokens.target[start:stop]
-        self.foil_ids = self.model.tokens(contrast.foil, utterance).target
+        self.foil_ids = self.model.tokens(foil, utterance).target
         self.difference, self.word_boundaries = contrast.difference, contrast.word_boundaries
+        self._starts: Tensor | None = None
         self.contrast = {
             "word": word,
-            "foil": contrast.foil.strip(),
+            "foil": foil,
             "token_span": [start, stop],
             "foil_ids": self.foil_ids.tolist(),
             "difference": contrast.difference,
@@ -122,24 +126,38 @@ class WordPrediction(Prediction):
         return self.model.logits(encoded, tokens, token_gate)
 
     def score(self, outputs: Callable[..., Any], original: tuple[Tensor, Tensor]) -> Callable[..., Tensor]:
-        starts = word_starts(self.model, original[0].shape[-1]) if self.word_boundaries else None
-        score = ContrastiveProbability(outputs, self.word_ids, self.foil_ids, starts, self.difference)
+        if self.word_boundaries and self._starts is None:  # it reads the whole vocabulary
+            self._starts = word_starts(self.model, original[0].shape[-1])
+        score = ContrastiveProbability(outputs, self.word_ids, self.foil_ids, self._starts, self.difference)
         return lambda *inputs: score(*inputs)[:, None]
 
 
 def word_starts(model: SpeechToTextModel, vocab_size: int) -> Tensor:
-    """Which ids cannot go on with a word: those that begin with a space or a mark, or are special; bool (V,)."""
+    """Which ids cannot go on with a word: those that begin with a space or punctuation, or are special; bool (V,).
+
+    Apostrophes and hyphens between letters belong to a word.
+    """
     texts = [model.token_texts(torch.tensor([index]))[0] for index in range(vocab_size)]
     special = model.is_special(torch.arange(vocab_size))
-    return torch.tensor([mark or len(word_spans(["a", text])) > 1 for text, mark in zip(texts, special)])
+    return torch.tensor([mark or len(word_spans(["a", text + "a"])) > 1 for text, mark in zip(texts, special)])
 
 
 def _find_word(word: str | int, texts: list[str]) -> tuple[str, tuple[int, int]]:
     """A word of some tokens' text, and the tokens that it is made of."""
-    spans = word_spans(texts)
+    # tokens that show nothing, a lone space or the first bytes of a character, belong to the word that they begin
+    starts = [0, *(_before_blanks(texts, start) for start, _ in word_spans(texts)[1:])]
+    spans = list(zip(starts, [*starts[1:], len(texts)]))
     words = ["".join(texts[start:stop]).strip() for start, stop in spans]
+    if isinstance(word, str):
+        word = word.strip()
     found = [number for number, text in enumerate(words) if word in (number, number - len(words), text)]
     if len(found) != 1:
         count = f"is there {len(found)} times" if found else "is not in the text"
         raise ValueError(f"the word {word!r} {count}: give one of {words}, or its number.")
     return words[found[0]], spans[found[0]]
+
+
+def _before_blanks(texts: list[str], start: int) -> int:
+    while not texts[start - 1].strip():
+        start -= 1
+    return start

@@ -24,7 +24,7 @@ from captum_spes.audio import AudioLike, load_audio
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.models.context import Context, Dtype, context_seconds, fit_utterance
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
-from captum_spes.passes import SharedPasses, attribute_hooked, rewrapped
+from captum_spes.passes import HookedPasses, SharedPasses, rewrapped
 from captum_spes.prediction import Contrast, Prediction, TokenPrediction, WordPrediction
 from captum_spes.segmentation import slic_feature_mask
 
@@ -76,7 +76,7 @@ class SpeechToTextAttribution(Attribution):
                 "make it with captum_spes.models.load_model, as in SPES(load_model('whisper-tiny.en'))."
             )
         methods.check_score(attr_method, score)
-        if isinstance(attr_method, methods.HOOKED):
+        if methods.is_hooked(attr_method):
             methods.check_hooks(attr_method, model)
         super().__init__(model)
         self.model: SpeechToTextModel = model
@@ -264,7 +264,7 @@ class SpeechToTextAttribution(Attribution):
 
     def _default_mask(self) -> Callable[[Tensor], Tensor] | None:
         patches = self.defaults.patches_per_second
-        if patches is None:
+        if patches is None or not methods.uses_patches(self.attr_method):
             return None
         return partial(slic_feature_mask, patches_per_second=patches, frames_per_second=self.model.frames_per_second)
 
@@ -436,13 +436,13 @@ class _Run:
         if isinstance(method, methods.ALL_TOKENS):
             return rewrapped(method, score).attribute(inputs, **arguments, **self._own_arguments(stage))
         n_rows = len(self.prediction.rows)
-        if isinstance(method, methods.HOOKED):
-            attr = attribute_hooked(method, self.model, score, inputs, arguments, n_rows)
-            self._count(stage, backward=n_rows)
-            return attr, None
         if "perturbations_per_eval" in methods.accepted(method):
             arguments = {"perturbations_per_eval": self.perturbations_per_eval, **arguments}
-        passes = SharedPasses(score, n_rows, self.perturbations_per_eval)
+        passes: HookedPasses | SharedPasses
+        if methods.is_hooked(method):
+            passes = HookedPasses(self.model, score, n_rows, self.perturbations_per_eval)
+        else:
+            passes = SharedPasses(score, n_rows, self.perturbations_per_eval)
         total = passes.count(method, inputs, arguments, self.seed) if self.show_progress or self.callback else 0
         desc = f"{methods.title(method)} attribution"
         with progress(desc=desc, total=total) if self.show_progress else NullProgress() as bar:

@@ -1,17 +1,25 @@
 """The command line as a stranger uses it."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from inspect import signature
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from captum_spes import SpeechToTextExplanation
 from captum_spes.__main__ import main
+from captum_spes.comparison import Comparison, markdown_table
+from captum_spes.methods import accepted
+from captum_spes.metrics import rank_correlation
+from captum_spes.named_methods import METHODS, describe_methods
 
 PICTURES = {"spectrogram", "segmentation", "sentence", "words", "tokens", "previous_tokens"}
 
@@ -87,10 +95,109 @@ def test_presets(run, tiny_folder, recording, tmp_path):
 
 
 def test_the_paper_preset_is_the_papers():
-    from captum_spes.cli import BUDGETS, Preset
+    from captum_spes.cli import WINDOWS, Preset
+    from captum_spes.named_methods import METHODS
 
-    budget = BUDGETS[Preset.paper]
-    assert (budget.n_samples, budget.n_token_samples, budget.context) == (20_000, 2_000, "full")
+    assert WINDOWS[Preset.paper] == ("full", torch.float32)
+    assert METHODS["spes"].arguments_of(None, "paper") == {}  # SPES's own, which are the paper's
+
+
+def test_another_method_and_a_contrast(run, tiny_folder, recording, tmp_path):
+    common = ["explain", recording, "--model", tiny_folder, "--target", "so what"]
+    code, out, err = run(*common, "--method", "saliency", "-o", "saliency")
+    assert code == 0, err
+    explanation = SpeechToTextExplanation.load(tmp_path / "saliency" / "explanation.safetensors")
+    assert explanation.metadata["method"] == "Saliency" and "eliability" not in out
+    written = {path.stem for path in (tmp_path / "saliency").iterdir()}
+    assert written == PICTURES - {"segmentation"} | {"explanation"}  # it has no patches
+    code, out, err = run(*common, "--word", "what", "--foil", "was", "-o", "contrast")
+    assert code == 0, err
+    explanation = SpeechToTextExplanation.load(tmp_path / "contrast" / "explanation.safetensors")
+    assert explanation.tokens == ["what (not was)"] and explanation.metadata["score"] == "ContrastiveProbability"
+
+
+def test_compare(run, tiny_folder, recording, tmp_path):
+    names = ["spes", "integrated_gradients", "integrated_gradients_abs", "deep_lift", "occlusion"]
+    code, out, err = run(
+        "compare", recording, "--model", tiny_folder, "--target", "so what", "--methods", ",".join(names), "-o", "out"
+    )
+    assert code == 0, err
+    assert "Left out: DeepLift hooks" in err
+    names.remove("deep_lift")
+    folder = tmp_path / "out"
+    files = {"comparison.json", "comparison.md", "words.png", "sentence.png", *(f"{n}.safetensors" for n in names)}
+    assert {path.name for path in folder.iterdir()} == files
+    assert all(str((folder / name).relative_to(tmp_path)) in out for name in files)
+    results = json.loads((folder / "comparison.json").read_text())
+    assert list(results["methods"]) == names
+    signed, absolute = (SpeechToTextExplanation.load(folder / f"{name}.safetensors") for name in names[1:3])
+    assert torch.equal(signed.spectrogram_attr.abs(), absolute.spectrogram_attr)
+    assert absolute.metadata["method"] == "|Integrated Gradients|"
+    entry = results["methods"]["integrated_gradients"]
+    assert entry["passes"]["spectrogram"] == {"forward": 10, "backward": 20}
+    correlation = torch.tensor(results["rank_correlation"])
+    assert correlation.diag().eq(1).all() and torch.equal(correlation, correlation.T)
+    assert correlation[1, 2] == pytest.approx(
+        float(rank_correlation(signed.spectrogram_attr, absolute.spectrogram_attr).mean())
+    )
+    report = (folder / "comparison.md").read_text()
+    assert all(f"| {name} |" in report for name in names) and f"{entry['infidelity']:.3g}" in report
+
+
+def test_compare_keeps_what_is_done_at_ctrl_c(run, tiny_folder, recording, tmp_path, monkeypatch):
+    original = Comparison.run
+
+    def stop_at_the_second(self, name, callback):
+        if name == "saliency":
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, name, callback)
+
+    monkeypatch.setattr(Comparison, "run", stop_at_the_second)
+    code, _, err = run(
+        "compare", recording, "--model", tiny_folder, "--target", "so", "-o", "out",
+        "--methods", "feature_ablation,saliency,spes",
+    )  # fmt: skip
+    assert code == 130 and "Stopped in saliency; the methods before it are kept." in err
+    assert (tmp_path / "out" / "feature_ablation.safetensors").is_file()
+    assert list(json.loads((tmp_path / "out" / "comparison.json").read_text())["methods"]) == ["feature_ablation"]
+
+
+def test_the_list_of_methods_is_that_of_the_documentation(run):
+    code, out, _ = run("compare", "--list")
+    assert code == 0
+    document = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
+    assert "\n".join(markdown_table(describe_methods())) in document
+    for name in METHODS:
+        assert f" {name} " in out
+
+
+def test_every_named_method_can_be_made(tiny_model):
+    for name, method in METHODS.items():
+        if name == "deep_lift":
+            continue
+        attribution = method.wrap(tiny_model)
+        for preset in ("fast", "paper"):
+            arguments = method.arguments_of(tiny_model, preset)
+            known = set(signature(attribution.attribute).parameters) | accepted(attribution.attr_method).keys()
+            assert arguments.keys() <= known, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["compare", "--methods", "spes,magic"], "there is no method 'magic': give one of spes,"),
+        (["compare", "--methods", ", "], "--methods is empty"),
+        (["explain", "--method", "saliency", "--n-samples", "5"], "saliency takes no samples"),
+        (["explain", "--word", "what"], "--word and --foil belong together"),
+        (["explain", "--word", "when", "--foil", "was"], "the word 'when' is not in the text"),
+        (["explain", "--method", "deep_lift"], "take IntegratedGradients"),
+        (["compare", "--methods", "deep_lift"], "no method could be run"),
+    ],
+)
+def test_wrong_methods_get_one_clear_sentence(run, tiny_folder, recording, arguments, words):
+    code, _, err = run(*arguments, recording, "--model", tiny_folder, "--target", "so what")
+    assert code == 2
+    assert words in err and "Traceback" not in err
 
 
 def test_ctrl_c_before_there_is_anything(tiny_folder, recording, tmp_path):
@@ -102,7 +209,7 @@ def test_ctrl_c_before_there_is_anything(tiny_folder, recording, tmp_path):
         capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert process.returncode == 130
-    assert process.stderr == "Error: interrupted: nothing was saved.\n"
+    assert process.stderr == "Error: interrupted: what is not written yet is lost.\n"
 
 
 def test_ctrl_c_saves_what_is_done(tiny_folder, recording, tmp_path):
@@ -149,7 +256,7 @@ def text(folder):
         (lambda d: [d / "recording.wav", "--target", "so \udcff"], "cannot encode the target"),
         (lambda d: [d / "recording.wav", "--device", "meta"], "the device 'meta' cannot be used here"),
         (lambda d: [d / "recording.wav", "--model", "no/such-model"], "the model 'no/such-model' cannot be loaded"),
-        (lambda d: [d / "recording.wav", "--method", "magic"], "Invalid value for '--method'"),
+        (lambda d: [d / "recording.wav", "--method", "magic"], "there is no method 'magic': give one of spes,"),
         (lambda d: [d / "recording.wav", "--device", "quantum"], "the device 'quantum' cannot be used here"),
         (lambda d: [d / "recording.wav", "--target", "  "], "the target text is empty"),
         (lambda d: [d / "recording.wav", "--context", "soon"], "--context must be full, auto or a number"),

@@ -18,6 +18,8 @@ ROOMS = [
     {"explanation", "methods"},
     {"passes", "prediction"},
     {"speech_to_text"},
+    {"named_methods", "metrics"},
+    {"comparison"},
     {"cli"},
     {"__main__"},
 ]

@@ -5,6 +5,9 @@ import warnings
 from pathlib import Path
 
 import pytest
+import soundfile
+
+from captum_spes import SPES, SpeechToTextAttribution
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -18,8 +21,22 @@ def shapes(block):
     return re.findall(r"^(\S.*?\.shape) +# (?:torch\.Size\()?[\[(]([\d, ]+)", block, flags=re.MULTILINE)
 
 
+def test_other_methods(tiny_model, audio, tmp_path):
+    """The words of the README's recording, said to a tiny model."""
+    soundfile.write(tmp_path / "speech.wav", audio, 16000)
+    found = [block for block in blocks() if "IntegratedGradients(model)" in block or "contrast=" in block]
+    assert len(found) == 2
+    names = {"model": tiny_model, "SPES": SPES, "SpeechToTextAttribution": SpeechToTextAttribution}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the maps are noisy")
+        for block in found:
+            speech = f"{str(tmp_path / 'speech.wav')!r}, 'so what was the next step?'"
+            exec(block.replace('"speech.wav"', speech).replace('"stop")', '"was"), n_samples=9'), names)
+    assert names["explanation"].tokens == ["step (not was)"]
+
+
 def test_the_swap():
-    block = blocks()[1]
+    block = next(block for block in blocks() if "FeatureAblation(model)" in block)
     names = {}
     exec(block, names)
     assert len(shapes(block)) == 2

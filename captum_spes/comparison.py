@@ -1,0 +1,284 @@
+"""Methods head to head on one utterance: maps, time, passes, infidelity, and how far their rankings agree."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.metrics import additive_attributions, infidelity, rank_correlation
+from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.named_methods import NamedMethod, Preset, find_method
+from captum_spes.visualization import percentile_ranks, plot_comparison
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# The quick ones of every kind; together they take some minutes on 2 cores.
+DEFAULT_METHODS = (
+    "spes",
+    "feature_wise",
+    "bubble_noise",
+    "feature_ablation",
+    "occlusion",
+    "kernel_shap",
+    "integrated_gradients",
+    "integrated_gradients_abs",
+    "gradient_shap",
+    "saliency",
+)
+# random sets of hidden patches for the infidelity
+PERTURBATIONS: dict[Preset, int] = {"fast": 64, "paper": 500}
+UNIFORM = "(uniform)"
+# what of each map is coloured: the bins that deletion removes first
+TOP_RANKS = (75.0, 100.0)
+RANK_LABEL = "percentile rank of the bin in its map (%)"
+
+
+class Comparison:
+    """Explanations of the same tokens by several methods.
+
+    Args:
+        model: the model.
+        utterance: what it hears, and
+        tokens: what it writes, both from :meth:`SpeechToTextAttribution.prepare`.
+        preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones.
+        seed: of all that is random.
+        perturbations_per_eval: perturbations in a batch.
+
+    Attributes:
+        explanations: of each method that was run, by its name.
+        seconds: that each took; a method's absolute variant takes what the method took.
+
+    Example::
+
+        >>> from captum_spes import SPES, SpeechToTextAttribution
+        >>> from captum_spes.comparison import Comparison
+        >>> from captum_spes.models import load_model
+        >>> model = load_model("whisper-tiny.en")  # doctest: +SKIP
+        >>> prepared = SpeechToTextAttribution(SPES(model)).prepare("speech.wav", context="auto")  # doctest: +SKIP
+        >>> comparison = Comparison(model, *prepared)  # doctest: +SKIP
+        >>> for name in ("spes", "integrated_gradients"):  # doctest: +SKIP
+        ...     comparison.run(name)
+        >>> comparison.plot_words().savefig("words.png")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: SpeechToTextModel,
+        utterance: Utterance,
+        tokens: Tokens,
+        preset: Preset = "fast",
+        seed: int = 0,
+        perturbations_per_eval: int = 16,
+    ) -> None:
+        self.model = model
+        self.utterance = utterance
+        self.tokens = tokens
+        self.preset: Preset = preset
+        self.seed = seed
+        self.perturbations_per_eval = perturbations_per_eval
+        self.explanations: dict[str, SpeechToTextExplanation] = {}
+        self.seconds: dict[str, float] = {}
+        self._infidelity: dict[str, float | None] = {}
+
+    def run(self, name: str, callback: Callable[[str, int, int], Any] | None = None) -> SpeechToTextExplanation:
+        """Explains the tokens by a method of :data:`~captum_spes.named_methods.METHODS`.
+
+        Args:
+            name: of the method.
+            callback: called after every batch as ``callback(stage, done, total)``.
+
+        Raises:
+            ValueError: no such method, or one that cannot explain this model.
+        """
+        method = find_method(name)
+        signed = name.removesuffix("_abs")
+        if method.absolute and signed in self.explanations:
+            self.explanations[name] = method.finish(self.explanations[signed])
+            self.seconds[name] = self.seconds[signed]
+            return self.explanations[name]
+        start = time.perf_counter()
+        self.explanations[name] = method.finish(self._attribute(method, callback))
+        self.seconds[name] = time.perf_counter() - start
+        return self.explanations[name]
+
+    def _attribute(
+        self, method: NamedMethod, callback: Callable[[str, int, int], Any] | None
+    ) -> SpeechToTextExplanation:
+        try:
+            attribution = method.wrap(self.model)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        return attribution.attribute(
+            self.utterance,
+            self.tokens,
+            **method.arguments_of(self.model, self.preset),
+            perturbations_per_eval=self.perturbations_per_eval,
+            seed=self.seed,
+            callback=callback,
+        )
+
+    # Numbers
+
+    def infidelity(self) -> dict[str, float | None]:
+        """Each method's :func:`~captum_spes.metrics.infidelity`, the mean over the tokens; smaller is better.
+
+        ``"(uniform)"`` is that of the control to beat, a map that is the same everywhere. None where spectrogram and
+        tokens were perturbed jointly.
+        """
+        if self._infidelity.keys() != {*self.explanations, UNIFORM}:
+            # the offset of a map of both inputs cannot be found
+            found = {name: e for name, e in self.explanations.items() if not e.metadata["joint"]}
+            first = next(iter(self.explanations.values()))
+            maps = [additive_attributions(explanation) for explanation in found.values()]
+            values = infidelity(
+                self.model,
+                first,
+                attributions=torch.stack([*maps, torch.ones_like(first.spectrogram_attr).double()]),
+                n_perturb_samples=PERTURBATIONS[self.preset],
+                perturbations_per_eval=self.perturbations_per_eval,
+                seed=self.seed,
+            )
+            measured = dict(zip([*found, UNIFORM], values.mean(1).tolist()))
+            self._infidelity = {name: measured.get(name) for name in (*self.explanations, UNIFORM)}
+        return self._infidelity
+
+    def rank_correlation(self) -> Tensor:
+        """Spearman's correlation between the methods' maps, the mean over the tokens: (M, M)."""
+        maps = [explanation.spectrogram_attr for explanation in self.explanations.values()]
+        correlation = torch.eye(len(maps))
+        for row in range(len(maps)):
+            for column in range(row):
+                value = rank_correlation(maps[row], maps[column]).mean()
+                correlation[row, column] = correlation[column, row] = value
+        return correlation
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, as JSON holds them."""
+        explanations = self.explanations.values()
+        infidelities = self.infidelity()
+        return {
+            "text": next(iter(explanations)).text,
+            "preset": self.preset,
+            "seed": self.seed,
+            "methods": {
+                name: {
+                    "method": explanation.metadata["method"],
+                    "score": explanation.metadata["score"],
+                    "seconds": round(self.seconds[name], 2),
+                    "passes": explanation.metadata["passes"],
+                    "infidelity": infidelities[name],
+                    "reliability": None if explanation.reliability is None else float(explanation.reliability.mean()),
+                }
+                for name, explanation in self.explanations.items()
+            },
+            "infidelity_of_a_uniform_map": infidelities[UNIFORM],
+            "rank_correlation": self.rank_correlation().tolist(),
+        }
+
+    # Tables
+
+    def table(self) -> list[tuple[str, ...]]:
+        """One row a method, the header first: what it took, and how good it is."""
+        rows: list[tuple[str, ...]] = [
+            ("method", "score", "seconds", "forwards", "backwards", "infidelity", "reliability")
+        ]
+        results = self.to_dict()
+        for name, entry in results["methods"].items():
+            totals = (str(sum(stage[way] for stage in entry["passes"].values())) for way in ("forward", "backward"))
+            numbers = (_rounded(entry["infidelity"], ".3g"), _rounded(entry["reliability"], ".2f"))
+            rows.append((name, entry["score"], f"{entry['seconds']:.1f}", *totals, *numbers))
+        rows.append((UNIFORM, "", "", "", "", _rounded(results["infidelity_of_a_uniform_map"], ".3g"), ""))
+        return rows
+
+    def rank_table(self) -> list[tuple[str, ...]]:
+        """The correlation of every two methods' rankings, the header first."""
+        rows: list[tuple[str, ...]] = [
+            ("rank correlation", *(str(number) for number in range(1, len(self.explanations) + 1)))
+        ]
+        for number, (name, values) in enumerate(zip(self.explanations, self.rank_correlation().tolist()), 1):
+            rows.append((f"{number} {name}", *(f"{value:.2f}".replace("-", "−") for value in values)))
+        return rows
+
+    # Pictures
+
+    def plot_words(self) -> Figure:
+        """One row a method, one column a word: the quarter of the bins with the highest ranks in each map.
+
+        Ranks, because the values of different methods are spread too differently for one scale.
+        """
+        words = [explanation.words() for explanation in self.explanations.values()]
+        return self._plot([explanation.spectrogram_attr for explanation in words], words[0].tokens)
+
+    def plot_sentence(self) -> Figure:
+        """One row a method: the map of the whole text, in ranks as in :meth:`plot_words`."""
+        sentences = [explanation.sentence() for explanation in self.explanations.values()]
+        return self._plot([explanation.spectrogram_attr for explanation in sentences], sentences[0].tokens)
+
+    def _plot(self, maps: list[Tensor], titles: list[str]) -> Figure:
+        first = next(iter(self.explanations.values()))
+        return plot_comparison(
+            percentile_ranks(torch.stack(maps)),
+            first.spectrogram,
+            first.frames_per_second,
+            first.mel_frequencies,
+            methods=[_title(name, explanation) for name, explanation in self.explanations.items()],
+            titles=titles,
+            value_label=RANK_LABEL,
+            value_range=TOP_RANKS,
+        )
+
+    # Files
+
+    def save(self, folder: Path) -> list[Path]:
+        """Writes comparison.json, comparison.md and the figures into a folder; the explanations are not among them."""
+        paths = [folder / name for name in ("comparison.json", "comparison.md", "words.png", "sentence.png")]
+        paths[0].write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        paths[1].write_text(self._markdown(), encoding="utf-8")
+        self.plot_words().savefig(paths[2], dpi=150)
+        self.plot_sentence().savefig(paths[3], dpi=150)
+        return paths
+
+    def _markdown(self) -> str:
+        entry = self.to_dict()
+        return "\n".join(
+            [
+                f"# {entry['text']}",
+                "",
+                f"Budgets: {entry['preset']}; seed {entry['seed']}. Forwards and backwards count inputs that pass "
+                "through the model, for the spectrogram and for the previous tokens. Infidelity (smaller is better) is "
+                "normalised; (uniform) is a map that is the same everywhere, the control to beat. Reliability is the "
+                "correlation of two halves of the samples, of methods that tell it.",
+                "",
+                *markdown_table(self.table()),
+                "",
+                "Spearman's correlation between the maps of the same token, the mean over the tokens:",
+                "",
+                *markdown_table(self.rank_table()),
+                "",
+            ]
+        )
+
+
+def _rounded(value: float | None, digits: str) -> str:
+    return "" if value is None else format(value, digits)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, the header first."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+def _title(name: str, explanation: SpeechToTextExplanation) -> str:
+    """What stands beside a method's maps: the method, and the variant's name where the method has others."""
+    method = explanation.metadata["method"]
+    plain = name.removesuffix("_abs").replace("_", "") == method.strip("|").replace(" ", "").lower()
+    return method if plain else name.replace("_", " ")

@@ -1,0 +1,239 @@
+"""Whether maps change where they should, with the model, and stay where they should, under a little noise."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from inspect import signature
+from typing import Any
+
+import captum.metrics
+import torch
+from captum.attr import Attribution
+from torch import Tensor, nn
+
+import captum_spes.methods as methods
+from captum_spes.audio import AudioLike
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.metrics._additive import without_offset
+from captum_spes.metrics._checks import check_positive
+from captum_spes.metrics._ranks import rank_correlation
+from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.speech_to_text import SpeechToTextAttribution
+
+PREPARATION = signature(SpeechToTextAttribution.prepare).parameters.keys() - {"self", "inputs", "target"}
+
+
+def sensitivity_max(
+    attribution: SpeechToTextAttribution,
+    utterance: Utterance,
+    tokens: Tokens,
+    *,
+    perturb_radius: float = 0.02,
+    n_perturb_samples: int = 10,
+    seed: int = 0,
+    **arguments: Any,
+) -> Tensor:
+    r"""How much a token's map changes at most when a little noise is added to the spectrogram; smaller is better.
+
+    ``captum.metrics.sensitivity_max`` (Yeh et al., 2019, "On the (In)fidelity and Sensitivity of Explanations"): of
+    some spectrograms x' = x + noise, uniform in ± r, the largest
+
+    .. math::
+        \frac{\lVert \Phi(x') - \Phi(x) \rVert}{\lVert \Phi(x) \rVert}
+
+    in the Frobenius norm, for the same tokens. The offset that SPES and Bubble Noise leave in every bin is
+    taken off Φ first (see :func:`additive_attributions`): it would make any map look stable.
+
+    All that ``attribute`` does is done again for x': its baseline, and the SLIC patches unless ``feature_mask`` is a
+    tensor, which keeps them. The random numbers of the method are the same for all x', but a method that draws
+    few of them has noisy maps, and their noise counts too.
+
+    It costs ``n_perturb_samples`` + 1 explanations. Of SPES and Bubble Noise the maps of the previous tokens, which are
+    not looked at, are made of 1 sample unless ``n_token_samples`` says otherwise.
+
+    Args:
+        attribution: the method, wrapped for the model.
+        utterance: what the model hears, from :meth:`SpeechToTextAttribution.prepare`.
+        tokens: what it writes, from there too.
+        perturb_radius: r as a share of the spectrogram's range (largest minus smallest value). Captum's default for
+            inputs between 0 and 1.
+        n_perturb_samples: number of noisy spectrograms.
+        seed: of the noise, and of the method's own random numbers.
+        **arguments: of :meth:`SpeechToTextAttribution.attribute`, such as ``n_samples``.
+
+    Returns:
+        Tensor: float32 (K,), 0 for a map that stays as it is; (1,) for a ``contrast``.
+
+    Raises:
+        ValueError: a radius or number of samples that is not positive, or what ``attribute`` refuses.
+        TypeError: an argument that the method does not take.
+
+    Example::
+
+        >>> from captum.attr import IntegratedGradients
+        >>> from captum_spes import SpeechToTextAttribution
+        >>> from captum_spes.metrics import sensitivity_max
+        >>> from captum_spes.models import load_model
+        >>> model = load_model("whisper-tiny.en")  # doctest: +SKIP
+        >>> attribution = SpeechToTextAttribution(IntegratedGradients(model))  # doctest: +SKIP
+        >>> sensitivity_max(attribution, *attribution.prepare("speech.wav"), n_perturb_samples=3)  # doctest: +SKIP
+        tensor([0.21, 0.34])
+    """
+    check_positive(n_perturb_samples=n_perturb_samples)
+    if not perturb_radius > 0:
+        raise ValueError(f"perturb_radius must be positive, a share of the spectrogram's range, not {perturb_radius}.")
+    if isinstance(attribution.attr_method, methods.ALL_TOKENS):
+        arguments = {"n_token_samples": 1, **arguments}
+    n_rows = 1 if arguments.get("contrast") else len(tokens.target)
+    generator = torch.Generator().manual_seed(seed)
+
+    def perturb(rows: Tensor, radius: float) -> Tensor:
+        """The same noise for the rows of all tokens."""
+        noise = 2 * torch.rand(rows.shape[1:], generator=generator).to(rows) - 1
+        return rows + radius * (rows.max() - rows.min()) * noise
+
+    @torch.enable_grad()  # Captum's metric turns them off
+    def explain(rows: Tensor | tuple[Tensor]) -> tuple[Tensor]:
+        """The maps of all tokens; Captum gives a tuple at first, then a tensor."""
+        spectrogram = rows[0] if isinstance(rows, tuple) else rows
+        heard = replace(utterance, spectrogram=spectrogram[:1])
+        return (without_offset(attribution.attribute(heard, tokens, seed=seed, **arguments)),)
+
+    rows = utterance.spectrogram.expand(n_rows, -1, -1)
+    # one noisy spectrogram at a time, in a row for each token
+    return captum.metrics.sensitivity_max(
+        explain, rows, perturb, perturb_radius, n_perturb_samples, max_examples_per_batch=n_rows
+    ).float()
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterRandomization:
+    """How alike the maps of a model are to those of its randomised copies. K tokens, R copies.
+
+    Attributes:
+        blocks: what was randomised last in each copy, (R,); each copy keeps the random blocks of those before.
+        correlations: rank correlation between the maps, (R, K).
+        absolute_correlations: that of the maps' absolute values, (R, K), for methods whose signs flip easily.
+        original: the explanation by the model itself.
+        randomized: those by the copies, (R,).
+    """
+
+    blocks: list[str]
+    correlations: Tensor
+    absolute_correlations: Tensor
+    original: SpeechToTextExplanation
+    randomized: list[SpeechToTextExplanation]
+
+
+def parameter_randomization(
+    model: SpeechToTextModel,
+    method: Callable[[Any], Attribution],
+    inputs: AudioLike | Utterance,
+    target: Any = None,
+    *,
+    cascade: bool = False,
+    seed: int = 0,
+    **arguments: Any,
+) -> ParameterRandomization:
+    """Whether a method's maps show the model at all: those of a model with random weights must look different.
+
+    The model parameter randomisation test (Adebayo et al., 2018, "Sanity Checks for Saliency Maps"). A copy of the
+    model gets random weights and explains the same tokens of the same utterance; a method whose maps still
+    correlate shows the sound rather than what the model makes of it. (A correlation of 0 is not to be expected of a
+    method that multiplies by the input, or of a model that reacts to louder bins whatever its weights are.)
+
+    A randomised parameter has its own values in a random order: mean, deviation and norm of every tensor stay, so that
+    activations keep their scale, and all that was learned is gone. Buffers stay. With ``cascade`` the blocks of the
+    model are randomised one after the other, from the output to the input, and the maps of each step are compared.
+    A block is a numbered layer or another module that holds parameters itself, in the reverse of the
+    order in which the model registers them: for Whisper the decoder from its last normalisation and layers down to the
+    token embeddings (which are its output matrix too), then the encoder from top to bottom.
+
+    It costs two explanations, with ``cascade`` one more than there are blocks (17 for Whisper tiny), and the memory of
+    a second model.
+
+    Args:
+        model: the model, which is left as it is. Every ``torch.nn.Module`` among its attributes is randomised in the
+            copy, or the model itself where it is one.
+        method: makes the attribution method of a model: ``SPES``, ``lambda m: NoiseTunnel(Saliency(m))``.
+        inputs: audio or utterance, as for :meth:`SpeechToTextAttribution.attribute`.
+        target: the text to explain. Default: what the model writes; the copies explain the same.
+        cascade: whether to randomise block after block rather than all at once.
+        seed: of the order of the weights, and of the method's own random numbers.
+        **arguments: of :meth:`SpeechToTextAttribution.attribute`, such as ``n_samples`` or ``context``.
+
+    Returns:
+        ParameterRandomization: correlations of the spectrogram maps; with ``cascade`` a row a block, else one row.
+
+    Raises:
+        ValueError: a model that holds no modules with parameters, or what ``attribute`` refuses.
+        TypeError: a method or an argument that ``attribute`` refuses.
+
+    Example::
+
+        >>> from captum_spes import SPES
+        >>> from captum_spes.metrics import parameter_randomization
+        >>> from captum_spes.models import load_model
+        >>> model = load_model("whisper-tiny.en")  # doctest: +SKIP
+        >>> parameter_randomization(model, SPES, "speech.wav", n_samples=1000).correlations.mean()  # doctest: +SKIP
+        tensor(0.1)
+    """
+    preparation = {name: arguments.pop(name) for name in PREPARATION & arguments.keys()}
+    attribution = SpeechToTextAttribution(method(model))
+    utterance, tokens = attribution.prepare(inputs, target, **preparation)
+    original = attribution.attribute(utterance, tokens, seed=seed, **arguments)
+    other = copy.deepcopy(model)
+    blocks, randomized = [], []
+    steps = _randomize(other, seed)
+    for name in steps if cascade else [f"all {len(list(steps))} blocks"]:
+        blocks.append(name)
+        with warnings.catch_warnings():
+            # that such maps are noisy or constant is no news
+            warnings.filterwarnings("ignore", "the maps (are noisy|of .* are the same everywhere)")
+            attribution = SpeechToTextAttribution(method(other))
+            randomized.append(attribution.attribute(utterance, tokens, seed=seed, **arguments))
+    maps = [explanation.spectrogram_attr for explanation in randomized]
+    return ParameterRandomization(
+        blocks,
+        torch.stack([rank_correlation(original.spectrogram_attr, attr) for attr in maps]),
+        torch.stack([rank_correlation(original.spectrogram_attr.abs(), attr.abs()) for attr in maps]),
+        original,
+        randomized,
+    )
+
+
+@torch.no_grad()
+def _shuffle(parameter: Tensor, generator: torch.Generator) -> None:
+    """Puts the values of a parameter into a random order."""
+    order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+    parameter.copy_(parameter.flatten()[order].view_as(parameter))
+
+
+def _randomize(model: SpeechToTextModel, seed: int) -> Iterator[str]:
+    """Randomises a model block after block, from the last on, and yields the name of each when it is done."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameters in reversed(_blocks(model).items()):
+        for parameter in parameters:
+            _shuffle(parameter, generator)
+        yield name
+
+
+def _blocks(model: SpeechToTextModel) -> dict[str, list[nn.Parameter]]:
+    """The parameters of a model's numbered layers and other modules, in the order in which they are registered."""
+    modules = {"": model} if isinstance(model, nn.Module) else vars(model)
+    names: dict[nn.Parameter, str] = {}  # one for each, also of those that several modules share
+    for attribute, module in modules.items():
+        if isinstance(module, nn.Module):
+            for name, parameter in module.named_parameters(prefix=attribute):
+                names.setdefault(parameter, name)
+    if not names:
+        raise ValueError(f"{model.name} holds no torch.nn.Module with parameters: there is nothing to randomise.")
+    blocks: dict[str, list[nn.Parameter]] = {}
+    for parameter, name in names.items():
+        path = name.split(".")[:-1]
+        number = next((n for n, part in enumerate(path) if part.isdigit()), len(path))
+        blocks.setdefault(".".join(path[: number + 1]) or name, []).append(parameter)
+    return blocks

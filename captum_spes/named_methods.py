@@ -1,0 +1,203 @@
+"""Attribution methods by name, each with a quick and a full budget: what the command line and the tables run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+from captum.attr import (
+    Attribution,
+    DeepLift,
+    FeatureAblation,
+    GradientShap,
+    InputXGradient,
+    IntegratedGradients,
+    KernelShap,
+    Lime,
+    NoiseTunnel,
+    Occlusion,
+    Saliency,
+    ShapleyValueSampling,
+)
+from torch import Tensor
+
+from captum_spes.attr import SPES, BubbleNoise
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.forward_func import TokenProbability
+from captum_spes.methods import DEFAULTS, Score
+from captum_spes.models.protocol import SpeechToTextModel
+from captum_spes.segmentation import grid_feature_mask, slic_feature_mask
+from captum_spes.speech_to_text import SpeechToTextAttribution
+
+Preset = Literal["fast", "paper"]
+# a mask of a spectrogram, for a number of frames a second
+MaskMaker = Callable[[float], Callable[[Tensor], Tensor]]
+
+
+@dataclass(frozen=True)
+class NamedMethod:
+    """A method, and how much is spent on it.
+
+    Attributes:
+        make: makes the method from a model.
+        summary: what it does, in words.
+        score: its forward function; None for the method's default.
+        feature_mask: its patches with the paper's budget; None for the method's default.
+        arguments: further arguments of :meth:`SpeechToTextAttribution.attribute`.
+        fast_feature_mask: its patches with the fast budget, where they are others.
+        fast: arguments that replace those with the fast budget.
+        absolute: whether the values of the maps lose their sign.
+        features: what it attributes to with the paper's budget, in words; None as for the method's class.
+        cost: what it passes through the model for the spectrogram, in words; None as for the method's class.
+    """
+
+    make: Callable[[Any], Attribution]
+    summary: str
+    score: Score | None = None
+    feature_mask: MaskMaker | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    fast_feature_mask: MaskMaker | None = None
+    fast: Mapping[str, Any] = field(default_factory=dict)
+    absolute: bool = False
+    features: str | None = None
+    cost: str | None = None
+
+    def wrap(self, model: SpeechToTextModel) -> SpeechToTextAttribution:
+        """The method, ready to explain what a model writes.
+
+        Raises:
+            TypeError: it cannot explain this model.
+        """
+        return SpeechToTextAttribution(self.make(model), self.score)
+
+    def arguments_of(self, model: SpeechToTextModel, preset: Preset) -> dict[str, Any]:
+        """The arguments of :meth:`SpeechToTextAttribution.attribute` for a budget."""
+        mask = self.fast_feature_mask if preset == "fast" and self.fast_feature_mask else self.feature_mask
+        masks = {} if mask is None else {"feature_mask": mask(model.frames_per_second)}
+        return {**masks, **self.arguments, **(self.fast if preset == "fast" else {})}
+
+    def finish(self, explanation: SpeechToTextExplanation) -> SpeechToTextExplanation:
+        """What is done to an explanation in the end."""
+        if not self.absolute:
+            return explanation
+        metadata = {**explanation.metadata, "method": f"|{explanation.metadata['method']}|"}
+        return replace(
+            explanation,
+            spectrogram_attr=explanation.spectrogram_attr.abs(),
+            token_attr=explanation.token_attr.abs(),
+            metadata=metadata,
+        )
+
+
+def _slic(**arguments: Any) -> MaskMaker:
+    return lambda frames_per_second: partial(slic_feature_mask, frames_per_second=frames_per_second, **arguments)
+
+
+def _bins(frames_per_second: float) -> Callable[[Tensor], Tensor]:
+    return partial(grid_feature_mask, patch_size=(1, 1))
+
+
+# under a minute on 2 cores: few, large patches, which such a budget can tell apart
+_FAST_SAMPLES = {"n_samples": 144, "n_token_samples": 512}
+_FAST_PATCHES = _slic(patches_per_second=(20, 40, 60))
+_SPES = NamedMethod(
+    SPES,
+    "SPES: the paper's method",
+    fast_feature_mask=_FAST_PATCHES,
+    fast=_FAST_SAMPLES,
+)
+_INTEGRATED_GRADIENTS = NamedMethod(
+    IntegratedGradients, "gradients along the way from the baseline", fast={"n_steps": 10}
+)
+_GRADIENT_SHAP = NamedMethod(
+    GradientShap, "gradients at noisy points on the way from the baseline", fast={"n_samples": 8}
+)
+_INPUT_X_GRADIENT = NamedMethod(InputXGradient, "gradient times input")
+
+METHODS: dict[str, NamedMethod] = {
+    "spes": _SPES,
+    "spes_single_granularity": replace(
+        _SPES,
+        summary="SPES with one granularity (Table 1: – multi-scale)",
+        feature_mask=_slic(patches_per_second=500),
+        fast_feature_mask=_slic(patches_per_second=40),
+        features="500 patches a second",
+    ),
+    "spes_grid": replace(
+        _SPES,
+        summary="SPES with the cells of a grid (Table 1: – clustering)",
+        feature_mask=_slic(sigma=10),
+        fast_feature_mask=_slic(patches_per_second=(20, 40, 60), sigma=10),
+        features="400, 500 and 600 cells a second",
+    ),
+    "spes_fixed_patches": replace(
+        _SPES,
+        summary="SPES with as many patches however long the audio (Table 1: – duration adaptation)",
+        feature_mask=_slic(n_patches=(2_000, 2_500, 3_000)),
+        fast_feature_mask=_slic(n_patches=(100, 125, 150)),
+        features="2,000, 2,500 and 3,000 patches",
+    ),
+    "spes_probability": replace(
+        _SPES, summary="SPES with the token's probability for a score (Table 1: – KL)", score=TokenProbability
+    ),
+    "spes_joint": replace(
+        _SPES,
+        summary="SPES on spectrogram and previous tokens at once (Table 4)",
+        arguments={"joint": True},
+        fast={"n_samples": 144},
+    ),
+    "feature_wise": NamedMethod(
+        SPES,
+        "the paper's baseline: SPES on single bins and single values of embeddings (§6)",
+        feature_mask=_bins,
+        arguments={"perturbation_prob": 0.7, "token_perturbation_prob": 0.1, "token_values": True},
+        fast=_FAST_SAMPLES,
+        features="bins; values of embeddings",
+    ),
+    "bubble_noise": NamedMethod(BubbleNoise, "the paper's baseline: noise with bubbles (§6)", fast=_FAST_SAMPLES),
+    "feature_ablation": NamedMethod(FeatureAblation, "hides one patch at a time"),
+    "occlusion": NamedMethod(Occlusion, "hides what a sliding window covers"),
+    "shapley_value_sampling": NamedMethod(
+        ShapleyValueSampling, "hides patch after patch in random orders", fast={"n_samples": 3, "n_token_samples": 10}
+    ),
+    "kernel_shap": NamedMethod(KernelShap, "Shapley values by a weighted regression on hidden patches"),
+    "lime": NamedMethod(Lime, "a sparse regression on hidden patches near the input"),
+    "integrated_gradients": _INTEGRATED_GRADIENTS,
+    "integrated_gradients_abs": replace(_INTEGRATED_GRADIENTS, summary="|integrated_gradients|", absolute=True),
+    "gradient_shap": _GRADIENT_SHAP,
+    "gradient_shap_abs": replace(_GRADIENT_SHAP, summary="|gradient_shap|", absolute=True),
+    "saliency": NamedMethod(Saliency, "the size of the gradient"),
+    "input_x_gradient": _INPUT_X_GRADIENT,
+    "input_x_gradient_abs": replace(_INPUT_X_GRADIENT, summary="|input_x_gradient|", absolute=True),
+    "smooth_grad": NamedMethod(
+        lambda model: NoiseTunnel(Saliency(model)), "saliency, averaged over noisy inputs", cost="nt_samples: 10"
+    ),
+    "deep_lift": NamedMethod(DeepLift, "differences from the baseline, layer by layer; for models of modules only"),
+}
+
+
+def find_method(name: str) -> NamedMethod:
+    """A method by its name.
+
+    Raises:
+        ValueError: no such method; the message has them all.
+    """
+    if name not in METHODS:
+        raise ValueError(f"there is no method {name!r}: give one of {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def describe_methods() -> list[tuple[str, str, str, str, str]]:
+    """A table of the methods, the header first: name, what it does, score, features, passes for the spectrogram."""
+    rows = [("name", "what it does", "forward function", "features", "passes for the spectrogram")]
+    for name, method in METHODS.items():
+        attr_method = method.make(lambda inputs: inputs)
+        inner = getattr(attr_method, "attribution_method", attr_method)
+        defaults = next(value for cls, value in DEFAULTS.items() if isinstance(inner, cls))
+        score = method.score or defaults.score
+        rows.append(
+            (name, method.summary, score.__name__, method.features or defaults.features, method.cost or defaults.cost)
+        )
+    return rows
