@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 SAMPLE = "so_what_was_the_next_step.wav"
 
+# of the tables, in characters
+MIN_WIDTH = 110
+
 app = typer.Typer(
     help="Explain why a speech-to-text model wrote each word.",
     pretty_exceptions_enable=False,
@@ -245,13 +248,13 @@ def _stem(audio: Path | None) -> str:
 
 def _print_table(rows: Sequence[Sequence[str]], title: str) -> None:
     table = Table(title=title, title_justify="left", box=SIMPLE)
-    for number, name in enumerate(rows[0]):
-        table.add_column(name, no_wrap=number == 0, overflow="fold")  # the name of a method is to be copied
+    for column in zip(*rows):
+        # names are to be copied and numbers to be read: only sentences are folded
+        table.add_column(column[0], no_wrap=max(map(len, column)) < 28)
     for row in rows[1:]:
         table.add_row(*row)
-    console = Console()
     print()
-    console.print(table, width=None if console.is_terminal else 120)
+    Console(width=max(Console().width, MIN_WIDTH)).print(table)
 
 
 @contextmanager
