@@ -1,0 +1,130 @@
+"""Whether each method's maps show the model: those of the model and of one with random weights, rank-correlated.
+
+    python benchmarks/sanity.py [--output benchmarks/results/sanity.md]
+
+The test of Adebayo et al. (2018) on the bundled Whisper tiny.en and the bundled sample, for the same tokens. A second
+seed, of the method's random numbers and of the random weights, tells how far the method agrees with itself: no
+correlation can be told from that of noise where that one is low.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+import warnings
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import captum
+import torch
+import transformers
+from captum.attr import (
+    FeatureAblation,
+    GradientShap,
+    InputXGradient,
+    IntegratedGradients,
+    KernelShap,
+    Lime,
+    NoiseTunnel,
+    Occlusion,
+    PerturbationAttribution,
+    Saliency,
+    ShapleyValueSampling,
+)
+
+import captum_spes
+from captum_spes import SPES, BubbleNoise, grid_feature_mask, slic_feature_mask
+from captum_spes.audio import load_audio
+from captum_spes.metrics import parameter_randomization, rank_correlation
+from captum_spes.models import load_model
+
+SAMPLE = Path(captum_spes.__file__).parent / "data" / "so_what_was_the_next_step.wav"
+TEXT = "So what was the next step?"
+PADDING_FRAMES = 200  # of silence after the utterance's 202, in place of the 30 s window
+SEEDS = (0, 1)
+FEW = {"n_token_samples": 1}  # the previous tokens' maps are not looked at
+COARSE = partial(slic_feature_mask, patches_per_second=(20, 40, 60))
+SINGLE_BINS = partial(grid_feature_mask, patch_size=(1, 1))
+
+
+class Energy(PerturbationAttribution):
+    """What no test should let pass: |X − baseline|, whatever the model."""
+
+    def attribute(self, inputs, baselines, feature_mask=None):
+        return (inputs - baselines).abs()
+
+
+def methods(n_samples: int) -> dict[str, tuple]:
+    """Each method, and its arguments where they are not the library's."""
+    return {
+        "energy (control)": (Energy, {}),
+        "SPES, patches 20-40-60": (SPES, {"n_samples": n_samples, "feature_mask": COARSE, **FEW}),
+        "SPES, single bins, p = 0.7": (
+            SPES,
+            {"n_samples": n_samples, "feature_mask": SINGLE_BINS, "perturbation_prob": 0.7, **FEW},
+        ),
+        "Bubble Noise": (BubbleNoise, {"n_samples": n_samples, **FEW}),
+        "Feature Ablation": (FeatureAblation, {}),
+        "Occlusion": (Occlusion, {}),
+        "Shapley Value Sampling": (ShapleyValueSampling, {"token_arguments": {"n_samples": 1}}),
+        "Kernel Shap": (KernelShap, {}),
+        "Lime": (Lime, {}),
+        "Saliency": (Saliency, {}),
+        "Saliency, NoiseTunnel": (lambda model: NoiseTunnel(Saliency(model)), {}),
+        "Input X Gradient": (InputXGradient, {}),
+        "Integrated Gradients": (IntegratedGradients, {}),
+        "Gradient Shap": (GradientShap, {}),
+    }
+
+
+def row(name: str, method, model, utterance, arguments: dict) -> str:
+    start = time.perf_counter()
+    tokens = model.tokens(TEXT, utterance)
+    results = [parameter_randomization(model, method, utterance, tokens, seed=seed, **arguments) for seed in SEEDS]
+    first, second = (result.original.spectrogram_attr for result in results)
+    passes = results[0].original.metadata["passes"].get("spectrogram", {"forward": 0, "backward": 0})
+    signed = torch.cat([result.correlations for result in results])  # (seeds, K)
+    absolute = torch.cat([result.absolute_correlations for result in results])
+    print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    spread = signed.mean(0)
+    return (
+        f"| {name} | {passes['forward']} + {passes['backward']} | {rank_correlation(first, second).mean():.2f} "
+        f"| {signed.mean():.2f} | {spread.min():.2f} – {spread.max():.2f} | {absolute.mean():.2f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="also write the table here")
+    parser.add_argument("--n-samples", type=int, default=300, help="perturbations of SPES and Bubble Noise")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", "the maps are noisy")
+    model = load_model("whisper-tiny.en", device="cpu")
+    utterance = model.utterance(load_audio(SAMPLE, model.sample_rate))
+    utterance = replace(utterance, padding=utterance.padding[:, :PADDING_FRAMES])
+    lines = [
+        "| method | passes, forward + backward | with another seed | with random weights | the tokens' range | of the "
+        "absolute values |",
+        "|---|---|---|---|---|---|",
+        *(row(name, method, model, utterance, own) for name, (method, own) in methods(args.n_samples).items()),
+    ]
+    lines += [
+        "",
+        f"`python benchmarks/sanity.py --n-samples {args.n_samples}`: rank correlations of a token's map by the model "
+        "with the map by a copy whose parameters have their own values in random order, mean over the tokens of "
+        f'"{TEXT}" and over the seeds {SEEDS[0]} and {SEEDS[1]} (of weights and method); the range is that of the '
+        f"tokens' means. Whisper tiny.en (the utterance and {PADDING_FRAMES / 100:g} s of silence, float32); "
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"captum {captum.__version__}, transformers {transformers.__version__}, captum-spes {captum_spes.__version__}.",
+    ]
+    print("\n".join(lines))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
