@@ -90,10 +90,15 @@ def row(name: str, method, model, utterance, arguments: dict) -> str:
     absolute = torch.cat([result.absolute_correlations for result in results])
     print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     spread = signed.mean(0)
-    return (
-        f"| {name} | {passes['forward']} + {passes['backward']} | {rank_correlation(first, second).mean():.2f} "
-        f"| {signed.mean():.2f} | {spread.min():.2f} – {spread.max():.2f} | {absolute.mean():.2f} |"
-    )
+    cells = [f"{signed.mean():.2f}", f"{spread.min():.2f} – {spread.max():.2f}", f"{absolute.mean():.2f}"]
+    if all(is_constant(result.randomized[0].spectrogram_attr) for result in results):
+        cells = ["constant maps", "", ""]  # whose correlation of 0 says nothing
+    cost = f"{passes['forward']} + {passes['backward']}"
+    return f"| {' | '.join([name, cost, f'{rank_correlation(first, second).mean():.2f}', *cells])} |"
+
+
+def is_constant(maps: torch.Tensor) -> bool:
+    return bool((maps.flatten(1).max(1).values == maps.flatten(1).min(1).values).all())
 
 
 def main() -> None:

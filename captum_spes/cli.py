@@ -156,7 +156,9 @@ def compare(
         raise ValueError("--methods is empty: name at least one, such as spes,integrated_gradients.")
     inputs = _prepare(audio, model, preset, context, target, num_beams, device)
     folder = _make_folder(output or Path("spes-output") / f"{_stem(audio)}-compare")
-    comparison = Comparison(inputs.model, inputs.utterance, inputs.tokens, preset.value, seed, batch_size)
+    comparison = Comparison(
+        inputs.model, inputs.utterance, inputs.tokens, preset.value, seed, batch_size, inputs.gen_args
+    )
     paths, interrupted = _run_all(comparison, names, folder)
     if not comparison.explanations:
         raise ValueError("no method could be run.")

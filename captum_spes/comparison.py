@@ -51,6 +51,7 @@ class Comparison:
         preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones.
         seed: of all that is random.
         perturbations_per_eval: perturbations in a batch.
+        gen_args: arguments of the generation that wrote the tokens; they are stored.
 
     Attributes:
         explanations: of each method that was run, by its name.
@@ -77,6 +78,7 @@ class Comparison:
         preset: Preset = "fast",
         seed: int = 0,
         perturbations_per_eval: int = 16,
+        gen_args: dict[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.utterance = utterance
@@ -84,6 +86,7 @@ class Comparison:
         self.preset: Preset = preset
         self.seed = seed
         self.perturbations_per_eval = perturbations_per_eval
+        self.gen_args = gen_args
         self.explanations: dict[str, SpeechToTextExplanation] = {}
         self.seconds: dict[str, float] = {}
         self._infidelity: dict[str, float | None] = {}
@@ -122,6 +125,7 @@ class Comparison:
             **method.arguments_of(self.model, self.preset),
             perturbations_per_eval=self.perturbations_per_eval,
             seed=self.seed,
+            gen_args=self.gen_args,
             callback=callback,
         )
 

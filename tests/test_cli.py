@@ -119,8 +119,9 @@ def test_another_method_and_a_contrast(run, tiny_folder, recording, tmp_path):
 def test_compare(run, tiny_folder, recording, tmp_path):
     names = ["spes", "integrated_gradients", "integrated_gradients_abs", "deep_lift", "occlusion"]
     code, out, err = run(
-        "compare", recording, "--model", tiny_folder, "--target", "so what", "--methods", ",".join(names), "-o", "out"
-    )
+        "compare", recording, "--model", tiny_folder, "--target", "so what", "--methods", ",".join(names), "-o", "out",
+        "--num-beams", "2",
+    )  # fmt: skip
     assert code == 0, err
     assert "Left out: DeepLift hooks" in err
     names.remove("deep_lift")
@@ -132,7 +133,7 @@ def test_compare(run, tiny_folder, recording, tmp_path):
     assert list(results["methods"]) == names
     signed, absolute = (SpeechToTextExplanation.load(folder / f"{name}.safetensors") for name in names[1:3])
     assert torch.equal(signed.spectrogram_attr.abs(), absolute.spectrogram_attr)
-    assert absolute.metadata["method"] == "|Integrated Gradients|"
+    assert absolute.metadata["method"] == "|Integrated Gradients|" and absolute.metadata["gen_args"] == {"num_beams": 2}
     entry = results["methods"]["integrated_gradients"]
     assert entry["passes"]["spectrogram"] == {"forward": 10, "backward": 20}
     correlation = torch.tensor(results["rank_correlation"])
