@@ -218,6 +218,7 @@ CASES = {
     "nothing at all": ("", None, None),
     "the foil somewhere else": ("Put the pan on the pen.", None, "pan"),
     "the foil only somewhere else": ("Pen put the pin on it pen.", None, None),
+    "the foil further on": ("Put the pin on pen it.", None, None),
     "both": ("Put the pen pan on it.", None, "pan"),
     "both, the foil last": ("Put the pan pen on it.", None, "pan"),
     "neighbours that changed": ("Put a small pen in it.", None, "pen"),
@@ -320,7 +321,10 @@ def test_explanations_that_are_no_contrast(model, explanation):
     assert len(model.heard) == n_written
 
 
-@pytest.mark.parametrize("contrast", [Contrast("pan", "PAN"), Contrast("pan", "pan!"), Contrast(".", "?")])
+@pytest.mark.parametrize(
+    "contrast",
+    [Contrast("pan", "PAN"), Contrast("pan", "pan!"), Contrast("pan", "!"), Contrast(".", "so"), Contrast(".", "?")],
+)
 def test_words_that_reading_cannot_tell_apart(model, contrast):
     with pytest.raises(ValueError, match="are no two words"):
         flip_rate(model, explain(model, contrast))
