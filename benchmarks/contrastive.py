@@ -209,7 +209,8 @@ def main() -> None:
         "texts written without the map's top 1, 2, … 20 % of the bins have the foil in the word's place / the foil or "
         "the word.",
         "",
-        f"`python benchmarks/contrastive.py --n-samples {args.n_samples} --n-steps {args.n_steps}`: {len(cases)} of "
+        f"`python benchmarks/contrastive.py --pairs {args.pairs} "
+        f"--n-samples {args.n_samples} --n-steps {args.n_steps}`: {len(cases)} of "
         f"{min(args.pairs, len(PAIRS))} sentences, which Whisper tiny.en ({PADDING_FRAMES // 100} s of silence after "
         f"the sentence, {str(DTYPE).removeprefix('torch.')} autocast) writes as they were spoken; SPES: "
         f"{args.n_samples} samples, patches 20-40-60, KL divergence for the plain map; Integrated Gradients: "
