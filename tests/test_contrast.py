@@ -247,6 +247,13 @@ def test_what_stands_in_the_words_place(name):
     assert result.flips.item() == (form == contrast.foil.lower())
 
 
+def test_a_long_text():
+    """Its common words are no junk, as difflib would have it from 200 words on."""
+    others = " ".join(f"w{number}" for number in [*range(30)] * 4)
+    model = Writer(f"{others} pan {others}", f"pen {others} pin {others}")
+    assert not flip_rate(model, explain(model), percentages=[10]).found
+
+
 # What the model is given
 
 

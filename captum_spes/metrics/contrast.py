@@ -210,7 +210,7 @@ def _format_maps(explanations: Sequence[SpeechToTextExplanation], maps: Maps | N
 
 def _contrast(explanation: SpeechToTextExplanation) -> dict[str, Any]:
     contrast = explanation.metadata.get("contrast")
-    if contrast is None or len(explanation.tokens) != 1:
+    if contrast is None:
         raise ValueError(
             f"the explanation of {explanation.text!r} is no contrast: make it with "
             "SpeechToTextAttribution.attribute(contrast=Contrast(word, foil))."
