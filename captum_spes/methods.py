@@ -36,7 +36,7 @@ from captum.attr import (
 )
 from torch import Tensor, nn
 
-from captum_spes.attr import SPES, BubbleNoise
+from captum_spes.attr import SPES, BubbleNoise, Energy, Random
 from captum_spes.forward_func import KLDivergence, TokenLogit, TokenLogProbability, TokenProbability
 
 Score = type[KLDivergence] | type[TokenProbability] | type[TokenLogProbability] | type[TokenLogit]
@@ -139,6 +139,9 @@ def _own(method: type[Attribution], *names: str) -> Arguments:
 
 SPES_TOKENS: Arguments = {"n_samples": 2_000, "perturbation_prob": 0.4}  # paper, §6
 
+# the cost of maps that know nothing of the model, whose score is never asked for
+NO_PASSES = "none"
+
 # the most special class first
 DEFAULTS: dict[type[Attribution], Defaults] = {
     SPES: Defaults(
@@ -205,6 +208,8 @@ DEFAULTS: dict[type[Attribution], Defaults] = {
         lambda facts: {"n_samples": 20},
     ),
     DeepLift: Defaults(TokenLogit, None, "bins", "2 a token"),
+    Random: Defaults(KLDivergence, None, "bins", NO_PASSES),
+    Energy: Defaults(KLDivergence, None, "bins", NO_PASSES),
     # any other, such as one of the user's own
     PerturbationAttribution: Defaults(KLDivergence, (60,), "60 patches a second", "its own"),
     GradientAttribution: Defaults(TokenLogProbability, None, "bins", "1"),

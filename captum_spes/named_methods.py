@@ -23,10 +23,10 @@ from captum.attr import (
 )
 from torch import Tensor
 
-from captum_spes.attr import SPES, BubbleNoise
+from captum_spes.attr import SPES, BubbleNoise, Energy, Random
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import TokenProbability
-from captum_spes.methods import DEFAULTS, Score
+from captum_spes.methods import DEFAULTS, NO_PASSES, Score
 from captum_spes.models.protocol import SpeechToTextModel
 from captum_spes.segmentation import grid_feature_mask, slic_feature_mask
 from captum_spes.speech_to_text import SpeechToTextAttribution
@@ -175,7 +175,12 @@ METHODS: dict[str, NamedMethod] = {
         lambda model: NoiseTunnel(Saliency(model)), "saliency, averaged over noisy inputs", cost="nt_samples: 10"
     ),
     "deep_lift": NamedMethod(DeepLift, "differences from the baseline, layer by layer; for models of modules only"),
+    "random": NamedMethod(Random, "a floor to beat: random numbers"),
+    "energy": NamedMethod(Energy, "a floor to beat: the spectrogram minus its baseline"),
 }
+
+# Every evaluation shows them: they cost nothing, and "energy" does well in deletion.
+FLOORS = ("random", "energy")
 
 
 def find_method(name: str) -> NamedMethod:
@@ -196,8 +201,6 @@ def describe_methods() -> list[tuple[str, str, str, str, str]]:
         attr_method = method.make(lambda inputs: inputs)
         inner = getattr(attr_method, "attribution_method", attr_method)
         defaults = next(value for cls, value in DEFAULTS.items() if isinstance(inner, cls))
-        score = method.score or defaults.score
-        rows.append(
-            (name, method.summary, score.__name__, method.features or defaults.features, method.cost or defaults.cost)
-        )
+        score = "none" if defaults.cost == NO_PASSES else (method.score or defaults.score).__name__
+        rows.append((name, method.summary, score, method.features or defaults.features, method.cost or defaults.cost))
     return rows

@@ -1,6 +1,7 @@
 """Attribution methods: subclasses of Captum's ``Attribution`` that know tensors and nothing of speech."""
 
 from captum_spes.attr.bubble_noise import BubbleNoise
+from captum_spes.attr.floors import Energy, Random
 from captum_spes.attr.spes import SPES
 
-__all__ = ["SPES", "BubbleNoise"]
+__all__ = ["SPES", "BubbleNoise", "Energy", "Random"]
