@@ -1,0 +1,363 @@
+"""A corpus of utterances, from a manifest or a folder of audio files."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".opus")
+MANIFESTS = ("metadata.csv", "metadata.jsonl")  # as a folder may hold them
+MAX_ID_BYTES = 80  # before the hash; file systems allow 143 to 255
+
+# columns that other conventions have in place of ours
+_ALIASES = {
+    "file_name": {"file_name", "filename", "file", "path", "file_path", "audio", "audio_path", "audio_filepath", "wav"},
+    "transcription": {"transcription", "transcriptions", "transcript", "text", "sentence"},
+}
+
+
+@dataclass(frozen=True)
+class CorpusUtterance:
+    """One utterance of a corpus.
+
+    Attributes:
+        id: its name among results: made of the file name, safe as the name of a file or folder on any system, unique
+            in the corpus where case does not count, and the same at every reading.
+        path: its audio file.
+        transcription: what is said in it, on one line; None where that is not known.
+        fields: what else the manifest says of it, by column.
+    """
+
+    id: str
+    path: Path
+    transcription: str | None
+    fields: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Utterances, in the order of their manifest.
+
+    Attributes:
+        source: the manifest, or the folder where there is none.
+        utterances: one or more.
+        problems: what was left out, by its file name in the manifest or folder: the reason in one sentence.
+    """
+
+    source: Path
+    utterances: list[CorpusUtterance]
+    problems: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What a manifest or folder says of one audio file."""
+
+    file_name: str
+    transcription: str | None
+    fields: dict[str, str]
+
+
+def load_corpus(path: str | os.PathLike[str]) -> Corpus:
+    """Reads a corpus; the audio itself is not opened.
+
+    A manifest follows the ``audiofolder`` convention of Hugging Face datasets: a CSV file with a header, or a JSONL
+    file with one object a line, in UTF-8. ``file_name`` is the audio's path, absolute or relative to the manifest's
+    folder; ``transcription`` is optional, and all else is kept as text.
+
+    Args:
+        path: a manifest, ``.csv`` or ``.jsonl``; or a folder. In a folder ``metadata.csv`` or ``metadata.jsonl`` is
+            read where there is one. Otherwise all of its audio files, those of its subfolders too, make the corpus,
+            sorted by path; the transcription of ``name.wav`` is ``name.txt`` beside it, where there is one. Hidden
+            files are passed over.
+
+    Returns:
+        Corpus: its utterances. Audio that does not exist and transcriptions that are no text are left out and told
+        as its problems.
+
+    Raises:
+        ValueError: no such path; a manifest that is malformed, names a file twice, or is empty; a folder with two
+            manifests or without audio; no utterance is left. The message says which, and on which line.
+
+    Warns:
+        UserWarning: transcriptions are probably missed: they have another column, or a manifest is in a subfolder.
+
+    Example::
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from captum_spes.corpus import load_corpus
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("one.wav", "two.wav"):
+        ...     (folder / name).touch()
+        >>> manifest = folder / "metadata.csv"
+        >>> _ = manifest.write_text("file_name,transcription,speaker\\none.wav,So what?,Ann\\ntwo.wav,,Bob\\n")
+        >>> [(u.id, u.transcription, u.fields) for u in load_corpus(manifest).utterances]
+        [('one', 'So what?', {'speaker': 'Ann'}), ('two', None, {'speaker': 'Bob'})]
+    """
+    source = _find_source(Path(path))
+    problems: dict[str, str] = {}
+    if source.is_dir():
+        folder, entries = source, _read_folder(source, problems)
+    else:
+        folder, entries = source.parent, _read_manifest(source)
+    utterances = []
+    # ids of all entries: they stay as they are when missing audio turns up
+    for entry, name in zip(entries, _make_ids([entry.file_name for entry in entries])):
+        audio = folder / entry.file_name
+        if os.path.isfile(audio):
+            if entry.file_name not in problems:
+                utterances.append(CorpusUtterance(name, audio, entry.transcription, entry.fields))
+        else:
+            problems[entry.file_name] = f"{audio} does not exist or is no file: check where the audio is."
+    if not utterances:
+        first = next(iter(problems.values()))
+        raise ValueError(f"{source} has no utterance that can be used, {len(problems)} left out; the first: {first}")
+    return Corpus(source, utterances, problems)
+
+
+def _find_source(path: Path) -> Path:
+    if os.path.isdir(path):
+        found = [path / name for name in MANIFESTS if os.path.isfile(path / name)]
+        if len(found) > 1:
+            raise ValueError(f"{path} holds both {' and '.join(MANIFESTS)}: give the path of the one to read.")
+        return found[0] if found else path
+    if not os.path.exists(path):
+        raise ValueError(f"{path} does not exist: give a .csv or .jsonl manifest, or a folder of audio files.")
+    if not os.path.isfile(path) or path.suffix.lower() not in (".csv", ".jsonl"):
+        raise ValueError(f"{path} is neither a folder nor a manifest: give a folder, or a .csv or .jsonl file.")
+    return path
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # Excel writes one
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line} is not UTF-8: save the file in that encoding.") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"{path}, line {line} holds NUL bytes: save the file as text in UTF-8.")
+    return text
+
+
+def _one_line(text: str) -> str | None:
+    return " ".join(text.split()) or None
+
+
+# Folders
+
+
+def _read_folder(folder: Path, problems: dict[str, str]) -> list[_Entry]:
+    """The audio files in a folder; what cannot be read is added to the problems."""
+
+    def relative(path: str) -> str:
+        return Path(path).relative_to(folder).as_posix()
+
+    def report(error: OSError) -> None:
+        problems[relative(error.filename)] = f"{error.filename} is a folder that cannot be read: check its permissions."
+
+    names = []
+    for parent, subfolders, files in os.walk(folder, onerror=report):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        nested = [name for name in MANIFESTS if name in files]
+        if nested:
+            warnings.warn(
+                f"{os.path.join(parent, nested[0])} is not read, as it is in a subfolder of what was given: give its "
+                "own path if it lists the corpus.",
+                stacklevel=3,
+            )
+        for name in files:
+            if name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith("."):
+                names.append(relative(os.path.join(parent, name)))
+    if not names and not problems:
+        raise ValueError(
+            f"{folder} holds neither audio files ({' '.join(AUDIO_SUFFIXES)}) nor {' or '.join(MANIFESTS)}: "
+            "give a folder that does, or a manifest."
+        )
+    entries = []
+    for name in sorted(names):
+        beside = (folder / name).with_suffix(".txt")
+        transcription = None
+        if os.path.isfile(beside):
+            try:
+                transcription = _one_line(_read_text(beside))
+            except ValueError as error:
+                problems[name] = str(error)
+        entries.append(_Entry(name, transcription, {}))
+    return entries
+
+
+# Manifests
+
+
+def _read_manifest(path: Path) -> list[_Entry]:
+    records = _csv_records(path) if path.suffix.lower() == ".csv" else _json_records(path)
+    entries = []
+    lines: dict[str, int] = {}
+    columns: dict[str, None] = {}
+    for line, record in records:
+        where = f"{path}, line {line}"
+        columns |= dict.fromkeys(record)
+        name, transcription = record.pop("file_name"), record.pop("transcription", None)
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"{where}: file_name must be the path of an audio file, not {_as_text(name)!r}.")
+        if name in lines:
+            raise ValueError(
+                f"{where}: {name} is on line {lines[name]} already: list every file once, as the results of one would "
+                "overwrite those of the other."
+            )
+        if not isinstance(transcription, (str, type(None))):
+            raise ValueError(f"{where}: transcription must be text or null, not {_as_text(transcription)}.")
+        lines[name] = line
+        fields = {column: _as_text(value) for column, value in record.items()}
+        entries.append(_Entry(name, _one_line(transcription or ""), fields))
+    if not entries:
+        raise ValueError(f"{path} lists no utterance: give a manifest with file_name and transcription of each.")
+    near = _near_miss("transcription", columns)
+    if near is not None and "transcription" not in columns:
+        warnings.warn(
+            f"{path} has no transcription but {near!r}: rename it to transcription if that is what is said.",
+            stacklevel=3,
+        )
+    return entries
+
+
+def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The line on which each row begins, and its cells by column."""
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    header: list[str] | None = None
+    while True:
+        line = reader.line_num + 1
+        where = f"{path}, line {line}"
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(
+                f"{where} is no row of a CSV file ({error}): close every quote, and double those inside quoted text."
+            ) from error
+        if cells is None:
+            return
+        if not cells:  # a blank line
+            continue
+        if header is None:
+            header = cells
+            _check_header(where, header)
+        elif len(cells) != len(header):
+            raise ValueError(
+                f"{where} has {_count(len(cells), 'cell')}, and the header {len(header)}: put text that holds commas "
+                "in double quotes."
+            )
+        else:
+            yield line, dict(zip(header, cells))
+
+
+def _check_header(where: str, header: list[str]) -> None:
+    if len(header) == 1 and re.search("[;\t]", header[0]):
+        raise ValueError(f"{where}: the columns are not separated by commas: save the file with commas.")
+    _check_file_name(where, header)
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{where}: the header has the column {repeated[0]!r} twice: rename or remove one.")
+
+
+def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    # no splitlines: JSON text may hold other line separators of Unicode
+    for line, text in enumerate(_read_text(path).split("\n"), start=1):
+        if not text.strip():
+            continue
+        where = f"{path}, line {line}"
+        try:
+            record = json.loads(text, object_pairs_hook=_unique_keys)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", error)
+            raise ValueError(f"{where} is no valid JSON ({reason}): write one object a line.") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{where} is no JSON object: write {{…}} with file_name and transcription on every line.")
+        _check_file_name(where, record)
+        yield line, record
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the key {repeated[0]!r} is there twice")
+    return dict(pairs)
+
+
+def _check_file_name(where: str, columns: Collection[str]) -> None:
+    if "file_name" not in columns:
+        near = _near_miss("file_name", columns)
+        if near is not None:
+            raise ValueError(f"{where} has no file_name but {near!r}: rename it to file_name.")
+        raise ValueError(f"{where} has no file_name: add the path of the audio, relative to the manifest's folder.")
+
+
+def _near_miss(column: str, columns: Collection[str]) -> str | None:
+    """The column that was probably meant as this one."""
+    return next((name for name in columns if re.sub(r"[\s-]+", "_", name.strip().lower()) in _ALIASES[column]), None)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+# Ids
+
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._ -]*[A-Za-z0-9_-])?"  # Windows allows no dot or space at the end
+_PLAIN = re.compile(rf"{_PART}(?:/{_PART})*")
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³]) *(?:\.|$)", re.IGNORECASE)  # by Windows
+
+
+def _make_ids(file_names: Sequence[str]) -> list[str]:
+    """Unique ids of distinct file names: plain where that is safe, otherwise readable with a hash.
+
+    The two cannot meet, as no plain id holds a tilde; and as it holds a plus only for a slash, two plain ones can
+    meet only where the names differ in nothing but case or the suffix: those get the hash too.
+    """
+    plain = [_plain_id(name) for name in file_names]
+    counts = Counter(name.lower() for name in plain if name is not None)
+    return [
+        name if name is not None and counts[name.lower()] == 1 else _hashed_id(file_name)
+        for file_name, name in zip(file_names, plain)
+    ]
+
+
+def _without_suffix(file_name: str) -> str:
+    stem, suffix = os.path.splitext(file_name)
+    return stem if suffix.lower() in AUDIO_SUFFIXES else file_name
+
+
+def _plain_id(file_name: str) -> str | None:
+    stem = _without_suffix(file_name)
+    name = stem.replace("/", "+")
+    return name if _PLAIN.fullmatch(stem) and len(name) <= MAX_ID_BYTES and not _RESERVED.match(name) else None
+
+
+def _hashed_id(file_name: str) -> str:
+    digest = hashlib.sha256(file_name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    # letters, marks and digits of every script stay readable
+    kept = (c if c in ".-" or unicodedata.category(c)[0] in "LMN" else "_" for c in _without_suffix(file_name))
+    name = re.sub("_+", "_", "".join(kept)).lstrip("._-") or "utterance"
+    name = name.encode()[:MAX_ID_BYTES].decode(errors="ignore")  # not through the middle of a character
+    return f"{'_' if _RESERVED.match(name) else ''}{name}~{digest}"
