@@ -1,6 +1,7 @@
-"""Figures of spectrograms and attributions. They draw arrays and know nothing of models or explanations."""
+"""Figures of spectrograms, attributions and curves. They draw arrays and know nothing of models or explanations."""
 
 from captum_spes.visualization.comparison import percentile_ranks, plot_comparison
+from captum_spes.visualization.curves import CurvePanel, plot_curves
 from captum_spes.visualization.figures import (
     plot_attributions,
     plot_segmentation,
@@ -9,9 +10,11 @@ from captum_spes.visualization.figures import (
 )
 
 __all__ = [
+    "CurvePanel",
     "percentile_ranks",
     "plot_attributions",
     "plot_comparison",
+    "plot_curves",
     "plot_segmentation",
     "plot_spectrogram",
     "plot_token_attributions",
