@@ -1,0 +1,411 @@
+"""A small corpus of synthesised speech whose transcripts, word times and phone times are known.
+
+    python benchmarks/make_corpus.py OUTPUT [--voices rms slt espeak:en-gb-scotland] [--snr 20 10] [--real FOLDER]
+
+Speaks the first fifty Harvard sentences (lists 1 to 5 of "IEEE Recommended Practice for Speech Quality Measurements",
+IEEE Transactions on Audio and Electroacoustics 17(3), 1969) with flite (Debian package: flite) or espeak-ng (Debian
+package: espeak-ng), joins some into utterances of 5 to 28 s, adds recordings of real speech, and leaves out what the
+model does not hear right. All of it is 16 kHz, mono, 16 bit; the same command makes the same files.
+
+OUTPUT/metadata.csv follows the audiofolder convention of Hugging Face datasets. Beside a WAV file of known times lie
+.json (words) and .phone.json (words and their phones); b = begin and d = duration, in seconds.
+
+The noise of --snr is speech-shaped: random, with the long-term spectrum of the utterance itself. Its ratio is that of
+the speech's power, without pauses, to the noise's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from captum_spes import SPES, SpeechToTextAttribution
+from captum_spes.audio import load_audio
+from captum_spes.metrics import wer
+from captum_spes.models import load_model
+
+RATE = 16_000
+VOICES = ["rms", "awb", "slt"]  # two male, one female
+JOINED_SECONDS = (5, 28)
+MARGIN = 2  # seconds: the sums of whole sentences miss the length that is aimed at
+GAP = 0.2  # seconds between joined sentences, beside the synthesiser's own pauses
+WINDOW = 30  # seconds of Whisper's window
+MAX_NEW_TOKENS = 200  # of an utterance that the model misses, and perhaps repeats
+REAL = Path(__file__).resolve().parents[2] / "shared" / "speech" / "librivox"  # included where it is there
+COLUMNS = ["file_name", "transcription", "voice", "gender", "snr_db", "duration", "n_sentences", "alignment", "source"]
+
+SENTENCES = """\
+The birch canoe slid on the smooth planks.
+Glue the sheet to the dark blue background.
+It's easy to tell the depth of a well.
+These days a chicken leg is a rare dish.
+Rice is often served in round bowls.
+The juice of lemons makes fine punch.
+The box was thrown beside the parked truck.
+The hogs were fed chopped corn and garbage.
+Four hours of steady work faced us.
+A large size in stockings is hard to sell.
+The boy was there when the sun rose.
+A rod is used to catch pink salmon.
+The source of the huge river is the clear spring.
+Kick the ball straight and follow through.
+Help the woman get back to her feet.
+A pot of tea helps to pass the evening.
+Smoky fires lack flame and heat.
+The soft cushion broke the man's fall.
+The salt breeze came across from the sea.
+The girl at the booth sold fifty bonds.
+The small pup gnawed a hole in the sock.
+The fish twisted and turned on the bent hook.
+Press the pants and sew a button on the vest.
+The swan dive was far short of perfect.
+The beauty of the view stunned the young boy.
+Two blue fish swam in the tank.
+Her purse was full of useless trash.
+The colt reared and threw the tall rider.
+It snowed, rained, and hailed the same morning.
+Read verse out loud for pleasure.
+Hoist the load to your left shoulder.
+Take the winding path to reach the lake.
+Note closely the size of the gas tank.
+Wipe the grease off his dirty face.
+Mend the coat before you go out.
+The wrist was badly strained and hung limp.
+The stray cat gave birth to kittens.
+The young girl gave no clear response.
+The meal was cooked before the bell rang.
+What joy there is in living.
+A king ruled the state in the early days.
+The ship was torn apart on the sharp reef.
+Sickness kept him home the third week.
+The broad road shimmered in the hot sun.
+The lazy cow lay in the cool grass.
+Lift the square stone over the fence.
+The rope will bind the seven books at once.
+Hop over the fence and plunge in.
+The friendly gang left the drug store.
+Mesh wire keeps chicks inside.""".splitlines()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An utterance, and what is known of it."""
+
+    name: str  # of its files
+    text: str
+    voice: str
+    gender: str  # "" where it is not known
+    source: str
+    samples: np.ndarray  # int16, what the file will hold
+    alignments: dict[str, list[dict]]  # words, by the suffix of their file; {} where their times are not known
+    snr: float | None = None
+    n_sentences: int = 1
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / RATE
+
+
+def pcm(samples: np.ndarray) -> np.ndarray:
+    """16-bit samples; those that were read from 16 bits come back as they were."""
+    return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
+
+
+def normal(text: str) -> str:
+    """Words as the alignments write them."""
+    return " ".join(re.sub(r"[^a-z0-9' -]", "", text.lower()).split())
+
+
+def slug(voice: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", voice.lower())
+
+
+def run(*command: str) -> str:
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(f"{command[0]} failed: {result.stderr.strip() or result.returncode}")
+    return result.stdout
+
+
+def check_voices(voices: list[str]) -> None:
+    for name in voices:
+        program, option = ("espeak-ng", "--voices") if name.startswith("espeak:") else ("flite", "-lv")
+        if shutil.which(program) is None:
+            raise SystemExit(f"{program} speaks {name} and is not installed (Debian: apt install {program}).")
+        # both speak with another voice where they do not know the name
+        if name.removeprefix("espeak:").split("+")[0].lower() not in run(program, option).lower().split():
+            raise SystemExit(f"{program} has no voice {name}: see `{program} {option}`.")
+
+
+def gender(voice: str) -> str:
+    """espeak-ng's plain voices are men's, whose variants such as +f3 are women's; MBROLA's may be either."""
+    if "mb-" in voice or "mb/" in voice:
+        return ""
+    return "female" if voice == "slt" or "+f" in voice else "male"
+
+
+@cache
+def speak(voice: str, number: int) -> Recording:
+    """The Harvard sentence of this number, which counts from 1."""
+    text = SENTENCES[number - 1]
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "speech.wav"))
+        if voice.startswith("espeak:"):
+            run("espeak-ng", "-v", voice.removeprefix("espeak:"), "-w", path, text)
+            times = None
+        else:
+            times = segments(run("flite", "-voice", voice, "-psdur", "-t", text, path))
+        samples = pcm(load_audio(path, RATE))
+    seconds = len(samples) / RATE
+    # the times of flite's diphone voices (kal, kal16) are those it planned, not those of the sound
+    known = times is not None and abs(times[-1][2] - seconds) < 0.02
+    words = alignments(align(voice, text, times, seconds)) if known else {}
+    name = f"{slug(voice)}-harvard-{number:02}"
+    return Recording(name, text, voice, gender(voice), f"Harvard sentence {number}", samples, words)
+
+
+def segments(printed: str) -> list[tuple[str, float, float]]:
+    """Phone, begin and end of each segment that `flite -psdur` printed, from its ends."""
+    pairs = [item.rsplit(":", 1) for item in printed.split()]
+    ends = [float(end) for _, end in pairs]
+    return [(phone, begin, end) for (phone, _), begin, end in zip(pairs, [0.0, *ends], ends)]
+
+
+def align(voice: str, text: str, times: list[tuple[str, float, float]], seconds: float) -> list[dict]:
+    """Words with their phones.
+
+    flite prints no word boundaries. The text is therefore spoken once more with a comma after each word: the pauses
+    there part the same phones into words. Only vowels depend on the words beside them ("the" before a vowel).
+    """
+    tokens = normal(text).split()
+    apart = segments(run("flite", "-voice", voice, "-psdur", "-t", ", ".join(tokens) + ".", "none"))
+    pauses = [index for index, (phone, *_) in enumerate(apart) if phone == "pau"]
+    lengths = [after - before - 1 for before, after in itertools.pairwise(pauses) if after > before + 1]
+    said, alone = ([phone for phone, *_ in spoken if phone != "pau"] for spoken in (times, apart))
+    if len(lengths) != len(tokens) or [consonant(p) for p in said] != [consonant(p) for p in alone]:
+        raise SystemExit(f"flite's phones of {text!r} ({voice}) cannot be parted into words.")
+    ends = set(itertools.accumulate(lengths))
+    words: list[dict] = []
+    parts: list[dict] = []
+    said_now = 0
+    for phone, begin, end in times:
+        end = min(end, seconds)  # the sound ends up to 5 ms before
+        if phone == "pau":
+            words.append(silence(begin, end))
+            continue
+        parts.append(timed(phone.upper(), begin, end))
+        said_now += 1
+        if said_now in ends:
+            words.append(spanning(tokens.pop(0), parts))
+            parts = []
+    return words
+
+
+def consonant(phone: str) -> str:
+    return "vowel" if phone[0] in "aeiou" else phone
+
+
+def timed(text: str, begin: float, end: float) -> dict:
+    return {"b": round(begin, 3), "d": round(end - begin, 3), "p": 1.0, "t": text}
+
+
+def spanning(text: str, parts: list[dict]) -> dict:
+    return timed(text, parts[0]["b"], parts[-1]["b"] + parts[-1]["d"]) | {"w": parts}
+
+
+def silence(begin: float, end: float) -> dict:
+    return spanning("<sil>", [timed("SIL", begin, end)])
+
+
+def alignments(words: list[dict]) -> dict[str, list[dict]]:
+    return {".json": [{key: word[key] for key in "bdpt"} for word in words], ".phone.json": words}
+
+
+def join(parts: list[Recording], name: str) -> Recording:
+    """The sentences one after the other, with a pause between them that is part of the <sil> there."""
+    samples: list[np.ndarray] = []
+    words: list[dict] = []
+    begin = 0.0
+    for part in parts:
+        for word in part.alignments.get(".phone.json", []):
+            phones = [timed(p["t"], begin + p["b"], begin + p["b"] + p["d"]) for p in word["w"]]
+            if words and word["t"] == words[-1]["t"] == "<sil>":
+                words[-1] = silence(words[-1]["b"], phones[-1]["b"] + phones[-1]["d"])
+            else:
+                words.append(spanning(word["t"], phones))
+        samples += [part.samples, np.zeros(round(GAP * RATE), np.int16)]
+        begin += part.seconds + GAP
+    return replace(
+        parts[0],
+        name=name,
+        text=" ".join(part.text for part in parts),
+        source="Harvard sentences " + ", ".join(part.source.split()[-1] for part in parts),
+        samples=np.concatenate(samples[:-1]),
+        alignments=alignments(words) if words else {},
+        n_sentences=len(parts),
+    )
+
+
+def joined(voices: list[str], count: int) -> Iterator[Recording]:
+    """Utterances of lengths spread over the range, the voices in turn, the sentences in order."""
+    shortest, longest = JOINED_SECONDS
+    cursor = 0
+    for index, target in enumerate(np.linspace(shortest + MARGIN, longest - MARGIN, count)):
+        voice = voices[index % len(voices)]
+        parts: list[Recording] = []
+        total = 0.0
+        while True:
+            part = speak(voice, cursor % len(SENTENCES) + 1)
+            more = total + part.seconds + (GAP if parts else 0)
+            # whatever the length aimed at, at least two sentences; otherwise the sum nearest to it
+            if len(parts) >= 2 and (more > longest or (total >= shortest and more - target > target - total)):
+                break
+            parts.append(part)
+            total, cursor = more, cursor + 1
+        yield join(parts, f"{slug(voice)}-joined-{index + 1:02}")
+
+
+def real(folder: Path) -> Iterator[Recording]:
+    """Recordings with .txt and, where there are any, .json and .phone.json beside them."""
+    paths = sorted(folder.glob("*.wav"))
+    if not paths:
+        raise SystemExit(f"{folder} holds no .wav files.")
+    corpus = {"librivox": "LibriVox"}.get(folder.name, folder.resolve().name)
+    for path in paths:
+        text = path.with_suffix(".txt")
+        if not text.is_file():
+            raise SystemExit(f"{path} has no transcript: {text} is missing.")
+        samples = pcm(load_audio(path, RATE))
+        if len(samples) > WINDOW * RATE:
+            raise SystemExit(
+                f"{path} lasts {len(samples) / RATE:.1f} s, longer than the {WINDOW} s of a model's window."
+            )
+        files = {suffix: path.with_suffix(suffix) for suffix in (".json", ".phone.json")}
+        words = {suffix: json.loads(file.read_text())["w"] for suffix, file in files.items() if file.is_file()}
+        source = f"{corpus} {path.stem}"
+        yield Recording(path.stem, " ".join(text.read_text().split()), "human", "", source, samples, words)
+
+
+def with_noise(recording: Recording, snr: float, seed: int) -> Recording:
+    name = f"{recording.name}-snr{snr:g}"
+    speech = recording.samples / 32768
+    size = RATE // 50
+    frames = speech[: len(speech) // size * size].reshape(-1, size)
+    power = np.square(frames).mean(1)
+    power = power[power > power.max() * 1e-4].mean()  # of what is within 40 dB of the loudest 20 ms: no pauses
+    spectrum = np.sqrt(np.square(np.abs(np.fft.rfft(frames * np.hanning(size)))).mean(0))
+    white = np.fft.rfft(np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(len(speech)))
+    shape = np.interp(np.linspace(0, 1, len(white)), np.linspace(0, 1, len(spectrum)), spectrum)
+    noise = np.fft.irfft(white * shape, len(speech))
+    noisy = speech + noise * np.sqrt(power / 10 ** (snr / 10) / np.square(noise).mean())
+    noisy /= max(1, np.abs(noisy).max() / 0.999)  # turned down where it would clip, which leaves the ratio as it is
+    return replace(recording, name=name, samples=pcm(noisy), snr=snr)
+
+
+def transcriber(name: str) -> Callable[[Path], str]:
+    model = load_model(name)
+    text = SpeechToTextAttribution(SPES(model)).text
+
+    def transcribe(path: Path) -> str:
+        return text(model.generate(model.utterance(load_audio(path, RATE)), max_new_tokens=MAX_NEW_TOKENS))
+
+    return transcribe
+
+
+def write(recording: Recording, output: Path) -> dict[str, str]:
+    """The files of a recording. Returns its row of the manifest."""
+    path = output / "audio" / f"{recording.name}.wav"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, recording.samples, RATE, subtype="PCM_16")
+    for suffix, words in recording.alignments.items():
+        whole = timed(normal(recording.text), 0.0, recording.seconds) | {"w": words}
+        path.with_suffix(suffix).write_text(json.dumps(whole, separators=(",", ":")) + "\n")
+    aligned = path.with_suffix(".json").relative_to(output).as_posix() if ".json" in recording.alignments else ""
+    return {
+        "file_name": path.relative_to(output).as_posix(),
+        "transcription": recording.text,
+        "voice": recording.voice,
+        "gender": recording.gender,
+        "snr_db": "" if recording.snr is None else f"{recording.snr:g}",
+        "duration": f"{recording.seconds:.3f}",
+        "n_sentences": str(recording.n_sentences),
+        "alignment": aligned,
+        "source": recording.source,
+    }
+
+
+def write_csv(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="a new or empty folder")
+    parser.add_argument("--voices", nargs="+", default=VOICES, help="of flite, or espeak:NAME (default: rms awb slt)")
+    parser.add_argument("--every-voice", action="store_true", help="each sentence by all voices, not by one in turn")
+    parser.add_argument("--n-sentences", type=int, default=len(SENTENCES), help="only the first so many (default: 50)")
+    parser.add_argument("--joined", type=int, default=6, metavar="N", help="utterances of 5 to 28 s (default: 6)")
+    parser.add_argument("--snr", type=float, nargs="+", default=[], metavar="DB", help="each utterance also with noise")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="recordings: *.wav with .txt, .json, .phone.json")
+    parser.add_argument("--no-real", action="store_true", help="no recordings, also where the default ones are there")
+    parser.add_argument("--model", default="whisper-tiny.en", help="which should hear the utterances right")
+    parser.add_argument("--max-wer", type=float, default=20, metavar="PERCENT", help="of what stays (default: 20)")
+    parser.add_argument("--no-filter", action="store_true", help="every utterance stays, no model is run")
+    args = parser.parse_args(arguments)
+    if not 1 <= args.n_sentences <= len(SENTENCES):
+        parser.error(f"--n-sentences is 1 to {len(SENTENCES)}, not {args.n_sentences}")
+    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
+        raise SystemExit(f"{args.output} is there and not an empty folder: give a new one.")
+    check_voices(args.voices)
+
+    plan = [(voice, number) for number in range(1, args.n_sentences + 1) for voice in args.voices]
+    if not args.every_voice:
+        plan = [(args.voices[index % len(args.voices)], index + 1) for index in range(args.n_sentences)]
+    recordings = [speak(*item) for item in plan] + list(joined(args.voices, args.joined))
+    folder = args.real or (REAL if REAL.is_dir() else None)
+    if folder and not args.no_real:
+        recordings += real(folder)
+    recordings += [with_noise(recording, snr, args.seed) for snr in args.snr for recording in recordings]
+
+    transcribe = None if args.no_filter else transcriber(args.model)
+    rows, left_out = [], []
+    for recording in tqdm(recordings, unit="utterance"):
+        row = write(recording, args.output)
+        path = args.output / row["file_name"]
+        text = transcribe(path) if transcribe else ""
+        error = wer([text], [recording.text]) if transcribe else 0
+        if error <= args.max_wer:
+            rows.append(row)
+            continue
+        left_out.append({**{key: row[key] for key in COLUMNS[:2]}, "model_text": text, "wer": f"{error:.1f}"})
+        tqdm.write(f"left out, WER {error:.0f} %: {row['file_name']}: {recording.text!r} is heard as {text!r}")
+        for suffix in (".wav", ".json", ".phone.json"):
+            path.with_suffix(suffix).unlink(missing_ok=True)
+    write_csv(args.output / "metadata.csv", COLUMNS, rows)
+    if transcribe:
+        write_csv(args.output / "left_out.csv", [*COLUMNS[:2], "model_text", "wer"], left_out)
+    minutes = sum(float(row["duration"]) for row in rows) / 60
+    print(f"{len(rows)} utterances, {minutes:.1f} minutes, in {args.output}; {len(left_out)} left out.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""The corpus of the benchmarks: its files say of themselves what is true."""
+
+import csv
+import importlib.util
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+soundfile = pytest.importorskip("soundfile")
+pytest.importorskip("transformers")
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "make_corpus.py"
+SMALL = ["--n-sentences", "3", "--no-filter"]
+COLUMNS = ["file_name", "transcription", "voice", "gender", "snr_db", "duration", "n_sentences", "alignment", "source"]
+
+needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
+needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("make_corpus", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their annotations up
+    spec.loader.exec_module(module)
+    return module
+
+
+def rows(folder, name="metadata.csv"):
+    with (folder / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def corpus(script, tmp_path_factory):
+    if shutil.which("flite") is None:
+        pytest.skip("flite is not installed")
+    folder = tmp_path_factory.mktemp("corpus") / "new"
+    script.main([str(folder), *SMALL, "--no-real", "--joined", "2", "--snr", "10", "0"])
+    return folder
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def words_of(text):
+    return re.findall(r"[a-z']+", text.lower())
+
+
+def test_manifest(corpus):
+    found = rows(corpus)
+    assert list(found[0]) == COLUMNS
+    assert [row["voice"] for row in found[:3]] == ["rms", "awb", "slt"]
+    assert [row["gender"] for row in found[:3]] == ["male", "male", "female"]
+    assert [row["snr_db"] for row in found] == [""] * 5 + ["10"] * 5 + ["0"] * 5
+    assert found[2]["source"] == "Harvard sentence 3"
+    assert len({row["file_name"] for row in found}) == len(found)
+    assert len(list((corpus / "audio").iterdir())) == 3 * len(found)
+
+
+def test_audio_is_as_the_manifest_says(corpus):
+    for row in rows(corpus):
+        info = soundfile.info(corpus / row["file_name"])
+        assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
+        assert info.duration == pytest.approx(float(row["duration"]), abs=0.001)
+
+
+def test_alignments_cover_the_audio_with_the_words_of_the_transcript(corpus):
+    for row in rows(corpus):
+        path = corpus / row["alignment"]
+        words, phones = (json.loads(path.with_suffix(suffix).read_text()) for suffix in (".json", ".phone.json"))
+        for whole in (words, phones):
+            assert words_of(whole["t"]) == words_of(row["transcription"])
+            assert [word["t"] for word in whole["w"] if word["t"] != "<sil>"] == words_of(row["transcription"])
+        assert words["w"] == [{key: word[key] for key in "bdpt"} for word in phones["w"]]
+        for word in [phones, *phones["w"]]:
+            end = word["b"]
+            for part in word["w"]:
+                assert part["b"] == pytest.approx(end, abs=0.0015)
+                assert part["d"] > 0
+                end = part["b"] + part["d"]
+            assert end == pytest.approx(word["b"] + word["d"], abs=0.0015)
+        assert phones["w"][-1]["b"] + phones["w"][-1]["d"] <= float(row["duration"]) + 0.001
+
+
+def test_silence_is_silent_and_words_are_not(corpus):
+    for row in rows(corpus)[:5]:  # without noise
+        samples, rate = soundfile.read(corpus / row["file_name"])
+        levels = {True: [], False: []}
+        for word in json.loads((corpus / row["alignment"]).read_text())["w"]:
+            span = samples[int(word["b"] * rate) : int((word["b"] + word["d"]) * rate)]
+            levels[word["t"] == "<sil>"].append(10 * np.log10(np.square(span).mean() + 1e-12))
+        assert max(levels[True]) < min(levels[False]) - 5, row["file_name"]
+
+
+def test_joined_lengths(corpus, script):
+    joined = [row for row in rows(corpus) if int(row["n_sentences"]) > 1 and not row["snr_db"]]
+    durations = [float(row["duration"]) for row in joined]
+    assert len(joined) == 2
+    assert min(durations) >= 5 and max(durations) <= 28
+    assert durations == sorted(durations) and durations[-1] > 20
+    assert all(row["transcription"].count(".") == int(row["n_sentences"]) for row in joined)
+    for recording in script.joined(["slt"], 3):
+        assert 5 <= recording.seconds <= 28
+        assert recording.text.count(".") == recording.n_sentences >= 2
+
+
+def test_noise_has_the_ratio_asked_for(corpus):
+    clean = rows(corpus)[:5]
+    for row in clean:
+        samples, rate = soundfile.read(corpus / row["file_name"])
+        spoken = np.zeros(len(samples), bool)
+        for word in json.loads((corpus / row["alignment"]).read_text())["w"]:
+            if word["t"] != "<sil>":
+                spoken[int(word["b"] * rate) : int((word["b"] + word["d"]) * rate)] = True
+        for snr in ("10", "0"):
+            noisy, _ = soundfile.read(corpus / row["file_name"].replace(".wav", f"-snr{snr}.wav"))
+            if np.abs(noisy).max() > 0.99:
+                continue  # turned down, so that the difference is not the noise
+            noise = noisy - samples
+            measured = 10 * np.log10(np.square(samples[spoken]).mean() / np.square(noise).mean())
+            assert measured == pytest.approx(float(snr), abs=0.7), row["file_name"]
+
+
+def test_noise_that_would_clip_is_turned_down(script):
+    rng = np.random.default_rng(0)
+    samples = script.pcm(np.clip(rng.normal(0, 0.25, 16_000), -1, 1))
+    recording = script.Recording("loud", "loud", "slt", "female", "", samples, {})
+    noisy = script.with_noise(recording, 0, seed=0).samples
+    assert 32_000 < np.abs(noisy.astype(int)).max() <= 32_767
+    gain = samples.astype(float) @ noisy / (samples.astype(float) @ samples)
+    noise = noisy - gain * samples
+    ratio = np.square(gain * samples).mean() / np.square(noise).mean()
+    assert 10 * np.log10(ratio) == pytest.approx(0, abs=0.3)
+
+
+def test_the_same_command_makes_the_same_files(corpus, script, tmp_path):
+    script.speak.cache_clear()
+    script.main([str(tmp_path / "again"), *SMALL, "--no-real", "--joined", "2", "--snr", "10", "0"])
+    assert contents(tmp_path / "again") == contents(corpus)
+
+
+@needs_flite
+@needs_espeak
+def test_other_voices_and_every_voice(script, tmp_path):
+    voices = ["slt", "kal16", "espeak:en-gb-scotland", "espeak:en-us+f3"]
+    arguments = ["--n-sentences", "1", "--no-filter", "--no-real", "--every-voice", "--joined", "0"]
+    script.main([str(tmp_path / "new"), *arguments, "--voices", *voices])
+    found = rows(tmp_path / "new")
+    assert [row["voice"] for row in found] == voices
+    assert [row["gender"] for row in found] == ["female", "male", "male", "female"]
+    assert [bool(row["alignment"]) for row in found] == [True, False, False, False]
+    assert len(list((tmp_path / "new" / "audio").glob("*.json"))) == 2
+    with pytest.raises(SystemExit, match="has no voice espeak:en-nowhere"):
+        script.check_voices(["espeak:en-nowhere"])
+
+
+@needs_flite
+def test_real_speech_comes_with_its_files(script, tmp_path):
+    folder, output = tmp_path / "readings", tmp_path / "new"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    samples = rng.integers(-32768, 32768, 16_000).astype(np.int16)
+    soundfile.write(folder / "one.wav", samples, 16_000)
+    (folder / "one.txt").write_text("so what\n")
+    word = {"b": 0.1, "d": 0.4, "p": 0.9, "t": "so"}
+    (folder / "one.json").write_text(json.dumps({"b": 0, "d": 1, "p": 1, "t": "so what", "w": [word]}))
+    soundfile.write(folder / "two.wav", samples, 16_000)
+    (folder / "two.txt").write_text("so what")
+    script.main([str(output), *SMALL, "--joined", "0", "--real", str(folder)])
+    one, two = rows(output)[3:]
+    assert (one["source"], one["transcription"], one["voice"]) == ("readings one", "so what", "human")
+    assert np.array_equal(soundfile.read(output / one["file_name"], dtype="int16")[0], samples)
+    assert json.loads((output / one["alignment"]).read_text())["w"] == [word]
+    assert two["alignment"] == ""
+
+
+@needs_flite
+def test_what_the_model_misses_is_left_out(script, tmp_path, monkeypatch, capsys):
+    heard = {"rms-harvard-01": "The birch canoe slid on the smooth planks", "awb-harvard-02": "Glue the cheat!"}
+    monkeypatch.setattr(script, "transcriber", lambda name: lambda path: heard[path.stem])
+    output = tmp_path / "new"
+    script.main([str(output), "--n-sentences", "2", "--joined", "0", "--no-real"])
+    assert [row["voice"] for row in rows(output)] == ["rms"]
+    [missed] = rows(output, "left_out.csv")
+    assert missed == {
+        "file_name": "audio/awb-harvard-02.wav",
+        "transcription": "Glue the sheet to the dark blue background.",
+        "model_text": "Glue the cheat!",
+        "wer": "75.0",
+    }
+    assert "Glue the cheat!" in capsys.readouterr().out
+    assert not list((output / "audio").glob("awb*"))
+
+
+def test_flite_that_is_missing(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="apt install flite"):
+        script.main([str(tmp_path / "new"), *SMALL])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_is_not_empty_stays_as_it_is(script, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="give a new one"):
+        script.main([str(tmp_path), *SMALL])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
