@@ -69,6 +69,9 @@ class Toy:
         tokens = self.tokens(self.words(utterance), utterance)
         return Tokens(tokens.prompt, torch.cat((tokens.target, torch.tensor([1]))), generated=True)
 
+    def generate_batch(self, spectrograms, utterance, prompt, **gen_args):
+        return [self.generate(replace(utterance, spectrogram=one[None]), **gen_args).target for one in spectrograms]
+
     def encode(self, spectrogram, utterance):
         return spectrogram
 

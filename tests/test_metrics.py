@@ -71,6 +71,9 @@ class LinearModel:
     def generate(self, utterance, **gen_args):
         return Tokens(torch.tensor([0]), torch.tensor([1, 2, 3]), generated=True)
 
+    def generate_batch(self, spectrograms, utterance, prompt, **gen_args):
+        return [torch.tensor([1, 2, 3]) for _ in spectrograms]
+
     def token_texts(self, ids):
         return [("<s>", " a", " b", " c")[i] for i in ids.tolist()]
 

@@ -60,6 +60,9 @@ class Toy:
     def generate(self, utterance, **gen_args):
         return Tokens(torch.tensor([0]), torch.tensor([1, 2, 3]), generated=True)
 
+    def generate_batch(self, spectrograms, utterance, prompt, **gen_args):
+        return [torch.tensor([1, 2, 3]) for _ in spectrograms]
+
     def tokens(self, target, utterance):
         return Tokens(torch.tensor([0]), torch.as_tensor(target))
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from captum._utils.progress import NullProgress, progress
 from torch import Tensor
 
 from captum_spes.explanation import SpeechToTextExplanation, word_spans
-from captum_spes.metrics._restore import restore
-from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.metrics._rewriting import Maps, Rewriter, descending, format_maps, top_bins
+from captum_spes.models.protocol import SpeechToTextModel
 
-# a text is not let grow beyond so many tokens, unless the original is as long
-MAX_NEW_TOKENS = 200
-
-Maps = Tensor | Sequence[Tensor] | Literal["random"]
+# texts that are written at once
+BATCH_SIZE = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +117,14 @@ def flip_rate(
     if not explanations:
         raise ValueError("there is no explanation: give a contrastive one, or several.")
     # what cannot be is refused before the model runs
-    cases = [_Case(model, *pair, seed) for pair in zip(explanations, _format_maps(explanations, maps))]
+    cases = [
+        _Case(model, *pair, steps, seed)
+        for pair in zip(explanations, format_maps(explanations, _own(explanations) if maps is None else maps))
+    ]
     total = len(cases) * len(steps)
     with progress(desc="Flip rate", total=total) if show_progress else NullProgress() as bar:
         for case in cases:
-            for step in steps:
-                case.write(step)
+            for _ in case.write():
                 bar.update(1)
     return FlipRate(
         steps,
@@ -139,16 +138,20 @@ class _Case:
     """One contrasted word: what the model writes as bins are deleted."""
 
     def __init__(
-        self, model: SpeechToTextModel, explanation: SpeechToTextExplanation, attributions: Tensor, seed: int
+        self,
+        model: SpeechToTextModel,
+        explanation: SpeechToTextExplanation,
+        attributions: Tensor,
+        steps: tuple[float, ...],
+        seed: int,
     ) -> None:
         contrast = _contrast(explanation)
-        self.model = model
-        self.utterance, tokens = _restore(model, explanation)
-        self.baseline = model.baseline(self.utterance)
-        self.order = _descending(attributions, seed)
+        self.rewriter = Rewriter(model, replace(explanation, grouped=False, metadata=_whole(explanation.metadata)))
+        self.hidden = top_bins(descending(attributions, seed), steps)
         start, stop = contrast["token_span"]
+        target = self.rewriter.tokens.target
         before, self.word, after = (
-            _words(_text(model, tokens.target[part])) for part in (slice(start), slice(start, stop), slice(stop, None))
+            _words(self.rewriter.text(target[part])) for part in (slice(start), slice(start, stop), slice(stop, None))
         )
         self.foil = _words(contrast["foil"])
         if self.word == self.foil or not self.word or not self.foil:
@@ -158,27 +161,18 @@ class _Case:
             )
         self.original = before + self.word + after
         self.span = len(before), len(before) + len(self.word)
-        gen_args = explanation.metadata.get("gen_args", {})
-        # A model that has begun to loop need not be heard to its end; but no more than it could write: Whisper refuses.
-        n_tokens = len(tokens.target)
-        longest = max(n_tokens, min(2 * n_tokens + 10, MAX_NEW_TOKENS))
-        self.gen_args = {**gen_args, "max_new_tokens": min(longest, gen_args.get("max_new_tokens", longest))}
         self.flips: list[bool] = []
         self.found: list[bool] = []
         self.texts: list[str] = []
 
-    def write(self, percentage: float) -> None:
+    def write(self) -> Iterator[str]:
         """Lets the model write without the top bins, and reads what stands in the word's place."""
-        spectrogram = self.utterance.spectrogram
-        hidden = torch.zeros(spectrogram.numel(), dtype=torch.bool)
-        hidden[self.order[: round(percentage / 100 * len(hidden))]] = True
-        hidden = hidden.view(spectrogram.shape).to(spectrogram.device)
-        heard = replace(self.utterance, spectrogram=torch.where(hidden, self.baseline, spectrogram))
-        text = _text(self.model, self.model.generate(heard, **self.gen_args).target)
-        form = self._form(_words(text))
-        self.texts.append(text.strip())
-        self.flips.append(form is self.foil)
-        self.found.append(form is not None)
+        for text in self.rewriter.texts(self.hidden, BATCH_SIZE):
+            form = self._form(_words(text))
+            self.texts.append(text)
+            self.flips.append(form is self.foil)
+            self.found.append(form is not None)
+            yield text
 
     def _form(self, words: list[str]) -> list[str] | None:
         """Which of word and foil stands in the word's place; the longer where one is a part of the other."""
@@ -189,23 +183,8 @@ class _Case:
         return None
 
 
-def _format_maps(explanations: Sequence[SpeechToTextExplanation], maps: Maps | None) -> list[Tensor]:
-    """A map (T, C) for each explanation. Bins of a constant map come in random order."""
-    own = [explanation.spectrogram_attr[0] for explanation in explanations]
-    if maps is None:
-        return own
-    if isinstance(maps, str):
-        if maps != "random":
-            raise ValueError(f"maps must be tensors or 'random', not {maps!r}.")
-        return [torch.zeros_like(attributions) for attributions in own]
-    if len(maps) != len(own):
-        raise ValueError(f"there are {len(maps)} maps for {len(own)} explanations: give one for each.")
-    for given, attributions in zip(maps, own):
-        if given.shape != attributions.shape:
-            raise ValueError(
-                f"a map of shape {tuple(given.shape)} does not fit its explanation: expected {tuple(own[0].shape)}."
-            )
-    return list(maps)
+def _own(explanations: Sequence[SpeechToTextExplanation]) -> list[Tensor]:
+    return [explanation.spectrogram_attr[0] for explanation in explanations]
 
 
 def _contrast(explanation: SpeechToTextExplanation) -> dict[str, Any]:
@@ -218,22 +197,9 @@ def _contrast(explanation: SpeechToTextExplanation) -> dict[str, Any]:
     return contrast
 
 
-def _restore(model: SpeechToTextModel, explanation: SpeechToTextExplanation) -> tuple[Utterance, Tokens]:
-    """What the model heard and all the tokens of the text, of which the contrast explains one word."""
-    return restore(model, replace(explanation, grouped=False, metadata={**explanation.metadata, "contrast": None}))
-
-
-def _descending(attributions: Tensor, seed: int) -> Tensor:
-    """The numbers of the bins from the largest value to the smallest, equal values in random order, (T · C,)."""
-    values = attributions.detach().flatten().cpu().double().numpy()
-    if not np.isfinite(values).all():
-        raise ValueError("a map holds NaN or infinite values: its bins have no order.")
-    return torch.from_numpy(np.lexsort((np.random.default_rng(seed).random(len(values)), -values)))
-
-
-def _text(model: SpeechToTextModel, ids: Tensor) -> str:
-    """The text of tokens without marks."""
-    return "".join(text for text, mark in zip(model.token_texts(ids), model.is_special(ids)) if not mark)
+def _whole(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Of the whole text, of which the contrast explains one word."""
+    return {**metadata, "contrast": None}
 
 
 def _words(text: str) -> list[str]:

@@ -84,6 +84,12 @@ class SpeechToTextModel(Protocol):
     def generate(self, utterance: Utterance, **gen_args: Any) -> Tokens:
         """What the model writes. ``gen_args`` are those of its generation (beams, length, …)."""
 
+    def generate_batch(
+        self, spectrograms: Tensor, utterance: Utterance, prompt: Tensor, **gen_args: Any
+    ) -> list[Tensor]:
+        """The ids (K,) that the model writes after ``prompt`` of each of some spectrograms (B, T, C) that stand in the
+        utterance's place."""
+
     def tokens(self, target: str | Sequence[int] | Tensor, utterance: Utterance) -> Tokens:
         """A given text or ids as the model's tokens; ValueError where it cannot write them."""
 

@@ -111,22 +111,24 @@ class WhisperModel:
     # Text
 
     def generate(self, utterance: Utterance, **gen_args: Any) -> Tokens:
+        prompt = self._start(utterance)
+        [target] = self.generate_batch(utterance.spectrogram, utterance, prompt, **gen_args)
+        return Tokens(prompt, target, generated=True)
+
+    def generate_batch(
+        self, spectrograms: Tensor, utterance: Utterance, prompt: Tensor, **gen_args: Any
+    ) -> list[Tensor]:
         if reserved := sorted(RESERVED & gen_args.keys()):
             raise ValueError(f"gen_args cannot hold {', '.join(reserved)}: the model is given these by itself.")
-        prompt = self._start(utterance)
         with torch.no_grad(), self._running(utterance.dtype), _quiet():
             # a new BaseModelOutput each time: beam search expands it in place
             output = self.model.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=self._encode(utterance.spectrogram, utterance)),
-                decoder_input_ids=prompt[None],
+                encoder_outputs=BaseModelOutput(last_hidden_state=self._encode(spectrograms, utterance)),
+                decoder_input_ids=prompt.expand(len(spectrograms), -1),
                 return_dict_in_generate=True,
                 **gen_args,
             )
-        target = output["sequences"][0, len(prompt) :]
-        end = (target == self.model.generation_config.eos_token_id).nonzero()
-        if len(end):  # what follows is padding
-            target = target[: int(end[0]) + 1]
-        return Tokens(prompt, target, generated=True)
+        return [self._until_end(target) for target in output["sequences"][:, len(prompt) :]]
 
     def tokens(self, target: str | Sequence[int] | Tensor, utterance: Utterance) -> Tokens:
         if isinstance(target, str):
@@ -198,6 +200,11 @@ class WhisperModel:
     @property
     def _is_multilingual(self) -> bool:
         return bool(getattr(self.model.generation_config, "is_multilingual", False))
+
+    def _until_end(self, target: Tensor) -> Tensor:
+        """What was written, without the padding that follows the end."""
+        end = (target == self.model.generation_config.eos_token_id).nonzero()
+        return target[: int(end[0]) + 1] if len(end) else target
 
     def _fixed_prompt(self, language: str | None, task: str) -> list[int]:
         """The ids that every decoding starts with; a language that is to be detected comes after the first."""

@@ -1,0 +1,108 @@
+"""What a model writes where parts of the spectrogram are hidden."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.metrics._restore import restore
+from captum_spes.models.protocol import SpeechToTextModel
+
+# a map (T, C) for each explanation, or a random order
+Maps = Tensor | Sequence[Tensor] | Literal["random"]
+
+# a text is not let grow beyond so many tokens, unless the original is as long
+MAX_NEW_TOKENS = 200
+
+
+class Rewriter:
+    """Lets a model write again, as it wrote what an explanation explains.
+
+    In the explanation's context and precision, with its prompt and arguments of generation. A model that has begun to
+    loop is not heard to its end: texts end after ``max_new_tokens``, by default twice the original's tokens and ten.
+
+    Args:
+        model: the model that was explained.
+        explanation: of its tokens.
+        max_new_tokens: tokens of a text.
+
+    Raises:
+        ValueError: an explanation that :func:`restore` refuses.
+    """
+
+    def __init__(
+        self, model: SpeechToTextModel, explanation: SpeechToTextExplanation, max_new_tokens: int | None = None
+    ) -> None:
+        self.model = model
+        self.utterance, self.tokens = restore(model, explanation)
+        self.baseline = model.baseline(self.utterance)
+        gen_args = explanation.metadata.get("gen_args", {})
+        if max_new_tokens is None:
+            n_tokens = len(self.tokens.target)
+            # no more than it could write: Whisper refuses
+            longest = max(n_tokens, min(2 * n_tokens + 10, MAX_NEW_TOKENS))
+            max_new_tokens = min(longest, gen_args.get("max_new_tokens", longest))
+        self.gen_args = {**gen_args, "max_new_tokens": max_new_tokens}
+
+    def texts(self, hidden: Tensor, batch_size: int) -> Iterator[str]:
+        """What is written where bins are set to the model's baseline, of masks (S, T · C)."""
+        spectrogram = self.utterance.spectrogram
+        for masks in hidden.split(batch_size):
+            masks = masks.view(-1, *spectrogram.shape[1:]).to(spectrogram.device)
+            heard = torch.where(masks, self.baseline, spectrogram)
+            for ids in self.model.generate_batch(heard, self.utterance, self.tokens.prompt, **self.gen_args):
+                yield self.text(ids).strip()
+
+    def text(self, ids: Tensor) -> str:
+        """The text of tokens without marks."""
+        return "".join(text for text, mark in zip(self.model.token_texts(ids), self.model.is_special(ids)) if not mark)
+
+
+def descending(attributions: Tensor, seed: int) -> Tensor:
+    """The numbers of the bins from the largest value to the smallest, equal values in random order, (T · C,).
+
+    Raises:
+        ValueError: values that are not finite.
+    """
+    values = attributions.detach().flatten().cpu().double().numpy()
+    if not np.isfinite(values).all():
+        raise ValueError("a map holds NaN or infinite values: its bins have no order.")
+    return torch.from_numpy(np.lexsort((np.random.default_rng(seed).random(len(values)), -values)))
+
+
+def top_bins(order: Tensor, percentages: tuple[float, ...]) -> Tensor:
+    """Which bins are the first of an order, bool (S, T · C): as the authors do, with the broken one rounded off."""
+    top = torch.zeros(len(percentages), len(order), dtype=torch.bool)
+    for row, percentage in zip(top, percentages):
+        # 0.07 · 100 is 7.000000000000001 for a computer, and 0.29 · 100 is 28.999999999999996
+        row[order[: math.floor(percentage / 100 * len(order) + 1e-9)]] = True
+    return top
+
+
+def format_maps(explanations: Sequence[SpeechToTextExplanation], maps: Maps | None) -> list[Tensor]:
+    """A map (T, C) for each explanation, by default that of its sentence. Bins of a constant map are in random order.
+
+    Raises:
+        ValueError: maps that do not fit the explanations.
+    """
+    if maps is None:
+        return [explanation.sentence().spectrogram_attr[0] for explanation in explanations]
+    if isinstance(maps, str):
+        if maps != "random":
+            raise ValueError(f"maps must be tensors or 'random', not {maps!r}.")
+        return [torch.zeros_like(explanation.spectrogram) for explanation in explanations]
+    if len(maps) != len(explanations):
+        raise ValueError(f"there are {len(maps)} maps for {len(explanations)} explanations: give one for each.")
+    for given, explanation in zip(maps, explanations):
+        if given.shape != explanation.spectrogram.shape:
+            raise ValueError(
+                f"a map of shape {tuple(given.shape)} does not fit its explanation: expected "
+                f"{tuple(explanation.spectrogram.shape)}."
+            )
+    return list(maps)

@@ -1,0 +1,104 @@
+"""Compactness: how much of the input a map finds important, whatever the threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.metrics._curve import as_tensor, auc, format_steps
+
+THRESHOLDS = tuple(i / 20 for i in range(21))
+
+
+@dataclass(frozen=True, eq=False)
+class SizeCurve:
+    """How many percent of the features U explanations score at S thresholds or above; see :func:`size`.
+
+    Attributes:
+        steps: the thresholds, S numbers.
+        utterance_scores: the percentage of each explanation, (U, S).
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.metrics import SizeCurve
+        >>> SizeCurve((0.0, 0.5, 1.0), torch.tensor([[100.0, 20.0, 0.0], [100.0, 40.0, 0.0]])).auc
+        40.0
+    """
+
+    steps: tuple[float, ...]
+    utterance_scores: Tensor
+
+    @property
+    def scores(self) -> Tensor:
+        """The mean percentage of the explanations, (S,)."""
+        return self.utterance_scores.mean(0)
+
+    @property
+    def auc(self) -> float:
+        """The area under :attr:`scores`, from 0 to 100."""
+        return float(auc(self.steps, self.scores))
+
+
+def size(
+    explanations: SpeechToTextExplanation | Sequence[SpeechToTextExplanation],
+    *,
+    inputs: Literal["spectrogram", "tokens"] = "spectrogram",
+    thresholds: Iterable[float] = THRESHOLDS,
+) -> SizeCurve:
+    """How much of the input is important: the percentage of features above thresholds, smaller is better (paper §5).
+
+    Of the tokens' maps, normalised to [0, 1] as in §4.3 whatever the method, all bins (or previous tokens) of all
+    maps together. A previous token is a feature of the tokens after it alone. Size says nothing of truth: a map with
+    one peak in a random place is the most compact of all.
+
+    Args:
+        explanations: of the tokens, one or several utterances.
+        inputs: which of the two inputs.
+        thresholds: ascending, from 0 to 1.
+
+    Returns:
+        SizeCurve: with ``steps``, ``scores`` and ``auc``. Of several explanations each counts as much.
+
+    Raises:
+        ValueError: maps with NaN; thresholds that are none; no explanation.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes import SpeechToTextExplanation
+        >>> from captum_spes.metrics import size
+        >>> explanation = SpeechToTextExplanation(
+        ...     text="So what", tokens=[" So", " what"], previous_tokens=["<s>", " So"],
+        ...     spectrogram=torch.rand(10, 4), spectrogram_attr=torch.rand(2, 10, 4) ** 4,
+        ...     token_attr=torch.tensor([[0.3, 0.0], [0.1, 0.5]]), n_previous=torch.tensor([1, 2]),
+        ...     frames_per_second=100, mel_frequencies=torch.linspace(100, 7000, 4))
+        >>> 5 < size(explanation).auc < 50
+        True
+        >>> size(explanation, inputs="tokens").scores[0]
+        tensor(100.)
+    """
+    if inputs not in ("spectrogram", "tokens"):
+        raise ValueError(f"inputs must be 'spectrogram' or 'tokens', not {inputs!r}.")
+    steps = format_steps("thresholds", thresholds, 0, 1)
+    if isinstance(explanations, SpeechToTextExplanation):
+        explanations = [explanations]
+    if not explanations:
+        raise ValueError("there is no explanation: give one, or several.")
+    values = [_values(explanation.normalize(), inputs) for explanation in explanations]
+    return SizeCurve(steps, as_tensor(np.array([[100 * (value >= step).mean() for step in steps] for value in values])))
+
+
+def _values(explanation: SpeechToTextExplanation, inputs: str) -> np.ndarray:
+    values = (
+        explanation.spectrogram_attr if inputs == "spectrogram" else explanation.token_attr[explanation.is_previous]
+    )
+    array = values.numpy()
+    if not np.isfinite(array).all():
+        raise ValueError("a map holds NaN or infinite values: its size is not known.")
+    return array

@@ -1,0 +1,202 @@
+"""How far a text is from its reference: word error rate and BLEU, of a text and of a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+from captum_spes._extras import require
+
+# a name, or a function that makes one text of another
+Normalizer = Literal["english", "basic", "none"] | Callable[[str], str]
+
+
+class TextScore(Protocol):
+    """A score of texts that adds up over a corpus: each text gives some counts, and a score is made of their sums.
+
+    Attributes:
+        name: how tables call it.
+        higher_is_better: whether a good text has a high score.
+    """
+
+    name: str
+    higher_is_better: bool
+
+    def counts(self, text: str, reference: str) -> np.ndarray:
+        """The counts of a text, float64 (n,)."""
+
+    def score(self, counts: np.ndarray) -> np.ndarray:
+        """From 0 to 100, of counts or sums of them: (…, n) to (…,)."""
+
+
+class WordErrorRate:
+    """Substituted, deleted and inserted words in percent of the reference's (jiwer), capped at 100.
+
+    The cap is the paper's (§5, footnote 6), lest a text that loops outweighs all others.
+
+    Args:
+        normalizer: what is done to both texts first: ``"english"`` and ``"basic"`` (other languages) are Whisper's
+            text normalisers, of the package whisper-normalizer; ``"none"`` compares the texts as they are; or a
+            function of one's own.
+
+    Raises:
+        ValueError: no such normaliser.
+        ImportError: the extra ``speech`` is not installed.
+
+    Example::
+
+        >>> from captum_spes.metrics import WordErrorRate
+        >>> score = WordErrorRate()
+        >>> counts = score.counts("so that is the next step", "So what's the next step?")
+        >>> counts  # wrong words, words of the reference
+        array([1., 6.])
+        >>> score.score(counts).round(1)
+        np.float64(16.7)
+    """
+
+    name = "WER"
+    higher_is_better = False
+
+    def __init__(self, normalizer: Normalizer = "english") -> None:
+        self.normalize = _find_normalizer(normalizer)
+        self.compare = require("jiwer").process_words
+
+    def counts(self, text: str, reference: str) -> np.ndarray:
+        """Wrong words and words of the reference, (2,).
+
+        Raises:
+            ValueError: a reference without words.
+        """
+        words = self.normalize(reference)
+        if not words.strip():
+            raise ValueError(f"the reference {reference!r} has no words: a word error rate needs some.")
+        result = self.compare(words, self.normalize(text))
+        return np.array(
+            [
+                result.substitutions + result.deletions + result.insertions,
+                result.substitutions + result.deletions + result.hits,
+            ],
+            dtype=np.float64,
+        )
+
+    def score(self, counts: np.ndarray) -> np.ndarray:
+        """The rate of counts or sums of them, (…, 2) to (…,)."""
+        return np.minimum(100 * counts[..., 0] / counts[..., 1], 100)
+
+
+class Bleu:
+    """BLEU by sacrebleu with its default settings (13a tokens, four n-grams, exponential smoothing).
+
+    Raises:
+        ImportError: the extra ``speech`` is not installed.
+
+    Example::
+
+        >>> from captum_spes.metrics import Bleu
+        >>> score = Bleu()
+        >>> score.score(score.counts("So what was the next step", "So what was the next step?")).round(1)
+        np.float64(84.6)
+    """
+
+    name = "BLEU"
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        # effective_order concerns the scores of single sentences; it keeps sacrebleu from warning of them
+        self.bleu = require("sacrebleu.metrics").BLEU(effective_order=True)
+
+    def counts(self, text: str, reference: str) -> np.ndarray:
+        """Matching and all n-grams of each order, and the lengths of text and reference, (10,).
+
+        Raises:
+            ValueError: a reference without words.
+        """
+        if not reference.strip():
+            raise ValueError(f"the reference {reference!r} has no words: BLEU needs some.")
+        result = self.bleu.sentence_score(text, [reference])
+        return np.array([*result.counts, *result.totals, result.sys_len, result.ref_len], dtype=np.float64)
+
+    def score(self, counts: np.ndarray) -> np.ndarray:
+        """The BLEU of counts or sums of them, (…, 10) to (…,)."""
+        rows = counts.reshape(-1, 10).astype(int).tolist()
+        scores = [self.bleu.compute_bleu(row[:4], row[4:8], *row[8:], smooth_method="exp").score for row in rows]
+        return np.array(scores).reshape(counts.shape[:-1])
+
+
+def wer(hypotheses: Sequence[str], references: Sequence[str], normalizer: Normalizer = "english") -> float:
+    """The word error rate of a corpus in percent, capped at 100; see :class:`WordErrorRate`.
+
+    Args:
+        hypotheses: the texts of a model.
+        references: what they should be, as many.
+        normalizer: what is done to both first.
+
+    Raises:
+        ValueError: another number of references, none, or one without words.
+
+    Example::
+
+        >>> from captum_spes.metrics import wer
+        >>> wer(["so what", "the next stop"], ["So, what?", "The next step."])
+        20.0
+    """
+    return _corpus(WordErrorRate(normalizer), hypotheses, references)
+
+
+def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """The BLEU of a corpus; see :class:`Bleu`.
+
+    Args:
+        hypotheses: the texts of a model.
+        references: what they should be, as many.
+
+    Raises:
+        ValueError: another number of references, none, or one without words.
+
+    Example::
+
+        >>> from captum_spes.metrics import bleu
+        >>> round(bleu(["What was the last step?"], ["What was the next step?"]), 1)
+        38.0
+    """
+    return _corpus(Bleu(), hypotheses, references)
+
+
+def find_score(score: str | TextScore) -> TextScore:
+    """A score by its name, ``"wer"`` or ``"bleu"``; others as they are.
+
+    Raises:
+        ValueError: no such score.
+    """
+    if not isinstance(score, str):
+        return score
+    scores: dict[str, Callable[[], TextScore]] = {"wer": WordErrorRate, "bleu": Bleu}
+    if score not in scores:
+        raise ValueError(f"there is no score {score!r}: give 'wer' or 'bleu'.")
+    return scores[score]()
+
+
+def _corpus(score: TextScore, hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    if isinstance(hypotheses, str) or isinstance(references, str):
+        raise ValueError("hypotheses and references must be lists of texts, not single texts.")
+    if len(hypotheses) != len(references) or not references:
+        raise ValueError(
+            f"there are {len(hypotheses)} hypotheses and {len(references)} references: give one reference for each, "
+            "at least one."
+        )
+    counts = [score.counts(text, reference) for text, reference in zip(hypotheses, references)]
+    return float(score.score(np.sum(counts, axis=0)))
+
+
+def _find_normalizer(normalizer: Normalizer) -> Callable[[str], str]:
+    if callable(normalizer):
+        return normalizer
+    if normalizer == "english":
+        return require("whisper_normalizer.english").EnglishTextNormalizer()
+    if normalizer == "basic":
+        return require("whisper_normalizer.basic").BasicTextNormalizer()
+    if normalizer == "none":
+        return str.strip
+    raise ValueError(f"there is no normalizer {normalizer!r}: give 'english', 'basic', 'none' or a function.")
