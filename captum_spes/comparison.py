@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from captum_spes._files import markdown_table
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.metrics import additive_attributions, infidelity, rank_correlation
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
@@ -273,12 +274,6 @@ class Comparison:
 
 def _rounded(value: float | None, digits: str) -> str:
     return "" if value is None else format(value, digits)
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table, the header first."""
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 
 def _title(name: str, explanation: SpeechToTextExplanation) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from captum_spes._extras import require
+from captum_spes._files import write_atomically
 from captum_spes.visualization import (
     plot_attributions,
     plot_segmentation,
@@ -254,17 +254,11 @@ class SpeechToTextExplanation:
         if half:
             tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
         fields = ("text", "tokens", "previous_tokens", "frames_per_second", "normalized", "grouped", "metadata")
-        content = json.dumps({name: getattr(self, name) for name in fields})
-        path = Path(path)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            part = Path(folder) / path.name
-            part.write_bytes(
-                serialize(
-                    {name: t.cpu().contiguous() for name, t in tensors.items()},
-                    {"format": FORMAT, "version": str(VERSION), "explanation": content},
-                )
-            )
-            os.replace(part, path)
+        content = {name: getattr(self, name) for name in fields}
+        # one entry, for safetensors writes several in random order: equal explanations are equal files
+        header = {FORMAT: json.dumps({"version": VERSION, **content})}
+        data = serialize({name: t.cpu().contiguous() for name, t in tensors.items()}, header)
+        write_atomically(path, data)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SpeechToTextExplanation:
@@ -282,14 +276,16 @@ class SpeechToTextExplanation:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         except (error_type, OSError) as error:
             raise ValueError(f"{path} is damaged or no explanation: {error}") from error
-        if header.get("format") != FORMAT:
-            raise ValueError(f"{path} is no explanation of captum-spes: its format is {header.get('format')!r}.")
-        if int(header["version"]) > VERSION:
-            raise ValueError(
-                f"{path} is of version {header['version']}, newer than this library reads ({VERSION}): upgrade it."
-            )
+        if FORMAT not in header:
+            raise ValueError(f"{path} is no explanation: it is a safetensors file that captum-spes has not written.")
         try:
-            content = json.loads(header["explanation"])
+            content = json.loads(header[FORMAT])
+            version = int(content.pop("version"))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:  # no such object
+            raise ValueError(f"{path} is damaged: {error}") from error
+        if version > VERSION:
+            raise ValueError(f"{path} is of version {version}, newer than this library reads ({VERSION}): upgrade it.")
+        try:
             tensors = {name: t.float() if t.is_floating_point() else t.long() for name, t in tensors.items()}
             if "patch_scores" in tensors:
                 patches, _ = _intersections(tensors["feature_mask"])

@@ -16,7 +16,8 @@ import torch
 
 from captum_spes import SpeechToTextExplanation
 from captum_spes.__main__ import main
-from captum_spes.comparison import Comparison, markdown_table
+from captum_spes._files import markdown_table
+from captum_spes.comparison import Comparison
 from captum_spes.methods import accepted
 from captum_spes.metrics import rank_correlation
 from captum_spes.named_methods import METHODS, describe_methods

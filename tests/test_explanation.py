@@ -184,11 +184,11 @@ def test_foreign_and_damaged_files(tmp_path):
     save_file({"x": torch.ones(1)}, path)
     with pytest.raises(ValueError, match="is no explanation"):
         SpeechToTextExplanation.load(path)
-    header = {"format": "captum-spes explanation", "version": "1", "explanation": "{}"}
-    save_file({"x": torch.ones(1)}, path, header)
-    with pytest.raises(ValueError, match="is damaged"):
-        SpeechToTextExplanation.load(path)
-    save_file({"x": torch.ones(1)}, path, {**header, "version": "99"})
+    for header in ('{"version": 1}', "{}", "[]", "no JSON"):
+        save_file({"x": torch.ones(1)}, path, {"captum-spes explanation": header})
+        with pytest.raises(ValueError, match="is damaged"):
+            SpeechToTextExplanation.load(path)
+    save_file({"x": torch.ones(1)}, path, {"captum-spes explanation": '{"version": 99}'})
     with pytest.raises(ValueError, match="newer than this library"):
         SpeechToTextExplanation.load(path)
     make().save(path)
@@ -197,12 +197,19 @@ def test_foreign_and_damaged_files(tmp_path):
         SpeechToTextExplanation.load(path)
 
 
+def test_equal_explanations_are_equal_files(tmp_path):
+    paths = [tmp_path / f"{number}.safetensors" for number in range(5)]
+    for path in paths:
+        make().save(path)
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
 def test_metadata_is_readable_without_the_library(tmp_path):
     from safetensors import safe_open
 
     make().save(tmp_path / "e.safetensors")
     with safe_open(tmp_path / "e.safetensors", framework="np") as file:
-        assert json.loads(file.metadata()["explanation"])["metadata"] == {"model": "toy", "seed": 0}
+        assert json.loads(file.metadata()["captum-spes explanation"])["metadata"] == {"model": "toy", "seed": 0}
 
 
 @pytest.mark.parametrize("name", ["spectrogram_attr", "token_attr", "n_previous", "mel_frequencies", "reliability"])
