@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from captum_spes import SPES, Contrast, SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes.comparison import DEFAULT_METHODS, Comparison
-from captum_spes.methods import accepted
 from captum_spes.models import load_model
 from captum_spes.models.context import context_seconds
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
@@ -95,32 +94,28 @@ def explain(
 ) -> None:
     """Explain one utterance: which parts of the sound, and which words before, made the model write each word."""
     named = find_method(method)
+    if n_samples is not None:
+        if not named.takes_samples:
+            raise ValueError(f"{method} takes no samples: leave out --n-samples.")
+        named = named.with_samples(n_samples)
     if (word is None) != (foil is None):
         raise ValueError("--word and --foil belong together: give both, or none.")
     inputs = _prepare(audio, model, preset, context, target, num_beams, device)
-    try:
-        attribution = named.wrap(inputs.model)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
-    arguments = named.arguments_of(inputs.model, preset.value)
-    if n_samples is not None:
-        if "n_samples" not in accepted(attribution.attr_method):
-            raise ValueError(f"{method} takes no samples: leave out --n-samples.")
-        arguments["n_samples"] = n_samples
-    if word is not None and foil is not None:
-        arguments["contrast"] = Contrast(int(word) if word.isdigit() else word, foil)
+    named.wrap(inputs.model)  # what cannot explain this model is refused before the folder is made
+    contrast = None if word is None or foil is None else Contrast(int(word) if word.isdigit() else word, foil)
     folder = _make_folder(output or Path("spes-output") / _stem(audio))
     with _progress(can_stop=True) as callback:
-        explanation = attribution.attribute(
+        explanation = named.explain(
+            inputs.model,
             inputs.utterance,
             inputs.tokens,
-            **arguments,
+            preset.value,
+            contrast=contrast,
             perturbations_per_eval=batch_size,
             seed=seed,
             gen_args=inputs.gen_args,
             callback=callback,
         )
-    explanation = named.finish(explanation)
     _report(explanation, _write(explanation, folder))
     if explanation.metadata["partial"]:
         raise typer.Exit(128 + signal.SIGINT)

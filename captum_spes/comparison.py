@@ -15,7 +15,7 @@ from captum_spes._files import markdown_table
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.metrics import additive_attributions, infidelity, rank_correlation
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
-from captum_spes.named_methods import NamedMethod, Preset, find_method
+from captum_spes.named_methods import Preset, absolute, find_method
 from captum_spes.visualization import percentile_ranks, plot_comparison
 
 if TYPE_CHECKING:
@@ -105,30 +105,22 @@ class Comparison:
         method = find_method(name)
         signed = name.removesuffix("_abs")
         if method.absolute and signed in self.explanations:
-            self.explanations[name] = method.finish(self.explanations[signed])
+            self.explanations[name] = absolute(self.explanations[signed])
             self.seconds[name] = self.seconds[signed]
             return self.explanations[name]
         start = time.perf_counter()
-        self.explanations[name] = method.finish(self._attribute(method, callback))
-        self.seconds[name] = time.perf_counter() - start
-        return self.explanations[name]
-
-    def _attribute(
-        self, method: NamedMethod, callback: Callable[[str, int, int], Any] | None
-    ) -> SpeechToTextExplanation:
-        try:
-            attribution = method.wrap(self.model)
-        except TypeError as error:
-            raise ValueError(str(error)) from error
-        return attribution.attribute(
+        self.explanations[name] = method.explain(
+            self.model,
             self.utterance,
             self.tokens,
-            **method.arguments_of(self.model, self.preset),
+            self.preset,
             perturbations_per_eval=self.perturbations_per_eval,
             seed=self.seed,
             gen_args=self.gen_args,
             callback=callback,
         )
+        self.seconds[name] = time.perf_counter() - start
+        return self.explanations[name]
 
     # Numbers
 

@@ -26,8 +26,8 @@ from torch import Tensor
 from captum_spes.attr import SPES, BubbleNoise, Energy, Random
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import TokenProbability
-from captum_spes.methods import DEFAULTS, NO_PASSES, Score
-from captum_spes.models.protocol import SpeechToTextModel
+from captum_spes.methods import ALL_TOKENS, DEFAULTS, NO_PASSES, Score, accepted
+from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.segmentation import grid_feature_mask, slic_feature_mask
 from captum_spes.speech_to_text import SpeechToTextAttribution
 
@@ -68,9 +68,12 @@ class NamedMethod:
         """The method, ready to explain what a model writes.
 
         Raises:
-            TypeError: it cannot explain this model.
+            ValueError: it cannot explain this model.
         """
-        return SpeechToTextAttribution(self.make(model), self.score)
+        try:
+            return SpeechToTextAttribution(self.make(model), self.score)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
 
     def arguments_of(self, model: SpeechToTextModel, preset: Preset) -> dict[str, Any]:
         """The arguments of :meth:`SpeechToTextAttribution.attribute` for a budget."""
@@ -78,17 +81,49 @@ class NamedMethod:
         masks = {} if mask is None else {"feature_mask": mask(model.frames_per_second)}
         return {**masks, **self.arguments, **(self.fast if preset == "fast" else {})}
 
-    def finish(self, explanation: SpeechToTextExplanation) -> SpeechToTextExplanation:
-        """What is done to an explanation in the end."""
+    def explain(
+        self, model: SpeechToTextModel, utterance: Utterance, tokens: Tokens, preset: Preset, **arguments: Any
+    ) -> SpeechToTextExplanation:
+        """Explains what a model writes, with the arguments of a budget and further ones, which prevail.
+
+        Raises:
+            ValueError: it cannot explain this model.
+        """
+        given = {**self.arguments_of(model, preset), **arguments}
+        explanation = self.wrap(model).attribute(utterance, tokens, **given)
         if not self.absolute:
             return explanation
-        metadata = {**explanation.metadata, "method": f"|{explanation.metadata['method']}|"}
-        return replace(
-            explanation,
-            spectrogram_attr=explanation.spectrogram_attr.abs(),
-            token_attr=explanation.token_attr.abs(),
-            metadata=metadata,
-        )
+        return absolute(explanation)
+
+    @property
+    def takes_samples(self) -> bool:
+        """Whether it has an argument ``n_samples``."""
+        return "n_samples" in accepted(self.make(_nothing))
+
+    @property
+    def samples_perturbations(self) -> bool:
+        """Whether that is the number of its perturbations, as in SPES and Bubble Noise."""
+        return isinstance(self.make(_nothing), ALL_TOKENS)
+
+    def with_samples(self, n_samples: int) -> NamedMethod:
+        """The same with another ``n_samples``."""
+        number = {"n_samples": n_samples}
+        return replace(self, arguments={**self.arguments, **number}, fast={**self.fast, **number})
+
+
+def absolute(explanation: SpeechToTextExplanation) -> SpeechToTextExplanation:
+    """An explanation whose values have lost their sign."""
+    return replace(
+        explanation,
+        spectrogram_attr=explanation.spectrogram_attr.abs(),
+        token_attr=explanation.token_attr.abs(),
+        metadata={**explanation.metadata, "method": f"|{explanation.metadata['method']}|"},
+    )
+
+
+def _nothing(inputs: Tensor) -> Tensor:
+    """In place of a model, to ask a method what it takes."""
+    return inputs
 
 
 def _slic(**arguments: Any) -> MaskMaker:
@@ -198,7 +233,7 @@ def describe_methods() -> list[tuple[str, str, str, str, str]]:
     """A table of the methods, the header first: name, what it does, score, features, passes for the spectrogram."""
     rows = [("name", "what it does", "forward function", "features", "passes for the spectrogram")]
     for name, method in METHODS.items():
-        attr_method = method.make(lambda inputs: inputs)
+        attr_method = method.make(_nothing)
         inner = getattr(attr_method, "attribution_method", attr_method)
         defaults = next(value for cls, value in DEFAULTS.items() if isinstance(inner, cls))
         score = "none" if defaults.cost == NO_PASSES else (method.score or defaults.score).__name__
