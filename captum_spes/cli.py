@@ -1,4 +1,4 @@
-"""The command line: ``captum-spes explain`` and ``captum-spes compare``."""
+"""The command line: ``captum-spes explain``, ``compare`` and ``evaluate``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -22,18 +22,22 @@ from tqdm import tqdm
 
 from captum_spes import SPES, Contrast, SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes.comparison import DEFAULT_METHODS, Comparison
+from captum_spes.corpus import CorpusUtterance, load_corpus
+from captum_spes.evaluation import METRICS, Evaluation
+from captum_spes.metrics import Bleu, WordErrorRate
 from captum_spes.models import load_model
 from captum_spes.models.context import context_seconds
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
-from captum_spes.named_methods import describe_methods, find_method
+from captum_spes.named_methods import FLOORS, describe_methods, find_method
+from captum_spes.results import MIN_PAIRS
 
 if TYPE_CHECKING:
     from types import FrameType
 
 SAMPLE = "so_what_was_the_next_step.wav"
 
-# of the tables, in characters
-MIN_WIDTH = 110
+# of the tables, in characters: numbers that a narrow terminal breaks are read better than those it leaves out
+MAX_WIDTH = 130
 
 app = typer.Typer(
     help="Explain why a speech-to-text model wrote each word.",
@@ -55,7 +59,30 @@ WINDOWS: dict[Preset, tuple[Literal["full", "auto"], torch.dtype | Literal["auto
     Preset.paper: ("full", torch.float32),
 }
 
-# what both commands take
+
+class ReferenceName(str, Enum):
+    """What texts may be scored against."""
+
+    transcription = "transcription"
+    model = "model"
+
+
+class ScoreName(str, Enum):
+    """Scores of texts."""
+
+    wer = "wer"
+    bleu = "bleu"
+
+
+class NormalizerName(str, Enum):
+    """What is done to texts before their words are counted."""
+
+    english = "english"
+    basic = "basic"
+    none = "none"
+
+
+# what the commands share
 Audio = Annotated[
     Path | None, typer.Argument(help="Audio file (WAV, FLAC, OGG, MP3, …). Without it: the bundled sample.")
 ]
@@ -144,11 +171,9 @@ def compare(
     """Compare attribution methods on one utterance: figures on one scale, and a table of cost and infidelity."""
     if list_methods:
         return _print_table(describe_methods(), "Attribution methods (_abs: without the sign)")
-    names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
+    names = _names(methods, "--methods")
     for name in names:
         find_method(name)
-    if not names:
-        raise ValueError("--methods is empty: name at least one, such as spes,integrated_gradients.")
     inputs = _prepare(audio, model, preset, context, target, num_beams, device)
     folder = _make_folder(output or Path("spes-output") / f"{_stem(audio)}-compare")
     comparison = Comparison(
@@ -162,6 +187,140 @@ def compare(
     print("\nWrote " + "\n      ".join(map(str, [*paths, *comparison.save(folder)])))
     if interrupted:
         raise typer.Exit(128 + signal.SIGINT)
+
+
+@app.command()
+def evaluate(
+    corpus: Annotated[
+        Path,
+        typer.Argument(help="Manifest (.csv or .jsonl with file_name and transcription), or a folder of audio files."),
+    ],
+    methods: Annotated[
+        str, typer.Option(help="Names of methods, with commas between them; the floors are always added.")
+    ] = "spes,feature_wise,bubble_noise,integrated_gradients",
+    metrics: Annotated[str, typer.Option(help="Some of deletion,insertion,size.")] = ",".join(METRICS),
+    model: Model = "whisper-tiny.en",
+    preset: Budget = Preset.fast,
+    n_samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Perturbations of SPES, its variants and Bubble Noise, in place of the preset's."),
+    ] = None,
+    n_utterances: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    reference: Annotated[
+        ReferenceName | None,
+        typer.Option(help="What texts are scored against. Default: the transcriptions, where there are any."),
+    ] = None,
+    score: Annotated[ScoreName, typer.Option(help="wer for transcripts, bleu for translations.")] = ScoreName.wer,
+    normalizer: Annotated[
+        NormalizerName, typer.Option(help="Of the WER: Whisper's for English, its basic one, or none.")
+    ] = NormalizerName.english,
+    step: Annotated[float, typer.Option(help="Percent of the bins from step to step of deletion and insertion.")] = 5,
+    until: Annotated[float, typer.Option(help="Percent of the bins of the last step.")] = 100,
+    context: Context = None,
+    num_beams: NumBeams = 1,
+    device: Device = None,
+    batch_size: BatchSize = 16,
+    seed: Seed = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<corpus's name>-evaluation."),
+    ] = None,
+) -> None:
+    """Evaluate attribution methods on a corpus: deletion, insertion and size, with intervals, tests and curves.
+
+    The same command goes on with a run that was stopped.
+    """
+    chosen = {name: find_method(name) for name in (*_names(methods, "--methods"), *FLOORS)}
+    if n_samples is not None:
+        chosen = {k: m.with_samples(n_samples) if m.samples_perturbations else m for k, m in chosen.items()}
+    how = WordErrorRate(normalizer.value) if score is ScoreName.wer else Bleu()
+    utterances = load_corpus(corpus)
+    utterances = replace(utterances, utterances=utterances.utterances[:n_utterances])
+    window, dtype = WINDOWS[preset]
+    name = (corpus.parent if corpus.is_file() else corpus).resolve().name
+    folder = _make_folder(output or Path("spes-output") / f"{name}-evaluation")
+    evaluation = Evaluation(
+        load_model(model, device=device),
+        utterances,
+        chosen,
+        folder,
+        metrics=_names(metrics, "--metrics"),  # type: ignore[arg-type]
+        preset=preset.value,
+        seed=seed,
+        context=window if context is None else _parse_context(context),
+        dtype=dtype,
+        gen_args={"num_beams": num_beams} if num_beams > 1 else {},
+        percentages=_percentages(step, until),
+        perturbations_per_eval=batch_size,
+    )
+    interrupted = _run_evaluation(evaluation)
+    try:
+        results = evaluation.results(how, None if reference is None else reference.value)
+    except ValueError:
+        if interrupted:  # before there was one
+            raise typer.Exit(128 + signal.SIGINT) from None
+        raise
+    _print_table(results.table(), f"Areas of {len(results.utterances)} utterances [95 % interval]")
+    _print_table(results.cost_table(), "Cost of an explanation (median)")
+    few = f"fewer than {MIN_PAIRS} utterances decide nothing; intervals are in summary.md"
+    _print_table(results.paired_table(intervals=False), f"Against {results.baseline} ({few})")
+    if results.problems:
+        print("\nLeft out:")
+        for name, reason in results.problems.items():
+            print(f"  {name}: {reason}")
+    print("\nWrote " + "\n      ".join(map(str, results.save(folder))))
+    if interrupted:
+        raise typer.Exit(128 + signal.SIGINT)
+
+
+def _run_evaluation(evaluation: Evaluation) -> bool:
+    """Runs what is missing under progress bars; whether Ctrl-C ended it."""
+    corpus = evaluation.corpus
+    done = [evaluation.is_done(item, name) for item in corpus.utterances for name in evaluation.methods]
+    left_out = f", {len(corpus.problems)} left out" if corpus.problems else ""
+    print(f"Corpus:     {len(corpus.utterances)} utterances of {corpus.source}{left_out}")
+    print(f"Model:      {evaluation.model.name}")
+    print(f"Methods:    {', '.join(evaluation.methods)}")
+    if any(done):
+        print(f"Resuming:   {sum(done)} of {len(done)} explanations are there.")
+    sys.stdout.flush()
+    warnings.filterwarnings("ignore", "the maps are noisy")  # a table says how reliable they are
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is finished is on disk
+    with (
+        tqdm(total=done.count(False), desc="explanations", dynamic_ncols=True, disable=all(done)) as bar,
+        tqdm(leave=False, dynamic_ncols=True, disable=all(done)) as batches,
+    ):
+
+        def callback(item: CorpusUtterance, method: str, stage: str, n_done: int, total: int) -> None:
+            if stage == "finished":
+                bar.update()
+                return
+            if batches.desc != f"{item.id}, {method}, {stage}: ":
+                batches.reset(total)
+                batches.set_description(f"{item.id}, {method}, {stage}")
+            batches.update(n_done - batches.n)
+
+        try:
+            evaluation.run(callback)
+        except KeyboardInterrupt:
+            tqdm.write("Stopped. What is finished is kept; the same command goes on with the rest.", sys.stderr)
+            return True
+    return False
+
+
+def _names(text: str, option: str) -> list[str]:
+    """What is listed with commas, each once."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ValueError(f"{option} is empty: name at least one.")
+    return names
+
+
+def _percentages(step: float, until: float) -> list[float]:
+    if not 0 < step <= until <= 100:
+        raise ValueError(f"--step and --until must be percentages, the step at most the other, not {step} and {until}.")
+    steps = [number * step for number in range(int(until / step + 1e-9) + 1)]
+    return steps if steps[-1] == until else [*steps, until]
 
 
 def _run_all(comparison: Comparison, names: list[str], folder: Path) -> tuple[list[Path], bool]:
@@ -250,8 +409,10 @@ def _print_table(rows: Sequence[Sequence[str]], title: str) -> None:
         table.add_column(column[0], no_wrap=max(map(len, column)) < 28)
     for row in rows[1:]:
         table.add_row(*row)
+    console = Console(width=MAX_WIDTH)
+    width = console.measure(table).maximum
     print()
-    Console(width=max(Console().width, MIN_WIDTH)).print(table)
+    Console(width=max(Console().width, width)).print(table)
 
 
 @contextmanager

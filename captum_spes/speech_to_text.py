@@ -235,17 +235,17 @@ class SpeechToTextAttribution(Attribution):
         explanation.metadata.update(
             score=prediction.score_name,
             seed=seed,
-            arguments={key: _describe(value) for key, value in arguments.items()},
-            token_arguments={key: _describe(value) for key, value in token_arguments.items()},
+            arguments={key: describe(value) for key, value in arguments.items()},
+            token_arguments={key: describe(value) for key, value in token_arguments.items()},
             joint=joint,
             token_values=token_values,
             contrast=prediction.contrast,
             passes=run.passes,
             done=run.done,
             partial=run.stopped,
-            baseline=self.model.baseline_name if baselines is None else _describe(baselines),
-            feature_mask=_describe(mask_source),
-            gen_args={key: _describe(value) for key, value in (gen_args or {}).items()},
+            baseline=self.model.baseline_name if baselines is None else describe(baselines),
+            feature_mask=describe(mask_source),
+            gen_args={key: describe(value) for key, value in (gen_args or {}).items()},
         )
         for message in _doubts(explanation):
             warnings.warn(message, stacklevel=2)
@@ -519,7 +519,7 @@ def _describe_inputs(model: SpeechToTextModel, utterance: Utterance, tokens: Tok
     }
 
 
-def _describe(value: object) -> Any:
+def describe(value: object) -> Any:
     """A value for the metadata: as it is where JSON can hold it."""
     if isinstance(value, (bool, int, float, str, type(None))):
         return value

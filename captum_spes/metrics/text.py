@@ -27,6 +27,9 @@ class TextScore(Protocol):
     def counts(self, text: str, reference: str) -> np.ndarray:
         """The counts of a text, float64 (n,)."""
 
+    def bounded(self, counts: np.ndarray) -> np.ndarray:
+        """The same counts (…, n), but that no single text can outweigh a corpus by being worse than wrong."""
+
     def score(self, counts: np.ndarray) -> np.ndarray:
         """From 0 to 100, of counts or sums of them: (…, n) to (…,)."""
 
@@ -60,6 +63,7 @@ class WordErrorRate:
     higher_is_better = False
 
     def __init__(self, normalizer: Normalizer = "english") -> None:
+        self.normalizer = normalizer if isinstance(normalizer, str) else getattr(normalizer, "__name__", "own")
         self.normalize = _find_normalizer(normalizer)
         self.compare = require("jiwer").process_words
 
@@ -80,6 +84,10 @@ class WordErrorRate:
             ],
             dtype=np.float64,
         )
+
+    def bounded(self, counts: np.ndarray) -> np.ndarray:
+        """At most as many wrong words as the reference has: a rate of 100 for each text, (…, 2)."""
+        return np.stack((np.minimum(counts[..., 0], counts[..., 1]), counts[..., 1]), axis=-1)
 
     def score(self, counts: np.ndarray) -> np.ndarray:
         """The rate of counts or sums of them, (…, 2) to (…,)."""
@@ -117,6 +125,10 @@ class Bleu:
             raise ValueError(f"the reference {reference!r} has no words: BLEU needs some.")
         result = self.bleu.sentence_score(text, [reference])
         return np.array([*result.counts, *result.totals, result.sys_len, result.ref_len], dtype=np.float64)
+
+    def bounded(self, counts: np.ndarray) -> np.ndarray:
+        """The counts as they are: a text cannot be worse than 0."""
+        return counts
 
     def score(self, counts: np.ndarray) -> np.ndarray:
         """The BLEU of counts or sums of them, (…, 10) to (…,)."""

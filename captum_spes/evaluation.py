@@ -1,0 +1,378 @@
+"""Explanations of a corpus by several methods, and how faithful and compact they are: a run that can be stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from captum_spes._files import write_atomically
+from captum_spes.corpus import Corpus, CorpusUtterance
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.methods import title
+from captum_spes.metrics import DeletionCurve, SizeCurve, size
+from captum_spes.metrics._curve import format_steps
+from captum_spes.metrics._rewriting import Rewriter, descending, top_bins
+from captum_spes.metrics.compactness import THRESHOLDS
+from captum_spes.metrics.deletion import PERCENTAGES
+from captum_spes.metrics.text import TextScore, find_score
+from captum_spes.models.context import Context, Dtype
+from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.named_methods import NamedMethod, Preset
+from captum_spes.results import MethodResult, Results
+from captum_spes.speech_to_text import describe
+
+Metric = Literal["deletion", "insertion", "size"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+Reference = Literal["transcription", "model"]
+INPUTS: tuple[Literal["spectrogram", "tokens"], ...] = ("spectrogram", "tokens")
+SETTINGS = "settings.json"
+
+# of (utterance, method, stage, done, total)
+Callback = Callable[[CorpusUtterance, str, str, int, int], Any]
+
+
+class Evaluation:
+    """Explains a corpus by several methods, and measures their deletion, insertion and size.
+
+    Every explanation is written into the folder as soon as it is finished, and so is what the model writes by it: a
+    run that was stopped, at whatever point, goes on where it was, and ends with the same results to the last bit. ::
+
+        folder/settings.json                                how everything was done
+        folder/explanations/<method>/<utterance>.safetensors
+        folder/scores/<method>/<utterance>.json             texts of deletion and insertion, sizes, time
+
+    Further methods, utterances and metrics may be added in a later run into the same folder; anything else that
+    differs is refused. The batch size and the device are free.
+
+    Args:
+        model: the model.
+        corpus: from :func:`~captum_spes.corpus.load_corpus`.
+        methods: by name: some of :data:`~captum_spes.named_methods.METHODS`, or others.
+        folder: a new one, or that of the same evaluation.
+        metrics: which of ``"deletion"``, ``"insertion"`` and ``"size"``.
+        preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones.
+        seed: of all that is random.
+        context: window given to the model, as in :meth:`SpeechToTextAttribution.attribute`.
+        dtype: precision of the model.
+        gen_args: arguments of the model's generation.
+        percentages: steps of deletion and insertion; see :func:`~captum_spes.metrics.deletion`.
+        perturbations_per_eval: perturbations in a batch.
+
+    Raises:
+        ValueError: no method or metric, or those that do not exist or cannot explain the model; a folder with
+            something else in it, or with the evaluation of something else, whose difference the message names.
+
+    Example::
+
+        >>> from captum_spes.corpus import load_corpus
+        >>> from captum_spes.evaluation import Evaluation
+        >>> from captum_spes.models import load_model
+        >>> from captum_spes.named_methods import METHODS
+        >>> methods = {name: METHODS[name] for name in ("spes", "integrated_gradients", "random", "energy")}
+        >>> model, corpus = load_model("whisper-tiny.en"), load_corpus("speech")  # doctest: +SKIP
+        >>> evaluation = Evaluation(model, corpus, methods, "spes-output/speech", context="auto")  # doctest: +SKIP
+        >>> evaluation.run()  # doctest: +SKIP
+        >>> print(evaluation.results().markdown())  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: SpeechToTextModel,
+        corpus: Corpus,
+        methods: Mapping[str, NamedMethod],
+        folder: str | Path,
+        *,
+        metrics: Sequence[Metric] = METRICS,
+        preset: Preset = "fast",
+        seed: int = 0,
+        context: Context = "full",
+        dtype: Dtype | None = None,
+        gen_args: dict[str, Any] | None = None,
+        percentages: Iterable[float] = PERCENTAGES,
+        perturbations_per_eval: int = 16,
+    ) -> None:
+        if not methods or not metrics:
+            raise ValueError("there is nothing to evaluate: give a method and a metric, or several.")
+        if unknown := [metric for metric in metrics if metric not in METRICS]:
+            raise ValueError(f"there is no metric {unknown[0]!r}: give some of {', '.join(METRICS)}.")
+        for method in methods.values():
+            method.wrap(model)
+        self.model = model
+        self.corpus = corpus
+        self.methods = dict(methods)
+        self.folder = Path(folder)
+        self.metrics = tuple(metrics)
+        self.preset: Preset = preset
+        self.seed = seed
+        self.context = context
+        self.dtype = dtype
+        self.gen_args = gen_args or {}
+        self.percentages = format_steps("percentages", percentages, 0, 100)
+        self.perturbations_per_eval = perturbations_per_eval
+        # what was left out, by the utterance's id
+        self.problems: dict[str, str] = {}
+        # what the results depend on, but for the batch size and the device, which round otherwise at most
+        self.settings = self._settings()
+        self._write_settings()
+
+    # The run
+
+    def run(self, callback: Callback | None = None) -> None:
+        """Does what is missing, utterance by utterance.
+
+        Args:
+            callback: called as ``callback(utterance, method, stage, done, total)`` after every batch of perturbations,
+                and with the stage ``"finished"`` when a method's explanation of an utterance is measured and written.
+
+        Warns:
+            UserWarning: an utterance is left out, for its file is broken, say, or the model hears no words in it.
+        """
+        self.problems = {}
+        for item in self.corpus.utterances:
+            try:
+                names = [name for name in self.methods if not self.is_done(item, name)]
+                self._check_audio(item)
+                if not names:
+                    continue
+                prepared = self._prepare(item)
+                for name in names:
+                    self._evaluate(item, name, prepared, callback or _ignore)
+            except ValueError as error:
+                self.problems[item.id] = str(error)
+                warnings.warn(f"{item.id} is left out: {error}", stacklevel=2)
+
+    def is_done(self, item: CorpusUtterance, method: str) -> bool:
+        """Whether an utterance is explained by a method, and measured.
+
+        Raises:
+            ValueError: a file in the folder is damaged.
+        """
+        return self._scores(item, method).keys() >= set(self.metrics)
+
+    def _prepare(self, item: CorpusUtterance) -> tuple[Utterance, Tokens]:
+        attribution = next(iter(self.methods.values())).wrap(self.model)
+        return attribution.prepare(item.path, gen_args=self.gen_args, context=self.context, dtype=self.dtype)
+
+    def _evaluate(
+        self, item: CorpusUtterance, name: str, prepared: tuple[Utterance, Tokens], callback: Callback
+    ) -> None:
+        path = self.explanation_path(item, name)
+        seconds = None
+        if path.is_file():
+            explanation = SpeechToTextExplanation.load(path)
+        else:
+            start = time.perf_counter()
+            explanation = self.methods[name].explain(
+                self.model,
+                *prepared,
+                self.preset,
+                perturbations_per_eval=self.perturbations_per_eval,
+                seed=self.seed,
+                gen_args=self.gen_args,
+                callback=partial(callback, item, name),
+            )
+            seconds = time.perf_counter() - start
+            path.parent.mkdir(parents=True, exist_ok=True)
+            explanation.save(path)
+        scores = self._scores(item, name) or {
+            "audio_sha256": _sha256(item.path),
+            "text": explanation.text,
+            "seconds": seconds,
+            "reliability": None if explanation.reliability is None else float(explanation.reliability.mean()),
+            **_passes(explanation),
+        }
+        scores |= {metric: self._measure(metric, explanation) for metric in self.metrics if metric not in scores}
+        path = self._scores_path(item, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(scores, ensure_ascii=False) + "\n")
+        callback(item, name, "finished", 1, 1)
+
+    def _measure(self, metric: Metric, explanation: SpeechToTextExplanation) -> Any:
+        """The sizes, or the texts: what those are scored against, and how, is settled in the end."""
+        if metric == "size":
+            return {inputs: size(explanation, inputs=inputs).utterance_scores[0].tolist() for inputs in INPUTS}
+        top = top_bins(descending(explanation.sentence().spectrogram_attr[0], self.seed), self.percentages)
+        # writing keeps no distributions: twice as many fit
+        batch_size = 2 * self.perturbations_per_eval
+        return list(Rewriter(self.model, explanation).texts(top if metric == "deletion" else ~top, batch_size))
+
+    # Results
+
+    def results(self, score: str | TextScore = "wer", reference: Reference | None = None) -> Results:
+        """What was found on the utterances that are finished for all methods.
+
+        Args:
+            score: ``"wer"``, ``"bleu"``, or a score with its own settings.
+            reference: score against the ``"transcription"``, or against what the ``"model"`` itself writes when
+                nothing is hidden. Default: the transcription, where the corpus has any. Utterances without one are
+                then left out of deletion and insertion, and with them of the results.
+
+        Returns:
+            Results: areas, intervals, tests, curves; ``results().save(folder)`` writes them.
+
+        Raises:
+            ValueError: no utterance is finished, or another score or reference.
+        """
+        if reference not in (None, *get_args(Reference)):
+            raise ValueError(f"reference must be one of {', '.join(get_args(Reference))}, not {reference!r}.")
+        how = find_score(score)
+        if reference is None:
+            reference = "transcription" if any(item.transcription for item in self.corpus.utterances) else "model"
+        problems = {**self.corpus.problems, **self.problems}
+        found: dict[str, dict[str, dict[str, Any]]] = {}  # by utterance and method
+        references = []
+        for item in self.corpus.utterances:
+            if item.id in problems:
+                continue
+            try:
+                if not all(self.is_done(item, name) for name in self.methods):
+                    raise ValueError("not finished; the same command goes on with it.")
+                scores = {name: self._scores(item, name) for name in self.methods}
+                text = item.transcription if reference == "transcription" else next(iter(scores.values()))["text"]
+                if self.writes:
+                    how.counts("", text or "")  # refuses what cannot be scored against
+            except ValueError as error:
+                problems[item.id] = str(error)
+                continue
+            found[item.id] = scores
+            references.append(text or "")
+        if not found:
+            name, reason = next(iter(problems.items()))
+            raise ValueError(f"there are no results, for no utterance is finished; {name}: {reason}")
+        methods = {
+            name: self._method_result([scores[name] for scores in found.values()], references, how)
+            for name in self.methods
+        }
+        settings = {**self.settings, "metrics": list(self.metrics)}
+        if self.writes:
+            settings |= {"score": how.name, "normalizer": getattr(how, "normalizer", None), "reference": reference}
+        return Results(list(found), methods, problems, settings)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model has to write texts for the metrics."""
+        return set(self.metrics) != {"size"}
+
+    def _method_result(self, found: list[dict[str, Any]], references: list[str], how: TextScore) -> MethodResult:
+        def curve(metric: Metric) -> DeletionCurve | None:
+            if metric not in self.metrics:
+                return None
+            return DeletionCurve(self.percentages, [scores[metric] for scores in found], references, how)
+
+        def sizes(inputs: str) -> SizeCurve:
+            return SizeCurve(THRESHOLDS, torch.tensor([scores["size"][inputs] for scores in found]))
+
+        return MethodResult(
+            curve("deletion"),
+            curve("insertion"),
+            {inputs: sizes(inputs) for inputs in INPUTS} if "size" in self.metrics else {},
+            seconds=[scores["seconds"] for scores in found],
+            forwards=[scores["forwards"] for scores in found],
+            backwards=[scores["backwards"] for scores in found],
+            reliability=[scores["reliability"] for scores in found],
+        )
+
+    # Files
+
+    def explanation_path(self, item: CorpusUtterance, method: str) -> Path:
+        """Where the explanation of an utterance by a method is."""
+        return self.folder / "explanations" / method / f"{item.id}.safetensors"
+
+    def _scores_path(self, item: CorpusUtterance, method: str) -> Path:
+        return self.folder / "scores" / method / f"{item.id}.json"
+
+    def _scores(self, item: CorpusUtterance, method: str) -> dict[str, Any]:
+        """What is written of an explanation; empty where nothing is."""
+        path = self._scores_path(item, method)
+        return _read_json(path) if path.is_file() else {}
+
+    def _check_audio(self, item: CorpusUtterance) -> None:
+        """Raises a ValueError where explanations are of another audio file of this name."""
+        known = [scores["audio_sha256"] for name in self.methods if (scores := self._scores(item, name))]
+        if known and known != [_sha256(item.path)] * len(known):
+            raise ValueError(f"{item.path} has changed since it was explained: evaluate it into another folder.")
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "model": self.model.name,
+            "preset": self.preset,
+            "seed": self.seed,
+            "context": self.context,
+            "dtype": None if self.dtype is None else str(self.dtype).removeprefix("torch."),
+            "gen_args": {key: describe(value) for key, value in self.gen_args.items()},
+            "percentages": [int(step) if step == int(step) else step for step in self.percentages],
+            "methods": {
+                name: {
+                    "method": title(method.wrap(self.model).attr_method),
+                    "score": None if method.score is None else method.score.__name__,
+                    "absolute": method.absolute,
+                    **{key: describe(value) for key, value in method.arguments_of(self.model, self.preset).items()},
+                }
+                for name, method in self.methods.items()
+            },
+        }
+
+    def _write_settings(self) -> None:
+        """Keeps the settings, together with those of methods that were run before.
+
+        Raises:
+            ValueError: the folder holds something else, or something that was done otherwise.
+        """
+        path = self.folder / SETTINGS
+        if path.is_file():
+            before = _read_json(path)
+            if differences := list(_differences(before, self.settings)):
+                raise ValueError(
+                    f"{self.folder} holds an evaluation with other arguments: {'; '.join(differences)}. Give the same "
+                    "ones to go on with it, or another folder."
+                )
+            methods = {**before["methods"], **self.settings["methods"]}
+        elif self.folder.is_dir() and any(self.folder.iterdir()):
+            raise ValueError(f"{self.folder} is not empty and holds no evaluation: give another folder.")
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            methods = self.settings["methods"]
+        write_atomically(path, json.dumps({**self.settings, "methods": methods}, indent=1, ensure_ascii=False) + "\n")
+
+
+def _ignore(*progress: Any) -> None:
+    """A callback that does nothing, which SPES takes for a request to go on."""
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], name: str = "") -> Iterator[str]:
+    """What is not alike, in words; methods that only one has are no difference."""
+    keys = before.keys() & now.keys() if name == "methods" else before.keys() | now.keys()
+    for key in sorted(keys):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{name}.{key}".strip("."))
+        elif old != new:
+            yield f"{name}.{key}".strip(".") + f" is {old} there and {new} now"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it, and what it says is measured again.") from error
+    return content
+
+
+def _passes(explanation: SpeechToTextExplanation) -> dict[str, int]:
+    """Inputs that passed through the model, and gradients."""
+    stages = explanation.metadata["passes"].values()
+    return {f"{way}s": sum(stage[way] for stage in stages) for way in ("forward", "backward")}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
