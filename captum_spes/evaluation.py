@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -206,7 +206,12 @@ class Evaluation:
 
     # Results
 
-    def results(self, score: str | TextScore = "wer", reference: Reference | None = None) -> Results:
+    def results(
+        self,
+        score: str | TextScore = "wer",
+        reference: Reference | None = None,
+        only: Collection[str] | None = None,
+    ) -> Results:
         """What was found on the utterances that are finished for all methods.
 
         Args:
@@ -214,6 +219,7 @@ class Evaluation:
             reference: score against the ``"transcription"``, or against what the ``"model"`` itself writes when
                 nothing is hidden. Default: the transcription, where the corpus has any. Utterances without one are
                 then left out of deletion and insertion, and with them of the results.
+            only: ids of the utterances to look at, such as those of one speaker. Default: all.
 
         Returns:
             Results: areas, intervals, tests, curves; ``results().save(folder)`` writes them.
@@ -231,7 +237,7 @@ class Evaluation:
         references = []
         n_unfinished = 0
         for item in self.corpus.utterances:
-            if item.id in problems:
+            if item.id in problems or (only is not None and item.id not in only):
                 continue
             try:
                 if not all(self.is_done(item, name) for name in self.methods):

@@ -155,11 +155,14 @@ class Results:
         """The 95 % interval of a method's area over the utterances."""
         return _interval(self._drawn_areas(metric, method))
 
-    def compare(self, metric: str, method: str, other: str) -> Difference:
-        """A method's area less another's, and whether that makes it better."""
+    def compare(self, metric: str, method: str | Sequence[str], other: str | Sequence[str]) -> Difference:
+        """A method's area less another's, and whether that makes it better; of several methods the mean area."""
         areas = self.areas(metric)
-        difference = areas[method] - areas[other]
-        low, high = _interval(self._drawn_areas(metric, method) - self._drawn_areas(metric, other))
+        groups = [[group] if isinstance(group, str) else group for group in (method, other)]
+        first, second = (np.mean([areas[name] for name in group]) for group in groups)
+        difference = float(first - second)
+        drawn = [np.mean([self._drawn_areas(metric, name) for name in group], axis=0) for group in groups]
+        low, high = _interval(drawn[0] - drawn[1])
         sign = 1 if self.higher_is_better(metric) else -1
         decided = len(self.utterances) >= MIN_PAIRS and (low > 0 or high < 0)
         verdict: Verdict = "undecided" if not decided else "better" if sign * low > 0 else "worse"
@@ -271,9 +274,9 @@ class Results:
 
     # Pictures
 
-    def plot(self) -> Figure:
-        """The curves of deletion, insertion and size with their intervals (paper, Fig. 5 and 6)."""
-        return plot_curves([self._panel(name) for name in self.metrics if name != "SRG"])
+    def plot(self, metrics: Sequence[str] | None = None) -> Figure:
+        """The curves of deletion, insertion and size with their intervals (paper, Fig. 5 and 6); of all, or some."""
+        return plot_curves([self._panel(name) for name in metrics or self._metrics])
 
     def _panel(self, name: str) -> CurvePanel:
         metric = self._metrics[name]

@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,6 +67,22 @@ def test_logits_are_those_of_generate(tiny_model, tiny_whisper, utterance):
         ours = tiny_model.logits(tiny_model.encode(utterance.spectrogram, utterance), generated)
     plain = torch.stack(output.logits, dim=1)
     torch.testing.assert_close(ours.log_softmax(-1), plain.log_softmax(-1), atol=1e-5, rtol=0)
+
+
+def test_texts_of_a_batch_are_those_of_single_ones(tiny_model, utterance):
+    """Some of what this model writes are timestamps by their numbers, which Whisper's own generate stumbles on."""
+    spectrograms = utterance.spectrogram * torch.tensor([0.2, 0.6, 1.0, 1.5])[:, None, None]
+    prompt = torch.tensor([1, 2])
+    together = tiny_model.generate_batch(spectrograms, utterance, prompt, max_new_tokens=12)
+    for one, target in zip(spectrograms, together, strict=True):
+        alone = tiny_model.generate(replace(utterance, spectrogram=one[None]), max_new_tokens=12)
+        assert torch.equal(alone.target, target)
+    assert len({tuple(target.tolist()) for target in together}) > 1
+
+
+def test_a_limit_of_tokens_may_exceed_the_models(tiny_model, utterance):
+    """It has 24 positions, two of which are the prompt's."""
+    assert len(tiny_model.generate(utterance, max_new_tokens=500).target) <= 22
 
 
 def test_gate(tiny_model, utterance, tokens):

@@ -1,4 +1,4 @@
-"""The README's Python runs as printed."""
+"""The Python of the README and of the page on evaluation runs as printed."""
 
 import re
 import warnings
@@ -8,12 +8,16 @@ import pytest
 import soundfile
 
 from captum_spes import SPES, SpeechToTextAttribution
+from captum_spes.metrics import WordErrorRate
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
-def blocks():
-    return re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+EVALUATION = README.parent / "docs" / "evaluation.md"
+
+
+def blocks(path=README):
+    return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
 
 
 def shapes(block):
@@ -58,6 +62,32 @@ def test_from_python(bundled_model, sample, tmp_path, monkeypatch):
     for expression, shape in shapes(block):
         assert str(list(eval(expression, names))) == f"[{shape}]"
     assert {path.name for path in tmp_path.iterdir()} == {"words.png", "explanation.safetensors"}
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy", "ignore:the maps of .* are the same everywhere")
+def test_metrics(tiny_model, audio):
+    explanation = SpeechToTextAttribution(SPES(tiny_model)).attribute(
+        audio, "so what", sampling_rate=16000, n_samples=9, n_token_samples=4
+    )
+    names = {"model": tiny_model, "explanation": explanation, "WordErrorRate": WordErrorRate}
+    readme = next(block for block in blocks() if "import deletion" in block)
+    for block in (readme, blocks(EVALUATION)[0]):
+        exec(block, names)
+    assert len(names["curve"].texts[0]) == 21 and 0 <= names["curve"].auc <= 100
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy", "ignore:the maps of .* are the same everywhere")
+def test_evaluation(tiny_model, audio, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    speech = tmp_path / "speech"
+    speech.mkdir()
+    for name in ("one", "two"):
+        soundfile.write(speech / f"{name}.wav", audio, 16000)
+    (speech / "metadata.csv").write_text("file_name,transcription,gender\none.wav,so,female\ntwo.wav,so,male\n")
+    names = {"model": tiny_model, "folder": tmp_path}
+    exec(blocks(EVALUATION)[1], names)
+    assert names["results"].utterances == ["one", "two"] and names["women"] == ["one"]
+    assert (tmp_path / "summary.md").read_text().startswith(f"# {tiny_model.name} on 1 utterance\n")
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^:)]+)\)", README.read_text()))

@@ -45,7 +45,6 @@ class Rewriter:
         gen_args = explanation.metadata.get("gen_args", {})
         if max_new_tokens is None:
             n_tokens = len(self.tokens.target)
-            # no more than it could write: Whisper refuses
             longest = max(n_tokens, min(2 * n_tokens + 10, MAX_NEW_TOKENS))
             max_new_tokens = min(longest, gen_args.get("max_new_tokens", longest))
         self.gen_args = {**gen_args, "max_new_tokens": max_new_tokens}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache, WhisperForConditionalGeneration
+from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin, WhisperForConditionalGeneration
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
@@ -120,9 +120,15 @@ class WhisperModel:
     ) -> list[Tensor]:
         if reserved := sorted(RESERVED & gen_args.keys()):
             raise ValueError(f"gen_args cannot hold {', '.join(reserved)}: the model is given these by itself.")
+        if "max_new_tokens" in gen_args:
+            # no more than it has positions for: transformers refuses, where all that is meant is a limit
+            n_positions = self.model.config.max_target_positions - len(prompt)
+            gen_args["max_new_tokens"] = min(gen_args["max_new_tokens"], n_positions)
         with torch.no_grad(), self._running(utterance.dtype), _quiet():
-            # a new BaseModelOutput each time: beam search expands it in place
-            output = self.model.generate(
+            # Not Whisper's own generate, which seeks through long audio by the timestamps that it finds and fails where
+            # a perturbed input brings some. A new BaseModelOutput each time: beam search expands it in place.
+            output = GenerationMixin.generate(
+                self.model,
                 encoder_outputs=BaseModelOutput(last_hidden_state=self._encode(spectrograms, utterance)),
                 decoder_input_ids=prompt.expand(len(spectrograms), -1),
                 return_dict_in_generate=True,

@@ -1,0 +1,366 @@
+"""The paper's tables and figures of faithfulness and compactness on Whisper: its numbers beside ours.
+
+    python benchmarks/make_corpus.py build/corpus
+    python benchmarks/paper.py table1 --quick
+    python benchmarks/paper.py table1 --context 10 --n-samples 600 --n-utterances 12 --output benchmarks/results
+
+Without further options an experiment has the paper's budget, which is meant for a GPU: 20,000 samples, the full window,
+all utterances. A run that is stopped goes on with the same command. --quick ends within ten minutes on 2 cores: few
+utterances, samples and methods. Of every ordering that the paper finds, the table says whether it holds on Whisper: it
+does where the 95 % interval of the paired difference is on its side of 0, it does not where that is on the other side,
+and is undecided otherwise, and with fewer than six utterances.
+
+Real speech comes first, then the synthesised one. Utterances that the model does not hear right are left out (WER
+above 20 %); a context that is cut makes Whisper repeat itself now and then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from pathlib import Path
+
+import numpy as np
+from experiments import AS_THEY_ARE, EXPERIMENTS, LENGTHS, MAIN, N_SAMPLES, NORMALIZED, Experiment, Methods
+from matplotlib.figure import Figure
+from provenance import command, machine
+from tqdm import tqdm
+
+from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
+from captum_spes._files import markdown_table
+from captum_spes.corpus import Corpus, CorpusUtterance, load_corpus
+from captum_spes.evaluation import Evaluation
+from captum_spes.metrics import wer
+from captum_spes.models import load_model
+from captum_spes.named_methods import FLOORS
+from captum_spes.results import Results
+from captum_spes.visualization import CurvePanel, plot_curves
+
+MAX_WER = 20
+GEN_ARGS = {"max_new_tokens": 200}  # a model that has begun to loop is not heard to its end
+QUICK_UTTERANCES = 3
+QUICK_CONTEXT = 10.0
+QUICK_FORWARDS = 9_000  # of all methods and utterances together: five minutes, and the rest for decoding
+PAPER_WER = {"the paper's model": 10.8, "SeamlessM4T": 15.8}  # Table 2, MuST-C tst-COMMON
+VERDICTS = {"better": "holds", "worse": "does not hold", "undecided": "undecided"}
+
+
+@dataclass
+class Study:
+    """An experiment, and how much of it is run."""
+
+    name: str
+    experiment: Experiment
+    args: argparse.Namespace
+
+    def __post_init__(self) -> None:
+        self.model = load_model(self.args.model, device=self.args.device)
+        quick = self.args.quick
+        self.n_utterances = self.args.n_utterances or (QUICK_UTTERANCES if quick else None)
+        self.context = self.args.context or (QUICK_CONTEXT if quick else "full")
+        self.n_samples = self.args.n_samples or (self._quick_samples() if quick else N_SAMPLES)
+        self.folder = self.args.folder / (self.name + ("-quick" if quick else ""))
+        self.start = time.perf_counter()
+
+    def _quick_samples(self) -> int:
+        n_methods = len(self.experiment.quick or self.experiment.methods(N_SAMPLES))
+        return max(3 * (QUICK_FORWARDS // (3 * n_methods * QUICK_UTTERANCES)), 48)
+
+    @property
+    def methods(self) -> Methods:
+        methods = self.experiment.methods(self.n_samples)
+        return {name: methods[name] for name in self.experiment.quick or methods} if self.args.quick else methods
+
+    def corpus(self) -> Corpus:
+        """Utterances of the right length that the model hears right in this context, real speech first."""
+        corpus = load_corpus(self.args.corpus)
+        chosen = sorted(filter(self.fits, corpus.utterances), key=lambda item: item.fields["voice"] != "human")
+        return replace(corpus, utterances=list(islice(filter(self.is_heard, chosen), self.n_utterances)))
+
+    def fits(self, item: CorpusUtterance) -> bool:
+        """Whether its length is right, and leaves a second of silence in the context."""
+        shortest, longest = self.experiment.seconds
+        if self.context != "full":
+            longest = min(longest, self.context - 1)
+        return shortest <= float(item.fields["duration"]) <= longest
+
+    def is_heard(self, item: CorpusUtterance) -> bool:
+        attribution = SpeechToTextAttribution(SPES(self.model))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a text that is another in the full window
+            _, tokens = attribution.prepare(item.path, context=self.context, dtype="auto", gen_args=GEN_ARGS)
+        return wer([attribution.text(tokens)], [item.transcription or ""]) <= MAX_WER
+
+    def run(self, corpus: Corpus, methods: Methods | None = None) -> Evaluation:
+        """Does what is missing."""
+        if not corpus.utterances:
+            raise SystemExit(f"{corpus.source} has no utterance for this: see benchmarks/make_corpus.py.")
+        evaluation = Evaluation(
+            self.model,
+            corpus,
+            methods or self.methods,
+            self.folder,
+            metrics=self.experiment.metrics,
+            preset="paper",
+            seed=self.args.seed,
+            context=self.context,
+            dtype="auto",
+            gen_args=GEN_ARGS,
+            perturbations_per_eval=self.args.batch_size,
+        )
+        done = [evaluation.is_done(item, name) for item in corpus.utterances for name in evaluation.methods]
+        with tqdm(total=len(done), initial=sum(done), desc=self.name) as bar:
+
+            def callback(item: CorpusUtterance, method: str, stage: str, n_done: int, total: int) -> None:
+                bar.set_postfix_str(f"{item.id}, {method}", refresh=False)
+                bar.update(stage == "finished")
+
+            evaluation.run(callback)
+        return evaluation
+
+    def footer(self, items: list[CorpusUtterance]) -> list[str]:
+        """Where the numbers come from."""
+        n_real = sum(item.fields["voice"] == "human" for item in items)
+        seconds = [float(item.fields["duration"]) for item in items]
+        window = "its full window" if self.context == "full" else f"a window of {self.context:g} s"
+        bubbles = ", of Bubble Noise at most 1,000" if self.n_samples > 1_000 else ""
+        return [
+            "",
+            f"`{command()}`: {self.model.name} with {window}, {len(items)} utterances of {min(seconds):.1f} to "
+            f"{max(seconds):.1f} s ({n_real} of real speech, the others synthesised), {self.n_samples:,} samples"
+            f"{bubbles}, seed {self.args.seed}; {machine()}.",
+        ]
+
+    def write(self, name: str, content: str | Figure) -> None:
+        """A file beside the others, if they are to be kept."""
+        if self.args.output is None:
+            return
+        path = self.args.output / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            path.write_text(content, encoding="utf-8")
+        else:
+            content.savefig(path, dpi=150)
+        print(f"Wrote {path}")
+
+    def report(self, lines: list[str]) -> None:
+        """Prints a table, and writes it."""
+        text = "\n".join(lines)
+        print(f"\n{text}")
+        self.write(f"{self.name}.md", text + "\n")
+
+
+def cell(results: Results, metric: str, method: str) -> str:
+    low, high = results.interval(metric, method)
+    interval = f" [{low:.1f}, {high:.1f}]" if len(results.utterances) > 1 else ""
+    return f"{results.areas(metric)[method]:.1f}{interval}"
+
+
+def values(study: Study, results: Results) -> list[str]:
+    """A row a method: the paper's areas beside ours."""
+    paper = study.experiment.paper
+    arrows = {metric: "↑" if results.higher_is_better(metric) else "↓" for metric in results.metrics}
+    header = ["method"]
+    for metric in results.metrics:
+        header += [f"{metric} {arrows[metric]}, paper"] if metric in paper else []
+        header += [f"{metric} {arrows[metric]}"]
+    rows = [header]
+    for method in results.methods:
+        row = [method]
+        for metric in results.metrics:
+            if metric in paper:
+                row.append(f"{paper[metric][method]:.2f}" if method in paper[metric] else "")
+            row.append(cell(results, metric, method))
+        rows.append(row)
+    return markdown_table(rows)
+
+
+def verdicts(study: Study, results: Results) -> list[str]:
+    """A row a claim: the paper's difference, ours, and whether it holds."""
+    rows = [("claim", "metric", "paper", "ours", "verdict")]
+    for ordering in study.experiment.orderings:
+        groups = [[name for name in group if name in results.methods] for group in (ordering.better, ordering.worse)]
+        if not all(groups):  # not run in the quick setting
+            continue
+        numbers = study.experiment.paper.get(ordering.metric, {})
+        known = all(name in numbers for group in groups for name in group)
+        paper = np.subtract(*(np.mean([numbers[n] for n in group]) for group in groups)) if known else None
+        found = results.compare(ordering.metric, *groups)
+        ours = f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
+        verdict = VERDICTS[found.verdict]
+        rows.append((ordering.claim, ordering.metric, "" if paper is None else f"{paper:+.2f}", ours, verdict))
+    return markdown_table(rows)
+
+
+# The experiments
+
+
+def table(study: Study) -> None:
+    """A table of methods, their areas, and what the paper says of them."""
+    evaluation = study.run(study.corpus())
+    results = evaluation.results()
+    study.report([*values(study, results), "", *verdicts(study, results), *study.footer(evaluation.corpus.utterances)])
+    study.write(f"{study.name}.json", json.dumps(results.to_dict(), indent=1) + "\n")
+    if "size" in study.experiment.metrics:
+        study.write(f"{study.name}.png", results.plot(["deletion", "insertion", "size"]))
+
+
+def table2(study: Study) -> None:
+    """The word error rate of the model itself, on all utterances that it may hear wrongly."""
+    corpus = load_corpus(study.args.corpus)
+    items = list(islice(filter(study.fits, corpus.utterances), study.args.n_utterances))
+    attribution = SpeechToTextAttribution(SPES(study.model))
+    texts = []
+    for item in tqdm(items, desc=study.name):
+        tokens = attribution.prepare(item.path, context=study.context, dtype="auto", gen_args=GEN_ARGS)[1]
+        texts.append(attribution.text(tokens))
+    error = wer(texts, [item.transcription or "" for item in items])
+    rows = [
+        ("model", "data", "WER ↓"),
+        *((name, "MuST-C tst-COMMON (paper)", f"{w:.1f}") for name, w in PAPER_WER.items()),
+    ]
+    rows.append((study.model.name, f"{len(items)} utterances of {corpus.source.parent.name}", f"{error:.1f}"))
+    study.report([*markdown_table(rows), *study.footer(items)])
+
+
+def table3(study: Study) -> None:
+    """The table, with a second row for each configuration: its maps as they are, not normalised."""
+    evaluation = study.run(study.corpus())
+    for item in evaluation.corpus.utterances:
+        for name in evaluation.methods:
+            path = evaluation.explanation_path(item, name + AS_THEY_ARE)
+            if not path.is_file() and evaluation.is_done(item, name):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                explanation = SpeechToTextExplanation.load(evaluation.explanation_path(item, name))
+                replace(explanation, normalized=True).save(path)
+    both = {name + kind: method for name, method in study.methods.items() for kind in (NORMALIZED, AS_THEY_ARE)}
+    results = study.run(evaluation.corpus, both).results()
+    study.report([*values(study, results), "", *verdicts(study, results), *study.footer(evaluation.corpus.utterances)])
+    study.write(f"{study.name}.json", json.dumps(results.to_dict(), indent=1) + "\n")
+
+
+def by_group(study: Study, evaluation: Evaluation, groups: dict[str, list[CorpusUtterance]]) -> dict[str, Results]:
+    """The results of each group, and a table of them with the verdicts."""
+    found = {name: evaluation.results(only=[item.id for item in items]) for name, items in groups.items()}
+    metrics = next(iter(found.values())).metrics
+    rows = [("utterances", "n", "method", *metrics)]
+    for group, results in found.items():
+        for method in results.methods:
+            cells = (cell(results, metric, method) for metric in metrics)
+            rows.append((group, str(len(results.utterances)), method, *cells))
+    lines = markdown_table(rows)
+    claims = [("utterances", "claim", "metric", "ours", "verdict")]
+    for group, results in found.items():
+        for ordering in study.experiment.orderings:
+            difference = results.compare(ordering.metric, ordering.better, ordering.worse)
+            ours = f"{difference.value:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
+            claims.append((group, ordering.claim, ordering.metric, ours, VERDICTS[difference.verdict]))
+    items = {item.id: item for group in groups.values() for item in group}
+    study.report([*lines, "", *markdown_table(claims), *study.footer(list(items.values()))])
+    study.write(f"{study.name}.json", json.dumps({name: r.to_dict() for name, r in found.items()}, indent=1) + "\n")
+    return found
+
+
+def figure2(study: Study) -> None:
+    """Deletion for groups of utterances of about one length."""
+    heard = list(filter(study.is_heard, filter(study.fits, load_corpus(study.args.corpus).utterances)))
+    groups: dict[str, list[CorpusUtterance]] = {}
+    for shortest, longest in pairwise((0, *LENGTHS)):
+        items = [item for item in heard if shortest <= float(item.fields["duration"]) < longest]
+        if items := items[: study.n_utterances]:
+            groups[f"{shortest} to {longest} s"] = items
+    corpus = replace(load_corpus(study.args.corpus), utterances=[item for items in groups.values() for item in items])
+    found = by_group(study, study.run(corpus), groups)
+    middles = [float(np.mean([float(item.fields["duration"]) for item in items])) for items in groups.values()]
+    areas = [results.areas("deletion") for results in found.values()]
+    intervals = {
+        name: np.array([results.interval("deletion", name) for results in found.values()]).T for name in areas[0]
+    }
+    panel = CurvePanel(
+        "Deletion by duration",
+        "mean duration of the utterances (s)",
+        "area under the WER",
+        steps=middles,
+        curves={name: [area[name] for area in areas] for name in areas[0]},
+        bands=intervals,
+        y_range=None,
+    )
+    study.write("figure2.png", plot_curves([panel]))
+
+
+def robustness(study: Study) -> None:
+    """The main rows of Table 1 for levels of noise, on the same sentences, and for voices, without noise."""
+    corpus = load_corpus(study.args.corpus)
+    heard: dict[tuple[str, str], CorpusUtterance] = {}
+    for item in tqdm(list(filter(study.fits, corpus.utterances)), desc="listening"):
+        if study.is_heard(item):
+            noise = item.fields["snr_db"]
+            heard[item.path.stem.removesuffix(f"-snr{noise}"), noise] = item
+    levels = sorted({noise for _, noise in heard if noise}, key=float, reverse=True)
+    groups: dict[str, list[CorpusUtterance]] = {}
+    for stem in {stem: None for stem, _ in heard}:
+        versions = [heard.get((stem, noise)) for noise in ("", *levels)]
+        if all(versions):
+            for noise, item in zip(("no noise", *(f"{level} dB" for level in levels)), versions):
+                groups.setdefault(noise, []).append(item)
+    for (_, noise), item in heard.items():
+        if not noise:
+            groups.setdefault(f"voice {item.fields['voice']}", []).append(item)
+    groups = {name: items[: study.n_utterances] for name, items in groups.items()}
+    items = {item.id: item for group in groups.values() for item in group}
+    by_group(study, study.run(replace(corpus, utterances=list(items.values()))), groups)
+
+
+def curves(study: Study) -> None:
+    """The curves of the run of table1: Fig. 5 (deletion) or Fig. 6 (size)."""
+    names = {name: method for name, method in study.methods.items() if name in (*MAIN, *FLOORS)}
+    results = study.run(study.corpus(), names).results()
+    metrics = ["deletion"] if study.args.experiment == "figure5" else ["size", "token size"]
+    study.name = study.args.experiment
+    study.report([*markdown_table(results.table()), *study.footer(study.corpus().utterances)])
+    study.write(f"{study.name}.png", results.plot(metrics))
+
+
+# Experiments that are more than a table; figure5 and figure6 are drawn from the run of table1.
+OWN: dict[str, Callable[[Study], None]] = {
+    "table2": table2,
+    "table3": table3,
+    "figure2": figure2,
+    "figure5": curves,
+    "figure6": curves,
+    "robustness": robustness,
+}
+
+
+def main() -> None:
+    names = ["table1", *(f"table{number}" for number in range(2, 10)), "figure2", "figure5", "figure6", "robustness"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=names)
+    parser.add_argument("--corpus", type=Path, default=Path("build/corpus"), help="manifest made by make_corpus.py")
+    parser.add_argument("--quick", action="store_true", help="in ten minutes on 2 cores")
+    parser.add_argument("--n-utterances", type=int, help="at most so many, of each group where there are groups")
+    parser.add_argument("--n-samples", type=int, help="N_X (default: the paper's 20,000; of the tokens a tenth)")
+    parser.add_argument("--context", type=float, help="seconds of the model's window (default: the full one)")
+    parser.add_argument("--model", default="whisper-tiny.en")
+    parser.add_argument("--device")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--folder", type=Path, default=Path("build/paper"), help="where runs are kept, to be gone on with"
+    )
+    parser.add_argument("--output", type=Path, help="also write the tables and figures here")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", "the maps are noisy")
+    warnings.filterwarnings("ignore", "with a context of")
+    base = {"figure5": "table1", "figure6": "table1", "table2": "table1"}.get(args.experiment, args.experiment)
+    name = "table2" if args.experiment == "table2" else base
+    OWN.get(args.experiment, table)(Study(name, EXPERIMENTS[base], args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Where a benchmark's numbers come from: what stands beneath each of its tables."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("torch", "captum", "transformers", "captum-spes")
+
+
+def command() -> str:
+    """The command that is running, as one would type it from the root of the repository."""
+    script = Path(sys.argv[0])
+    return " ".join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]])
+
+
+def machine() -> str:
+    """Processor, cores and versions."""
+    accelerator = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    return (
+        f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} cores{accelerator}; "
+        f"Python {platform.python_version()}, {versions}"
+    )
