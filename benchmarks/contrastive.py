@@ -11,8 +11,6 @@ in the word's place.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import re
 import shutil
 import subprocess
@@ -23,12 +21,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import captum
 import torch
-import transformers
 from captum.attr import IntegratedGradients
+from provenance import machine
 
-import captum_spes
 from captum_spes import SPES, Contrast, SpeechToTextAttribution, slic_feature_mask
 from captum_spes.audio import load_audio
 from captum_spes.metrics import rank_correlation
@@ -215,10 +211,7 @@ def main() -> None:
         f"the sentence, {str(DTYPE).removeprefix('torch.')} autocast) writes as they were spoken; SPES: "
         f"{args.n_samples} samples, patches 20-40-60, KL divergence for the plain map; Integrated Gradients: "
         f"{args.n_steps} steps, log-probability for the plain map; seed {SEED}; "
-        f"{(time.perf_counter() - start) / 60:.0f} minutes on {platform.machine()}, {torch.get_num_threads()} of "
-        f"{os.cpu_count()} cores; Python {platform.python_version()}, torch {torch.__version__}, "
-        f"captum {captum.__version__}, transformers {transformers.__version__}, flite {flite_version()}, "
-        f"captum-spes {captum_spes.__version__}.",
+        f"{(time.perf_counter() - start) / 60:.0f} minutes on {machine()}, flite {flite_version()}.",
     ]
     print("\n".join(lines))
     if args.output:

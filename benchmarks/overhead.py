@@ -9,8 +9,6 @@ process; memory is the peak resident size of processes of their own.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -20,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import transformers
+from provenance import machine
 
 import captum_spes
 from captum_spes import SPES, KLDivergence, slic_feature_mask
@@ -116,8 +114,7 @@ def main() -> None:
         "",
         f"`python benchmarks/overhead.py --n-samples {args.n_samples} --rounds {args.rounds}`: medians of "
         f"{args.rounds} rounds of {args.n_samples} perturbations, Whisper tiny.en (full window, float32), batches of "
-        f"{BATCH}, seed {SEED}; {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}, captum-spes {captum_spes.__version__}.",
+        f"{BATCH}, seed {SEED}; {machine()}.",
     ]
     print("\n".join(lines))
     if args.output:

@@ -10,17 +10,13 @@ correlation can be told from that of noise where that one is low.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import time
 import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import captum
 import torch
-import transformers
 from captum.attr import (
     FeatureAblation,
     GradientShap,
@@ -34,6 +30,7 @@ from captum.attr import (
     Saliency,
     ShapleyValueSampling,
 )
+from provenance import machine
 
 import captum_spes
 from captum_spes import SPES, BubbleNoise, grid_feature_mask, slic_feature_mask
@@ -122,8 +119,7 @@ def main() -> None:
         "with the map by a copy whose parameters have their own values in random order, mean over the tokens of "
         f'"{TEXT}" and over the seeds {SEEDS[0]} and {SEEDS[1]} (of weights and method); the range is that of the '
         f"tokens' means. Whisper tiny.en (the utterance and {PADDING_FRAMES / 100:g} s of silence, float32); "
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, "
-        f"captum {captum.__version__}, transformers {transformers.__version__}, captum-spes {captum_spes.__version__}.",
+        f"{machine()}.",
     ]
     print("\n".join(lines))
     if args.output:
