@@ -6,7 +6,7 @@ Numbers are those of Fucci et al. (2024, arXiv:2411.01710) for speech recognitio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations, product
 
@@ -39,6 +39,8 @@ class Experiment:
         seconds: durations of the utterances; validation was done on 5 to 10 s.
         metrics: what is measured.
         quick: the methods of the quick setting; None for all.
+        n_groups: of utterances that are looked at apart.
+        long: whether it is about long utterances, for which no window is cut.
     """
 
     title: str
@@ -47,7 +49,9 @@ class Experiment:
     orderings: list[Ordering]
     seconds: tuple[float, float] = (0, 30)
     metrics: tuple[str, ...] = ("deletion",)
-    quick: tuple[str, ...] | None = field(default=None)
+    quick: tuple[str, ...] | None = None
+    n_groups: int = 1
+    long: bool = False
 
 
 def spes(n_samples: int, mask: MaskMaker | None = None, name: str = "spes", **arguments) -> NamedMethod:
@@ -329,7 +333,9 @@ EXPERIMENTS = {
         ],
         metrics=("deletion", "insertion", "size"),
     ),
-    "figure2": Experiment("Figure 2: deletion by duration", figure2_methods, {}, FIGURE2),
+    "figure2": Experiment(
+        "Figure 2: deletion by duration", figure2_methods, {}, FIGURE2, n_groups=len(LENGTHS), long=True
+    ),
     "robustness": Experiment(
         "Robustness: noise and voices",
         main_methods,
@@ -344,5 +350,6 @@ EXPERIMENTS = {
             )
         ],
         metrics=("deletion", "insertion", "size"),
+        n_groups=6,
     ),
 }

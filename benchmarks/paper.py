@@ -45,7 +45,7 @@ MAX_WER = 20
 GEN_ARGS = {"max_new_tokens": 200}  # a model that has begun to loop is not heard to its end
 QUICK_UTTERANCES = 3
 QUICK_CONTEXT = 10.0
-QUICK_FORWARDS = 9_000  # of all methods and utterances together: five minutes, and the rest for decoding
+QUICK_FORWARDS = 6_000  # of all methods and utterances together: some minutes, and the rest for decoding
 PAPER_WER = {"the paper's model": 10.8, "SeamlessM4T": 15.8}  # Table 2, MuST-C tst-COMMON
 VERDICTS = {"better": "holds", "worse": "does not hold", "undecided": "undecided"}
 
@@ -61,15 +61,21 @@ class Study:
     def __post_init__(self) -> None:
         self.model = load_model(self.args.model, device=self.args.device)
         quick = self.args.quick
-        self.n_utterances = self.args.n_utterances or (QUICK_UTTERANCES if quick else None)
-        self.context = self.args.context or (QUICK_CONTEXT if quick else "full")
+        self.n_utterances = self.args.n_utterances or (self._quick_utterances() if quick else None)
+        self.context = self.args.context or (QUICK_CONTEXT if quick and not self.experiment.long else "full")
         self.n_samples = self.args.n_samples or (self._quick_samples() if quick else N_SAMPLES)
         self.folder = self.args.folder / (self.name + ("-quick" if quick else ""))
         self.start = time.perf_counter()
 
+    def _quick_utterances(self) -> int:
+        return 1 if self.experiment.n_groups > 1 else QUICK_UTTERANCES
+
     def _quick_samples(self) -> int:
+        """Multiples of 3, for three granularities."""
         n_methods = len(self.experiment.quick or self.experiment.methods(N_SAMPLES))
-        return max(3 * (QUICK_FORWARDS // (3 * n_methods * QUICK_UTTERANCES)), 48)
+        n_explanations = n_methods * self._quick_utterances() * self.experiment.n_groups
+        n_forwards = QUICK_FORWARDS // 5 if self.experiment.long else QUICK_FORWARDS  # what a full window costs
+        return max(3 * (n_forwards // (3 * n_explanations)), 48)
 
     @property
     def methods(self) -> Methods:

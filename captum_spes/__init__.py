@@ -1,6 +1,6 @@
 """Why a speech-to-text model wrote this word: SPES as a Captum attribution method, and tools to explain and compare."""
 
-from captum_spes.attr import SPES, BubbleNoise
+from captum_spes.attr import SPES, BubbleNoise, GradientSPES
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import (
     ContrastiveProbability,
@@ -18,6 +18,7 @@ __all__ = [
     "BubbleNoise",
     "Contrast",
     "ContrastiveProbability",
+    "GradientSPES",
     "KLDivergence",
     "SpeechToTextAttribution",
     "SpeechToTextExplanation",

@@ -36,7 +36,7 @@ from captum.attr import (
 )
 from torch import Tensor, nn
 
-from captum_spes.attr import SPES, BubbleNoise, Energy, Random
+from captum_spes.attr import SPES, BubbleNoise, Energy, GradientSPES, Random
 from captum_spes.forward_func import KLDivergence, TokenLogit, TokenLogProbability, TokenProbability
 
 Score = type[KLDivergence] | type[TokenProbability] | type[TokenLogProbability] | type[TokenLogit]
@@ -44,14 +44,16 @@ SCORES = (KLDivergence, TokenProbability, TokenLogProbability, TokenLogit)
 Arguments = dict[str, Any]
 
 # They score all tokens in one call of their own; the others are called once for each token.
-ALL_TOKENS = (SPES, BubbleNoise)
+ALL_TOKENS = (SPES, BubbleNoise, GradientSPES)
+# They pool over several granularities of patches.
+MULTI_SCALE = (SPES, GradientSPES)
 # They put hooks on the model's modules.
 HOOKED = (DeepLift, GuidedBackprop, Deconvolution)
 # The gradient of a KL divergence is 0 where nothing is perturbed, which is where these take it.
 LOCAL = (Saliency, InputXGradient, GuidedBackprop, Deconvolution)
 # of the spectrogram alone: the previous tokens have no window, and noise would shake embeddings
 SPECTROGRAM_ONLY = {
-    *("sliding_window_shapes", "strides", "stdevs", "perturbation_prob", "n_samples"),
+    *("sliding_window_shapes", "strides", "stdevs", "perturbation_prob", "n_samples", "pool_features"),
     *(name for method in (NoiseTunnel, BubbleNoise) for name in signature(method.attribute).parameters),
 }
 # what the wrapper gives by itself
@@ -162,6 +164,14 @@ DEFAULTS: dict[type[Attribution], Defaults] = {
             "frames_per_second": facts.frames_per_second,
         },
         lambda facts: SPES_TOKENS,
+    ),
+    GradientSPES: Defaults(
+        KLDivergence,
+        (400, 500, 600),
+        "bins",
+        "n_samples: 96",
+        lambda facts: _own(GradientSPES, "n_samples", "perturbation_prob", "pool_features"),
+        lambda facts: {"n_samples": 96, "perturbation_prob": 0.4},
     ),
     Occlusion: Defaults(
         KLDivergence,

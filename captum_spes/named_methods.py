@@ -23,10 +23,10 @@ from captum.attr import (
 )
 from torch import Tensor
 
-from captum_spes.attr import SPES, BubbleNoise, Energy, Random
+from captum_spes.attr import SPES, BubbleNoise, Energy, GradientSPES, Random
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import TokenProbability
-from captum_spes.methods import ALL_TOKENS, DEFAULTS, NO_PASSES, Score, accepted
+from captum_spes.methods import DEFAULTS, NO_PASSES, Score, accepted
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.segmentation import grid_feature_mask, slic_feature_mask
 from captum_spes.speech_to_text import SpeechToTextAttribution
@@ -103,7 +103,7 @@ class NamedMethod:
     @property
     def samples_perturbations(self) -> bool:
         """Whether that is the number of its perturbations, as in SPES and Bubble Noise."""
-        return isinstance(self.make(_nothing), ALL_TOKENS)
+        return isinstance(self.make(_nothing), (SPES, BubbleNoise))
 
     def with_samples(self, n_samples: int) -> NamedMethod:
         """The same with another ``n_samples``."""
@@ -142,6 +142,9 @@ _SPES = NamedMethod(
     "SPES: the paper's method",
     fast_feature_mask=_FAST_PATCHES,
     fast=_FAST_SAMPLES,
+)
+_GRADIENT_SPES = NamedMethod(
+    GradientSPES, "SPES's main effects by the gradient of its random masks", fast={"n_samples": 24}
 )
 _INTEGRATED_GRADIENTS = NamedMethod(
     IntegratedGradients, "gradients along the way from the baseline", fast={"n_steps": 10}
@@ -192,6 +195,13 @@ METHODS: dict[str, NamedMethod] = {
         features="bins; values of embeddings",
     ),
     "bubble_noise": NamedMethod(BubbleNoise, "the paper's baseline: noise with bubbles (§6)", fast=_FAST_SAMPLES),
+    "gradient_spes": _GRADIENT_SPES,
+    "gradient_spes_pooled": replace(
+        _GRADIENT_SPES,
+        summary="gradient_spes with the sums over patches, as SPES has them",
+        arguments={"pool_features": True},
+        features="400, 500 and 600 patches a second",
+    ),
     "feature_ablation": NamedMethod(FeatureAblation, "hides one patch at a time"),
     "occlusion": NamedMethod(Occlusion, "hides what a sliding window covers"),
     "shapley_value_sampling": NamedMethod(

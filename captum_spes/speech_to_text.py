@@ -17,9 +17,9 @@ from captum.attr import Attribution
 from torch import Tensor
 
 import captum_spes.methods as methods
-from captum_spes.attr import SPES
+from captum_spes.attr import GradientSPES
+from captum_spes.attr._batches import check_counts
 from captum_spes.attr._features import FeatureLayout
-from captum_spes.attr._impacts import check_counts
 from captum_spes.audio import AudioLike, load_audio
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.models.context import Context, Dtype, context_seconds, fit_utterance
@@ -213,7 +213,7 @@ class SpeechToTextAttribution(Attribution):
         baseline = _format_baseline(self.model.baseline(utterance) if baselines is None else baselines, utterance)
         mask_source = feature_mask if feature_mask is not None else self._default_mask()
         mask = mask_source(utterance.spectrogram) if callable(mask_source) else mask_source
-        if mask is not None and mask.dim() == 4 and not isinstance(self.attr_method, SPES):
+        if mask is not None and mask.dim() == 4 and not isinstance(self.attr_method, methods.MULTI_SCALE):
             mask = mask[0]
         facts = methods.Facts(utterance.spectrogram, self.model.frames_per_second, mask, len(prediction.previous))
         arguments = methods.spectrogram_arguments(self.attr_method, facts, given)
@@ -433,9 +433,15 @@ class _Run:
     ) -> tuple[Tensor, Tensor | None]:
         """Attributions (K, …), and the reliability where the method tells it."""
         score = self._counted(stage, self.prediction.score(outputs, self.original))
-        if isinstance(method, methods.ALL_TOKENS):
-            return rewrapped(method, score).attribute(inputs, **arguments, **self._own_arguments(stage))
         n_rows = len(self.prediction.rows)
+        if isinstance(method, methods.ALL_TOKENS):
+            own = self._own_arguments(stage)
+            if isinstance(method, GradientSPES):
+                own["perturbations_per_eval"] = max(self.perturbations_per_eval // 4, 1)
+            found = rewrapped(method, score).attribute(inputs, **arguments, **own)
+            if isinstance(method, GradientSPES):
+                self._count(stage, backward=n_rows * self.done[stage])
+            return found
         if "perturbations_per_eval" in methods.accepted(method):
             arguments = {"perturbations_per_eval": self.perturbations_per_eval, **arguments}
         passes: HookedPasses | SharedPasses

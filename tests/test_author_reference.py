@@ -65,7 +65,9 @@ def test_equation_3_of_tokens(reference, score, name, monkeypatch):
     forward = score.from_prediction(lambda x: next(predictions), probs[:1], tensor(reference["target"]))
     # two equal granularities: a single one of so few features would be enumerated
     mask = torch.arange(hidden.shape[1]).expand(2, 1, -1)
-    monkeypatch.setattr("captum_spes.attr.spes.sample_groups", lambda start, stop, n_granularities: [(0, start, stop)])
+    monkeypatch.setattr(
+        "captum_spes.attr._batches.sample_groups", lambda start, stop, n_granularities: [(0, start, stop)]
+    )
     token_attr = SPES(forward).attribute(torch.ones(1, hidden.shape[1]), feature_mask=mask, n_samples=len(hidden))
     torch.testing.assert_close(token_attr.tril(), tensor(reference[f"{name}_tokens"]), atol=ATOL, rtol=0)
 

@@ -32,6 +32,7 @@ def test_public_names():
         "BubbleNoise",
         "Contrast",
         "ContrastiveProbability",
+        "GradientSPES",
         "KLDivergence",
         "SpeechToTextAttribution",
         "SpeechToTextExplanation",

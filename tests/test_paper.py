@@ -1,4 +1,4 @@
-"""The experiments of the benchmarks: what they compare is there, and what they claim is what the paper's numbers say."""
+"""The experiments of the benchmarks: what they compare is there, and their claims are what the paper's numbers say."""
 
 import importlib
 import sys

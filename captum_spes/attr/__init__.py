@@ -2,6 +2,7 @@
 
 from captum_spes.attr.bubble_noise import BubbleNoise
 from captum_spes.attr.floors import Energy, Random
+from captum_spes.attr.gradient_spes import GradientSPES
 from captum_spes.attr.spes import SPES
 
-__all__ = ["SPES", "BubbleNoise", "Energy", "Random"]
+__all__ = ["SPES", "BubbleNoise", "Energy", "GradientSPES", "Random"]

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from numbers import Integral
-
 import torch
 from torch import Tensor
 
+from captum_spes.attr._batches import Group
 from captum_spes.attr._features import FeatureLayout
-
-
-@dataclass(frozen=True)
-class Group:
-    """Perturbations of one granularity within a batch."""
-
-    granularity: int
-    first: int  # number of the first one among those of its granularity
-    hidden: Tensor  # (n, B', P): bool, or the share of each feature that is hidden
-    weights: Tensor | None = None  # float64 (n, B'); None: all alike
 
 
 class ImpactSums:
@@ -59,7 +47,7 @@ class ImpactSums:
         for group, impact in zip(groups, impacts.split([len(group.hidden) for group in groups])):
             if not impact.isfinite().all():
                 within = int((~impact.isfinite()).flatten(1).any(1).nonzero()[0])
-                index = (group.first + within) * self.layout.n_granularities + group.granularity
+                index = group.number(within, self.layout.n_granularities)
                 raise ValueError(
                     f"the score of perturbation {index} (seed {seed}) is not finite: the model overflows on it; "
                     "use a wider dtype or another baseline."
@@ -67,9 +55,8 @@ class ImpactSums:
             weights = group.hidden.double()
             if group.weights is not None:
                 weights = weights * group.weights[..., None]
-            parity = (torch.arange(len(impact)) + group.first) % 2
             for half in range(2):
-                chosen = parity == half
+                chosen = group.halves == half
                 if chosen.any():
                     weight = weights[chosen].transpose(0, 1)  # (B', n, P)
                     # (rows, K, n) @ (B', n, P), in place: P may be all bins of a spectrogram
@@ -93,7 +80,7 @@ class ImpactSums:
                     index = row * n_outputs + output
                     attribution[index] = _ratio(impacts.sum(0), counts.sum(0))
                     if not exact:
-                        reliability[index] = _correlation(*_ratio(impacts, counts))
+                        reliability[index] = correlation(*_ratio(impacts, counts))
             attributions.append(attribution.view(len(attribution), *inp.shape[1:]).to(inp.device))
             reliabilities.append(reliability)
         return tuple(attributions), tuple(reliabilities)
@@ -108,30 +95,11 @@ def _ratio(impacts: Tensor, counts: Tensor) -> Tensor:
     return torch.where(counts > 0, impacts / counts, 0)
 
 
-def _correlation(first: Tensor, second: Tensor) -> Tensor:
+def correlation(first: Tensor, second: Tensor) -> Tensor:
     """Pearson's correlation, 0 where one of the two is constant."""
     first, second = first - first.mean(), second - second.mean()
     scale = first.norm() * second.norm()
     return (first @ second / scale).clamp(-1, 1) if scale > 0 else torch.zeros(())
-
-
-def check_counts(n_samples: int, perturbations_per_eval: int, n_granularities: int) -> None:
-    """Raises a ValueError where there are too few samples for the granularities, or none in a batch."""
-    if not isinstance(n_samples, (int, Integral)) or n_samples < n_granularities:
-        raise ValueError(
-            f"n_samples must be an integer of at least {n_granularities}, one perturbation for each granularity of "
-            f"the feature_mask, not {n_samples}."
-        )
-    if not isinstance(perturbations_per_eval, (int, Integral)) or perturbations_per_eval < 1:
-        raise ValueError(f"perturbations_per_eval must be an integer of at least 1, not {perturbations_per_eval}.")
-
-
-def as_tensor(scores: object) -> Tensor:
-    if isinstance(scores, Tensor):
-        return scores
-    if isinstance(scores, (int, float)):
-        return torch.tensor(scores, dtype=torch.float64)  # as FeatureAblation does for Python numbers
-    raise TypeError(f"forward_func must return a tensor of scores, not {type(scores).__name__}.")
 
 
 def _not_growing(shape: tuple[int, ...], batch_size: int, per_eval: int) -> str:

@@ -10,22 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from captum._utils.common import (
-    _expand_additional_forward_args,
-    _expand_target,
-    _format_additional_forward_args,
-    _format_output,
-    _is_tuple,
-    _run_forward,
-)
-from captum._utils.progress import NullProgress, progress
+from captum._utils.common import _format_output, _is_tuple
 from captum._utils.typing import BaselineType, TargetType, TensorOrTupleOfTensorsGeneric
 from captum.attr import PerturbationAttribution
 from captum.log import log_usage
 from torch import Tensor
 
+from captum_spes.attr._batches import Evaluator, Group, batches
 from captum_spes.attr._features import FeatureLayout, format_inputs
-from captum_spes.attr._impacts import Group, ImpactSums, as_tensor
+from captum_spes.attr._impacts import ImpactSums
 
 
 class BubbleNoise(PerturbationAttribution):
@@ -169,27 +162,17 @@ class BubbleNoise(PerturbationAttribution):
         )
         # every bin is a feature of its own, hidden by the share A and not by chance
         layout = FeatureLayout.create((spectrogram,), None, 0.5)
-        args = _format_additional_forward_args(additional_forward_args)
+        evaluate = Evaluator(self.forward_func, target, additional_forward_args)
 
         with torch.no_grad():
-            original = as_tensor(_run_forward(self.forward_func, spectrogram, target, args))
+            original = evaluate(spectrogram)
             sums = ImpactSums(layout, original, batch_size=len(spectrogram), per_eval=perturbations_per_eval)
-            size, expanded = 0, (target, args)
-            desc = f"{self.get_name()} attribution"
-            with progress(desc=desc, total=n_samples) if show_progress else NullProgress() as bar:
-                for start in range(0, n_samples, perturbations_per_eval):
-                    stop = min(start + perturbations_per_eval, n_samples)
-                    if size != stop - start:
-                        size = stop - start
-                        expanded = _expand_target(target, size), _expand_additional_forward_args(args, size)
-                    profile, unit_noise = bubbles.draw(start, stop)
-                    noise = low + (high - low) * unit_noise[:, None].to(spectrogram)  # (n, B, T, C)
-                    perturbed = _add_noise(spectrogram, baseline, profile[:, None], noise).flatten(0, 1)
-                    scores = as_tensor(_run_forward(self.forward_func, perturbed, *expanded))
-                    sums.add(scores, [Group(0, start, profile.flatten(1)[:, None])], seed)
-                    bar.update(size)
-                    if callback is not None and callback(stop, n_samples):
-                        break
+            for start, stop in batches(n_samples, perturbations_per_eval, self.get_name(), show_progress, callback):
+                profile, unit_noise = bubbles.draw(start, stop)
+                noise = low + (high - low) * unit_noise[:, None].to(spectrogram)  # (n, B, T, C)
+                perturbed = _add_noise(spectrogram, baseline, profile[:, None], noise).flatten(0, 1)
+                groups = [Group(0, start, profile.flatten(1)[:, None])]
+                sums.add(evaluate(perturbed, stop - start), groups, seed)
         attributions, reliability = sums.attributions((spectrogram,), exact=False)
         output = _format_output(is_inputs_tuple, attributions)
         return (output, _format_output(is_inputs_tuple, reliability)) if return_reliability else output

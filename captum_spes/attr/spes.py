@@ -7,22 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from captum._utils.common import (
-    _expand_additional_forward_args,
-    _expand_target,
-    _format_additional_forward_args,
-    _format_output,
-    _is_tuple,
-    _run_forward,
-)
-from captum._utils.progress import NullProgress, progress
+from captum._utils.common import _format_output, _is_tuple
 from captum._utils.typing import BaselineType, TargetType, TensorOrTupleOfTensorsGeneric
 from captum.attr import PerturbationAttribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_spes.attr._features import FeatureLayout, MaskSampler, enumerate_hidden, format_inputs, sample_groups
-from captum_spes.attr._impacts import Group, ImpactSums, as_tensor, check_counts
+from captum_spes.attr._batches import Evaluator, batches, check_counts, draw_groups, perturbed_inputs
+from captum_spes.attr._features import FeatureLayout, MaskSampler, format_inputs
+from captum_spes.attr._impacts import ImpactSums
 
 
 class SPES(PerturbationAttribution):
@@ -136,28 +129,17 @@ class SPES(PerturbationAttribution):
         formatted, baselines = format_inputs(inputs, baselines)
         layout = FeatureLayout.create(formatted, feature_mask, perturbation_prob)
         check_counts(n_samples, perturbations_per_eval, layout.n_granularities)
-        args = _format_additional_forward_args(additional_forward_args)
+        evaluate = Evaluator(self.forward_func, target, additional_forward_args)
         sampler = MaskSampler(layout, seed)
 
         with torch.no_grad():
-            original = as_tensor(_run_forward(self.forward_func, formatted, target, args))
+            original = evaluate(formatted)
             sums = ImpactSums(layout, original, batch_size=formatted[0].shape[0], per_eval=perturbations_per_eval)
             exact = layout.n_granularities == 1 and layout.n_features <= math.log2(n_samples)
-            total = 2**layout.n_features if exact else n_samples
-            size, stop, expanded = 0, 0, (target, args)
-            desc = f"{self.get_name()} attribution"
-            with progress(desc=desc, total=total) if show_progress else NullProgress() as bar:
-                for start in range(0, total, perturbations_per_eval):
-                    stop = min(start + perturbations_per_eval, total)
-                    if size != stop - start:
-                        size = stop - start
-                        expanded = _expand_target(target, size), _expand_additional_forward_args(args, size)
-                    groups = _draw_groups(sampler, start, stop, exact)
-                    perturbed = _perturbed(formatted, baselines, layout, groups)
-                    sums.add(as_tensor(_run_forward(self.forward_func, perturbed, *expanded)), groups, seed)
-                    bar.update(size)
-                    if callback is not None and callback(stop, total):
-                        break
+            total, stop = 2**layout.n_features if exact else n_samples, 0
+            for start, stop in batches(total, perturbations_per_eval, self.get_name(), show_progress, callback):
+                groups = draw_groups(sampler, start, stop, exact)
+                sums.add(evaluate(perturbed_inputs(formatted, baselines, layout, groups), stop - start), groups, seed)
         attributions, reliability = sums.attributions(formatted, exact=exact and stop == total)
         output = _format_output(is_inputs_tuple, attributions)
         return (output, _format_output(is_inputs_tuple, reliability)) if return_reliability else output
@@ -170,27 +152,3 @@ class SPES(PerturbationAttribution):
     def attribute_future(self, *args: Any, **kwargs: Any) -> None:
         """Not implemented: SPES evaluates its perturbations in order."""
         raise NotImplementedError("attribute_future is not implemented for SPES: use attribute.")
-
-
-def _draw_groups(sampler: MaskSampler, start: int, stop: int, exact: bool) -> list[Group]:
-    if exact:
-        return [Group(0, start, *enumerate_hidden(sampler.layout, start, stop))]
-    return [
-        Group(granularity, first, sampler.draw(granularity, first, last))
-        for granularity, first, last in sample_groups(start, stop, sampler.layout.n_granularities)
-    ]
-
-
-def _perturbed(
-    inputs: tuple[Tensor, ...],
-    baselines: tuple[Tensor | int | float, ...],
-    layout: FeatureLayout,
-    groups: list[Group],
-) -> tuple[Tensor, ...]:
-    """The inputs of one evaluation, each of shape (n * B, …), perturbation by perturbation."""
-    return tuple(
-        torch.cat([layout.hide(inp, baseline, index, group.granularity, group.hidden) for group in groups]).flatten(
-            0, 1
-        )
-        for index, (inp, baseline) in enumerate(zip(inputs, baselines))
-    )
