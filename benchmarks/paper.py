@@ -119,8 +119,8 @@ class Study:
             gen_args=GEN_ARGS,
             perturbations_per_eval=self.args.batch_size,
         )
-        done = [evaluation.is_done(item, name) for item in corpus.utterances for name in evaluation.methods]
-        with tqdm(total=len(done), initial=sum(done), desc=self.name) as bar:
+        n_done, total = evaluation.progress()
+        with tqdm(total=total, initial=n_done, desc=self.name) as bar:
 
             def callback(item: CorpusUtterance, method: str, stage: str, n_done: int, total: int) -> None:
                 bar.set_postfix_str(f"{item.id}, {method}", refresh=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import warnings
@@ -276,19 +277,19 @@ def evaluate(
 def _run_evaluation(evaluation: Evaluation) -> bool:
     """Runs what is missing under progress bars; whether Ctrl-C ended it."""
     corpus = evaluation.corpus
-    done = [evaluation.is_done(item, name) for item in corpus.utterances for name in evaluation.methods]
+    n_done, total = evaluation.progress()
     left_out = f", {len(corpus.problems)} left out" if corpus.problems else ""
     print(f"Corpus:     {len(corpus.utterances)} utterances of {corpus.source}{left_out}")
     print(f"Model:      {evaluation.model.name}")
     print(f"Methods:    {', '.join(evaluation.methods)}")
-    if any(done):
-        print(f"Resuming:   {sum(done)} of {len(done)} explanations are there.")
+    if n_done:
+        print(f"Resuming:   {n_done} of {total} explanations are there.")
     sys.stdout.flush()
     warnings.filterwarnings("ignore", "the maps are noisy")  # a table says how reliable they are
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what is finished is on disk
     with (
-        tqdm(total=done.count(False), desc="explanations", dynamic_ncols=True, disable=all(done)) as bar,
-        tqdm(leave=False, dynamic_ncols=True, disable=all(done)) as batches,
+        tqdm(total=total - n_done, desc="explanations", dynamic_ncols=True, disable=n_done == total) as bar,
+        tqdm(leave=False, dynamic_ncols=True, disable=n_done == total) as batches,
     ):
 
         def callback(item: CorpusUtterance, method: str, stage: str, n_done: int, total: int) -> None:
@@ -319,8 +320,8 @@ def _names(text: str, option: str) -> list[str]:
 def _percentages(step: float, until: float) -> list[float]:
     if not 0 < step <= until <= 100:
         raise ValueError(f"--step and --until must be percentages, the step at most the other, not {step} and {until}.")
-    steps = [number * step for number in range(int(until / step + 1e-9) + 1)]
-    return steps if steps[-1] == until else [*steps, until]
+    n_steps = round(until / step, 9)  # 0.6 / 0.2 is 2.9999999999999996 for a computer
+    return [*(round(number * step, 9) for number in range(math.ceil(n_steps))), until]
 
 
 def _run_all(comparison: Comparison, names: list[str], folder: Path) -> tuple[list[Path], bool]:

@@ -7,7 +7,8 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from contextlib import suppress
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +19,7 @@ from captum_spes.corpus import Corpus, CorpusUtterance
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.methods import title
 from captum_spes.metrics import DeletionCurve, SizeCurve, size
+from captum_spes.metrics._checks import check_positive
 from captum_spes.metrics._curve import format_steps
 from captum_spes.metrics._rewriting import Rewriter, descending, top_bins
 from captum_spes.metrics.compactness import THRESHOLDS
@@ -103,6 +105,11 @@ class Evaluation:
             raise ValueError("there is nothing to evaluate: give a method and a metric, or several.")
         if unknown := [metric for metric in metrics if metric not in METRICS]:
             raise ValueError(f"there is no metric {unknown[0]!r}: give some of {', '.join(METRICS)}.")
+        if preset not in get_args(Preset):
+            raise ValueError(f"preset must be one of {', '.join(get_args(Preset))}, not {preset!r}.")
+        check_positive(perturbations_per_eval=perturbations_per_eval)
+        if not isinstance(seed, (int, Integral)) or seed < 0:
+            raise ValueError(f"seed must be an integer of at least 0, not {seed}.")
         for method in methods.values():
             method.wrap(model)
         self.model = model
@@ -111,7 +118,7 @@ class Evaluation:
         self.folder = Path(folder)
         self.metrics = tuple(metrics)
         self.preset: Preset = preset
-        self.seed = seed
+        self.seed = int(seed)
         self.context = context
         self.dtype = dtype
         self.gen_args = gen_args or {}
@@ -139,7 +146,8 @@ class Evaluation:
         for item in self.corpus.utterances:
             try:
                 names = [name for name in self.methods if not self.is_done(item, name)]
-                self._check_audio(item)
+                for name in self.methods.keys() - set(names):
+                    _check_audio(item, self._scores(item, name)["audio_sha256"])
                 if not names:
                     continue
                 prepared = self._prepare(item)
@@ -157,6 +165,15 @@ class Evaluation:
         """
         return self._scores(item, method).keys() >= set(self.metrics)
 
+    def progress(self) -> tuple[int, int]:
+        """How many explanations are done, and of how many; those with damaged files are not."""
+        pairs = [(item, name) for item in self.corpus.utterances for name in self.methods]
+        n_done = 0
+        for item, name in pairs:
+            with suppress(ValueError):
+                n_done += self.is_done(item, name)
+        return n_done, len(pairs)
+
     def _prepare(self, item: CorpusUtterance) -> tuple[Utterance, Tokens]:
         attribution = next(iter(self.methods.values())).wrap(self.model)
         return attribution.prepare(item.path, gen_args=self.gen_args, context=self.context, dtype=self.dtype)
@@ -166,8 +183,14 @@ class Evaluation:
     ) -> None:
         path = self.explanation_path(item, name)
         seconds = None
+        audio = _sha256(item.path)
+
+        def report(stage: str, done: int, total: int) -> None:  # what the caller returns does not stop SPES
+            callback(item, name, stage, done, total)
+
         if path.is_file():
             explanation = SpeechToTextExplanation.load(path)
+            _check_audio(item, explanation.metadata.get("audio_sha256", audio))
         else:
             start = time.perf_counter()
             explanation = self.methods[name].explain(
@@ -177,13 +200,14 @@ class Evaluation:
                 perturbations_per_eval=self.perturbations_per_eval,
                 seed=self.seed,
                 gen_args=self.gen_args,
-                callback=partial(callback, item, name),
+                callback=report,
             )
             seconds = time.perf_counter() - start
+            explanation.metadata["audio_sha256"] = audio
             path.parent.mkdir(parents=True, exist_ok=True)
             explanation.save(path)
         scores = self._scores(item, name) or {
-            "audio_sha256": _sha256(item.path),
+            "audio_sha256": audio,
             "text": explanation.text,
             "seconds": seconds,
             "reliability": None if explanation.reliability is None else float(explanation.reliability.mean()),
@@ -193,7 +217,7 @@ class Evaluation:
         path = self._scores_path(item, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(scores, ensure_ascii=False) + "\n")
-        callback(item, name, "finished", 1, 1)
+        report("finished", 1, 1)
 
     def _measure(self, metric: Metric, explanation: SpeechToTextExplanation) -> Any:
         """The sizes, or the texts: what those are scored against, and how, is settled in the end."""
@@ -232,12 +256,12 @@ class Evaluation:
         how = find_score(score)
         if reference is None:
             reference = "transcription" if any(item.transcription for item in self.corpus.utterances) else "model"
-        problems = {**self.corpus.problems, **self.problems}
+        problems = dict(self.problems)
         found: dict[str, dict[str, dict[str, Any]]] = {}  # by utterance and method
         references = []
         n_unfinished = 0
         for item in self.corpus.utterances:
-            if item.id in problems or (only is not None and item.id not in only):
+            if item.id in self.problems or (only is not None and item.id not in only):
                 continue
             try:
                 if not all(self.is_done(item, name) for name in self.methods):
@@ -254,6 +278,7 @@ class Evaluation:
             references.append(text or "")
         if n_unfinished:
             problems[f"{n_unfinished} unfinished"] = "the run was stopped before them; the same run goes on with them."
+        problems = {**self.corpus.problems, **problems}
         if not found:
             name, reason = next(iter(problems.items()))
             raise ValueError(f"there are no results, for no utterance is finished; {name}: {reason}")
@@ -304,12 +329,6 @@ class Evaluation:
         path = self._scores_path(item, method)
         return _read_json(path) if path.is_file() else {}
 
-    def _check_audio(self, item: CorpusUtterance) -> None:
-        """Raises a ValueError where explanations are of another audio file of this name."""
-        known = [scores["audio_sha256"] for name in self.methods if (scores := self._scores(item, name))]
-        if known and known != [_sha256(item.path)] * len(known):
-            raise ValueError(f"{item.path} has changed since it was explained: evaluate it into another folder.")
-
     def _settings(self) -> dict[str, Any]:
         return {
             "model": self.model.name,
@@ -345,7 +364,8 @@ class Evaluation:
                     "ones to go on with it, or another folder."
                 )
             methods = {**before["methods"], **self.settings["methods"]}
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        # hidden ones are what a process leaves behind that was killed as it wrote
+        elif self.folder.is_dir() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
             raise ValueError(f"{self.folder} is not empty and holds no evaluation: give another folder.")
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -354,7 +374,7 @@ class Evaluation:
 
 
 def _ignore(*progress: Any) -> None:
-    """A callback that does nothing, which SPES takes for a request to go on."""
+    """A callback that does nothing."""
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], name: str = "") -> Iterator[str]:
@@ -384,5 +404,14 @@ def _passes(explanation: SpeechToTextExplanation) -> dict[str, int]:
     return {f"{way}s": sum(stage[way] for stage in stages) for way in ("forward", "backward")}
 
 
+def _check_audio(item: CorpusUtterance, digest: str) -> None:
+    """Raises a ValueError where an explanation is of another audio file of this name."""
+    if _sha256(item.path) != digest:
+        raise ValueError(f"{item.path} has changed since it was explained: evaluate it into another folder.")
+
+
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error

@@ -8,6 +8,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,7 @@ N_RESAMPLES = 2_000
 LEVEL = 95
 # With fewer pairs no two-sided test at 5 % can decide: the sign test's smallest p of five is 6 %.
 MIN_PAIRS = 6
+ROUNDING = 1e-9  # of areas from 0 to 100
 SPES = "spes"
 
 Verdict = Literal["better", "worse", "undecided"]
@@ -59,7 +61,7 @@ class Difference:
     """How much larger one area is than another on the same utterances.
 
     Attributes:
-        value: of the areas.
+        value: of the areas, in which each utterance's WER is capped at 100.
         low: lower end of the interval.
         high: upper end.
         verdict: what that says of the first: whether it is better or worse, or that the interval holds 0 or the
@@ -75,9 +77,10 @@ class Difference:
 class Results:
     """The evaluation of several methods on the same U utterances.
 
-    Areas are those of the corpus. Intervals are the middle 95 % of the areas of 2,000 corpora of U utterances, drawn
-    from the U with replacement; all methods are measured on the same draws, so that two methods can be compared in
-    pairs. In the intervals each utterance's WER is capped at 100 %, lest one text that loops decides them.
+    Areas are those of the corpus. Intervals come from 2,000 corpora of U utterances, drawn from the U with
+    replacement; all methods are measured on the same draws, so that two methods can be compared in pairs. In the
+    draws, and in all comparisons, each utterance's WER is capped at 100 %, lest one text that loops decides them. An
+    interval is the middle 95 % of the draws, laid around the area of the corpus, which has the authors' cap alone.
 
     Args:
         utterances: their names, one or more.
@@ -102,6 +105,8 @@ class Results:
         ...     for name, texts in curves.items()})
         >>> results.areas("deletion")
         {'spes': 50.0, 'random': 25.0}
+        >>> results.interval("deletion", "spes")
+        (50.0, 50.0)
         >>> results.compare("deletion", "random", "spes")
         Difference(value=-25.0, low=-25.0, high=-25.0, verdict='worse')
     """
@@ -119,7 +124,7 @@ class Results:
         self.problems = dict(problems or {})
         self.settings = dict(settings or {})
         self.seed = seed
-        self._metrics = _measured(self.methods)
+        self._metrics = _measured(self.methods) if self.methods else {}
         if not self.utterances or not self._metrics:
             raise ValueError(
                 "there are no results: give utterances, and methods that are measured by the same metrics."
@@ -147,26 +152,31 @@ class Results:
         """The area of each method: 0 to 100; of SRG, insertion less deletion in accuracy, −100 to 100."""
         if metric == "SRG":
             deleted, inserted = self.areas("deletion"), self.areas("insertion")
-            return {name: self._srg_sign * (inserted[name] - deleted[name]) for name in deleted}
+            return {name: self._srg_sign * (inserted[name] - deleted[name]) + 0.0 for name in deleted}  # no -0.0
         found = self._metrics[metric]
         return {name: float(auc(found.steps, curve)) for name, curve in found.curves.items()}
 
     def interval(self, metric: str, method: str) -> tuple[float, float]:
         """The 95 % interval of a method's area over the utterances."""
-        return _interval(self._drawn_areas(metric, method))
+        if metric == "SRG":
+            inserted, deleted = (self._around(name, method) for name in ("insertion", "deletion"))
+            drawn = self._srg_sign * (inserted - deleted)
+        else:
+            drawn = self._around(metric, method)
+        return _interval(auc(self._steps(metric), drawn))
 
     def compare(self, metric: str, method: str | Sequence[str], other: str | Sequence[str]) -> Difference:
         """A method's area less another's, and whether that makes it better; of several methods the mean area."""
-        areas = self.areas(metric)
         groups = [[group] if isinstance(group, str) else group for group in (method, other)]
-        first, second = (np.mean([areas[name] for name in group]) for group in groups)
-        difference = float(first - second)
-        drawn = [np.mean([self._drawn_areas(metric, name) for name in group], axis=0) for group in groups]
-        low, high = _interval(drawn[0] - drawn[1])
+        of_all, drawn = (
+            np.subtract(*(np.mean([areas(metric, name) for name in group], axis=0) for group in groups))
+            for areas in (self._bounded_areas, self._drawn_areas)
+        )
+        low, high = _interval(drawn)
         sign = 1 if self.higher_is_better(metric) else -1
-        decided = len(self.utterances) >= MIN_PAIRS and (low > 0 or high < 0)
+        decided = len(self.utterances) >= MIN_PAIRS and (low > ROUNDING or high < -ROUNDING)
         verdict: Verdict = "undecided" if not decided else "better" if sign * low > 0 else "worse"
-        return Difference(difference, low, high, verdict)
+        return Difference(float(of_all), low, high, verdict)
 
     @property
     def baseline(self) -> str:
@@ -177,11 +187,28 @@ class Results:
     def _srg_sign(self) -> int:
         return 1 if self._metrics["insertion"].higher_is_better else -1
 
+    def _steps(self, metric: str) -> tuple[float, ...]:
+        return self._metrics["deletion" if metric == "SRG" else metric].steps
+
+    def _bounded_areas(self, metric: str, method: str) -> np.ndarray:
+        """The area with each utterance's own score limited, ()."""
+        return self._areas_of(metric, method, {name: found.bounded_curves for name, found in self._metrics.items()})
+
     def _drawn_areas(self, metric: str, method: str) -> np.ndarray:
+        """The same of each draw, (R,)."""
+        return self._areas_of(metric, method, self._drawn)
+
+    def _areas_of(self, metric: str, method: str, curves: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
         if metric == "SRG":
-            inserted, deleted = (self._drawn_areas(name, method) for name in ("insertion", "deletion"))
-            return self._srg_sign * (inserted - deleted)
-        return auc(self._metrics[metric].steps, self._drawn[metric][method])
+            inserted, deleted = (curves[name][method] for name in ("insertion", "deletion"))
+            return auc(self._steps(metric), self._srg_sign * (inserted - deleted))
+        return auc(self._steps(metric), curves[metric][method])
+
+    def _around(self, metric: str, method: str) -> np.ndarray:
+        """The curves of the draws, (R, S), moved to where the curve of the corpus is."""
+        found = self._metrics[metric]
+        shift = found.curves[method] - found.bounded_curves[method]
+        return np.clip(self._drawn[metric][method] + shift, 0, 100)
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers, as JSON holds them."""
@@ -256,11 +283,13 @@ class Results:
         best = (max if self.higher_is_better(metric) else min)(areas.values())
         cells = {}
         for name, area in areas.items():
-            text = f"**{area:.1f}**" if bold and round(area, 1) == round(best, 1) else f"{area:.1f}"
+            text = _number(area)
+            if bold and round(area, 1) == round(best, 1):
+                text = f"**{text}**"
             if len(self.utterances) > 1:
                 low, high = self.interval(metric, name)
-                text += f" [{low:.1f}, {high:.1f}]"
-            cells[name] = text.replace("-", "−")
+                text += f" [{_number(low)}, {_number(high)}]"
+            cells[name] = text
         return cells
 
     def paired_table(self, intervals: bool = True) -> list[tuple[str, ...]]:
@@ -286,7 +315,7 @@ class Results:
             metric.y_label,
             steps=metric.steps,
             curves=metric.curves,
-            bands={method: np.quantile(drawn, _ends(), axis=0) for method, drawn in self._drawn[name].items()},
+            bands={method: np.quantile(self._around(name, method), _ends(), axis=0) for method in self.methods},
             auc=self.areas(name),
         )
 
@@ -341,7 +370,8 @@ class Results:
         notes = []
         if "deletion" in self._metrics or "insertion" in self._metrics:
             score = next(metric.how for metric in self._metrics.values() if metric.how is not None)
-            capped = ", in which each utterance's WER is capped at 100" if score.name == "WER" else ""
+            if score.name == "WER":
+                capped = ", in which each utterance's WER is capped at 100"
             notes.append(
                 f"Deletion, insertion: area under the {score.name} as the top bins of the sentence map are taken away, "
                 "or put into an empty spectrogram; divided by the range of the steps, so that it reads 0 to 100."
@@ -369,7 +399,7 @@ class Results:
         writer.writerow(("metric", "method", "step", "score", "low", "high"))
         for name, metric in self._metrics.items():
             for method, curve in metric.curves.items():
-                bands = np.quantile(self._drawn[name][method], _ends(), axis=0)
+                bands = np.quantile(self._around(name, method), _ends(), axis=0)
                 for row in zip(metric.steps, curve.tolist(), *bands.tolist()):
                     writer.writerow((name, method, *(f"{value:.6g}" for value in row)))
         return text.getvalue()
@@ -422,10 +452,15 @@ class _Metric:
         """Of sums of counts over some utterances, (…, S, n) to (…, S)."""
         return counts[..., 0] / n_utterances if self.how is None else self.how.score(counts)
 
-    @property
+    @cached_property
     def curves(self) -> dict[str, np.ndarray]:
         """Of all utterances together, (S,)."""
         return {name: self.score(counts.sum(0), len(counts)) for name, counts in self.counts.items()}
+
+    @cached_property
+    def bounded_curves(self) -> dict[str, np.ndarray]:
+        """With each utterance's own score limited, (S,)."""
+        return {name: self.score(counts.sum(0), len(counts)) for name, counts in self.bounded.items()}
 
     def draw(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Curves (R, S) of R draws, each of which tells how often it holds each utterance, (R, U)."""
@@ -451,8 +486,13 @@ def _measured(methods: Mapping[str, MethodResult]) -> dict[str, _Metric]:
 
 
 def _describe(difference: Difference, interval: bool) -> str:
-    ends = f" [{difference.low:+.1f}, {difference.high:+.1f}]" if interval else ""
-    return f"{difference.verdict} ({difference.value:+.1f}{ends})".replace("-", "−")
+    value, low, high = (_number(number, "+") for number in (difference.value, difference.low, difference.high))
+    return f"{difference.verdict} ({value} [{low}, {high}])" if interval else f"{difference.verdict} ({value})"
+
+
+def _number(value: float, sign: str = "") -> str:
+    """With one decimal, a true minus, and no minus at all before 0."""
+    return f"{round(value, 1) + 0.0:{sign}.1f}".replace("-", "−")
 
 
 def _ends() -> tuple[float, float]:

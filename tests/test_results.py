@@ -1,0 +1,633 @@
+"""Results of constructed curves: areas known by hand, intervals and paired tests, tables, and the files."""
+
+import csv
+import json
+from math import comb
+
+import jiwer
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sacrebleu.metrics import BLEU
+
+from captum_spes.metrics import Bleu, DeletionCurve, SizeCurve, WordErrorRate, symmetric_relevance_gain
+from captum_spes.results import MIN_PAIRS, N_RESAMPLES, Difference, MethodResult, Results
+
+REFERENCE = "the birch canoe slid on smooth planks of dark wood"  # ten words: a wrong one is 10 %
+STEPS = (0, 50, 100)
+THRESHOLDS = (0.0, 0.5, 1.0)
+WER, BLEU_SCORE = WordErrorRate(), Bleu()
+SCORES = {"WER": WER, "BLEU": BLEU_SCORE}
+NO_COSTS = {"seconds": [], "forwards": [], "backwards": [], "reliability": []}
+area_of = getattr(np, "trapezoid", None) or np.trapz  # NumPy 1 has the old name alone
+
+
+def text(n_wrong, reference=REFERENCE):
+    """The reference with so many wrong words; what it has not enough of is inserted at the end."""
+    words = reference.split()
+    return " ".join([*["wrong"] * n_wrong, *words[n_wrong:]])
+
+
+def texts(rows, references=None):
+    return [[text(n, ref) for n in row] for row, ref in zip(rows, references or [REFERENCE] * len(rows))]
+
+
+def curve(rows, score=WER, references=None, steps=STEPS):
+    """Of the numbers of wrong words, one row an utterance."""
+    references = references or [REFERENCE] * len(rows)
+    return DeletionCurve(steps, texts(rows, references), references, score)
+
+
+def method(deletion=None, insertion=None, sizes=None, token_sizes=None, **costs):
+    found = {"spectrogram": sizes, "tokens": token_sizes}
+    curves = {name: SizeCurve(THRESHOLDS, torch.tensor(rows)) for name, rows in found.items() if rows is not None}
+    return MethodResult(deletion, insertion, curves, **{**NO_COSTS, **costs})
+
+
+def results_of(methods, **kwargs):
+    first = next(iter(methods.values()))
+    curves = [c for c in (first.deletion, first.insertion) if c is not None]
+    n = len(curves[0].texts) if curves else len(next(iter(first.sizes.values())).utterance_scores)
+    return Results([f"u{number}" for number in range(n)], methods, **kwargs)
+
+
+def random_rows(n_utterances, seed, most=11):
+    return np.random.default_rng(seed).integers(0, most, (n_utterances, len(STEPS))).tolist()
+
+
+def two_methods(n_utterances=8, score=WER):
+    """All metrics of two methods, at random; the names are in the order of the tables, SPES is not first."""
+    sizes = 100 * np.random.default_rng(5).random((4, n_utterances, len(THRESHOLDS)))
+    return {
+        name: method(
+            curve(random_rows(n_utterances, 2 * number), score),
+            curve(random_rows(n_utterances, 2 * number + 1), score),
+            sizes[2 * number].tolist(),
+            sizes[2 * number + 1].tolist(),
+            seconds=[1.5] * n_utterances,
+            forwards=[20_000] * n_utterances,
+            backwards=[0] * n_utterances,
+            reliability=[None] * n_utterances,
+        )
+        for number, name in enumerate(("energy", "spes"))
+    }
+
+
+# Areas
+
+
+def test_areas_by_hand():
+    """Wrong words 0, 8, 10 of ten: (0 + 80) / 2 · ½ + (80 + 100) / 2 · ½ = 65; 10, 3, 0: 32.5 + 7.5 = 40."""
+    found = results_of({"spes": method(curve([[0, 8, 10]]), curve([[10, 3, 0]]), [[100.0, 40, 0]], [[100.0, 0, 0]])})
+    assert found.metrics == ["deletion", "insertion", "SRG", "size", "token size"]
+    areas = {metric: found.areas(metric)["spes"] for metric in found.metrics}
+    assert areas == {
+        "deletion": pytest.approx(65),
+        "insertion": pytest.approx(40),
+        "SRG": pytest.approx((100 - 40) - (100 - 65)),
+        "size": pytest.approx(45),
+        "token size": pytest.approx(25),
+    }
+
+
+def test_areas_of_uneven_steps():
+    steps = (0, 10, 50)  # (0 + 100) / 2 · 10 + 100 · 40 of 50
+    assert results_of({"spes": method(curve([[0, 10, 10]], steps=steps))}).areas("deletion")["spes"] == 90
+
+
+def test_areas_of_bleu_by_hand():
+    """All right is 100, nothing at all 0: the text is lost at the first step, and back at the first."""
+    gone, back = [[REFERENCE, "", ""]], [["", REFERENCE, REFERENCE]]
+    curves = [DeletionCurve(STEPS, written, [REFERENCE], BLEU_SCORE) for written in (gone, back)]
+    found = results_of({"spes": method(*curves)})
+    assert [found.areas(metric)["spes"] for metric in found.metrics] == pytest.approx([25, 75, 50])
+    reverse = results_of({"spes": method(*curves[::-1])})
+    assert reverse.areas("SRG")["spes"] == pytest.approx(-50)
+
+
+def test_the_same_texts_have_the_same_sign_of_srg_for_wer_and_bleu():
+    """More accuracy by insertion than by deletion is a gain, however accuracy is measured."""
+    for score in SCORES.values():
+        good = results_of({"spes": method(curve([[0, 9, 10]], score), curve([[10, 1, 0]], score))})
+        assert good.areas("SRG")["spes"] > 20
+        bad = results_of({"spes": method(curve([[0, 1, 10]], score), curve([[10, 9, 0]], score))})
+        assert bad.areas("SRG")["spes"] < -20
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_areas_are_those_of_the_curves(score):
+    methods = two_methods(score=SCORES[score])
+    found = results_of(methods)
+    for name, result in methods.items():
+        assert found.areas("deletion")[name] == pytest.approx(result.deletion.auc, abs=1e-4)
+        assert found.areas("insertion")[name] == pytest.approx(result.insertion.auc, abs=1e-4)
+        gain = symmetric_relevance_gain(result.deletion, result.insertion)
+        assert found.areas("SRG")[name] == pytest.approx(gain, abs=1e-4)
+        assert found.areas("size")[name] == pytest.approx(result.sizes["spectrogram"].auc, abs=1e-4)
+        assert found.areas("token size")[name] == pytest.approx(result.sizes["tokens"].auc, abs=1e-4)
+
+
+def test_long_utterances_weigh_more_in_wer_and_all_the_same_in_size():
+    references = [REFERENCE, "so what"]
+    found = results_of({"spes": method(curve([[0, 0, 0], [2, 2, 2]], references=references), sizes=[[90.0] * 3] * 2)})
+    assert found.areas("deletion")["spes"] == pytest.approx(200 / 12)
+    mixed = results_of({"spes": method(sizes=[[90.0] * 3, [30.0] * 3])})
+    assert mixed.areas("size")["spes"] == pytest.approx(60)
+
+
+def test_areas_against_jiwer_and_numpy():
+    rows, references = random_rows(9, 1, most=14), [REFERENCE, "so what was the next step", "in his power"] * 3
+    written = texts(rows, references)
+    rates = [100 * jiwer.wer(references, list(column)) for column in zip(*written)]
+    expected = area_of(np.minimum(rates, 100), STEPS) / 100
+    found = results_of({"spes": method(curve(rows, references=references))})
+    assert found.areas("deletion")["spes"] == pytest.approx(expected)
+
+
+def test_areas_against_sacrebleu_and_numpy():
+    rows = random_rows(6, 3, most=8)
+    scores = [BLEU().corpus_score(list(column), [[REFERENCE] * 6]).score for column in zip(*texts(rows))]
+    found = results_of({"spes": method(curve(rows, BLEU_SCORE))})
+    assert found.areas("deletion")["spes"] == pytest.approx(area_of(scores, STEPS) / 100)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 14), min_size=3, max_size=3), min_size=1, max_size=6), st.randoms())
+def test_the_order_of_the_utterances_does_not_matter(rows, random):
+    order = random.sample(range(len(rows)), len(rows))
+    # of different lengths, so that the utterances weigh differently
+    references = [" ".join(REFERENCE.split()[: 3 + number]) for number in range(len(rows))]
+    sizes = [[100.0, 10.0 * row[1] / 7, row[2] / 7] for row in rows]
+
+    def areas(rows, references, sizes):
+        found = results_of({"spes": method(curve(rows, references=references), sizes=sizes)})
+        return [found.areas(metric)["spes"] for metric in ("deletion", "size")]
+
+    shuffled = ([values[i] for i in order] for values in (rows, references, sizes))
+    assert areas(*shuffled) == pytest.approx(areas(rows, references, sizes), rel=1e-6)
+    assert all(0 <= area <= 100 for area in areas(rows, references, sizes))
+
+
+@pytest.mark.parametrize(
+    ("score", "better"),
+    [("WER", {"deletion": True, "insertion": False}), ("BLEU", {"deletion": False, "insertion": True})],
+)
+def test_which_way_is_better(score, better):
+    found = results_of(two_methods(score=SCORES[score]))
+    expected = {**better, "SRG": True, "size": False, "token size": False}
+    assert {metric: found.higher_is_better(metric) for metric in found.metrics} == expected
+
+
+# Intervals
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_identical_utterances_leave_no_doubt(score):
+    """Every draw of them is the same corpus."""
+    rows = [[1, 4, 9]] * 7, [[9, 3, 1]] * 7
+    found = results_of({"spes": method(*(curve(r, SCORES[score]) for r in rows), [[100.0, 30, 2]] * 7)})
+    for metric in found.metrics:
+        area = found.areas(metric)["spes"]
+        assert found.interval(metric, "spes") == pytest.approx((area, area), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("score", SCORES)
+def test_intervals_hold_their_areas(score, seed):
+    curves = (curve(random_rows(15, 10 * seed + i), SCORES[score]) for i in range(2))
+    found = results_of({"spes": method(*curves, [[100.0, *map(float, row[1:])] for row in random_rows(15, seed)])})
+    for metric in found.metrics:
+        low, high = found.interval(metric, "spes")
+        assert low < found.areas(metric)["spes"] < high
+
+
+def bootstrap(statistic, n_utterances, n_draws):
+    """The quantiles and the deviation of a statistic of resampled utterances, by a plain loop."""
+    generator = np.random.default_rng(2026)
+    drawn = [statistic(generator.integers(0, n_utterances, n_utterances)) for _ in range(n_draws)]
+    return np.quantile(drawn, (0.025, 0.975)), np.std(drawn)
+
+
+def test_intervals_against_a_plain_loop_over_resampled_utterances():
+    n, references = 12, [REFERENCE, "so what was the next step"] * 6
+    rows = {name: random_rows(n, seed, most=7) for seed, name in enumerate(("spes", "energy"))}  # no WER over 100
+    counted = {}
+    for name in rows:
+        outputs = [
+            [jiwer.process_words(ref, hypothesis) for hypothesis in row]
+            for row, ref in zip(texts(rows[name], references), references)
+        ]
+        counted[name] = np.array([[(o.substitutions + o.deletions + o.insertions) for o in row] for row in outputs])
+    lengths = np.array([len(reference.split()) for reference in references])
+
+    def area(name, chosen):
+        return area_of(100 * counted[name][chosen].sum(0) / lengths[chosen].sum(), STEPS) / 100
+
+    found = results_of({name: method(curve(rows[name], references=references)) for name in rows})
+    ends, deviation = bootstrap(lambda chosen: area("energy", chosen), n, 4000)
+    assert found.interval("deletion", "energy") == pytest.approx(ends, abs=0.2 * deviation)
+    # of the difference on the same draws, which is narrower than that of draws of their own would be
+    difference = found.compare("deletion", "energy", "spes")
+    ends, deviation = bootstrap(lambda chosen: area("energy", chosen) - area("spes", chosen), n, 4000)
+    assert (difference.low, difference.high) == pytest.approx(ends, abs=0.2 * deviation)
+    everything = np.arange(n)
+    assert difference.value == pytest.approx(area("energy", everything) - area("spes", everything))
+
+
+def test_intervals_of_bleu_against_sacrebleu_on_resampled_utterances():
+    n, references = 10, [REFERENCE, "so what was the next step"] * 5
+    written = texts(random_rows(n, 4, most=6), references)
+
+    def area(chosen):
+        given = [[references[i] for i in chosen]]
+        return area_of([BLEU().corpus_score([written[i][s] for i in chosen], given).score for s in range(3)], STEPS)
+
+    ends, deviation = bootstrap(lambda chosen: area(chosen) / 100, n, 300)
+    found = results_of({"spes": method(DeletionCurve(STEPS, written, references, BLEU_SCORE))})
+    assert found.interval("deletion", "spes") == pytest.approx(ends, abs=0.5 * deviation)
+
+
+def test_intervals_of_sizes_against_the_normal_distribution():
+    """The mean of many utterances is nearly normal: 1.96 standard errors to both sides."""
+    values = 100 * np.random.default_rng(0).random((200, 1)).astype(np.float32)
+    found = results_of({"spes": method(sizes=np.repeat(values, 3, axis=1).tolist())})
+    error = values.std() / np.sqrt(200)
+    expected = values.mean() - 1.96 * error, values.mean() + 1.96 * error
+    assert found.interval("size", "spes") == pytest.approx(expected, abs=0.2 * error)
+
+
+def test_one_text_that_loops_does_not_decide_the_interval():
+    """Of six utterances one is wrong by 1,000 %: the corpus is at its cap, but a draw holds it k times and is k / 6.
+
+    k is binomial, six trials with a chance of 1 in 6: 97.5 % of the draws hold it three times at most, and the
+    corpus itself is 1 / 6 with that cap. The interval is as wide, around the area that has the other.
+    """
+    rows = [[100] * 3, *[[0] * 3] * 5]
+    assert sum(comb(6, k) * 5 ** (6 - k) for k in range(3)) / 6**6 < 0.975
+    assert sum(comb(6, k) * 5 ** (6 - k) for k in range(4)) / 6**6 > 0.975
+    found = results_of({"spes": method(curve(rows)), "right": method(curve([[0] * 3] * 6))})
+    assert found.areas("deletion")["spes"] == 100
+    assert found.interval("deletion", "spes") == pytest.approx((100 - 100 / 6, 100))  # and no more than 100
+    difference = found.compare("deletion", "spes", "right")
+    assert (difference.value, difference.low, difference.high) == pytest.approx((100 / 6, 0, 50))
+    assert difference.verdict == "undecided"
+
+
+def test_the_seed_decides_the_draws():
+    first, again, other = (results_of(two_methods(), seed=seed) for seed in (3, 3, 4))
+    assert json.dumps(first.to_dict()) == json.dumps(again.to_dict())
+    assert first.paired_table() == again.paired_table()
+    assert first.areas("deletion") == other.areas("deletion")
+    assert first.interval("deletion", "spes") != other.interval("deletion", "spes")
+
+
+def test_draws_do_not_depend_on_the_methods():
+    methods = two_methods()
+    alone = results_of({"spes": methods["spes"]})
+    assert alone.interval("SRG", "spes") == results_of(methods).interval("SRG", "spes")
+
+
+# Pairs
+
+LONG = f"{REFERENCE} so what was the next step in his power to"  # twenty words: a wrong one is 5 %
+
+
+def shifted(metric, score, sign, n_utterances=20):
+    """Two methods, of which the second has one wrong word more or less on every utterance, whose rates are anything."""
+    rows = np.random.default_rng(0).integers(2, 18, (n_utterances, 1)).repeat(3, axis=1)
+    references = [LONG] * n_utterances
+    curves = [curve((rows + shift).tolist(), score, references) for shift in (0, sign)]
+    if metric == "SRG":
+        fixed = curve(rows[::-1].tolist(), score, references)
+        return {name: method(fixed, insertion) for name, insertion in zip(("spes", "other"), curves)}
+    return {name: method(**{metric: found}) for name, found in zip(("spes", "other"), curves)}
+
+
+@pytest.mark.parametrize(
+    ("metric", "sign", "verdict"),
+    [
+        ("deletion", 1, "better"),
+        ("deletion", -1, "worse"),
+        ("insertion", 1, "worse"),
+        ("insertion", -1, "better"),
+        ("SRG", 1, "worse"),
+        ("SRG", -1, "better"),
+    ],
+)
+def test_all_methods_are_measured_on_the_same_draws(metric, sign, verdict):
+    """5 points on every utterance are 5 points of every draw, though the methods' own intervals overlap."""
+    found = results_of(shifted(metric, WER, sign))
+    (low, high), (other_low, other_high) = (found.interval(metric, name) for name in ("spes", "other"))
+    assert low < other_high and other_low < high and high - low > 10
+    difference = found.compare(metric, "other", "spes")
+    points = -5 * sign if metric == "SRG" else 5 * sign
+    assert (difference.value, difference.low, difference.high) == pytest.approx((points, points, points))
+    assert difference.verdict == verdict
+
+
+@pytest.mark.parametrize(("metric", "sign", "verdict"), [("deletion", 1, "better"), ("insertion", 1, "worse")])
+def test_bleu_is_better_the_other_way(metric, sign, verdict):
+    assert results_of(shifted(metric, BLEU_SCORE, sign)).compare(metric, "other", "spes").verdict == verdict
+
+
+@pytest.mark.parametrize("metric", ["size", "token size"])
+def test_smaller_maps_are_better(metric):
+    argument = metric.replace("token size", "token_size") + "s"
+    rows = 100 * np.random.default_rng(0).random((8, 3))
+    found = results_of({"spes": method(**{argument: rows.tolist()}), "b": method(**{argument: (rows - 4).tolist()})})
+    difference = found.compare(metric, "b", "spes")
+    assert difference.verdict == "better" and difference.value == pytest.approx(-4, abs=1e-4)
+    assert found.compare(metric, "spes", "b").verdict == "worse"
+
+
+def test_what_differs_by_chance_is_undecided():
+    rows = np.array(random_rows(16, 0, most=7))
+    rows[0], rows[1] = 5, 6
+    swapped = rows[[1, 0, *range(2, 16)]]  # one is better on one utterance and worse on another
+    found = results_of({"spes": method(curve(rows.tolist())), "b": method(curve(swapped.tolist()))})
+    difference = found.compare("deletion", "b", "spes")
+    assert difference.verdict == "undecided" and difference.low < 0 < difference.high
+    assert difference.value == pytest.approx(0)
+
+
+@pytest.mark.parametrize("n_utterances", [*range(1, MIN_PAIRS), MIN_PAIRS, MIN_PAIRS + 1])
+def test_few_utterances_decide_nothing(n_utterances):
+    methods = {"spes": method(curve([[0, 10, 10]] * n_utterances)), "b": method(curve([[0, 0, 0]] * n_utterances))}
+    found = results_of(methods).compare("deletion", "b", "spes")
+    assert found.low == found.high == -75
+    assert found.verdict == ("undecided" if n_utterances < 6 else "worse")
+
+
+def test_a_comparison_the_other_way_round_is_its_mirror():
+    found = results_of(two_methods(20))
+    for metric in found.metrics:
+        there, back = found.compare(metric, "spes", "energy"), found.compare(metric, "energy", "spes")
+        assert (there.value, there.low, there.high) == pytest.approx((-back.value, -back.high, -back.low))
+        assert {there.verdict, back.verdict} in ({"better", "worse"}, {"undecided"})
+        assert found.compare(metric, "spes", "spes") == Difference(0, 0, 0, "undecided")
+
+
+def test_rounding_decides_nothing():
+    """The same scores in another order between the ends have the same area, but for the last bit."""
+    steps = tuple(range(0, 81, 10))
+    rows = [[1, 2, 2, 0, 1, 6, 4, 3, 3], [1, 2, 3, 2, 0, 1, 6, 4, 3]]
+    references = ["the birch canoe slid on smooth planks"] * 6
+    curves = [curve([row] * 6, references=references, steps=steps) for row in rows]
+    found = results_of({name: method(c) for name, c in zip(("spes", "b"), curves)})
+    assert found.compare("deletion", "b", "spes").value == pytest.approx(0)
+    assert found.compare("deletion", "b", "spes").verdict == "undecided"
+
+
+def test_several_methods_count_by_their_mean():
+    found = results_of({name: method(curve(random_rows(9, seed, most=7))) for seed, name in enumerate(("spes", *"ab"))})
+    areas = found.areas("deletion")
+    both, alone = found.compare("deletion", ["a", "b"], "spes"), found.compare("deletion", ["a"], ["spes"])
+    assert both.value == pytest.approx((areas["a"] + areas["b"]) / 2 - areas["spes"])
+    assert both.low < both.value < both.high
+    assert alone == found.compare("deletion", "a", "spes")
+    assert found.compare("deletion", ["a", "b"], ["b", "a"]).value == pytest.approx(0)
+
+
+@pytest.mark.parametrize(("names", "expected"), [(("energy", "spes", "a"), "spes"), (("b", "a"), "b")])
+def test_spes_is_what_others_are_compared_with(names, expected):
+    found = results_of({name: method(curve([[0, 1, 2]])) for name in names})
+    assert found.baseline == expected
+    assert [row[0] for row in found.paired_table()] == [f"against {expected}", *(n for n in names if n != expected)]
+
+
+# What is measured
+
+
+def test_metrics_that_a_method_lacks_are_left_out():
+    deleted, inserted = curve([[0, 5, 10]]), curve([[10, 5, 0]])
+    sizes = [[100.0, 50, 0]]
+    found = results_of({"spes": method(deleted, inserted, sizes, sizes), "b": method(deleted, None, sizes)})
+    assert found.metrics == ["deletion", "size"]
+    assert found.table()[0] == ("method", "deletion ↑", "size ↓")
+    assert set(found.to_dict()["methods"]["spes"]) >= {"deletion", "size"}
+    assert not {"insertion", "SRG", "token size"} & set(found.to_dict()["methods"]["spes"])
+
+
+@pytest.mark.parametrize(
+    ("utterances", "methods"),
+    [
+        ([], {"spes": method(curve([[0, 1, 2]]))}),
+        (["u0"], {}),
+        (["u0"], {"spes": method()}),
+        (["u0"], {"spes": method(curve([[0, 1, 2]])), "b": method(None, curve([[0, 1, 2]]))}),
+    ],
+)
+def test_nothing_is_refused(utterances, methods):
+    with pytest.raises(ValueError, match="there are no results: give utterances, and methods that are measured by"):
+        Results(utterances, methods)
+
+
+# Tables
+
+
+def test_table():
+    """Areas as in the first test, the same on every utterance, and so without doubt."""
+    found = results_of(
+        {
+            "spes": method(curve([[0, 8, 10]] * 2), curve([[10, 3, 0]] * 2), [[100.0, 40, 0]] * 2),
+            "b": method(curve([[0, 0, 10]] * 2), curve([[10, 10, 0]] * 2), [[100.0, 40, 0]] * 2),
+        }
+    )
+    header = ("method", "deletion ↑", "insertion ↓", "SRG ↑", "size ↓")
+    spes = ("65.0", "40.0", "25.0", "45.0")
+    other = ("25.0", "75.0", "−50.0", "45.0")
+
+    def cells(areas, bold):
+        return tuple(f"**{a}** [{a}, {a}]" if is_bold else f"{a} [{a}, {a}]" for a, is_bold in zip(areas, bold))
+
+    assert found.table() == [header, ("spes", *cells(spes, [0] * 4)), ("b", *cells(other, [0] * 4))]
+    # as small maps as the best have no worse area: both are bold
+    assert found.table(bold=True) == [
+        header,
+        ("spes", *cells(spes, (1, 1, 1, 1))),
+        ("b", *cells(other, (0, 0, 0, 1))),
+    ]
+    assert found.paired_table() == [
+        ("against spes", "deletion", "insertion", "SRG", "size"),
+        (
+            "b",
+            "undecided (−40.0 [−40.0, −40.0])",
+            "undecided (+35.0 [+35.0, +35.0])",
+            "undecided (−75.0 [−75.0, −75.0])",
+            "undecided (+0.0 [+0.0, +0.0])",
+        ),
+    ]
+    assert found.paired_table(intervals=False)[1][:3] == ("b", "undecided (−40.0)", "undecided (+35.0)")
+
+
+def test_verdicts_of_the_table():
+    good, bad = curve([[0, 10, 10]] * 6), curve([[0, 0, 0]] * 6)
+    found = results_of({"spes": method(bad, bad), "b": method(good, good)})
+    assert found.paired_table(intervals=False) == [
+        ("against spes", "deletion", "insertion", "SRG"),
+        ("b", "better (+75.0)", "worse (+75.0)", "undecided (+0.0)"),
+    ]
+
+
+def test_arrows_of_bleu():
+    assert results_of(two_methods(score=BLEU_SCORE)).table()[0] == (
+        "method", "deletion ↓", "insertion ↑", "SRG ↑", "size ↓", "token size ↓",
+    )  # fmt: skip
+
+
+def test_one_utterance_has_no_brackets():
+    found = results_of({"spes": method(curve([[0, 8, 10]])), "b": method(curve([[0, 0, 0]]))})
+    assert found.table() == [("method", "deletion ↑"), ("spes", "65.0"), ("b", "0.0")]
+
+
+def test_no_gain_has_no_sign():
+    same = curve([[10, 10, 10]] * 2)  # as of a model that writes something else all the time
+    found = results_of({"spes": method(same, same)})
+    assert found.table()[1][-1] == "0.0 [0.0, 0.0]"
+
+
+def test_cost_table():
+    half, none = [0.5, 0.25, 0.75], [None] * 3
+    found = results_of(
+        {
+            "spes": method(
+                curve([[0, 1, 2]] * 3), seconds=[61.26, None, 12.5], forwards=[20_000, 22_000, 22_048],
+                backwards=[0] * 3, reliability=half,
+            ),
+            "b": method(
+                curve([[0, 1, 2]] * 3), seconds=none, forwards=[10, 11, 1000], backwards=[25, 20, 2_000],
+                reliability=none,
+            ),
+            "c": method(
+                curve([[0, 1, 2]] * 3), seconds=[1234.5] * 3, forwards=[0] * 3, backwards=[0] * 3,
+                reliability=[None, None, 0.123],
+            ),
+        }
+    )  # fmt: skip
+    assert found.cost_table() == [
+        ("method", "forwards", "backwards", "seconds", "reliability"),
+        ("spes", "22,000", "0", "36.9", "0.50"),
+        ("b", "11", "25", "", ""),
+        ("c", "0", "0", "1,234", "0.12"),
+    ]
+
+
+# Files
+
+
+def test_markdown():
+    found = results_of(
+        two_methods(),
+        problems={"broken.wav": "it is no audio file.", "u9": "the reference '' has no words."},
+        settings={"model": "tiny", "seed": 7, "methods": {"spes": {"n_samples": 144}, "energy": {"absolute": False}}},
+    )
+    text = found.markdown()
+    lines = text.splitlines()
+    assert lines[0] == "# tiny on 8 utterances"
+    assert "- broken.wav: it is no audio file." in lines and "- u9: the reference '' has no words." in lines
+    assert '- model: `"tiny"`' in lines and "- seed: `7`" in lines
+    assert '- method spes: `{"n_samples": 144}`' in lines and '- method energy: `{"absolute": false}`' in lines
+    for rows in (found.table(bold=True), found.cost_table(), found.paired_table()):
+        assert all("| " + " | ".join(row) + " |" in lines for row in rows)
+    assert [line for line in lines if line.startswith("## ")] == [
+        "## Cost of an explanation",
+        "## Against spes",
+        "## Left out",
+        "## Settings",
+    ]
+    assert "floors to beat" in text and "WER is capped at 100" in text and text.endswith("`\n")
+
+
+def test_markdown_of_little():
+    found = results_of({"spes": method(sizes=[[100.0, 50, 0]])})
+    assert found.markdown().startswith("# Model on 1 utterance\n")
+    for words in ("Left out", "Against", "SRG", "Deletion", "capped", "floors to beat"):
+        assert words not in found.markdown()
+    bleu = results_of({"spes": method(curve([[0, 1, 2]], BLEU_SCORE))}).markdown()
+    assert "area under the BLEU" in bleu and "capped" not in bleu
+
+
+def test_save(tmp_path):
+    found = results_of(two_methods(), problems={"broken.wav": "it is no audio file."}, settings={"model": "tiny.é"})
+    paths = found.save(tmp_path)
+    names = ["results.json", "summary.md", "curves.csv", "curves.png"]
+    assert paths == [tmp_path / name for name in names]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    assert json.loads(paths[0].read_text("utf-8")) == json.loads(json.dumps(found.to_dict()))
+    assert paths[1].read_text("utf-8") == found.markdown()
+    assert paths[3].read_bytes().startswith(b"\x89PNG\r\n\x1a\n") and paths[3].stat().st_size > 10_000
+    before = [path.read_bytes() for path in paths[:3]]
+    found.save(tmp_path)  # over the files of an earlier run
+    assert [path.read_bytes() for path in paths[:3]] == before
+
+
+def test_curves_are_read_back(tmp_path):
+    found = results_of(two_methods())
+    with open(found.save(tmp_path)[2], newline="") as file:
+        rows = list(csv.DictReader(file))
+    metrics = [metric for metric in found.metrics if metric != "SRG"]  # it has no curve
+    assert [(row["metric"], row["method"]) for row in rows] == [
+        (metric, name) for metric in metrics for name in ("energy", "spes") for _ in range(3)
+    ]
+    for metric in metrics:
+        for name in ("energy", "spes"):
+            mine = [row for row in rows if (row["metric"], row["method"]) == (metric, name)]
+            steps, scores, low, high = (
+                np.array([float(row[column]) for row in mine]) for column in ("step", "score", "low", "high")
+            )
+            assert steps.tolist() == list(STEPS if metric in ("deletion", "insertion") else THRESHOLDS)
+            area = area_of(scores, steps) / (steps[-1] - steps[0])
+            assert area == pytest.approx(found.areas(metric)[name], rel=1e-4)
+            assert (low <= scores).all() and (scores <= high).all() and (low < high).any()
+
+
+def test_bands_of_curves_are_intervals_of_each_step(tmp_path):
+    """A curve that is the same at all steps has at each the interval of its area."""
+    rows = np.random.default_rng(1).integers(0, 11, (9, 1)).repeat(3, axis=1).tolist()
+    found = results_of({"spes": method(curve(rows))})
+    with open(found.save(tmp_path)[2], newline="") as file:
+        bands = [(float(row["low"]), float(row["high"])) for row in csv.DictReader(file)]
+    assert bands == [pytest.approx(found.interval("deletion", "spes"), rel=1e-4)] * 3
+
+
+def test_the_figure_has_a_panel_a_curve():
+    axes = results_of(two_methods()).plot().axes
+    assert [ax.get_title() for ax in axes] == ["Deletion", "Insertion", "Size, spectrogram", "Size, tokens"]
+    assert [ax.get_ylabel() for ax in axes[:2]] == ["WER (%)"] * 2
+    assert [ax.get_ylabel() for ax in results_of(two_methods(score=BLEU_SCORE)).plot().axes[:2]] == ["BLEU"] * 2
+
+
+def test_to_dict():
+    methods = two_methods()
+    found = results_of(methods, problems={"x.wav": "broken."}, settings={"model": "tiny", "dtype": None}, seed=2)
+    content = json.loads(json.dumps(found.to_dict(), allow_nan=False))  # no NaN, which is no JSON
+    assert content["settings"] == {"model": "tiny", "dtype": None} and content["problems"] == {"x.wav": "broken."}
+    assert (content["n_utterances"], content["level"], content["n_resamples"]) == (8, 95, N_RESAMPLES)
+    assert (content["seed_of_resamples"], content["compared_with"]) == (2, "spes")
+    assert list(content["methods"]) == ["energy", "spes"]
+    for name, entry in content["methods"].items():
+        assert entry["forwards"] == 20_000 and entry["seconds"] == 1.5 and entry["reliability"] is None
+        for metric in found.metrics:
+            assert entry[metric]["auc"] == found.areas(metric)[name]
+            assert tuple(entry[metric]["interval"]) == found.interval(metric, name)
+            assert entry[metric]["higher_is_better"] == found.higher_is_better(metric)
+            expected = None if name == "spes" else vars(found.compare(metric, name, "spes"))
+            assert entry[metric].get("difference") == expected
+        assert entry["deletion"]["steps"] == list(STEPS)
+        assert entry["deletion"]["scores"] == pytest.approx(methods[name].deletion.scores.tolist(), abs=1e-4)
+        assert entry["size"]["scores"] == pytest.approx(methods[name].sizes["spectrogram"].scores.tolist(), abs=1e-4)
+        assert "scores" not in entry["SRG"]
+
+
+def test_areas_of_each_utterance_are_those_of_it_alone():
+    methods = {name: method(curve(random_rows(3, seed, most=30))) for seed, name in enumerate(("spes", "b"))}
+    alone = results_of(methods).to_dict()["utterances"]
+    assert list(alone) == ["u0", "u1", "u2"]
+    for number, areas in enumerate(alone.values()):
+        for name, result in methods.items():
+            written = result.deletion.texts[number]
+            single = DeletionCurve(STEPS, [written], [REFERENCE], WER)
+            assert areas == {"deletion": areas["deletion"]}
+            assert areas["deletion"][name] == pytest.approx(single.auc, abs=1e-4)
