@@ -99,7 +99,7 @@ class Study:
         attribution = SpeechToTextAttribution(SPES(self.model))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a text that is another in the full window
-            _, tokens = attribution.prepare(item.path, context=self.context, dtype="auto", gen_args=GEN_ARGS)
+            _, tokens = attribution.prepare(item.path, context=self.context, gen_args=GEN_ARGS)
         return wer([attribution.text(tokens)], [item.transcription or ""]) <= MAX_WER
 
     def run(self, corpus: Corpus, methods: Methods | None = None) -> Evaluation:
@@ -217,7 +217,7 @@ def table(study: Study) -> None:
 
 
 def table2(study: Study) -> None:
-    """The word error rate of the model itself, on all utterances that it may hear wrongly."""
+    """The word error rate of the model itself, on a corpus that leaves out nothing (make_corpus.py --no-filter)."""
     corpus = load_corpus(study.args.corpus)
     items = list(islice(filter(study.fits, corpus.utterances), study.args.n_utterances))
     attribution = SpeechToTextAttribution(SPES(study.model))

@@ -36,6 +36,9 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 Reference = Literal["transcription", "model"]
 INPUTS: tuple[Literal["spectrogram", "tokens"], ...] = ("spectrogram", "tokens")
 SETTINGS = "settings.json"
+ADVICE = "delete it, and what it says is measured again"
+# what the scores of an explanation have beside the metrics
+OF_EXPLANATION = {"audio_sha256", "text", "seconds", "reliability", "forwards", "backwards"}
 
 # of (utterance, method, stage, done, total)
 Callback = Callable[[CorpusUtterance, str, str, int, int], Any]
@@ -327,7 +330,12 @@ class Evaluation:
     def _scores(self, item: CorpusUtterance, method: str) -> dict[str, Any]:
         """What is written of an explanation; empty where nothing is."""
         path = self._scores_path(item, method)
-        return _read_json(path) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        scores = _read_json(path)
+        if missing := OF_EXPLANATION - scores.keys():
+            raise ValueError(f"{path} is damaged (no {', '.join(sorted(missing))}): {ADVICE}.")
+        return scores
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -357,7 +365,7 @@ class Evaluation:
         """
         path = self.folder / SETTINGS
         if path.is_file():
-            before = _read_json(path)
+            before = _read_json(path, "give another folder")
             if differences := list(_differences(before, self.settings)):
                 raise ValueError(
                     f"{self.folder} holds an evaluation with other arguments: {'; '.join(differences)}. Give the same "
@@ -388,13 +396,13 @@ def _differences(before: dict[str, Any], now: dict[str, Any], name: str = "") ->
             yield f"{name}.{key}".strip(".") + f" is {old} there and {new} now"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, advice: str = ADVICE) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("no object")
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it, and what it says is measured again.") from error
+        raise ValueError(f"{path} is damaged ({error}): {advice}.") from error
     return content
 
 

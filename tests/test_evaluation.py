@@ -560,7 +560,7 @@ def check_left_out(evaluation, words, expected):
     assert without_seconds({**found.to_dict(), "problems": {}}) == expected
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'"text"', b"\xff", b"[" * 100_000, None])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'"text"', b"\xff", b"[" * 100_000, b'{"text": "so"}', None])
 def test_damaged_scores(evaluate, whole, expected, content):
     path = scores_path(whole, "saliency", "b")
     path.write_bytes(path.read_bytes()[:-20] if content is None else content)
