@@ -30,7 +30,7 @@ from captum_spes.models import load_model
 from captum_spes.models.context import context_seconds
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.named_methods import FLOORS, describe_methods, find_method
-from captum_spes.results import MIN_PAIRS
+from captum_spes.results import MIN_PAIRS, Results
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -261,15 +261,7 @@ def evaluate(
         if interrupted:  # before there was one
             raise typer.Exit(128 + signal.SIGINT) from None
         raise
-    _print_table(results.table(), f"Areas of {len(results.utterances)} utterances [95 % interval]")
-    _print_table(results.cost_table(), "Cost of an explanation (median)")
-    few = f"fewer than {MIN_PAIRS} utterances decide nothing; intervals are in summary.md"
-    _print_table(results.paired_table(intervals=False), f"Against {results.baseline} ({few})")
-    if results.problems:
-        print("\nLeft out:")
-        for name, reason in results.problems.items():
-            print(f"  {name}: {reason}")
-    print("\nWrote " + "\n      ".join(map(str, results.save(folder))))
+    _report_results(results, folder)
     if interrupted:
         raise typer.Exit(128 + signal.SIGINT)
 
@@ -307,6 +299,19 @@ def _run_evaluation(evaluation: Evaluation) -> bool:
             tqdm.write("Stopped. What is finished is kept; the same command goes on with the rest.", sys.stderr)
             return True
     return False
+
+
+def _report_results(results: Results, folder: Path) -> None:
+    """Prints the tables of an evaluation and writes its files."""
+    _print_table(results.table(), f"Areas of {len(results.utterances)} utterances [95 % interval]")
+    _print_table(results.cost_table(), "Cost of an explanation (median)")
+    few = f"fewer than {MIN_PAIRS} utterances decide nothing; intervals are in summary.md"
+    _print_table(results.paired_table(intervals=False), f"Against {results.baseline} ({few})")
+    if results.problems:
+        print("\nLeft out:")
+        for name, reason in results.problems.items():
+            print(f"  {name}: {reason}")
+    print("\nWrote " + "\n      ".join(map(str, results.save(folder))))
 
 
 def _names(text: str, option: str) -> list[str]:
