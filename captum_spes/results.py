@@ -347,8 +347,8 @@ class Results:
             lines += [
                 f"## Against {self.baseline}",
                 "",
-                "Differences of the areas on the same draws: better or worse where the interval leaves out 0. Fewer "
-                f"than {MIN_PAIRS} utterances decide nothing.",
+                "Differences of the areas on the same draws, with the cap of the intervals: better or worse where the "
+                f"interval leaves out 0. Fewer than {MIN_PAIRS} utterances decide nothing.",
                 "",
                 *markdown_table(self.paired_table()),
                 "",
