@@ -78,7 +78,7 @@ class Comparison:
         tokens: Tokens,
         preset: Preset = "fast",
         seed: int = 0,
-        perturbations_per_eval: int = 16,
+        perturbations_per_eval: int | None = None,
         gen_args: dict[str, Any] | None = None,
     ) -> None:
         self.model = model
@@ -100,9 +100,11 @@ class Comparison:
             callback: called after every batch as ``callback(stage, done, total)``.
 
         Raises:
-            ValueError: no such method, or one that cannot explain this model.
+            ValueError: no such method, or one that cannot explain this model or its tokens.
         """
         method = find_method(name)
+        if method.arguments.get("sentence"):
+            raise ValueError(f"{name} explains the text as a whole, and there is nothing to compare token by token.")
         signed = name.removesuffix("_abs")
         if method.absolute and signed in self.explanations:
             self.explanations[name] = absolute(self.explanations[signed])
@@ -140,7 +142,6 @@ class Comparison:
                 first,
                 attributions=torch.stack([*maps, torch.ones_like(first.spectrogram_attr).double()]),
                 n_perturb_samples=PERTURBATIONS[self.preset],
-                perturbations_per_eval=self.perturbations_per_eval,
                 seed=self.seed,
             )
             measured = dict(zip([*found, UNIFORM], values.mean(1).tolist()))

@@ -168,10 +168,10 @@ DEFAULTS: dict[type[Attribution], Defaults] = {
     GradientSPES: Defaults(
         KLDivergence,
         (400, 500, 600),
-        "bins",
-        "n_samples: 96",
+        "400, 500 and 600 patches a second",
+        "n_samples: 96, each with a backward a token",
         lambda facts: _own(GradientSPES, "n_samples", "perturbation_prob", "pool_features"),
-        lambda facts: {"n_samples": 96, "perturbation_prob": 0.4},
+        lambda facts: SPES_TOKENS,
     ),
     Occlusion: Defaults(
         KLDivergence,
@@ -330,14 +330,23 @@ def accepted(method: Attribution) -> dict[str, Any]:
 
 
 def token_method(method: Attribution, n_previous: int) -> Any:
-    """The method for the previous tokens: as in SPES for BubbleNoise, without the noise for NoiseTunnel."""
+    """The method for the previous tokens: without the noise for NoiseTunnel, SPES for its relatives.
+
+    BubbleNoise has no bubbles for them, and of GradientSPES a backward for each token takes longer than the dozens of
+    perturbations that SPES evaluates meanwhile, for which the encoder need not run.
+    """
     if isinstance(method, NoiseTunnel):
         return token_method(method.attribution_method, n_previous)
-    if isinstance(method, BubbleNoise):
+    if isinstance(method, (BubbleNoise, GradientSPES)):
         return SPES(method.forward_func)
     if isinstance(method, KernelShap) and n_previous == 1:  # which has nothing to draw; their result is the same
         return ShapleyValueSampling(method.forward_func)
     return method
+
+
+def asks_model(method: Attribution) -> bool:
+    """Whether a method asks for the score at all, unlike the floors."""
+    return defaults_of(method).cost != NO_PASSES
 
 
 def title(method: Attribution) -> str:

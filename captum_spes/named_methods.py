@@ -35,6 +35,9 @@ Preset = Literal["fast", "paper"]
 # a mask of a spectrogram, for a number of frames a second
 MaskMaker = Callable[[float], Callable[[Tensor], Tensor]]
 
+# of all tokens together, with the fast budget
+FAST_BACKWARDS = 240
+
 
 @dataclass(frozen=True)
 class NamedMethod:
@@ -47,7 +50,7 @@ class NamedMethod:
         feature_mask: its patches with the paper's budget; None for the method's default.
         arguments: further arguments of :meth:`SpeechToTextAttribution.attribute`.
         fast_feature_mask: its patches with the fast budget, where they are others.
-        fast: arguments that replace those with the fast budget.
+        fast: arguments that replace those with the fast budget; a function makes one of the number of tokens.
         absolute: whether the values of the maps lose their sign.
         features: what it attributes to with the paper's budget, in words; None as for the method's class.
         cost: what it passes through the model for the spectrogram, in words; None as for the method's class.
@@ -75,11 +78,14 @@ class NamedMethod:
         except TypeError as error:
             raise ValueError(str(error)) from error
 
-    def arguments_of(self, model: SpeechToTextModel, preset: Preset) -> dict[str, Any]:
-        """The arguments of :meth:`SpeechToTextAttribution.attribute` for a budget."""
+    def arguments_of(self, model: SpeechToTextModel, preset: Preset, n_tokens: int | None = None) -> dict[str, Any]:
+        """The arguments of :meth:`SpeechToTextAttribution.attribute` for a budget, and for so many tokens."""
         mask = self.fast_feature_mask if preset == "fast" and self.fast_feature_mask else self.feature_mask
         masks = {} if mask is None else {"feature_mask": mask(model.frames_per_second)}
-        return {**masks, **self.arguments, **(self.fast if preset == "fast" else {})}
+        fast = self.fast if preset == "fast" else {}
+        if n_tokens is not None:
+            fast = {name: value(n_tokens) if callable(value) else value for name, value in fast.items()}
+        return {**masks, **self.arguments, **fast}
 
     def explain(
         self, model: SpeechToTextModel, utterance: Utterance, tokens: Tokens, preset: Preset, **arguments: Any
@@ -89,7 +95,7 @@ class NamedMethod:
         Raises:
             ValueError: it cannot explain this model.
         """
-        given = {**self.arguments_of(model, preset), **arguments}
+        given = {**self.arguments_of(model, preset, len(tokens.target)), **arguments}
         explanation = self.wrap(model).attribute(utterance, tokens, **given)
         if not self.absolute:
             return explanation
@@ -134,6 +140,11 @@ def _bins(frames_per_second: float) -> Callable[[Tensor], Tensor]:
     return partial(grid_feature_mask, patch_size=(1, 1))
 
 
+def draws_by_tokens(n_tokens: int) -> int:
+    """A mask costs a backward a token: those that take Whisper tiny.en half a minute on 2 cores."""
+    return max(min(FAST_BACKWARDS // n_tokens, 24), 6)
+
+
 # under a minute on 2 cores: few, large patches, which such a budget can tell apart
 _FAST_SAMPLES = {"n_samples": 144, "n_token_samples": 512}
 _FAST_PATCHES = _slic(patches_per_second=(20, 40, 60))
@@ -144,7 +155,9 @@ _SPES = NamedMethod(
     fast=_FAST_SAMPLES,
 )
 _GRADIENT_SPES = NamedMethod(
-    GradientSPES, "SPES's main effects by the gradient of its random masks", fast={"n_samples": 24}
+    GradientSPES,
+    "SPES's main effects by the gradient of its random masks",
+    fast={"n_samples": draws_by_tokens, "n_token_samples": 512},
 )
 _INTEGRATED_GRADIENTS = NamedMethod(
     IntegratedGradients, "gradients along the way from the baseline", fast={"n_steps": 10}
@@ -196,11 +209,18 @@ METHODS: dict[str, NamedMethod] = {
     ),
     "bubble_noise": NamedMethod(BubbleNoise, "the paper's baseline: noise with bubbles (§6)", fast=_FAST_SAMPLES),
     "gradient_spes": _GRADIENT_SPES,
-    "gradient_spes_pooled": replace(
+    "gradient_spes_bins": replace(
         _GRADIENT_SPES,
-        summary="gradient_spes with the sums over patches, as SPES has them",
-        arguments={"pool_features": True},
-        features="400, 500 and 600 patches a second",
+        summary="gradient_spes with a value of its own for each bin",
+        arguments={"pool_features": False},
+        features="bins",
+    ),
+    "gradient_spes_sentence": replace(
+        _GRADIENT_SPES,
+        summary="gradient_spes of the text as a whole",
+        arguments={"sentence": True},
+        fast={"n_samples": 96, "n_token_samples": 512},
+        cost="n_samples: 96, each with one backward",
     ),
     "feature_ablation": NamedMethod(FeatureAblation, "hides one patch at a time"),
     "occlusion": NamedMethod(Occlusion, "hides what a sliding window covers"),

@@ -1,4 +1,4 @@
-"""What is explained: the scores of every token, or of one word against another."""
+"""What is explained: the scores of every token, of the text as a whole, or of one word against another."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class Prediction:
         previous: ids of the previous tokens, (J,).
         n_previous: how many of them are features of each row, (K,).
         score_name: the forward function's.
+        grouped: whether the rows are something else than the model's tokens.
         contrast: what is contrasted, in plain values; None for tokens.
     """
 
@@ -52,6 +53,7 @@ class Prediction:
     previous: Tensor
     n_previous: Tensor
     score_name: str
+    grouped = False
 
     def __init__(self, model: SpeechToTextModel) -> None:
         self.model = model
@@ -85,10 +87,26 @@ class TokenPrediction(Prediction):
         return self._score.from_prediction(outputs, original, self.tokens.target)
 
 
+class TextPrediction(TokenPrediction):
+    """The text as a whole: one row, the sum of its tokens' scores."""
+
+    grouped = True
+
+    def __init__(self, model: SpeechToTextModel, tokens: Tokens, score: Score, text: str) -> None:
+        super().__init__(model, tokens, score)
+        self.rows = [text]
+        self.n_previous = torch.tensor([len(self.previous)])
+
+    def score(self, outputs: Callable[..., Any], original: Tensor) -> Callable[..., Tensor]:
+        score = super().score(outputs, original)
+        return lambda *inputs: score(*inputs).sum(1, keepdim=True)
+
+
 class WordPrediction(Prediction):
     """A word, against the foil in its place."""
 
     score_name = ContrastiveProbability.__name__
+    grouped = True
 
     def __init__(self, model: SpeechToTextModel, tokens: Tokens, contrast: Contrast, utterance: Utterance) -> None:
         super().__init__(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
 from typing import Any
@@ -18,18 +18,20 @@ from torch import Tensor
 
 import captum_spes.methods as methods
 from captum_spes.attr import GradientSPES
-from captum_spes.attr._batches import check_counts
+from captum_spes.attr._batches import check_counts, fastest_batch_size
 from captum_spes.attr._features import FeatureLayout
 from captum_spes.audio import AudioLike, load_audio
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.models.context import Context, Dtype, context_seconds, fit_utterance
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.passes import HookedPasses, SharedPasses, rewrapped
-from captum_spes.prediction import Contrast, Prediction, TokenPrediction, WordPrediction
+from captum_spes.prediction import Contrast, Prediction, TextPrediction, TokenPrediction, WordPrediction
 from captum_spes.segmentation import slic_feature_mask
 
 Stage = Callable[[str, int, int], bool | None]
 
+# perturbations in a batch where none are given
+BATCH_SIZE = 16
 # of two halves of the samples; below it, a map says little about single patches
 LOW_RELIABILITY = 0.5
 
@@ -136,11 +138,12 @@ class SpeechToTextAttribution(Attribution):
         n_token_samples: int | None = None,
         perturbation_prob: float | None = None,
         token_perturbation_prob: float | None = None,
-        perturbations_per_eval: int = 16,
+        perturbations_per_eval: int | None = None,
         seed: int = 0,
         joint: bool = False,
         token_values: bool = False,
         contrast: Contrast | None = None,
+        sentence: bool = False,
         gen_args: dict[str, Any] | None = None,
         context: Context = "full",
         dtype: Dtype | None = None,
@@ -171,7 +174,8 @@ class SpeechToTextAttribution(Attribution):
             perturbation_prob: SPES's probability of hiding a patch. Default: the paper's 0.5.
             token_perturbation_prob: SPES's probability of zeroing a previous token. Default: the paper's 0.4.
             perturbations_per_eval: perturbations in a batch (of gradients a quarter as many); it changes the speed,
-                not the result.
+                and the result by no more than the model's rounding. Default: 16 on a CPU; on another device what a
+                short probe finds fast.
             seed: of all that is random. The same numbers serve all tokens.
             joint: perturb the spectrogram and the previous tokens at the same time (SPES only), which the paper found
                 to be worse (Table 4).
@@ -180,6 +184,9 @@ class SpeechToTextAttribution(Attribution):
                 ``partial(grid_feature_mask, patch_size=(1, 1))``, and probabilities 0.7 and 0.1 it is the paper's
                 feature-wise baseline (§6).
             contrast: explain why one word was written and not another, in place of every token.
+            sentence: explain the text as a whole, in one row whose score is the sum of the tokens' scores. Gradient
+                methods then need one backward and not one a token. The tokens weigh by how much their scores change,
+                where :meth:`SpeechToTextExplanation.sentence` lets each weigh as much.
             gen_args: arguments of the model's generation, such as ``{"num_beams": 5}``; they are stored.
             context: ``"full"`` for the model's whole window, ``"auto"`` for the shortest that changes nothing that
                 matters, or seconds; see :func:`~captum_spes.models.context.fit_utterance`.
@@ -209,7 +216,7 @@ class SpeechToTextAttribution(Attribution):
         utterance, tokens = self.prepare(
             inputs, target, sampling_rate=sampling_rate, gen_args=gen_args, context=context, dtype=dtype
         )
-        prediction = self._prediction(utterance, tokens, contrast)
+        prediction = self._prediction(utterance, tokens, contrast, sentence)
         baseline = _format_baseline(self.model.baseline(utterance) if baselines is None else baselines, utterance)
         mask_source = feature_mask if feature_mask is not None else self._default_mask()
         mask = mask_source(utterance.spectrogram) if callable(mask_source) else mask_source
@@ -255,9 +262,16 @@ class SpeechToTextAttribution(Attribution):
         """Not implemented."""
         raise NotImplementedError("attribute_future is not implemented for SpeechToTextAttribution: use attribute.")
 
-    def _prediction(self, utterance: Utterance, tokens: Tokens, contrast: Contrast | None) -> Prediction:
+    def _prediction(
+        self, utterance: Utterance, tokens: Tokens, contrast: Contrast | None, sentence: bool
+    ) -> Prediction:
+        score = self.score or self.defaults.score
         if contrast is None:
-            return TokenPrediction(self.model, tokens, self.score or self.defaults.score)
+            if sentence:
+                return TextPrediction(self.model, tokens, score, self.text(tokens))
+            return TokenPrediction(self.model, tokens, score)
+        if sentence:
+            raise ValueError("a contrast explains one word, and sentence the text as a whole: give one of them.")
         if self.score is not None:
             raise ValueError(f"a contrast has a score of its own: leave out score={self.score.__name__}.")
         return WordPrediction(self.model, tokens, contrast, utterance)
@@ -293,7 +307,7 @@ class SpeechToTextAttribution(Attribution):
             mel_frequencies=torch.as_tensor(np.asarray(self.model.mel_frequencies), dtype=torch.float32),
             reliability=reliability,
             feature_mask=None if mask is None else mask.cpu().long().reshape(-1, *utterance.spectrogram.shape[1:]),
-            grouped=prediction.contrast is not None,
+            grouped=prediction.grouped,
             metadata={
                 "model": self.model.name,
                 "method": methods.title(self.attr_method),
@@ -332,7 +346,7 @@ class _Run:
         self,
         prediction: Prediction,
         utterance: Utterance,
-        perturbations_per_eval: int,
+        perturbations_per_eval: int | None,
         seed: int,
         show_progress: bool,
         callback: Stage | None,
@@ -375,7 +389,7 @@ class _Run:
             "spectrogram",
             method,
             inputs,
-            lambda spectrogram: self.prediction.outputs(self.model.encode(spectrogram, self.utterance)),
+            self._outputs,
             methods.baselines_for(method, baseline, inputs) | arguments,
         )
 
@@ -408,10 +422,31 @@ class _Run:
         )
         return attr, reliability, token_attr.flatten(2).mean(2) if token_values else token_attr
 
+    def _batch_size(self, stage: str) -> int:
+        """Perturbations in a batch: those given, or what is fast on this device."""
+        if self.perturbations_per_eval is not None:
+            return self.perturbations_per_eval
+        # on a CPU the size makes little difference, and a fixed one gives the same result to the last bit
+        return BATCH_SIZE if self.device.type == "cpu" or stage == "previous tokens" else self.fastest
+
+    @cached_property
+    def fastest(self) -> int:
+        """The size of the batches of spectrograms that a short probe finds fast."""
+        score = self.prediction.score(self._outputs, self.original)
+
+        @torch.no_grad()
+        def evaluate(n_rows: int) -> float:
+            return score(self.utterance.spectrogram.expand(n_rows, -1, -1)).sum().item()  # waits for the device
+
+        return fastest_batch_size(evaluate)
+
+    def _outputs(self, spectrogram: Tensor) -> Any:
+        return self.prediction.outputs(self.model.encode(spectrogram, self.utterance))
+
     def _own_arguments(self, stage: str) -> dict[str, Any]:
         """What this library's methods take beside Captum's."""
         return {
-            "perturbations_per_eval": self.perturbations_per_eval,
+            "perturbations_per_eval": self._batch_size(stage),
             "show_progress": self.show_progress,
             "seed": self.seed,
             "return_reliability": True,
@@ -437,18 +472,19 @@ class _Run:
         if isinstance(method, methods.ALL_TOKENS):
             own = self._own_arguments(stage)
             if isinstance(method, GradientSPES):
-                own["perturbations_per_eval"] = max(self.perturbations_per_eval // 4, 1)
+                own["perturbations_per_eval"] = max(own["perturbations_per_eval"] // 4, 1)
             found = rewrapped(method, score).attribute(inputs, **arguments, **own)
             if isinstance(method, GradientSPES):
                 self._count(stage, backward=n_rows * self.done[stage])
             return found
+        batch_size = self._batch_size(stage) if methods.asks_model(method) else 1
         if "perturbations_per_eval" in methods.accepted(method):
-            arguments = {"perturbations_per_eval": self.perturbations_per_eval, **arguments}
+            arguments = {"perturbations_per_eval": batch_size, **arguments}
         passes: HookedPasses | SharedPasses
         if methods.is_hooked(method):
-            passes = HookedPasses(self.model, score, n_rows, self.perturbations_per_eval)
+            passes = HookedPasses(self.model, score, n_rows, batch_size)
         else:
-            passes = SharedPasses(score, n_rows, self.perturbations_per_eval)
+            passes = SharedPasses(score, n_rows, batch_size)
         total = passes.count(method, inputs, arguments, self.seed) if self.show_progress or self.callback else 0
         desc = f"{methods.title(method)} attribution"
         with progress(desc=desc, total=total) if self.show_progress else NullProgress() as bar:
@@ -499,9 +535,10 @@ def _format_baseline(baseline: Tensor | float, utterance: Utterance) -> Tensor |
 
 
 def _check(
-    utterance: Utterance, mask: Tensor | None, perturbations_per_eval: int, given: dict[str, Any]
+    utterance: Utterance, mask: Tensor | None, perturbations_per_eval: int | None, given: dict[str, Any]
 ) -> Tensor | None:
     """The mask with the spectrogram's size and device, checked together with the arguments that belong to it."""
+    perturbations_per_eval = 1 if perturbations_per_eval is None else perturbations_per_eval
     if mask is None:
         check_counts(given.get("n_samples", 1), perturbations_per_eval, 1)
         return None

@@ -70,30 +70,34 @@ def test_explain(run, tiny_folder, recording, tmp_path):
     for path in folder.iterdir():
         assert str(path.relative_to(tmp_path)) in out
     explanation = SpeechToTextExplanation.load(folder / "explanation.safetensors")
-    assert explanation.metadata["arguments"] == {"n_samples": 12, "perturbation_prob": 0.5}
+    assert explanation.metadata["method"] == "GradientSPES"
+    assert explanation.metadata["arguments"] == {"n_samples": 12, "perturbation_prob": 0.5, "pool_features": True}
+    assert "Method:     gradient_spes (fast preset, n_samples 12, n_token_samples 512)" in out
     assert explanation.metadata["seed"] == 3
     assert "Transcript: so what" in out
     table = dict(zip(explanation.tokens, explanation.top_previous_tokens()))
     assert all(token.strip() in out and top.strip() in out for token, top in table.items())
     assert f"{float(explanation.reliability.mean()):.2f}" in out
     assert "previous tokens: 100%" in err and "spectrogram    : 100%" in err
-    assert "Warning: the maps are noisy" in err and "--n-samples" in err
 
 
 def test_presets(run, tiny_folder, recording, tmp_path):
     code, _, err = run("explain", recording, "--model", tiny_folder, "--target", "so", "-o", "fast")
     assert code == 0, err
     fast = SpeechToTextExplanation.load(tmp_path / "fast" / "explanation.safetensors")
-    assert fast.metadata["arguments"]["n_samples"] == 144
-    assert fast.metadata["feature_mask"]["patches_per_second"] == "(20, 40, 60)"
+    assert fast.metadata["method"] == "GradientSPES" and fast.metadata["arguments"]["n_samples"] == 24
+    assert fast.metadata["feature_mask"]["patches_per_second"] == "(400, 500, 600)"
+    assert fast.metadata["token_arguments"]["n_samples"] == 512
     code, _, err = run(
         "explain", recording, "--model", tiny_folder, "--target", "so", "--preset", "paper", "--n-samples", "9",
         "-o", "paper",
     )  # fmt: skip
     assert code == 0, err
     paper = SpeechToTextExplanation.load(tmp_path / "paper" / "explanation.safetensors")
+    assert paper.metadata["method"] == "SPES"
     assert paper.metadata["feature_mask"]["patches_per_second"] == "(400, 500, 600)"
     assert paper.metadata["token_arguments"]["n_samples"] == 2000
+    assert "Warning: the maps are noisy" in err and "--n-samples" in err
     assert paper.metadata["dtype"] == "float32" and paper.metadata["context_seconds"] == 1
 
 
@@ -103,6 +107,12 @@ def test_the_paper_preset_is_the_papers():
 
     assert WINDOWS[Preset.paper] == ("full", torch.float32)
     assert METHODS["spes"].arguments_of(None, "paper") == {}  # SPES's own, which are the paper's
+
+
+@pytest.mark.parametrize("n_tokens, n_samples", [(3, 24), (12, 20), (27, 8), (200, 6)])
+def test_fast_gradients_depend_on_the_number_of_tokens(tiny_model, n_tokens, n_samples):
+    """So many backwards in all, within bounds."""
+    assert METHODS["gradient_spes"].arguments_of(tiny_model, "fast", n_tokens)["n_samples"] == n_samples
 
 
 def test_another_method_and_a_contrast(run, tiny_folder, recording, tmp_path):

@@ -168,12 +168,30 @@ def test_a_budget_is_kept_and_a_callback_ends_it(spectrogram):
 
     seen = []
     GradientSPES(counting).attribute(spectrogram, n_samples=10, perturbations_per_eval=4)
-    assert calls == [4, 4, 2]
+    assert calls == [1, 4, 4, 1]  # the first one alone, to see how many fit
     stopped = GradientSPES(two_outputs).attribute(
         spectrogram, n_samples=10, perturbations_per_eval=4, callback=lambda *done: seen.append(done) or len(seen) == 2
     )
-    assert seen == [(4, 10), (8, 10)]
-    torch.testing.assert_close(stopped, GradientSPES(two_outputs).attribute(spectrogram, n_samples=8))
+    assert seen == [(1, 10), (5, 10)]
+    torch.testing.assert_close(stopped, GradientSPES(two_outputs).attribute(spectrogram, n_samples=5))
+
+
+def test_a_graph_that_is_too_large_for_memory_makes_batches_small(spectrogram, monkeypatch):
+    calls = []
+    wide = torch.nn.Linear(T * C, 1000)
+
+    def counting(x):
+        calls.append(len(x))
+        return wide(x.flatten(1)).sin().sum(1)
+
+    expected = GradientSPES(counting).attribute(spectrogram, n_samples=9, perturbations_per_eval=8)
+    assert calls == [1, 8]
+    calls.clear()
+    # a row keeps 1,000 values for the sine and its own input, the parameters do not count
+    monkeypatch.setattr("captum_spes.attr.gradient_spes.MEMORY", 3 * 4 * (1000 + T * C))
+    limited = GradientSPES(counting).attribute(spectrogram, n_samples=9, perturbations_per_eval=8)
+    assert calls == [1, 3, 3, 2]
+    torch.testing.assert_close(limited, expected)
 
 
 def test_everything_is_left_as_it_was(spectrogram):
@@ -227,7 +245,7 @@ def test_through_the_wrapper(tiny_model, audio, pool_features):
     n_tokens = len(explanation.tokens)
     assert explanation.metadata["method"] == "GradientSPES" and explanation.feature_mask.shape[0] == 3
     assert explanation.metadata["passes"] == {
-        "previous tokens": {"forward": 4, "backward": 4 * n_tokens},
+        "previous tokens": {"forward": 5, "backward": 0},  # SPES's, which are cheaper
         "spectrogram": {"forward": 6, "backward": 6 * n_tokens},
     }
     assert explanation.reliability.shape == (n_tokens,)

@@ -13,6 +13,7 @@ from captum.attr import (
     DeepLiftShap,
     FeatureAblation,
     FeaturePermutation,
+    IntegratedGradients,
     LayerIntegratedGradients,
     NoiseTunnel,
     ShapleyValues,
@@ -20,6 +21,8 @@ from captum.attr import (
 
 from captum_spes import (
     SPES,
+    Contrast,
+    GradientSPES,
     KLDivergence,
     SpeechToTextAttribution,
     SpeechToTextExplanation,
@@ -28,6 +31,7 @@ from captum_spes import (
     slic_feature_mask,
 )
 from captum_spes.audio import load_audio
+from captum_spes.metrics import deletion, infidelity
 from captum_spes.models import Tokens, Utterance
 
 QUICK = {"n_samples": 30, "n_token_samples": 20, "sampling_rate": 16000}
@@ -165,12 +169,38 @@ def test_nothing_is_computed_for_arguments_that_cannot_be(tiny_model, audio):
         )
 
 
-@pytest.mark.parametrize("per_eval", [1, 5])
+@pytest.mark.parametrize("per_eval", [1, 5, None])
 def test_batch_size_changes_nothing(tiny_model, audio, per_eval):
     attribution = SpeechToTextAttribution(SPES(tiny_model))
     runs = [attribution.attribute(audio, [60, 61, 62], perturbations_per_eval=n, **QUICK) for n in (16, per_eval)]
     torch.testing.assert_close(runs[0].spectrogram_attr, runs[1].spectrogram_attr, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(runs[0].token_attr, runs[1].token_attr, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", [SPES, GradientSPES, IntegratedGradients])
+def test_the_text_as_a_whole(tiny_model, audio, method):
+    """One row for the sum of the tokens' scores, in which all these methods are linear."""
+    attribution = SpeechToTextAttribution(method(tiny_model))
+    samples = {"n_steps": 4, "sampling_rate": 16000} if method is IntegratedGradients else QUICK
+    tokens, text = (attribution.attribute(audio, [60, 61, 62], sentence=one, **samples) for one in (False, True))
+    torch.testing.assert_close(
+        text.spectrogram_attr, tokens.spectrogram_attr.sum(0, keepdim=True), atol=1e-4, rtol=1e-4
+    )
+    assert text.tokens == [tokens.text] and text.grouped
+    assert text.n_previous.tolist() == [len(tokens.previous_tokens)]
+    n_backwards = [e.metadata["passes"]["spectrogram"]["backward"] for e in (tokens, text)]
+    assert n_backwards[0] == 3 * n_backwards[1]
+    one, three = (deletion(tiny_model, e, percentages=(0, 50), maps="random").texts for e in (text, tokens))
+    assert one == three
+    with pytest.raises(ValueError, match="give that of the tokens"):
+        infidelity(tiny_model, text)
+
+
+def test_a_contrast_is_no_whole_text(tiny_model, audio):
+    with pytest.raises(ValueError, match="give one of them"):
+        SpeechToTextAttribution(SPES(tiny_model)).attribute(
+            audio, [60, 61], contrast=Contrast(0, "so"), sentence=True, **QUICK
+        )
 
 
 def test_inputs_of_every_kind(tiny_model, audio, tmp_path):

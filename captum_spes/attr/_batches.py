@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+import time
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -42,17 +45,89 @@ class Evaluator:
         return as_tensor(_run_forward(self.forward_func, inputs, *self._expanded))
 
 
-def batches(
-    total: int, perturbations_per_eval: int, name: str, show_progress: bool, callback: Callback | None
-) -> Iterator[tuple[int, int]]:
-    """Numbers (start, stop) of the samples of each batch, under a progress bar, until the callback says stop."""
-    with progress(desc=f"{name} attribution", total=total) if show_progress else NullProgress() as bar:
-        for start in range(0, total, perturbations_per_eval):
-            stop = min(start + perturbations_per_eval, total)
-            yield start, stop
-            bar.update(stop - start)
-            if callback is not None and callback(stop, total):
-                return
+class Batches:
+    """Samples in batches, under a progress bar, until the callback says stop.
+
+    A batch that does not fit into memory is halved and tried again, and so are those after it. That changes the speed,
+    not the result: what is drawn depends on the samples' numbers alone.
+
+    Attributes:
+        per_eval: samples in the batches to come; whoever runs them may lower it.
+        n_done: samples that are done.
+    """
+
+    def __init__(
+        self, total: int, per_eval: int, name: str, show_progress: bool = False, callback: Callback | None = None
+    ) -> None:
+        self.total = total
+        self.per_eval = per_eval
+        self.name = name
+        self.show_progress = show_progress
+        self.callback = callback
+        self.n_done = 0
+
+    def run(self, evaluate: Callable[[int, int], None]) -> None:
+        """Calls ``evaluate(start, stop)`` for the samples start … stop - 1 of each batch.
+
+        It may be called again for a batch at which memory ran out, so it must add nothing up before that can happen.
+        """
+        desc = f"{self.name} attribution"
+        with progress(desc=desc, total=self.total) if self.show_progress else NullProgress() as bar:
+            while self.n_done < self.total:
+                stop = min(self.n_done + self.per_eval, self.total)
+                if not self._fits(evaluate, stop):
+                    continue
+                bar.update(stop - self.n_done)
+                self.n_done = stop
+                if self.callback is not None and self.callback(stop, self.total):
+                    return
+
+    def _fits(self, evaluate: Callable[[int, int], None], stop: int) -> bool:
+        try:
+            evaluate(self.n_done, stop)
+            return True
+        except (RuntimeError, MemoryError) as error:
+            if stop - self.n_done == 1 or not is_out_of_memory(error):
+                raise
+        # behind the except clause, whose error would keep the batch's tensors alive
+        self.per_eval = (stop - self.n_done) // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"{self.name} ran out of memory with {stop - self.n_done} perturbations in a batch and goes on with "
+            f"{self.per_eval}.",
+            stacklevel=5,
+        )
+        return False
+
+
+def fastest_batch_size(evaluate: Callable[[int], object], most: int = 64) -> int:
+    """A short probe: doubles the batch while that makes an example faster by a twentieth, and memory lasts.
+
+    Args:
+        evaluate: evaluates so many examples at once, and returns when that is done.
+        most: the largest batch to try.
+    """
+    best, least = 1, math.inf  # seconds an example
+    size = 1
+    while size <= most:
+        start = time.perf_counter()
+        try:
+            evaluate(size)
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+            break
+        seconds = (time.perf_counter() - start) / size
+        if seconds > 0.95 * least:
+            break
+        best, least, size = size, seconds, 2 * size
+    return best
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on whichever device: torch has no error of its own for the CPU."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from captum.attr import PerturbationAttribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_spes.attr._batches import Evaluator, Group, batches
+from captum_spes.attr._batches import Batches, Evaluator, Group
 from captum_spes.attr._features import FeatureLayout, format_inputs
 from captum_spes.attr._impacts import ImpactSums
 
@@ -167,12 +167,15 @@ class BubbleNoise(PerturbationAttribution):
         with torch.no_grad():
             original = evaluate(spectrogram)
             sums = ImpactSums(layout, original, batch_size=len(spectrogram), per_eval=perturbations_per_eval)
-            for start, stop in batches(n_samples, perturbations_per_eval, self.get_name(), show_progress, callback):
+
+            def add(start: int, stop: int) -> None:
                 profile, unit_noise = bubbles.draw(start, stop)
                 noise = low + (high - low) * unit_noise[:, None].to(spectrogram)  # (n, B, T, C)
                 perturbed = _add_noise(spectrogram, baseline, profile[:, None], noise).flatten(0, 1)
                 groups = [Group(0, start, profile.flatten(1)[:, None])]
                 sums.add(evaluate(perturbed, stop - start), groups, seed)
+
+            Batches(n_samples, perturbations_per_eval, self.get_name(), show_progress, callback).run(add)
         attributions, reliability = sums.attributions((spectrogram,), exact=False)
         output = _format_output(is_inputs_tuple, attributions)
         return (output, _format_output(is_inputs_tuple, reliability)) if return_reliability else output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,12 +12,17 @@ from captum._utils.typing import BaselineType, TargetType, TensorOrTupleOfTensor
 from captum.attr import GradientAttribution
 from captum.log import log_usage
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import Parameter
 
-from captum_spes.attr._batches import Evaluator, Group, batches, check_counts, draw_groups, perturbed_inputs
+from captum_spes.attr._batches import Batches, Evaluator, Group, check_counts, draw_groups, perturbed_inputs
 from captum_spes.attr._features import FeatureLayout, MaskSampler, format_inputs
 from captum_spes.attr._impacts import correlation
 
 Tensors = tuple[Tensor, ...]
+
+# bytes that the graph of a batch may keep for the backwards
+MEMORY = 4 * 2**30
 
 
 class GradientSPES(GradientAttribution):
@@ -27,12 +33,13 @@ class GradientSPES(GradientAttribution):
 
     .. math:: x' = x + M \odot (\text{baseline} - x),
 
-    and the attribution of each scalar is the mean, over the perturbations i, of the gradient of the impact
+    and each scalar is given the mean, over the perturbations i, of the gradient of the impact
 
     .. math:: G = \frac{1}{N} \sum_i \frac{\partial r}{\partial M}\Big|_{M_i}
                 = \frac{1}{N} \sum_i (x - \text{baseline}) \odot \nabla \text{score}(x'_i).
 
-    A perturbation tells SPES one number, and here one for every scalar: a hundred do where SPES takes thousands.
+    A feature's attribution is the sum of G over its scalars, the mean over the granularities. A perturbation tells SPES
+    one number, and here one for every scalar: a hundred do where SPES takes thousands.
 
     **What it estimates.** A feature's main effect, the mean rise of the impact when it is hidden, to first order. Where
     the score is linear in each feature's mask, interactions included, G summed over a feature *is* that effect on
@@ -72,7 +79,7 @@ class GradientSPES(GradientAttribution):
         show_progress: bool = False,
         *,
         perturbation_prob: float | tuple[float, ...] = 0.5,
-        pool_features: bool = False,
+        pool_features: bool = True,
         seed: int = 0,
         return_reliability: bool = False,
         callback: Callable[[int, int], bool | None] | None = None,
@@ -88,12 +95,12 @@ class GradientSPES(GradientAttribution):
             feature_mask: which scalars are hidden together, as of SPES, several granularities stacked in front too.
                 Default: every scalar is a feature.
             n_samples: number of perturbations, each of which costs a forward and K backwards.
-            perturbations_per_eval: how many are evaluated in one batch. It changes the speed and the memory, not the
-                result; memory is that of training with as large a batch.
+            perturbations_per_eval: how many are evaluated in one batch, at most: the graph of a batch is kept for K
+                backwards and is not to exceed 4 GiB. It changes the speed, not the result.
             show_progress: shows a progress bar that counts perturbations.
             perturbation_prob: the probability with which a feature is hidden, one or one for each input.
-            pool_features: give every scalar of a feature the sum over the feature, as SPES does, the mean of the
-                granularities; otherwise each has its own.
+            pool_features: whether every scalar of a feature has the sum over the feature, the mean of the
+                granularities, or a value of its own.
             seed: determines the perturbations together with the mask, and nothing else does.
             return_reliability: also return how far two halves of the samples agree.
             callback: called after every batch as ``callback(done, total)``; when it returns True the run ends
@@ -119,7 +126,7 @@ class GradientSPES(GradientAttribution):
             >>> spectrogram = torch.rand(1, 30, 16)
             >>> mask = grid_feature_mask(spectrogram, patch_size=(10, 4))
             >>> method = GradientSPES(lambda x: x[:, 10:20, 4:8].sum((1, 2)).square())
-            >>> attribution = method.attribute(spectrogram, feature_mask=mask, n_samples=24, pool_features=True)
+            >>> attribution = method.attribute(spectrogram, feature_mask=mask, n_samples=24)
             >>> bool(attribution[0, 15, 5] == attribution.max())
             True
         """
@@ -133,14 +140,21 @@ class GradientSPES(GradientAttribution):
         evaluate = Evaluator(self.forward_func, target, additional_forward_args)
         sampler = MaskSampler(layout, seed)
         sums = _GradientSums(formatted, baselines, layout)
-        for start, stop in batches(n_samples, perturbations_per_eval, self.get_name(), show_progress, callback):
+        # the first perturbation alone, whose graph says how many fit
+        run = Batches(n_samples, 1, self.get_name(), show_progress, callback)
+
+        def add(start: int, stop: int) -> None:
             groups = draw_groups(sampler, start, stop)
             perturbed = perturbed_inputs(formatted, baselines, layout, groups)
-            with torch.enable_grad():
+            with torch.enable_grad(), _GraphSize() if start == 0 else nullcontext() as graph:
                 for inp in perturbed:
                     inp.requires_grad_()
                 scores = evaluate(perturbed, stop - start)
             sums.add(scores, perturbed, groups, seed)
+            if graph is not None:
+                run.per_eval = max(min(perturbations_per_eval, MEMORY // max(graph.n_bytes, 1)), 1)
+
+        run.run(add)
         attributions, reliability = sums.attributions(formatted, pool_features)
         output = _format_output(is_inputs_tuple, attributions)
         return (output, _format_output(is_inputs_tuple, reliability)) if return_reliability else output
@@ -179,14 +193,17 @@ class _GradientSums:
             rows = 2, self.batch_size, scores[0].numel()
             self.sums = [torch.zeros(*rows, *inp.shape[1:], dtype=torch.float64) for inp in perturbed]
         halves = torch.cat([group.halves for group in groups])
+        added = [torch.zeros_like(sums) for sums in self.sums]  # all at once, or nothing where memory runs out
         for output, gradients in enumerate(_gradients(scores, perturbed)):
-            for sums, gradient, difference in zip(self.sums, gradients, self.differences):
+            for sums, gradient, difference in zip(added, gradients, self.differences):
                 # impacts fall as scores rise, and x' = x + M (baseline - x)
                 slopes = gradient.unflatten(0, (n_samples, self.batch_size)) * difference
                 if not slopes.isfinite().all():
                     raise ValueError(self._overflow(slopes, groups, seed))
                 for half in range(2):
-                    sums[half, :, output] += slopes[halves == half].sum(0).cpu().double()
+                    sums[half, :, output] = slopes[halves == half].sum(0).cpu().double()
+        for total, sums in zip(self.sums, added):
+            total += sums
         self.counts += torch.bincount(halves, minlength=2)
 
     def _overflow(self, slopes: Tensor, groups: list[Group], seed: int) -> str:
@@ -209,6 +226,28 @@ class _GradientSums:
             torch.stack([correlation(*halves) for halves in total.unbind(1)]).float() for total in totals
         )
         return attributions, reliability
+
+
+class _GraphSize(saved_tensors_hooks):
+    """Counts the bytes that a graph keeps for its backward, without the parameters, which are there anyway."""
+
+    def __init__(self) -> None:
+        super().__init__(self._count, lambda tensor: tensor)
+        self._storages: dict[int, int] = {}
+
+    def __enter__(self) -> _GraphSize:  # type: ignore[override]
+        super().__enter__()
+        return self
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        if not isinstance(tensor if tensor._base is None else tensor._base, Parameter):
+            storage = tensor.untyped_storage()
+            self._storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(self._storages.values())
 
 
 def _on_device(inputs: Tensors, baselines: tuple[Tensor | int | float, ...]) -> Iterator[Tensor | int | float]:

@@ -13,7 +13,7 @@ from captum.attr import PerturbationAttribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_spes.attr._batches import Evaluator, batches, check_counts, draw_groups, perturbed_inputs
+from captum_spes.attr._batches import Batches, Evaluator, check_counts, draw_groups, perturbed_inputs
 from captum_spes.attr._features import FeatureLayout, MaskSampler, format_inputs
 from captum_spes.attr._impacts import ImpactSums
 
@@ -136,11 +136,15 @@ class SPES(PerturbationAttribution):
             original = evaluate(formatted)
             sums = ImpactSums(layout, original, batch_size=formatted[0].shape[0], per_eval=perturbations_per_eval)
             exact = layout.n_granularities == 1 and layout.n_features <= math.log2(n_samples)
-            total, stop = 2**layout.n_features if exact else n_samples, 0
-            for start, stop in batches(total, perturbations_per_eval, self.get_name(), show_progress, callback):
+            total = 2**layout.n_features if exact else n_samples
+            run = Batches(total, perturbations_per_eval, self.get_name(), show_progress, callback)
+
+            def add(start: int, stop: int) -> None:
                 groups = draw_groups(sampler, start, stop, exact)
                 sums.add(evaluate(perturbed_inputs(formatted, baselines, layout, groups), stop - start), groups, seed)
-        attributions, reliability = sums.attributions(formatted, exact=exact and stop == total)
+
+            run.run(add)
+        attributions, reliability = sums.attributions(formatted, exact=exact and run.n_done == total)
         output = _format_output(is_inputs_tuple, attributions)
         return (output, _format_output(is_inputs_tuple, reliability)) if return_reliability else output
 

@@ -12,7 +12,9 @@ from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 NEEDED = ("model", "token_ids", "previous_token_ids", "context_seconds", "dtype")
 
 
-def restore(model: SpeechToTextModel, explanation: SpeechToTextExplanation) -> tuple[Utterance, Tokens]:
+def restore(
+    model: SpeechToTextModel, explanation: SpeechToTextExplanation, tokens_only: bool = False
+) -> tuple[Utterance, Tokens]:
     """What the model heard and the tokens that were explained, in the context and precision of the explanation.
 
     The spectrogram is the explanation's own; the padding after it is the model's silence. In the real utterance one or
@@ -23,13 +25,14 @@ def restore(model: SpeechToTextModel, explanation: SpeechToTextExplanation) -> t
 
     Args:
         model: the model that was explained.
-        explanation: of its tokens.
+        explanation: of its tokens, or of the text as a whole.
+        tokens_only: refuse one of the text as a whole.
 
     Returns:
         (Utterance, Tokens): as :meth:`SpeechToTextAttribution.prepare` gives them.
 
     Raises:
-        ValueError: an explanation of another model, of words, of the sentence or of a contrast, or one that does not
+        ValueError: an explanation of another model, of words or of a contrast, or one that does not
             say how it was made.
     """
     metadata = explanation.metadata
@@ -42,7 +45,7 @@ def restore(model: SpeechToTextModel, explanation: SpeechToTextExplanation) -> t
         raise ValueError(f"the explanation is of {metadata['model']!r}, not of the given model {model.name!r}.")
     if metadata.get("contrast") is not None:
         raise ValueError("the explanation is of a contrast of two words: give one of the tokens.")
-    if explanation.grouped:
+    if explanation.grouped and (tokens_only or len(explanation.tokens) > 1):
         raise ValueError("the explanation is of words or a sentence: give that of the tokens, before words().")
     target, previous = metadata["token_ids"], metadata["previous_token_ids"]
     utterance = model.from_features(explanation.spectrogram[None])

@@ -29,7 +29,7 @@ class Rewriter:
 
     Args:
         model: the model that was explained.
-        explanation: of its tokens.
+        explanation: of its tokens, or of the text as a whole.
         max_new_tokens: tokens of a text.
 
     Raises:

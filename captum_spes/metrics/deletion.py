@@ -92,7 +92,7 @@ def deletion(
 
     Args:
         model: the model that was explained.
-        explanations: of the tokens, one or several utterances.
+        explanations: of the tokens or of the text as a whole, one or several utterances.
         references: the texts to score against, one for each. Default: what the explanations explain, the model's own
             text.
         percentages: how much is deleted, ascending, in percent of the bins.

@@ -93,7 +93,7 @@ def infidelity(
     check_positive(n_perturb_samples=n_perturb_samples, perturbations_per_eval=perturbations_per_eval)
     if not 0 < perturbation_prob < 1:
         raise ValueError(f"perturbation_prob must lie strictly between 0 and 1, not {perturbation_prob}.")
-    utterance, tokens = restore(model, explanation)
+    utterance, tokens = restore(model, explanation, tokens_only=True)
     maps = additive_attributions(explanation) if attributions is None else attributions
     shape = explanation.spectrogram_attr.shape
     if maps.shape[-3:] != shape or maps.dim() > 4:

@@ -1,0 +1,352 @@
+"""How faithful, how compact and how dear maps of SPES, GradientSPES and other methods are, by budget.
+
+    python benchmarks/make_corpus.py build/corpus
+    python benchmarks/estimators.py build/corpus --output benchmarks/results
+
+Whisper tiny.en on short utterances, each in the shortest window in which it (and Whisper base) hears it right, also
+without a random tenth of its bins. Every map is evaluated by deletion and insertion in steps of 5 %; the main ones also
+by deletion in steps of 1 % up to 20 %, by deletion with silence in place of the baseline that they were computed with,
+and by deletion and insertion where Whisper base decodes. WER is against what the decoding model writes of the whole.
+
+SPES runs in pieces of 1,008 samples with seeds of their own; its map of 3,024 samples is the mean of three. Time is CPU
+time of one thread. A run that is stopped goes on with the same command. Whisper base comes with the extra multilingual.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import count, takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+from estimator_report import LONG as LONG_MAP
+from estimator_report import MEASURES, Study, main_table, paired_table, plot, stability
+from estimator_runs import (
+    CORE,
+    FEW,
+    LONG,
+    LONGEST,
+    MAIN,
+    MANY,
+    MAPS,
+    PIECE,
+    VARIANTS,
+    Case,
+    MapRecipe,
+    Piece,
+    pooled,
+    run_piece,
+)
+from matplotlib.figure import Figure
+from provenance import command, machine
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
+from captum_spes._files import write_atomically
+from captum_spes.corpus import CorpusUtterance, load_corpus
+from captum_spes.metrics import deletion, insertion, size, wer
+from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model
+from captum_spes.models.context import context_seconds
+
+N_REAL, N_UTTERANCES = 3, 10
+MAX_SECONDS = 6.5
+PADDINGS = (2, 4, 8)  # seconds
+MAX_WER = 20
+STEPS = tuple(range(0, 101, 5))
+FIRST_STEPS = tuple(range(21))
+# what GradientSPES is compared with in pairs
+AGAINST = (
+    *("energy", "energy, patches", "Integrated Gradients, 100 steps", "Integrated Gradients, 100 steps, patches"),
+    *("SPES coarse, N = 3,024", "SPES fine, N = 3,024", "SPES fine, N = 20,160"),
+)
+STAGES = {"core": CORE, "few": FEW, "long": LONG, "many": MANY, "variants": VARIANTS, "longest": LONGEST}
+
+
+@cache
+def models() -> tuple[SpeechToTextModel, SpeechToTextModel]:
+    """Whisper tiny.en, which is explained, and Whisper base, which also decodes."""
+    return load_model("whisper-tiny.en", device="cpu"), load_model("whisper-base", device="cpu", language="en")
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An utterance that both models hear right in the same window."""
+
+    case: Case
+    explanation: SpeechToTextExplanation  # of tiny.en, its maps yet to come
+    other: SpeechToTextExplanation  # of base, likewise
+
+
+def hear(item: CorpusUtterance) -> Heard | None:
+    tiny, base = models()
+    for padding in PADDINGS:
+        found = [_written(model, item, padding) for model in (tiny, base)]
+        if all(found):
+            (utterance, tokens), _ = found
+            return Heard(Case(tiny, utterance, tokens), *(_empty(m, *f) for m, f in zip((tiny, base), found)))
+    return None
+
+
+def _written(model: SpeechToTextModel, item: CorpusUtterance, padding: int) -> tuple[Utterance, Tokens] | None:
+    attribution = SpeechToTextAttribution(SPES(model))
+    utterance, _ = attribution.prepare(item.path, item.transcription)
+    n_padding = round(padding * model.frames_per_second) + utterance.spectrogram.shape[1] % 2
+    utterance = replace(utterance, padding=utterance.padding[:, :n_padding], dtype=torch.bfloat16)
+    tokens = model.generate(utterance, max_new_tokens=100)
+    text = attribution.text(tokens)
+    if wer([text], [item.transcription or ""]) > MAX_WER or _breaks(model, utterance, tokens, text):
+        return None
+    return utterance, tokens
+
+
+def _breaks(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens, text: str) -> bool:
+    """Whether the text falls apart where a random tenth of the bins is hidden, as in a window that is cut too close."""
+    hidden = torch.rand(utterance.spectrogram.shape, generator=torch.Generator().manual_seed(0)) < 0.1
+    spectrogram = torch.where(hidden, model.baseline(utterance), utterance.spectrogram)
+    [ids] = model.generate_batch(spectrogram, utterance, tokens.prompt, max_new_tokens=100)
+    return wer([SpeechToTextAttribution(SPES(model)).text(replace(tokens, target=ids))], [text]) > MAX_WER
+
+
+def _empty(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> SpeechToTextExplanation:
+    """An explanation that says what was heard and written; its maps are 0."""
+    n_rows, n_previous = len(tokens.target), len(tokens.previous)
+    return SpeechToTextExplanation(
+        text=SpeechToTextAttribution(SPES(model)).text(tokens),
+        tokens=model.token_texts(tokens.target),
+        previous_tokens=model.token_texts(tokens.previous),
+        spectrogram=utterance.spectrogram[0],
+        spectrogram_attr=torch.zeros(n_rows, *utterance.spectrogram.shape[1:]),
+        token_attr=torch.zeros(n_rows, n_previous),
+        n_previous=len(tokens.prompt) + torch.arange(n_rows),
+        frames_per_second=model.frames_per_second,
+        mel_frequencies=torch.from_numpy(model.mel_frequencies).float(),
+        metadata={
+            "model": model.name,
+            "token_ids": tokens.target.tolist(),
+            "previous_token_ids": tokens.previous.tolist(),
+            "context_seconds": context_seconds(model, utterance),
+            "dtype": "bfloat16",
+        },
+    )
+
+
+class Folder:
+    """What is known of an utterance, on disk."""
+
+    def __init__(self, folder: Path, utterance: str) -> None:
+        self.folder = folder / utterance.replace("/", "+")
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def piece_path(self, run: str, number: int) -> Path:
+        return self.folder / f"{run}-{number:02d}.safetensors"
+
+    def save_piece(self, run: str, number: int, piece: Piece) -> None:
+        path = self.piece_path(run, number)
+        cost = torch.tensor([piece.seconds, piece.forwards, piece.backwards], dtype=torch.float64)
+        save_file({"attributions": piece.attributions.half().contiguous(), "cost": cost}, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").rename(path)
+
+    def map(self, recipe: MapRecipe) -> tuple[Tensor, list[float]] | None:
+        """The mean of a recipe's pieces, (K, T, C), and their cost; None where one is missing."""
+        paths = [self.piece_path(recipe.run, recipe.first + number) for number in range(recipe.n_pieces)]
+        if not all(path.is_file() for path in paths):
+            return None
+        pieces = [load_file(path) for path in paths]
+        mean = torch.stack([piece["attributions"].float() for piece in pieces]).mean(0)
+        return mean, torch.stack([piece["cost"] for piece in pieces]).sum(0).tolist()
+
+    def pieces(self, run: str) -> list[Tensor]:
+        """The maps (K, T, C) of a run's pieces, from the first to the one that is missing."""
+        paths = takewhile(Path.is_file, (self.piece_path(run, number) for number in count()))
+        return [load_file(path)["attributions"].float() for path in paths]
+
+    @property
+    def scores_path(self) -> Path:
+        return self.folder / "scores.json"
+
+    def scores(self) -> dict[str, Any]:
+        return json.loads(self.scores_path.read_text()) if self.scores_path.is_file() else {}
+
+    def save_scores(self, scores: dict[str, Any]) -> None:
+        write_atomically(self.scores_path, json.dumps(scores).encode())
+
+
+def sentence_map(heard: Heard, attributions: Tensor) -> Tensor:
+    """The map of the whole text, (T, C): of one row as it is, of the tokens' their mean after normalisation."""
+    if len(attributions) == 1:
+        return attributions[0]
+    return replace(heard.explanation, spectrogram_attr=attributions).sentence().spectrogram_attr[0]
+
+
+def evaluate(heard: Heard, attributions: Tensor, is_main: bool) -> dict[str, Any]:
+    """WER at each step in each way of evaluating, in percent, and the size."""
+    tiny, base = models()
+    maps = [sentence_map(heard, attributions)]
+    steps = tuple(sorted({*STEPS, *FIRST_STEPS})) if is_main else STEPS
+    curves = {
+        "deletion": deletion(tiny, [heard.explanation], maps=maps, percentages=steps),
+        "insertion": insertion(tiny, [heard.explanation], maps=maps, percentages=STEPS),
+    }
+    if is_main:
+        silent = copy(tiny)
+        silent.baseline = lambda utterance: utterance.spectrogram.min().view(1, 1, 1)  # type: ignore[method-assign]
+        curves |= {
+            "silence": deletion(silent, [heard.explanation], maps=maps, percentages=STEPS),
+            "base_deletion": deletion(base, [heard.other], maps=maps, percentages=STEPS),
+            "base_insertion": insertion(base, [heard.other], maps=maps, percentages=STEPS),
+        }
+    scores: dict[str, Any] = {
+        name: dict(zip(map(int, curve.steps), curve.utterance_scores[0].tolist())) for name, curve in curves.items()
+    }
+    if len(attributions) > 1:
+        scores["size"] = size(replace(heard.explanation, spectrogram_attr=attributions)).auc
+    return scores
+
+
+def work(item: CorpusUtterance, stage: str, root: Path) -> str:
+    """Computes and evaluates what is missing of a stage for an utterance."""
+    torch.set_num_threads(1)
+    folder = Folder(root, item.id)
+    heard = hear(item)
+    assert heard is not None  # it was chosen for that
+    for run, (function, n_pieces) in STAGES[stage].items():
+        for number in range(n_pieces):
+            if not folder.piece_path(run, number).is_file():
+                folder.save_piece(run, number, run_piece(heard.case, function, number))
+    scores = folder.scores()
+    for name, recipe in MAPS.items():
+        if name in scores or (found := folder.map(recipe)) is None:
+            continue
+        attributions, cost = found
+        if recipe.pool:
+            attributions = pooled(attributions, heard.case.mask((400, 500, 600)))
+        scores[name] = {**evaluate(heard, attributions, name in MAIN), "cost": cost}
+        folder.save_scores(scores)
+    return f"{item.id}, {stage}"
+
+
+def window(item: CorpusUtterance) -> float | None:
+    """Seconds of the window in which an utterance is heard right; None where there is none."""
+    torch.set_num_threads(1)
+    heard = hear(item)
+    return None if heard is None else heard.explanation.metadata["context_seconds"]
+
+
+def choose(corpus: Path, folder: Path, pool: ProcessPoolExecutor) -> list[CorpusUtterance]:
+    """Those with the shortest windows, some of them of real speech; the same ones when a run goes on."""
+    items = [item for item in load_corpus(corpus).utterances if float(item.fields["duration"]) <= MAX_SECONDS]
+    path = folder / "utterances.json"
+    if not path.is_file():
+        windows = {item.id: seconds for item, seconds in zip(items, pool.map(window, items)) if seconds}
+        ordered = sorted((item for item in items if item.id in windows), key=lambda item: windows[item.id])
+        real = [item.id for item in ordered if is_real(item)][:N_REAL]
+        others = [item.id for item in ordered if not is_real(item)][: N_UTTERANCES - N_REAL]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(real + others).encode())
+    chosen = json.loads(path.read_text())
+    return sorted((item for item in items if item.id in chosen), key=lambda item: chosen.index(item.id))
+
+
+def is_real(item: CorpusUtterance) -> bool:
+    return item.fields["voice"] == "human"
+
+
+def subset(items: list[CorpusUtterance], stage: str) -> list[CorpusUtterance]:
+    """The utterances of a stage, the real ones, which are longer, first: all, or those with the shortest windows."""
+    real = [item for item in items if is_real(item)]
+    others = [item for item in items if not is_real(item)]
+    chosen = {"long": [real[0], *others[:2]], "longest": others[:1], "variants": [real[0], *others[:3]]}
+    return chosen.get(stage, items)
+
+
+def load_study(items: list[CorpusUtterance], root: Path) -> Study:
+    """What is there of each utterance, with the pointing game where the times of its words are known."""
+    scores = {item.id: Folder(root, item.id).scores() for item in items}
+    return Study({utterance: found for utterance, found in scores.items() if found})
+
+
+def report(items: list[CorpusUtterance], root: Path) -> tuple[str, Figure]:
+    study = load_study(items, root)
+    everywhere = study.with_map(*(name for name, recipe in MAPS.items() if recipe.run in CORE and recipe.n_pieces <= 4))
+    long = study.with_map(LONG_MAP)
+    base = "SPES fine, N = 1,008"
+    pairs = [
+        *(("GradientSPES, 24 draws, patches", other) for other in AGAINST),
+        *(("GradientSPES, 96 draws, patches", other) for other in AGAINST),
+        ("GradientSPES, 24 draws, patches", "GradientSPES, 24 draws"),
+        ("GradientSPES, 96 draws, patches", "GradientSPES, 96 draws"),
+        ("GradientSPES sentence, 96 draws, patches", "GradientSPES, 96 draws, patches"),
+        ("Integrated Gradients, 100 steps, patches", "Integrated Gradients, 100 steps"),
+    ]
+    variants = [(name, base) for name, recipe in MAPS.items() if recipe.run in VARIANTS and name.endswith("1,008")]
+    variants += [
+        ("SPES coarse to fine, N = 3,024", "SPES fine, N = 3,024"),
+        ("SPES coarse to fine, N = 3,024", "SPES coarse, N = 3,024"),
+        *((name, "GradientSPES, 24 draws") for name in MAPS if name.startswith("GradientSPES, p = ")),
+        ("GradientSPES, coarse masks, 24 draws, bins", "GradientSPES, 24 draws"),
+    ]
+    pieces = {item.id: Folder(root, item.id).pieces("spes_fine") for item in items}
+    heading = "### {}\n"
+    lines = [
+        heading.format(f"All {len(everywhere)} utterances"),
+        *main_table(study, everywhere, list(MEASURES)),
+        "",
+        heading.format("Differences on the same utterances [95 % interval]"),
+        *paired_table(study, pairs, [name for name in MEASURES if name not in ("size", "pointing")]),
+        "",
+        heading.format(f"The {len(long)} utterances with 20,160 samples"),
+        *main_table(study, long, list(MEASURES)),
+        "",
+        heading.format("What was tried"),
+        *paired_table(study, variants, ("deletion", "insertion", "size")),
+        "",
+        heading.format("How alike two runs of SPES with fine patches are"),
+        *stability(pieces, (1, 3, 5, 10, 20), PIECE),
+        "",
+        f"`{command()}`: Whisper tiny.en, bfloat16, {len(items)} utterances of "
+        f"{min(seconds(items)):.1f} to {max(seconds(items)):.1f} s ({sum(map(is_real, items))} of real speech, the "
+        f"others synthesised), {machine()}.",
+    ]
+    return "\n".join(lines) + "\n", plot(study, {"all utterances": everywhere, "those with 20,160 samples": long})
+
+
+def seconds(items: list[CorpusUtterance]) -> list[float]:
+    return [float(item.fields["duration"]) for item in items]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path("build/estimators"), help="of what is computed")
+    parser.add_argument(
+        "--stages", default=",".join(STAGES), help="some of " + ", ".join(STAGES) + "; none reports what is there"
+    )
+    parser.add_argument("--processes", type=int, default=2, help="each with one thread")
+    parser.add_argument("--output", type=Path, help="also write the tables and the figure here")
+    args = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.processes, mp_context=context) as pool:
+        items = choose(args.corpus, args.folder, pool)
+        tasks = [(item, stage) for stage in filter(None, args.stages.split(",")) for item in subset(items, stage)]
+        futures = [pool.submit(work, *task, args.folder) for task in tasks]
+        for future in tqdm(as_completed(futures), total=len(tasks)):
+            tqdm.write(future.result())
+    text, figure = report(items, args.folder)
+    print(text)
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
+        (args.output / "estimators.md").write_text(text, encoding="utf-8")
+        figure.savefig(args.output / "estimators.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
