@@ -60,7 +60,9 @@ def spes(n_samples: int, mask: MaskMaker | None = None, name: str = "spes", **ar
     method = METHODS[name]
     if method.arguments.get("joint"):
         del given["n_token_samples"]
-    return replace(method, feature_mask=mask or method.feature_mask, arguments={**method.arguments, **given})
+    if name != "bubble_noise":
+        mask = mask or method.feature_mask or slic()  # the paper's patches, however few the samples
+    return replace(method, feature_mask=mask, arguments={**method.arguments, **given})
 
 
 def slic(**arguments) -> MaskMaker:

@@ -1,4 +1,4 @@
-"""What SPES adds to the model's forwards: time a forward, time a token, memory a sample.
+"""What SPES and GradientSPES add to the model's passes: time a pass, time a token, memory a sample.
 
     python benchmarks/overhead.py [--output benchmarks/results/overhead.md]
 
@@ -21,12 +21,12 @@ import torch
 from provenance import machine
 
 import captum_spes
-from captum_spes import SPES, KLDivergence, slic_feature_mask
+from captum_spes import SPES, GradientSPES, KLDivergence, slic_feature_mask
 from captum_spes.audio import load_audio
 from captum_spes.models import Tokens, load_model
 
 SAMPLE = Path(captum_spes.__file__).parent / "data" / "so_what_was_the_next_step.wav"
-BATCH, SEED = 16, 0
+BATCH, GRADIENT_BATCH, SEED = 16, 4, 0
 
 
 class Case:
@@ -42,30 +42,45 @@ class Case:
         self.mask = slic_feature_mask(utterance.spectrogram)
         with torch.no_grad():
             reference = self._logits(utterance.spectrogram)
-        self.spes = SPES(KLDivergence(self._logits, reference))
+        self.score = KLDivergence(self._logits, reference)
 
     def _logits(self, spectrogram: torch.Tensor) -> torch.Tensor:
         return self.model.logits(self.model.encode(spectrogram, self.utterance), self.tokens)
 
-    def attribute(self, n_samples: int) -> None:
-        """SPES on the spectrogram: masks, forwards, scores and sums."""
-        self.spes.attribute(
+    def attribute(self, n_samples: int, method=SPES, batch: int = BATCH) -> None:
+        """A method on the spectrogram: masks, passes, scores and sums."""
+        method(self.score).attribute(
             self.utterance.spectrogram,
             self.model.baseline(self.utterance),
             feature_mask=self.mask,
             n_samples=n_samples,
-            perturbations_per_eval=BATCH,
+            perturbations_per_eval=batch,
             seed=SEED,
         )
+
+    def attribute_by_gradients(self, n_samples: int) -> None:
+        self.attribute(n_samples, GradientSPES, GRADIENT_BATCH)
 
     @torch.no_grad()
     def bare_forwards(self, n_samples: int) -> None:
         """As many forwards of the Hugging Face model itself, in as large batches."""
-        frames = torch.cat((self.utterance.spectrogram, self.utterance.padding), dim=1).transpose(1, 2)
-        frames = frames.expand(BATCH, -1, -1).contiguous()
-        ids = self.tokens.previous.expand(BATCH, -1)
+        frames, ids = self._bare_inputs(BATCH)
         for _ in range(n_samples // BATCH):
             self.model.model(input_features=frames, decoder_input_ids=ids, use_cache=False)
+
+    def bare_gradients(self, n_samples: int) -> None:
+        """As many forwards of it with a backward for each token's logit."""
+        frames, ids = self._bare_inputs(GRADIENT_BATCH)
+        frames.requires_grad_()
+        n_prompt = len(self.tokens.prompt)
+        for _ in range(n_samples // GRADIENT_BATCH):
+            output = self.model.model(input_features=frames, decoder_input_ids=ids, use_cache=False)
+            for step, token in enumerate(self.tokens.target, n_prompt - 1):
+                torch.autograd.grad(output.logits[:, step, token].sum(), frames, retain_graph=True)
+
+    def _bare_inputs(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        frames = torch.cat((self.utterance.spectrogram, self.utterance.padding), dim=1).transpose(1, 2)
+        return frames.expand(batch, -1, -1).contiguous(), self.tokens.previous.expand(batch, -1)
 
 
 def seconds(function, *args) -> float:
@@ -76,7 +91,7 @@ def seconds(function, *args) -> float:
 
 def alternate(first, second, n_samples: int, rounds: int) -> tuple[float, list[float]]:
     """Median over rounds of first's time over second's, which run in turns, and all the ratios."""
-    first(BATCH), second(BATCH)  # warm up
+    first(min(BATCH, n_samples)), second(min(BATCH, n_samples))  # warm up
     ratios = [seconds(first, n_samples) / seconds(second, n_samples) for _ in range(rounds)]
     return statistics.median(ratios), ratios
 
@@ -102,9 +117,13 @@ def main() -> None:
     eight, one, thirty = Case(8), Case(1), Case(30)
     forwards, forward_ratios = alternate(eight.attribute, eight.bare_forwards, args.n_samples, args.rounds)
     tokens, token_ratios = alternate(thirty.attribute, one.attribute, args.n_samples, args.rounds)
+    gradients, gradient_ratios = alternate(
+        eight.attribute_by_gradients, eight.bare_gradients, max(args.n_samples // 8, GRADIENT_BATCH), args.rounds
+    )
     few, many = peak_memory(2_000), peak_memory(20_000)
     rows = [
         ("SPES / the same number of bare forwards, time", forwards, forward_ratios, "1.05"),
+        ("GradientSPES / the same number of bare forwards and backwards, time", gradients, gradient_ratios, "1.1"),
         ("30 tokens / 1 token, time", tokens, token_ratios, "1.2"),
         (f"20,000 samples ({many:.0f} MB) / 2,000 ({few:.0f} MB), peak memory", many / few, [many / few], "1.05"),
     ]
@@ -113,8 +132,8 @@ def main() -> None:
     lines += [
         "",
         f"`python benchmarks/overhead.py --n-samples {args.n_samples} --rounds {args.rounds}`: medians of "
-        f"{args.rounds} rounds of {args.n_samples} perturbations, Whisper tiny.en (full window, float32), batches of "
-        f"{BATCH}, seed {SEED}; {machine()}.",
+        f"{args.rounds} rounds of {args.n_samples} perturbations (of gradients an eighth), Whisper tiny.en (full "
+        f"window, float32), batches of {BATCH} (of gradients {GRADIENT_BATCH}), seed {SEED}; {machine()}.",
     ]
     print("\n".join(lines))
     if args.output:

@@ -507,7 +507,7 @@ def _write(explanation: SpeechToTextExplanation, folder: Path) -> list[Path]:
         "spectrogram": explanation.plot_spectrogram,
         **({} if explanation.feature_mask is None else {"segmentation": explanation.plot_segmentation}),
         "sentence": explanation.plot_sentence,
-        **({} if explanation.grouped else {"words": lambda: explanation.words().plot_tokens()}),
+        **({} if explanation.grouped else {"words": explanation.plot_words}),
         "tokens": explanation.plot_tokens,
         "previous_tokens": explanation.plot_previous_tokens,
     }

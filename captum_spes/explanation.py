@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FORMAT = "captum-spes explanation"
 VERSION = 1
 
+SIGNED_LABEL = "attribution, of the largest: positive = hiding it weakens the prediction, negative = strengthens it"
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SpeechToTextExplanation:
@@ -303,25 +305,53 @@ class SpeechToTextExplanation:
 
     def plot_sentence(self) -> Figure:
         """The map of the whole text over the spectrogram, coloured up to its own maximum: it is the mean of many."""
+        if self._is_signed:
+            relative = self._relative()
+            return self._plot(replace(relative.sentence(normalize=False), tokens=[self.text]), SIGNED_LABEL)
         sentence = self if len(self.tokens) == 1 else self.sentence()
         return self._plot(
             sentence,
-            value_label="mean attribution of the tokens: larger = hiding it changes their predictions more",
-            value_range=(0.0, float(sentence.spectrogram_attr.max())) if _is_positive(sentence) else None,
+            "mean attribution of the tokens: larger = hiding it changes their predictions more",
+            (0.0, float(sentence.spectrogram_attr.max())) if _is_positive(sentence) else None,
         )
 
     def plot_tokens(self) -> Figure:
-        """One panel a token, on one colour scale (paper, Fig. 3); of the words by ``words().plot_tokens()``."""
-        return self._plot(self.normalize())
+        """One panel a token, on one colour scale (paper, Fig. 3).
 
-    def _plot(self, source: SpeechToTextExplanation, **kwargs: Any) -> Figure:
+        The maps are normalised. Those with both signs, where 0 is no effect, keep them: they are divided by the largest
+        value of each token.
+        """
+        return self._plot(self._relative(), SIGNED_LABEL, (-1, 1)) if self._is_signed else self._plot(self.normalize())
+
+    def plot_words(self) -> Figure:
+        """One panel a word, as :meth:`plot_tokens` has one a token."""
+        if self._is_signed:
+            return self._plot(self._relative().words(normalize=False)._relative(), SIGNED_LABEL, (-1, 1))
+        return self._plot(self.words())
+
+    @property
+    def _is_signed(self) -> bool:
+        return not self.normalized and bool(self.spectrogram_attr.min() < 0)
+
+    def _relative(self) -> SpeechToTextExplanation:
+        """Each map of the spectrogram divided by its largest absolute value."""
+        largest = self.spectrogram_attr.abs().amax((1, 2), keepdim=True)
+        return replace(self, spectrogram_attr=self.spectrogram_attr / torch.where(largest > 0, largest, 1))
+
+    def _plot(
+        self,
+        source: SpeechToTextExplanation,
+        value_label: str | None = None,
+        value_range: tuple[float, float] | None = None,
+    ) -> Figure:
         return plot_attributions(
             source.spectrogram_attr,
             source.spectrogram,
             source.frames_per_second,
             source.mel_frequencies,
             titles=source.tokens,
-            **kwargs,
+            value_label=value_label,
+            value_range=value_range,
         )
 
     def plot_previous_tokens(self) -> Figure:

@@ -141,6 +141,9 @@ def _own(method: type[Attribution], *names: str) -> Arguments:
 
 SPES_TOKENS: Arguments = {"n_samples": 2_000, "perturbation_prob": 0.4}  # paper, §6
 
+# patches a second that the fewest samples can tell apart, and the paper's τ, from which on their number is fixed
+FEWEST_PATCHES, PAPER_SECONDS = 40, 7.5
+
 # the cost of maps that know nothing of the model, whose score is never asked for
 NO_PASSES = "none"
 
@@ -408,6 +411,23 @@ def check_arguments(
 def uses_patches(method: Attribution) -> bool:
     """Whether a method takes a feature mask."""
     return "feature_mask" in accepted(method)
+
+
+def default_patches(method: Attribution, given: Arguments, seconds: float) -> tuple[int, ...] | None:
+    """Granularities of a method's SLIC feature mask; None for a method of bins.
+
+    SPES's are the paper's where there are as many samples as patches of the middle one. With fewer samples the patches
+    are larger, as many as there are samples, but no fewer than 40 a second; benchmarks/estimators.py says why.
+    """
+    patches = defaults_of(method).patches_per_second
+    if patches is None or not uses_patches(method):
+        return None
+    if not isinstance(method, SPES):
+        return patches
+    middle = patches[len(patches) // 2]
+    affordable = given.get("n_samples", accepted(method)["n_samples"]) / min(seconds, PAPER_SECONDS)
+    share = min(max(affordable, FEWEST_PATCHES) / middle, 1)
+    return tuple(round(share * count) for count in patches)
 
 
 def baselines_for(method: Attribution, baseline: Tensor | float, inputs: Tensor) -> Arguments:

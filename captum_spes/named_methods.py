@@ -36,7 +36,7 @@ Preset = Literal["fast", "paper"]
 MaskMaker = Callable[[float], Callable[[Tensor], Tensor]]
 
 # of all tokens together, with the fast budget
-FAST_BACKWARDS = 240
+FAST_BACKWARDS = 160
 
 
 @dataclass(frozen=True)
@@ -141,17 +141,15 @@ def _bins(frames_per_second: float) -> Callable[[Tensor], Tensor]:
 
 
 def draws_by_tokens(n_tokens: int) -> int:
-    """A mask costs a backward a token: those that take Whisper tiny.en half a minute on 2 cores."""
+    """A mask costs a backward a token: a budget of these for Whisper tiny.en on 2 cores."""
     return max(min(FAST_BACKWARDS // n_tokens, 24), 6)
 
 
-# under a minute on 2 cores: few, large patches, which such a budget can tell apart
+# under a minute on 2 cores
 _FAST_SAMPLES = {"n_samples": 144, "n_token_samples": 512}
-_FAST_PATCHES = _slic(patches_per_second=(20, 40, 60))
 _SPES = NamedMethod(
     SPES,
     "SPES: the paper's method",
-    fast_feature_mask=_FAST_PATCHES,
     fast=_FAST_SAMPLES,
 )
 _GRADIENT_SPES = NamedMethod(

@@ -165,8 +165,9 @@ class SpeechToTextAttribution(Attribution):
             feature_mask: for methods of patches, the patches as a tensor (1, T, C) or (S, 1, T, C), or a function that
                 makes them of the spectrogram (1, T, C), such as
                 ``functools.partial(slic_feature_mask, patches_per_second=500)``.
-                Default: :func:`~captum_spes.slic_feature_mask`, for SPES with the paper's values, for other methods
-                with fewer, larger patches. Methods of one granularity are given the first.
+                Default: :func:`~captum_spes.slic_feature_mask`, for SPES with the paper's values, or larger patches
+                where ``n_samples`` are fewer than patches; for other methods with fewer, larger patches. Methods of
+                one granularity are given the first.
             n_samples: perturbations of the spectrogram, of methods that have such an argument. Default: SPES's is
                 the paper's 20,000; for other methods see the table of methods in the documentation.
             n_token_samples: perturbations of the previous tokens. Default: SPES's the paper's 2,000, or all
@@ -218,7 +219,7 @@ class SpeechToTextAttribution(Attribution):
         )
         prediction = self._prediction(utterance, tokens, contrast, sentence)
         baseline = _format_baseline(self.model.baseline(utterance) if baselines is None else baselines, utterance)
-        mask_source = feature_mask if feature_mask is not None else self._default_mask()
+        mask_source = feature_mask if feature_mask is not None else self._default_mask(utterance, given)
         mask = mask_source(utterance.spectrogram) if callable(mask_source) else mask_source
         if mask is not None and mask.dim() == 4 and not isinstance(self.attr_method, methods.MULTI_SCALE):
             mask = mask[0]
@@ -276,9 +277,10 @@ class SpeechToTextAttribution(Attribution):
             raise ValueError(f"a contrast has a score of its own: leave out score={self.score.__name__}.")
         return WordPrediction(self.model, tokens, contrast, utterance)
 
-    def _default_mask(self) -> Callable[[Tensor], Tensor] | None:
-        patches = self.defaults.patches_per_second
-        if patches is None or not methods.uses_patches(self.attr_method):
+    def _default_mask(self, utterance: Utterance, given: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
+        seconds = utterance.spectrogram.shape[1] / self.model.frames_per_second
+        patches = methods.default_patches(self.attr_method, given, seconds)
+        if patches is None:
             return None
         return partial(slic_feature_mask, patches_per_second=patches, frames_per_second=self.model.frames_per_second)
 

@@ -89,7 +89,7 @@ def test_presets(run, tiny_folder, recording, tmp_path):
     assert fast.metadata["feature_mask"]["patches_per_second"] == "(400, 500, 600)"
     assert fast.metadata["token_arguments"]["n_samples"] == 512
     code, _, err = run(
-        "explain", recording, "--model", tiny_folder, "--target", "so", "--preset", "paper", "--n-samples", "9",
+        "explain", recording, "--model", tiny_folder, "--target", "so", "--preset", "paper", "--n-samples", "300",
         "-o", "paper",
     )  # fmt: skip
     assert code == 0, err
@@ -97,7 +97,6 @@ def test_presets(run, tiny_folder, recording, tmp_path):
     assert paper.metadata["method"] == "SPES"
     assert paper.metadata["feature_mask"]["patches_per_second"] == "(400, 500, 600)"
     assert paper.metadata["token_arguments"]["n_samples"] == 2000
-    assert "Warning: the maps are noisy" in err and "--n-samples" in err
     assert paper.metadata["dtype"] == "float32" and paper.metadata["context_seconds"] == 1
 
 
@@ -109,7 +108,7 @@ def test_the_paper_preset_is_the_papers():
     assert METHODS["spes"].arguments_of(None, "paper") == {}  # SPES's own, which are the paper's
 
 
-@pytest.mark.parametrize("n_tokens, n_samples", [(3, 24), (12, 20), (27, 8), (200, 6)])
+@pytest.mark.parametrize("n_tokens, n_samples", [(3, 24), (10, 16), (200, 6)])
 def test_fast_gradients_depend_on_the_number_of_tokens(tiny_model, n_tokens, n_samples):
     """So many backwards in all, within bounds."""
     assert METHODS["gradient_spes"].arguments_of(tiny_model, "fast", n_tokens)["n_samples"] == n_samples

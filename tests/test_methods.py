@@ -35,6 +35,7 @@ from captum_spes import (
     SPES,
     BubbleNoise,
     ContrastiveProbability,
+    GradientSPES,
     KLDivergence,
     SpeechToTextAttribution,
     SpeechToTextExplanation,
@@ -42,7 +43,9 @@ from captum_spes import (
     TokenLogProbability,
     TokenProbability,
     grid_feature_mask,
+    slic_feature_mask,
 )
+from captum_spes.methods import default_patches
 from captum_spes.models import Tokens, Utterance
 from captum_spes.prediction import Contrast
 
@@ -1145,3 +1148,35 @@ def test_maps_that_say_nothing_are_warned_of(tiny_model, audio):
         warnings.simplefilter("error")
         explanation = wrapped(lime, tiny_model).attribute(audio, IDS, sampling_rate=16000)
     assert explanation.spectrogram_attr.std() > 0
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "seconds", "patches"),
+    [
+        (20_000, 10.0, (400, 500, 600)),  # the paper's
+        (3_750, 30.0, (400, 500, 600)),  # as many as there are patches, whose number grows no further beyond 7.5 s
+        (1_000, 4.0, (200, 250, 300)),
+        (144, 4.0, (32, 40, 48)),
+        (1, 0.5, (32, 40, 48)),
+    ],
+)
+def test_patches_are_as_many_as_the_samples_can_tell_apart(n_samples, seconds, patches):
+    assert default_patches(SPES(None), {"n_samples": n_samples}, seconds) == patches
+
+
+def test_only_spes_has_patches_by_its_samples():
+    assert default_patches(SPES(None), {}, 3.0) == (400, 500, 600)
+    assert default_patches(GradientSPES(None), {"n_samples": 6}, 3.0) == (400, 500, 600)
+    assert default_patches(FeatureAblation(None), {}, 3.0) == (60,)
+    assert default_patches(Occlusion(None), {}, 3.0) is None
+
+
+def test_few_samples_have_large_patches(tiny_model, audio):
+    few, given = (
+        SpeechToTextAttribution(SPES(tiny_model)).attribute(
+            audio, IDS, sampling_rate=16000, n_samples=48, n_token_samples=4, feature_mask=mask
+        )
+        for mask in (None, partial(slic_feature_mask, patches_per_second=500))
+    )
+    assert few.metadata["feature_mask"]["patches_per_second"] == "(64, 80, 96)"  # of 0.6 s
+    assert given.metadata["feature_mask"]["patches_per_second"] == "500"

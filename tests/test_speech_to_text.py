@@ -114,7 +114,7 @@ def test_what_is_stored(tiny_model, audio):
     metadata = explanation.metadata
     assert metadata["method"] == "SPES" and metadata["score"] == "KLDivergence" and metadata["target"] == "generated"
     assert metadata["arguments"] == {"n_samples": 30, "perturbation_prob": 0.5} and metadata["seed"] == 7
-    assert metadata["feature_mask"]["patches_per_second"] == "(400, 500, 600)"
+    assert metadata["feature_mask"]["patches_per_second"] == "(40, 50, 60)"
     assert metadata["feature_mask"]["compactness"] == "0.1"
     assert metadata["token_arguments"] == {"n_samples": 20, "perturbation_prob": 0.4}
     assert metadata["gen_args"] == {"max_new_tokens": 6, "num_beams": 2}
