@@ -249,3 +249,33 @@ def test_visualize_is_captums(monkeypatch):
 def test_captum_draws_it():
     figure, axes = make().visualize(0)
     assert axes is not None and figure.axes
+
+
+def overlays(figure):
+    """The maps of a figure, without colour bars: what was drawn last in each panel."""
+    return [ax.images[-1] if ax.images else ax.collections[-1] for ax in figure.axes[:-1]]
+
+
+@pytest.mark.parametrize("plot, n_panels", [("plot_tokens", 4), ("plot_words", 3)])
+def test_maps_of_both_signs_keep_their_zero(plot, n_panels):
+    maps = torch.randn(4, 30, 8)
+    maps[:, :10] = 0
+    panels = overlays(getattr(replace(make(), spectrogram_attr=maps), plot)())
+    assert len(panels) == n_panels
+    for panel in panels:
+        values = np.asarray(panel.get_array())
+        assert (panel.norm.vmin, panel.norm.vmax) == (-1, 1)
+        assert np.abs(values).max() == pytest.approx(1) and (values == 0).mean() == pytest.approx(1 / 3)
+
+
+def test_the_sentence_of_maps_of_both_signs_has_its_zero_in_the_middle():
+    [panel] = overlays(make().plot_sentence())
+    assert panel.norm.vmin == -panel.norm.vmax < 0
+
+
+@pytest.mark.parametrize("plot", ["plot_tokens", "plot_words"])
+def test_maps_of_one_sign_are_normalised(plot):
+    explanation = make()
+    positive = replace(explanation, spectrogram_attr=explanation.spectrogram_attr.abs() + 3)
+    for panel in overlays(getattr(positive, plot)()):
+        assert (panel.norm.vmin, panel.norm.vmax) == (0, 1)

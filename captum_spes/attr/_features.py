@@ -106,11 +106,18 @@ class FeatureLayout:
             Tensor: of shape (n, B, …).
         """
         ids = self.ids[index][granularity].expand(hidden.shape[0], -1, -1)
-        mask = hidden.to(inp.device).gather(2, ids)  # (n, B', elements)
+        mask = _on_device(hidden, inp.device).gather(2, ids)  # (n, B', elements): a bin each on the device alone
         mask = mask.view(*mask.shape[:2], *inp.shape[1:])
         if isinstance(baseline, Tensor):
             baseline = baseline.to(inp.device, inp.dtype if inp.is_floating_point() else None)
         return torch.where(mask, baseline, inp)
+
+
+def _on_device(hidden: Tensor, device: torch.device) -> Tensor:
+    """A copy that, to a CUDA device, does not keep the CPU waiting."""
+    if device.type == "cuda":
+        return hidden.pin_memory().to(device, non_blocking=True)
+    return hidden.to(device)
 
 
 class MaskSampler:
