@@ -50,7 +50,10 @@ def restore(
     target, previous = metadata["token_ids"], metadata["previous_token_ids"]
     utterance = model.from_features(explanation.spectrogram[None])
     n_padding = round(metadata["context_seconds"] * model.frames_per_second) - len(explanation.spectrogram)
-    utterance = replace(utterance, padding=utterance.padding[:, :n_padding], dtype=getattr(torch, metadata["dtype"]))
+    # SeamlessM4T's may end with a pair of frames that it does not hear, of which the spectrogram knows nothing
+    n_missing = max(n_padding - utterance.padding.shape[1], 0)
+    padding = torch.nn.functional.pad(utterance.padding[:, :n_padding], (0, 0, 0, n_missing))
+    utterance = replace(utterance, padding=padding, dtype=getattr(torch, metadata["dtype"]))
     device = utterance.spectrogram.device
     prompt = previous[: len(previous) - len(target) + 1]
     generated = metadata.get("target") == "generated"

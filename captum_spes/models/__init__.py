@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from captum_spes._extras import require
+from captum_spes.models.families import FAMILIES, Family, UnsupportedModelError, find_family
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 
 if TYPE_CHECKING:
     from captum_spes.models.bundled import Bundle
 
 __all__ = ["SpeechToTextModel", "Tokens", "Utterance", "load_model"]
-
-FAMILIES = {"whisper": "Whisper"}
 
 
 def load_model(
@@ -30,21 +29,24 @@ def load_model(
     """Loads a speech-to-text model.
 
     Args:
-        name_or_model: ``"whisper-tiny.en"`` for the model bundled with the ``demo`` extra, ``"whisper-base"`` for that
-            of the ``multilingual`` extra (without the extra, ``"openai/whisper-…"`` of the Hugging Face hub); the id
-            of a model of the hub; the path of a folder that holds one; or a ``transformers`` model in memory.
-        processor: the processor of a model in memory.
+        name_or_model: a model of one of the supported families: ``"whisper-tiny.en"`` for the one bundled with the
+            ``demo`` extra, ``"whisper-base"`` for that of the ``multilingual`` extra (without the extra,
+            ``"openai/whisper-…"`` of the Hugging Face hub); the id of a model of the hub; the path of a folder that
+            holds one; or a ``transformers`` model in memory.
+        processor: the processor of a model in memory; or its feature extractor alone, where targets are given as token
+            ids.
         device: where to run it, ``"cpu"``, ``"cuda"``, …. Default: a GPU where there is one; a model in memory stays
             where it is.
-        language: language of a multilingual model's text, as a code such as ``"de"``. Default: detected.
-        task: ``"transcribe"`` or, for multilingual models, ``"translate"`` into English.
+        language: language of a multilingual model's text, as a code of its family such as ``"de"`` (Whisper) or
+            ``"deu"`` (SeamlessM4T). Default: detected by Whisper; others ask for it, or have one.
+        task: ``"transcribe"`` or ``"translate"``, which multilingual Whisper and Canary do into English.
 
     Returns:
         SpeechToTextModel: to be wrapped, ``SpeechToTextAttribution(SPES(model))``.
 
     Raises:
         ValueError: the model cannot be found, read or supported, or the device is not there; the message says which.
-        ImportError: the ``speech`` extra is missing.
+        ImportError: the ``speech`` extra is missing, or that of a family's tokenizer; the message says which.
 
     Example::
 
@@ -54,7 +56,6 @@ def load_model(
     """
     require("transformers")
     from captum_spes.models.bundled import BUNDLES, load_bundled
-    from captum_spes.models.whisper import WhisperModel
 
     if isinstance(name_or_model, (str, os.PathLike)):
         name = str(name_or_model)
@@ -65,28 +66,27 @@ def load_model(
         model.eval().to(target)
     else:
         model, name = name_or_model, None
-        model_type = getattr(getattr(model, "config", None), "model_type", None)
-        _check_supported(model_type if hasattr(model, "generation_config") else None, type(model).__name__)
+        family = find_family(getattr(getattr(model, "config", None), "model_type", None), type(model).__name__)
+        if not isinstance(model, family.model_class()):
+            raise ValueError(f"of the family {family.title} give a {family.model}, not a {type(model).__name__}.")
         if processor is None:
             raise ValueError("a model in memory needs its processor: load_model(model, processor).")
         if device is not None:
             model.to(_check_device(device))
-    return WhisperModel(model, processor, name, language, task)
+    return FAMILIES[model.config.model_type].adapter_class()(model, processor, name, language, task)
 
 
 def _load_pretrained(name: str, bundle: Bundle | None) -> tuple[Any, Any]:
     """A model of the hub or a folder, or the hub's of a bundle that is not installed."""
-    from transformers import AutoConfig, AutoProcessor, WhisperForConditionalGeneration
+    from transformers import AutoConfig
 
     hub_name = f"openai/{name}" if bundle else name
     try:
         config = AutoConfig.from_pretrained(hub_name)
-        _check_supported(config.model_type, (config.architectures or [config.model_type])[0])
-        model, info = WhisperForConditionalGeneration.from_pretrained(
-            hub_name, dtype=torch.float32, output_loading_info=True
-        )
-        processor = AutoProcessor.from_pretrained(hub_name)
-    except _UnsupportedModelError:
+        family = find_family(config.model_type, (config.architectures or [config.model_type])[0])
+        model, info = family.model_class().from_pretrained(hub_name, dtype=torch.float32, output_loading_info=True)
+        processor = _load_processor(hub_name, family)
+    except (UnsupportedModelError, ImportError):
         raise
     except Exception as error:  # whatever a hub, a file or a format can fail with
         hint = (
@@ -105,16 +105,17 @@ def _load_pretrained(name: str, bundle: Bundle | None) -> tuple[Any, Any]:
     return model, processor
 
 
-class _UnsupportedModelError(ValueError):
-    """A model of a family that has no adapter."""
+def _load_processor(name: str, family: Family) -> Any:
+    from transformers import AutoProcessor
 
-
-def _check_supported(model_type: str | None, class_name: str) -> None:
-    if model_type not in FAMILIES:
-        raise _UnsupportedModelError(
-            f"models of class {class_name} are not supported: the supported families are "
-            f"{', '.join(FAMILIES.values())}; for another one implement captum_spes.models.SpeechToTextModel."
-        )
+    try:
+        return AutoProcessor.from_pretrained(name)
+    except ImportError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ImportError(
+            f"the tokenizer of {name} needs a package that is not installed: "
+            f"pip install 'captum-spes[{family.extra}]'. ({reason})"
+        ) from error
 
 
 def _best_device() -> str:

@@ -1,0 +1,71 @@
+"""Canary models of Hugging Face transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderModelOutput
+
+from captum_spes.models.encoder_decoder import EncoderDecoderModel
+from captum_spes.models.huggingface import mel_centres
+from captum_spes.models.protocol import Utterance
+
+
+class CanaryModel(EncoderDecoderModel):
+    """A :class:`~captum_spes.models.SpeechToTextModel` from a Hugging Face Canary.
+
+    Its prompt says which language is spoken and which is to be written; the processor's chat template makes it.
+    Features are normalised to mean 0 in each mel channel of an utterance: the baseline is 0.
+
+    Args:
+        model: the Canary model.
+        processor: its processor.
+        name: how results call it. Default: the name that it was loaded by.
+        language: language of speech and text, as a code such as ``"de"``, or a pair such as ``"en-de"`` for English
+            speech and German text. Default: English.
+        task: ``"transcribe"``, or ``"translate"`` for English text from speech in ``language``.
+
+    Raises:
+        ValueError: a language that the model does not know, or a processor without the template.
+    """
+
+    normalized = True
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        name: str | None = None,
+        language: str | None = None,
+        task: str = "transcribe",
+    ) -> None:
+        self._processor = processor
+        super().__init__(model, processor, name, language, task)
+        extractor, encoder = self.feature_extractor, model.config.encoder_config
+        self.frames_per_second = self.sample_rate / extractor.hop_length
+        self.mel_frequencies = mel_centres(extractor.feature_size, 0, self.sample_rate / 2, "slaney")
+        self.window: int = encoder.subsampling_factor * encoder.max_position_embeddings
+
+    def _fixed_prompt(self, language: str | None, task: str) -> list[int]:
+        if not hasattr(self._processor, "apply_transcription_request"):
+            raise ValueError(f"{self.name} needs its whole processor, whose chat template makes the prompt.")
+        spoken, _, written = (language or "en").partition("-")
+        written = written or ("en" if task == "translate" else spoken)
+        silence = np.zeros(self.sample_rate, np.float32)
+        try:
+            request = self._processor.apply_transcription_request(silence, spoken, written)
+        except ValueError as error:
+            raise ValueError(f"{self.name} cannot write {written!r} of {spoken!r}: {error}") from error
+        self.task = "transcribe" if spoken == written else "translate"
+        return request["decoder_input_ids"][0].tolist()
+
+    def _n_positions(self) -> int:
+        return self.model.config.decoder_config.max_position_embeddings
+
+    def _encode(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
+        return self.model.get_encoder()(spectrogram.to(self.model.dtype)).last_hidden_state
+
+    def _encoder_outputs(self, hidden: Tensor) -> ParakeetEncoderModelOutput:
+        return ParakeetEncoderModelOutput(last_hidden_state=hidden)

@@ -1,0 +1,242 @@
+"""What all adapters of Hugging Face models share: features, text, and how a model is run and left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.audio_utils import hertz_to_mel, mel_to_hertz
+from transformers.utils import logging
+
+from captum_spes.models.protocol import Utterance
+
+
+class HuggingFaceModel:
+    """The base of the adapters. The model is run in eval mode and left as it was: its mode, hooks, dtype, device and
+    the state of the random number generators.
+
+    Args:
+        model: the model.
+        processor: its processor (feature extractor and tokenizer), or the feature extractor alone: targets are token
+            ids then, and each token's text is its id.
+        name: how results call it. Default: the name that it was loaded by.
+
+    Raises:
+        ValueError: a processor that is neither.
+    """
+
+    frames_per_second: float
+    mel_frequencies: np.ndarray
+    # frames that the model can hear at once; None where only the memory limits them
+    window: int | None = None
+    # whether the features are normalised to mean 0 in each mel channel of an utterance
+    normalized = False
+    # the tokenizers of some families begin every word with a space, also the first
+    text_prefix = ""
+
+    def __init__(self, model: Any, processor: Any, name: str | None = None) -> None:
+        self.model = model
+        self.feature_extractor, self.tokenizer = _parts(processor)
+        self.name: str = name or model.config._name_or_path or type(model).__name__
+        self.sample_rate: int = self.feature_extractor.sampling_rate
+        self._special = self._special_ids()
+
+    # Audio and spectrograms
+
+    def utterance(self, audio: np.ndarray) -> Utterance:
+        self._check_length(audio)
+        return self._padded(self._features(audio))
+
+    def from_features(self, features: Tensor) -> Utterance:
+        n_channels = len(self.mel_frequencies)
+        if features.dim() != 3 or len(features) != 1 or features.shape[2] != n_channels or not features.numel():
+            raise ValueError(
+                f"features must be one spectrogram of shape (1, frames, {n_channels}), not {tuple(features.shape)}."
+            )
+        if self.window is not None and features.shape[1] > self.window:
+            raise ValueError(f"features of {features.shape[1]} frames exceed the model's window of {self.window}.")
+        if not features.isfinite().all():
+            raise ValueError("the features hold NaN or infinite values: check the audio that they were made from.")
+        return self._padded(features.float().to(self.model.device))
+
+    @property
+    def baseline_name(self) -> str:
+        mean = "mean of each mel channel over the utterance"
+        return f"0, the {mean} after normalisation" if self.normalized else mean
+
+    def baseline(self, utterance: Utterance) -> Tensor:
+        """Each mel channel's mean over the utterance's own frames, shape (1, 1, C).
+
+        The paper's 0 after normalisation, which its models apply to each channel of an utterance (§4.1.1).
+        """
+        means = utterance.spectrogram.mean(1, keepdim=True)
+        return torch.zeros_like(means) if self.normalized else means
+
+    def _check_length(self, audio: np.ndarray) -> None:
+        if self.window is None or len(audio) <= self.window / self.frames_per_second * self.sample_rate:
+            return
+        raise ValueError(
+            f"the audio lasts {len(audio) / self.sample_rate:.1f} s, longer than the "
+            f"{self.window / self.frames_per_second:g} s window of {self.name}: cut it into shorter utterances."
+        )
+
+    def _features(self, audio: np.ndarray) -> Tensor:
+        """The utterance's own frames (1, T, C)."""
+        features = self._extract(audio)
+        return features.input_features[:, : int(features.attention_mask.sum())]
+
+    def _extract(self, audio: np.ndarray, **kwargs: Any) -> Any:
+        """What the feature extractor makes of some samples: ``input_features``, and an ``attention_mask``."""
+        features = self.feature_extractor(audio, sampling_rate=self.sample_rate, return_tensors="pt", **kwargs)
+        if not features.input_features.isfinite().all():
+            raise ValueError(
+                "a mel channel of the audio is constant, which cannot be normalised: take a recording of the model's "
+                f"full bandwidth of {self.sample_rate / 2000:g} kHz."
+            )
+        return features.to(self.model.device, torch.float32)
+
+    def _padded(self, features: Tensor) -> Utterance:
+        """The utterance of its own frames (1, T, C), and what follows them in the model's window."""
+        return Utterance(features, features[:, :0], self.model.dtype)
+
+    # Text
+
+    def token_texts(self, ids: Tensor) -> list[str]:
+        """The text of each token. Of the tokens that share a character (bytes of it), the last has it."""
+        if self.tokenizer is None:
+            return [f" {token}" for token in ids.tolist()]
+        texts: list[str] = []
+        pending: list[int] = []
+        for token in ids.tolist():
+            if token in self._special:
+                texts.append(self.tokenizer.convert_ids_to_tokens(token))
+                pending = []
+                continue
+            pending.append(token)
+            text = self._text_within(pending)
+            unfinished = text.endswith("\N{REPLACEMENT CHARACTER}") and len(pending) < 4
+            texts.append("" if unfinished else text)
+            if not unfinished:
+                pending = []
+        return texts
+
+    def is_special(self, ids: Tensor) -> list[bool]:
+        return [token in self._special for token in ids.tolist()]
+
+    def _special_ids(self) -> set[int]:
+        if self.tokenizer is not None:
+            return set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
+        names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+        found = (getattr(self.model.config, name, None) for name in names)
+        return {token for ids in found for token in (ids if isinstance(ids, list) else [ids]) if token is not None}
+
+    def _text_within(self, ids: list[int]) -> str:
+        """The text of tokens amid others: at the ends of a text, tokenizers leave out spaces."""
+        anchor = self.tokenizer.encode("a", add_special_tokens=False)
+        alone, twice, around = (self._decode(tokens) for tokens in (anchor, anchor * 2, [*anchor, *ids, *anchor]))
+        return around[len(alone) : len(around) - (len(twice) - len(alone))]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def _target_ids(self, target: str | Sequence[int] | Tensor) -> list[int]:
+        """The ids of a text, or those given, checked."""
+        if isinstance(target, str):
+            return self._encode_text(target.strip())
+        ids = torch.as_tensor(target).flatten().tolist()
+        size = self._vocab_size()
+        if not ids or not all(isinstance(i, int) and 0 <= i < size for i in ids):
+            raise ValueError(f"target ids must be integers from 0 to {size - 1}, at least one: {ids[:8]}")
+        return ids
+
+    def _encode_text(self, text: str) -> list[int]:
+        if not text:
+            raise ValueError("the target text is empty: give the words to explain, or None to let the model write.")
+        if self.tokenizer is None:
+            raise ValueError(
+                f"{self.name} was given a feature extractor and no tokenizer: give the target's token ids."
+            )
+        try:
+            ids = self.tokenizer.encode(self.text_prefix + text, add_special_tokens=False)
+            decoded = self._decode(ids).strip()
+        except TypeError:  # text that is no valid Unicode
+            ids, decoded = [], ""
+        if decoded != text:
+            raise ValueError(
+                f"the tokenizer of {self.name} cannot encode the target {text!r}: it would become {decoded!r}."
+            )
+        return ids
+
+    def _vocab_size(self) -> int:
+        return self.model.config.get_text_config(decoder=True).vocab_size
+
+    # Running the model
+
+    @contextmanager
+    def _running(self, dtype: torch.dtype) -> Iterator[None]:
+        """Eval mode, and autocast for a dtype other than the weights', while it lasts."""
+        if dtype == torch.float32 != self.model.dtype:
+            raise ValueError(
+                f"the weights of {self.name} are {self.model.dtype}: for float32 call model.float() first."
+            )
+        training = [module for module in self.model.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            with torch.autocast(self.model.device.type, dtype, enabled=dtype != self.model.dtype):
+                yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+def _parts(processor: Any) -> tuple[Any, Any]:
+    """A processor's feature extractor and tokenizer; of a feature extractor itself and None."""
+    if hasattr(processor, "feature_extractor"):
+        return processor.feature_extractor, processor.tokenizer
+    if hasattr(processor, "sampling_rate"):
+        return processor, None
+    raise ValueError(
+        f"a model in memory needs its processor, or its feature extractor alone, not {type(processor).__name__}: "
+        "load_model(model, processor)."
+    )
+
+
+def mel_centres(n_channels: int, low: float, high: float, scale: str) -> np.ndarray:
+    """Centres in Hz of triangular mel filters between two frequencies, on the ``"slaney"`` or ``"kaldi"`` scale."""
+    lowest, highest = (float(hertz_to_mel(frequency, mel_scale=scale)) for frequency in (low, high))
+    return np.asarray(mel_to_hertz(np.linspace(lowest, highest, n_channels + 2), mel_scale=scale))[1:-1]
+
+
+@contextmanager
+def gated(embedding: nn.Module, token_gate: Tensor | None) -> Iterator[None]:
+    """Multiplies the token embeddings by the gate while it lasts: value zeroing, which leaves the positions alone."""
+    if token_gate is None:
+        yield
+        return
+
+    def multiply(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        gate = token_gate if token_gate.dim() == 3 else token_gate[..., None]
+        return output * gate.to(output.dtype)
+
+    # ``prepend`` is left alone: hooks of the user's see the embedding first
+    handle = embedding.register_forward_hook(multiply)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers from warning of what its own generation code does."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)

@@ -1,0 +1,67 @@
+"""Speech2Text models of Hugging Face transformers (fairseq S2T), the family of the paper's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from captum_spes.models.encoder_decoder import EncoderDecoderModel
+from captum_spes.models.huggingface import mel_centres
+from captum_spes.models.protocol import Utterance
+
+LOWEST_FREQUENCY = 20.0  # Hz: where Kaldi's mel filters begin
+
+
+class Speech2TextModel(EncoderDecoderModel):
+    """A :class:`~captum_spes.models.SpeechToTextModel` from a Hugging Face Speech2Text.
+
+    Its features are 80 log mel energies each 10 ms, normalised to mean 0 and variance 1 in each channel of an
+    utterance, so that the baseline is the paper's 0.
+
+    Args:
+        model: the Speech2Text model.
+        processor: its processor (feature extractor and tokenizer), or the feature extractor alone.
+        name: how results call it. Default: the name that it was loaded by.
+        language: which of the languages that a multilingual model writes, as a code such as ``"de"``.
+        task: ``"transcribe"``, or ``"translate"`` where this is what the model was trained to do: it is not told.
+
+    Raises:
+        ValueError: a language that the model does not know, or none where it wants one.
+    """
+
+    frames_per_second = 100.0  # Kaldi's
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        name: str | None = None,
+        language: str | None = None,
+        task: str = "transcribe",
+    ) -> None:
+        super().__init__(model, processor, name, language, task)
+        extractor = self.feature_extractor
+        self.mel_frequencies = mel_centres(extractor.num_mel_bins, LOWEST_FREQUENCY, self.sample_rate / 2, "kaldi")
+        self.window: int = model.config.max_source_positions
+        self.normalized = extractor.do_ceptral_normalize and extractor.normalize_means
+
+    def _fixed_prompt(self, language: str | None, task: str) -> list[int]:
+        prompt = [self._decoder_start()]
+        languages = getattr(self.tokenizer, "lang_code_to_id", {})
+        forced = self.model.generation_config.forced_bos_token_id
+        if language is None:
+            if languages and forced is None:
+                raise ValueError(f"{self.name} writes several languages: give language, {_one_of(languages)}.")
+            return prompt if forced is None else [*prompt, forced]
+        if language not in languages:
+            known = f"give {_one_of(languages)}" if languages else "it writes one only, leave language out"
+            raise ValueError(f"{self.name} knows no language {language!r}: {known}.")
+        return [*prompt, languages[language]]
+
+    def _encode(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
+        return self.model.get_encoder()(spectrogram.to(self.model.dtype)).last_hidden_state
+
+
+def _one_of(languages: dict[str, int]) -> str:
+    return f"one of {', '.join(sorted(languages))}"

@@ -1,0 +1,478 @@
+"""Every family of models by the same checks: a tiny random model, saved to a folder and loaded by its path."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from captum_spes import SPES, SpeechToTextAttribution, grid_feature_mask
+from captum_spes.metrics._restore import restore
+from captum_spes.models import SpeechToTextModel, load_model
+
+transformers = pytest.importorskip("transformers")
+
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
+LANGUAGES = ["__deu__", "__eng__"]
+
+
+def tokenizer(special=SPECIAL):
+    """Pieces of a few letters that mark the beginnings of words, as SentencePiece's do, but need no such package."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    pieces = Tokenizer(models.BPE(unk_token="<unk>"))
+    pieces.pre_tokenizer = pre_tokenizers.Metaspace()
+    pieces.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=special, show_progress=False)
+    pieces.train_from_iterator(["so what was the next step in his power to do"], trainer)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=pieces, **names)
+
+
+SIZES = {
+    "decoder_layers": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "encoder_attention_heads": 2,
+}
+
+
+def speech2text():
+    config = transformers.Speech2TextConfig(
+        vocab_size=60,
+        encoder_layers=2,
+        d_model=16,
+        conv_channels=16,
+        max_source_positions=300,
+        max_target_positions=24,
+        init_std=0.4,
+        **SIZES,
+    )
+    model = transformers.Speech2TextForConditionalGeneration(config)
+    return model, transformers.Speech2TextProcessor(transformers.Speech2TextFeatureExtractor(), tokenizer())
+
+
+def seamless():
+    config = transformers.SeamlessM4Tv2Config(
+        vocab_size=60,
+        hidden_size=16,
+        encoder_layers=1,
+        speech_encoder_layers=2,
+        speech_encoder_attention_heads=2,
+        speech_encoder_intermediate_size=32,
+        max_position_embeddings=64,
+        initializer_range=0.4,
+        scale_embedding=False,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+        **SIZES,
+    )
+    model = transformers.SeamlessM4Tv2ForSpeechToText(config)
+    ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    codes = {"deu": 4, "eng": 5}
+    model.generation_config = transformers.GenerationConfig(
+        decoder_start_token_id=2, text_decoder_lang_to_code_id=codes, **ids
+    )
+    processor = transformers.SeamlessM4TProcessor(
+        transformers.SeamlessM4TFeatureExtractor(), tokenizer([*SPECIAL, *LANGUAGES])
+    )
+    return model, processor
+
+
+# what Canary's own template asks for, in the order of its prompt
+TEMPLATE = (
+    "{% for message in messages %}{% for item in message['content'] %}{% if item['type'] == 'text' %}"
+    "<|start|><|{{ item['source_language'] }}|><|{{ item['target_language'] }}|>"
+    "{% if item['punctuation'] %}<|pnc|>{% endif %}{% endif %}{% endfor %}{% endfor %}"
+)
+PROMPTS = ["<|start|>", "<|en|>", "<|de|>", "<|pnc|>"]
+
+
+def canary():
+    config = transformers.CanaryConfig(
+        vocab_size=60,
+        encoder_config={
+            "model_type": "parakeet_encoder",
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "subsampling_conv_channels": 8,
+            "num_mel_bins": 80,
+            "initializer_range": 0.4,
+        },
+        decoder_config={
+            "vocab_size": 60,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 64,
+            "initializer_range": 0.4,
+        },
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=4,
+        initializer_range=0.4,
+    )
+    processor = transformers.CanaryProcessor(
+        transformers.ParakeetFeatureExtractor(), tokenizer([*SPECIAL, *PROMPTS]), chat_template=TEMPLATE
+    )
+    return transformers.CanaryForConditionalGeneration(config), processor
+
+
+@dataclass
+class Family:
+    """How a family is made and called, without the adapter.
+
+    Attributes:
+        make: a tiny random model and its processor.
+        load: arguments of load_model.
+        generate: arguments of the model's own generate.
+        prompt: what its decoder starts with.
+        n_frames: of 9600 samples.
+    """
+
+    make: Callable[[], tuple[Any, Any]]
+    load: dict[str, Any]
+    generate: dict[str, Any]
+    prompt: list[int]
+    n_frames: int = 58
+
+
+FAMILIES = {
+    "speech2text": Family(speech2text, {}, {}, [2]),
+    "seamless": Family(seamless, {"language": "deu"}, {"tgt_lang": "deu"}, [2, 4]),
+    "canary": Family(
+        canary, {"language": "en-de"}, {"decoder_input_ids": torch.tensor([[4, 5, 6, 7]])}, [4, 5, 6, 7], 60
+    ),
+}
+# samples of an even and of an odd number of frames
+LENGTHS = (9600, 9500)
+
+
+@dataclass
+class Case:
+    family: Family
+    plain: Any  # the model in memory
+    processor: Any
+    adapter: Any  # of the same, loaded from its folder
+
+    def inputs(self, audio):
+        return self.processor.feature_extractor(audio, sampling_rate=16000, return_tensors="pt")
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """Each family's case, made once."""
+    made = {}
+
+    def case(name):
+        if name not in made:
+            torch.manual_seed(0)
+            plain, processor = FAMILIES[name].make()
+            folder = tmp_path_factory.mktemp(name)
+            plain.eval().save_pretrained(folder)
+            processor.save_pretrained(folder)
+            made[name] = Case(FAMILIES[name], plain, processor, load_model(folder, device="cpu", **FAMILIES[name].load))
+        return made[name]
+
+    return case
+
+
+@pytest.fixture(params=FAMILIES)
+def case(request, cases):
+    return cases(request.param)
+
+
+@pytest.fixture
+def model(case):
+    return case.adapter
+
+
+@pytest.fixture
+def utterance(model, audio):
+    return model.utterance(audio)
+
+
+@pytest.fixture
+def tokens(model, utterance):
+    return model.tokens([10, 11, 12, 13, 14], utterance)
+
+
+def test_protocol(case, model, utterance):
+    assert isinstance(model, SpeechToTextModel)
+    assert utterance.spectrogram.shape == (1, case.family.n_frames, 80)
+    assert len(model.mel_frequencies) == 80
+    assert model.frames_per_second == 100 and (np.diff(model.mel_frequencies) > 0).all()
+    assert os.sep in model.name
+    assert not model.baseline(utterance).any() and model.baseline_name.startswith("0")
+    torch.testing.assert_close(utterance.spectrogram.mean(1), torch.zeros(1, 80), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("n_samples", LENGTHS)
+def test_logits_are_those_of_the_plain_forward(case, audio, n_samples):
+    utterance = case.adapter.utterance(audio[:n_samples])
+    tokens = case.adapter.tokens([10, 11, 12, 13, 14], utterance)
+    assert tokens.prompt.tolist() == case.family.prompt
+    with torch.no_grad():
+        ours = case.adapter.logits(case.adapter.encode(utterance.spectrogram, utterance), tokens)
+        plain = case.plain(**case.inputs(audio[:n_samples]), decoder_input_ids=tokens.previous[None]).logits
+    assert ours.shape == (1, 5, 60)
+    plain = plain[:, len(tokens.prompt) - 1 :]
+    torch.testing.assert_close(ours.log_softmax(-1), plain.log_softmax(-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("n_samples", LENGTHS)
+def test_logits_are_those_of_generate(case, audio, n_samples):
+    utterance = case.adapter.utterance(audio[:n_samples])
+    generated = case.adapter.generate(utterance, max_new_tokens=8)
+    output = case.plain.generate(
+        **case.inputs(audio[:n_samples]),
+        **case.family.generate,
+        max_new_tokens=8,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    assert generated.generated and output.sequences[0].tolist() == [*case.family.prompt, *generated.target.tolist()]
+    with torch.no_grad():
+        ours = case.adapter.logits(case.adapter.encode(utterance.spectrogram, utterance), generated)
+    plain = torch.stack(output.scores, dim=1)
+    torch.testing.assert_close(ours.log_softmax(-1), plain.log_softmax(-1), atol=1e-5, rtol=0)
+
+
+def test_texts_of_a_batch_are_those_of_single_ones(model, audio):
+    utterance = model.utterance(audio[:9500])
+    spectrograms = utterance.spectrogram * torch.tensor([0.2, 0.6, 1.0, -1.5])[:, None, None]
+    prompt = model.tokens([10], utterance).prompt
+    together = model.generate_batch(spectrograms, utterance, prompt, max_new_tokens=8)
+    for one, target in zip(spectrograms, together, strict=True):
+        assert torch.equal(model.generate(replace(utterance, spectrogram=one[None]), max_new_tokens=8).target, target)
+    assert len({tuple(target.tolist()) for target in together}) > 1
+
+
+def test_gate(model, utterance, tokens):
+    n_previous = len(tokens.previous)
+    encoded = model.encode(utterance.spectrogram, utterance)
+    gates = torch.cat((1 - torch.eye(n_previous), torch.ones(1, n_previous)))
+    with torch.no_grad():
+        plain = model.logits(encoded, tokens)
+        gated = model.logits(encoded, tokens, gates)
+    torch.testing.assert_close(gated[-1:], plain, atol=1e-5, rtol=0)  # a gate of ones changes nothing
+    for column in range(n_previous):
+        # step k reads the previous tokens up to and with prompt + k - 1
+        changed = (gated[column] - plain[0]).abs().amax(-1) > 1e-4
+        first = max(column - len(tokens.prompt) + 1, 0)
+        assert not changed[:first].any() and changed[first:].all(), column
+
+
+@pytest.mark.parametrize(("n_spectrograms", "n_gates"), [(1, 3), (3, 1), (3, 3)])
+def test_batches_of_either(model, audio, tokens, n_spectrograms, n_gates):
+    torch.manual_seed(0)
+    utterance = model.utterance(audio[:9500])
+    spectrograms = utterance.spectrogram + torch.rand(n_spectrograms, *utterance.spectrogram.shape[1:])
+    gates = torch.rand(n_gates, len(tokens.previous), *([model.embedding_dim] if n_gates == 3 else []))
+    with torch.no_grad():
+        together = model.logits(model.encode(spectrograms, utterance), tokens, gates)
+        alone = [
+            model.logits(
+                model.encode(spectrograms[row % n_spectrograms][None], utterance), tokens, gates[row % n_gates][None]
+            )
+            for row in range(3)
+        ]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_flow_to_both(model, utterance, tokens):
+    spectrogram = utterance.spectrogram.clone().requires_grad_()
+    gate = torch.ones(2, len(tokens.previous), requires_grad=True)
+    scores = model.logits(model.encode(spectrogram, utterance), tokens, gate).log_softmax(-1)[..., 10]
+    scores.sum().backward()
+    assert spectrogram.grad.abs().sum() > 0 and (gate.grad.abs().sum(0) > 0).all()
+
+
+@pytest.mark.parametrize("n_samples", LENGTHS)
+def test_features_survive_the_round_trip(model, audio, n_samples):
+    utterance = model.utterance(audio[:n_samples])
+    again = model.from_features(utterance.spectrogram)
+    assert torch.equal(again.spectrogram, utterance.spectrogram)
+    with pytest.raises(ValueError, match="one spectrogram of shape"):
+        model.from_features(torch.rand(1, 50, 79))
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+def test_an_utterance_is_explained(case, model, audio):
+    explanation = SpeechToTextAttribution(SPES(model)).attribute(
+        audio[:9500],
+        "so what",
+        sampling_rate=16000,
+        n_samples=8,
+        n_token_samples=8,
+        feature_mask=lambda spectrogram: grid_feature_mask(spectrogram, (20, 40)),
+    )
+    assert explanation.text == "so what" and "".join(explanation.tokens) == " so what"
+    n_frames = explanation.spectrogram.shape[0]
+    assert 0 < case.family.n_frames - n_frames < 3
+    assert explanation.spectrogram_attr.shape == (len(explanation.tokens), n_frames, 80)
+    assert explanation.token_attr.shape == (len(explanation.tokens), len(explanation.previous_tokens))
+    assert not explanation.token_attr[~explanation.is_previous].any()
+    assert (explanation.token_attr[explanation.is_previous] > 0).all() and explanation.spectrogram_attr.max() > 0
+    assert explanation.metadata["baseline"] == model.baseline_name
+    assert explanation.words().tokens == ["so", "what"]
+    utterance, tokens = SpeechToTextAttribution(SPES(model)).prepare(audio[:9500], "so what", sampling_rate=16000)
+    again, same = restore(model, explanation)
+    with torch.no_grad():
+        ours, theirs = (
+            model.logits(model.encode(u.spectrogram, u), t) for u, t in ((utterance, tokens), (again, same))
+        )
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_model_is_left_as_found(case, audio):
+    torch.manual_seed(0)
+    plain, processor = case.family.make()
+    plain.train()
+    modes = [module.training for module in plain.modules()]
+    state = torch.get_rng_state()
+    model = load_model(plain, processor, **case.family.load)
+    utterance = model.utterance(audio)
+    tokens = model.generate(utterance, max_new_tokens=4)
+    encoded = model.encode(utterance.spectrogram, utterance)
+    first, second = (model.logits(encoded, tokens, torch.ones(2, len(tokens.previous))) for _ in range(2))
+    assert torch.equal(first, second)  # no dropout
+    with pytest.raises((ValueError, RuntimeError)):
+        model.logits(encoded, tokens, torch.ones(3, len(tokens.previous), 5))
+    assert [module.training for module in plain.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module._forward_hooks for module in plain.modules())
+
+
+def test_a_feature_extractor_alone(case, audio):
+    if case.family.make is canary:
+        with pytest.raises(ValueError, match="needs its whole processor, whose chat template makes the prompt"):
+            load_model(case.plain, case.processor.feature_extractor)
+        return
+    model = load_model(case.plain, case.processor.feature_extractor, **case.family.load)
+    tokens = model.tokens([10, 11], model.utterance(audio))
+    assert model.token_texts(tokens.target) == [" 10", " 11"] and not any(model.is_special(tokens.target))
+    assert model.is_special(torch.tensor([2])) == [True]
+    with pytest.raises(ValueError, match="given a feature extractor and no tokenizer: give the target's token ids"):
+        model.tokens("so", model.utterance(audio))
+
+
+def test_texts(model):
+    ids = model.tokenizer.encode("so what was", add_special_tokens=False)
+    texts = model.token_texts(torch.tensor([2, *ids]))
+    assert texts[0] == "</s>" and "".join(texts[1:]) == " so what was"
+    with pytest.raises(ValueError, match="cannot encode the target 'Ψ'"):
+        model._target_ids("Ψ")
+
+
+# What the families do not share
+
+
+def test_speech2text_languages(audio):
+    torch.manual_seed(0)
+    plain, processor = speech2text()
+    with pytest.raises(ValueError, match="knows no language 'de': it writes one only"):
+        load_model(plain, processor, language="de")
+    processor.tokenizer.lang_code_to_id = {"de": 20, "fr": 21}
+    with pytest.raises(ValueError, match="writes several languages: give language, one of de, fr"):
+        load_model(plain, processor)
+    with pytest.raises(ValueError, match="knows no language 'xx': give one of de, fr"):
+        load_model(plain, processor, language="xx")
+    model = load_model(plain, processor, language="fr")
+    generated = model.generate(model.utterance(audio), max_new_tokens=6)
+    features = processor.feature_extractor(audio, sampling_rate=16000, return_tensors="pt")
+    output = plain.eval().generate(**features, forced_bos_token_id=21, max_new_tokens=7)
+    assert output[0].tolist() == [2, 21, *generated.target.tolist()]
+    plain.generation_config.forced_bos_token_id = 20
+    assert load_model(plain, processor).tokens([10], model.utterance(audio)).prompt.tolist() == [2, 20]
+
+
+def test_seamless_languages(cases):
+    case = cases("seamless")
+    with pytest.raises(ValueError, match="writes many languages: give language, one of deu, eng"):
+        load_model(case.plain, case.processor)
+    with pytest.raises(ValueError, match="knows no language 'de': give language, one of deu, eng"):
+        load_model(case.plain, case.processor, language="de")
+
+
+def test_seamless_hears_pairs_of_frames(cases, audio):
+    """The last of 57 frames is no part of the utterance, but of a pair that the model is told not to hear."""
+    model = cases("seamless").adapter
+    utterance = model.utterance(audio[:9500])
+    assert utterance.spectrogram.shape[1] == 56 and utterance.padding.shape[1] == 2
+    features = torch.cat((utterance.spectrogram, utterance.padding[:, :1]), 1)
+    again = model.from_features(features)
+    tokens = model.tokens([10, 11], utterance)
+    with torch.no_grad():
+        ours, theirs = (model.logits(model.encode(u.spectrogram, u), tokens) for u in (utterance, again))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="1 frames are too short"):
+        model.from_features(features[:, :1])
+
+
+def test_a_missing_tokenizer_package_is_named(cases, tmp_path):
+    if importlib.util.find_spec("sentencepiece"):
+        pytest.skip("sentencepiece is installed")
+    case = cases("speech2text")
+    case.plain.save_pretrained(tmp_path)
+    case.processor.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Speech2TextTokenizer"}))
+    with pytest.raises(ImportError, match=r"pip install 'captum-spes\[speech2text\]'.*SentencePiece"):
+        load_model(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value)")
+def test_speech2text_refuses_what_it_cannot_normalise(cases):
+    with pytest.raises(ValueError, match="mel channel of the audio is constant"):
+        cases("speech2text").adapter.utterance(np.full(9600, 0.1, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("language", "task", "prompt"),
+    [(None, "transcribe", "en en"), ("de", "translate", "de en"), ("en-de", "transcribe", "en de")],
+)
+def test_canary_languages(cases, audio, language, task, prompt):
+    case = cases("canary")
+    model = load_model(case.plain, case.processor, language=language, task=task)
+    texts = model.token_texts(model.tokens([10], model.utterance(audio)).prompt)
+    assert texts == ["<|start|>", *(f"<|{code}|>" for code in prompt.split()), "<|pnc|>"]
+    with pytest.raises(ValueError, match="cannot write 'xx' of 'en'"):
+        load_model(case.plain, case.processor, language="en-xx")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (transformers.MoonshineConfig, "MoonshineConfig hear the waveform, not a spectrogram, and are not supported"),
+        (transformers.BertConfig, "BertConfig are not supported: the supported families are Whisper, Speech2Text,"),
+    ],
+)
+def test_unsupported_classes(config, words, tmp_path):
+    config(architectures=[config.__name__]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=words + ".* implement captum_spes.models.SpeechToTextModel"):
+        load_model(tmp_path)
+
+
+def test_another_class_of_a_family(cases):
+    case = cases("speech2text")
+    with pytest.raises(
+        ValueError, match="Speech2Text give a Speech2TextForConditionalGeneration, not a Speech2TextMod"
+    ):
+        load_model(case.plain.model, case.processor)
+    with pytest.raises(ValueError, match="or its feature extractor alone, not str"):
+        load_model(case.plain, "a processor")
