@@ -1,4 +1,4 @@
-"""The Python of the README and of the page on evaluation runs as printed."""
+"""The Python of the README and of the pages on evaluation and models runs as printed."""
 
 import re
 import warnings
@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
+from captum.attr import IntegratedGradients
 
 from captum_spes import SPES, SpeechToTextAttribution
-from captum_spes.metrics import WordErrorRate
+from captum_spes.metrics import WordErrorRate, deletion
+from captum_spes.models import SpeechToTextModel
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 EVALUATION = README.parent / "docs" / "evaluation.md"
+MODELS = README.parent / "docs" / "models.md"
 
 
 def blocks(path=README):
@@ -88,6 +92,25 @@ def test_evaluation(tiny_model, audio, tmp_path, monkeypatch):
     exec(blocks(EVALUATION)[1], names)
     assert names["results"].utterances == ["one", "two"] and names["women"] == ["one"]
     assert (tmp_path / "summary.md").read_text().startswith(f"# {tiny_model.name} on 1 utterance\n")
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+def test_a_model_of_ones_own(sample):
+    """The whole protocol in less than 40 lines, run by what the library does with a model."""
+    own, use = blocks(MODELS)[1:]
+    assert len([line for line in own.splitlines() if line.strip()]) < 40
+    names = {}
+    torch.manual_seed(0)
+    exec(own, names)
+    exec(use.replace('"speech.wav"', repr(str(sample))), names)
+    for expression, shape in shapes(use):
+        assert str(list(eval(expression, names))) == f"[{shape}]"
+    model, explanation = names["LetterModel"](), names["explanation"]
+    assert isinstance(model, SpeechToTextModel) and explanation.words().tokens == ["so", "what"]
+    assert not explanation.token_attr[~explanation.is_previous].any() and explanation.spectrogram_attr.max() > 0
+    gradients = SpeechToTextAttribution(IntegratedGradients(model)).attribute(str(sample), n_steps=3)
+    assert gradients.metadata["target"] == "generated"
+    assert len(deletion(model, explanation, percentages=(0, 50)).texts[0]) == 2
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^:)]+)\)", README.read_text()))
