@@ -1,6 +1,7 @@
 """The paper's tables and figures of faithfulness and compactness: which methods they compare, and what they found.
 
-Numbers are those of Fucci et al. (2024, arXiv:2411.01710) for speech recognition: a Conformer on MuST-C.
+Numbers are those of Fucci et al. (2024, arXiv:2411.01710): a Conformer on MuST-C, for speech recognition and, where the
+paper has them, for translation from English.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from captum_spes.segmentation import slic_feature_mask
 
 N_SAMPLES = 20_000  # N_X, paper §6
 Methods = dict[str, NamedMethod]
+Paper = Mapping[str, Mapping[str, float]]  # by metric and method
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Experiment:
 
     title: str
     methods: Callable[[int], Methods]
-    paper: Mapping[str, Mapping[str, float]]
+    paper: Paper
     orderings: list[Ordering]
     seconds: tuple[float, float] = (0, 30)
     metrics: tuple[str, ...] = ("deletion",)
@@ -82,6 +84,12 @@ def best_first(metric: str, values: Mapping[str, float], higher_is_better: bool 
     """That the paper's best is better than each of the others."""
     ranked = sorted(values, key=values.__getitem__, reverse=higher_is_better)
     return [pair(metric, ranked[0], other) for other in ranked[1:]]
+
+
+def ranked(metric: str, values: Mapping[str, float], higher_is_better: bool = True) -> list[Ordering]:
+    """That each is better than all that the paper finds worse."""
+    names = sorted(values, key=values.__getitem__, reverse=higher_is_better)
+    return [pair(metric, *two) for two in combinations(names, 2)]
 
 
 def pair(metric: str, better: str, worse: str) -> Ordering:
@@ -121,16 +129,22 @@ def table1_methods(n_samples: int) -> Methods:
     }
 
 
+def table1_orderings(paper: Paper, higher_is_better: bool = True) -> list[Ordering]:
+    better, worse = ("feature_wise", "bubble_noise")
+    return [
+        *best_first("deletion", paper["deletion"], higher_is_better),
+        pair("deletion", better, worse),
+        *best_first("size", paper["size"], higher_is_better=False),
+        pair("size", worse, better),
+    ]
+
+
+TABLE1_PAPER = {"deletion": TABLE1_DELETION, "size": TABLE1_SIZE}
 TABLE1 = Experiment(
     "Table 1: methods and ablations",
     table1_methods,
-    {"deletion": TABLE1_DELETION, "size": TABLE1_SIZE},
-    [
-        *best_first("deletion", TABLE1_DELETION),
-        pair("deletion", "feature_wise", "bubble_noise"),
-        *best_first("size", TABLE1_SIZE, higher_is_better=False),
-        pair("size", "bubble_noise", "feature_wise"),
-    ],
+    TABLE1_PAPER,
+    table1_orderings(TABLE1_PAPER),
     metrics=("deletion", "insertion", "size"),
 )
 
@@ -245,6 +259,16 @@ TABLE9_DELETION = {"bubble_noise": 65.02, "spes_fine": 75.22, "spes_coarse": 79.
 TABLE9_SIZE = {"bubble_noise": 36.92, "spes_fine": 39.54, "spes_coarse": 26.91}
 
 
+TABLE9_PAPER = {"deletion": TABLE9_DELETION, "size": TABLE9_SIZE}
+
+
+def table9_orderings(paper: Paper, higher_is_better: bool = True) -> list[Ordering]:
+    return [
+        *ranked("deletion", paper["deletion"], higher_is_better),
+        *ranked("size", paper["size"], higher_is_better=False),
+    ]
+
+
 def table9_methods(n_samples: int) -> Methods:
     n_samples = min(n_samples, 1_000)
     return {
@@ -328,11 +352,8 @@ EXPERIMENTS = {
     "table9": Experiment(
         "Table 9: Bubble Noise and SPES with 1,000 samples",
         table9_methods,
-        {"deletion": TABLE9_DELETION, "size": TABLE9_SIZE},
-        [
-            *(pair("deletion", *names) for names in combinations(reversed(TABLE9_DELETION), 2)),
-            *(pair("size", *names) for names in combinations(sorted(TABLE9_SIZE, key=TABLE9_SIZE.__getitem__), 2)),
-        ],
+        TABLE9_PAPER,
+        table9_orderings(TABLE9_PAPER),
         metrics=("deletion", "insertion", "size"),
     ),
     "figure2": Experiment(
@@ -355,3 +376,41 @@ EXPERIMENTS = {
         n_groups=6,
     ),
 }
+
+# Translation from English: deletion is of BLEU, of which a faithful map leaves little
+
+LANGUAGES = {"de": "German", "es": "Spanish"}
+# the rows of the paper's tables, in the order of those for speech recognition
+TRANSLATION = {
+    "table1": {
+        "de": {
+            "deletion": (8.79, 10.85, 2.34, 2.49, 2.84, 2.35, 4.76),
+            "size": (48.53, 43.89, 29.28, 29.62, 33.09, 31.10, 30.98),
+        },
+        "es": {
+            "deletion": (9.03, 13.01, 2.45, 2.56, 2.93, 2.46, 4.99),
+            "size": (46.00, 43.04, 29.47, 29.78, 32.90, 30.95, 30.74),
+        },
+    },
+    "table5": {"de": {"deletion": (2.47, 2.34, 2.41, 2.49)}, "es": {"deletion": (2.91, 2.58, 2.62, 2.77)}},
+    "table9": {
+        "de": {"deletion": (10.85, 6.84, 5.14), "size": (43.89, 40.06, 28.58)},
+        "es": {"deletion": (13.01, 7.41, 6.10), "size": (43.04, 39.66, 27.17)},
+    },
+}
+TRANSLATION_ORDERINGS: dict[str, Callable[[Paper], list[Ordering]]] = {
+    "table1": partial(table1_orderings, higher_is_better=False),
+    "table5": lambda paper: best_first("deletion", paper["deletion"], higher_is_better=False),
+    "table9": partial(table9_orderings, higher_is_better=False),
+}
+
+
+def translation(name: str, language: str) -> Experiment:
+    """An experiment on translations from English."""
+    experiment = EXPERIMENTS[name]
+    paper = {
+        metric: dict(zip(experiment.paper[metric], values, strict=True))
+        for metric, values in TRANSLATION[name][language].items()
+    }
+    title = f"{experiment.title}, English to {LANGUAGES[language]}"
+    return replace(experiment, title=title, paper=paper, orderings=TRANSLATION_ORDERINGS[name](paper))

@@ -141,8 +141,8 @@ def _own(method: type[Attribution], *names: str) -> Arguments:
 
 SPES_TOKENS: Arguments = {"n_samples": 2_000, "perturbation_prob": 0.4}  # paper, §6
 
-# patches a second that the fewest samples can tell apart, and the paper's τ, from which on their number is fixed
-FEWEST_PATCHES, PAPER_SECONDS = 40, 7.5
+# patches a second of SPES with the fewest samples
+FEWEST_PATCHES = 40
 
 # the cost of maps that know nothing of the model, whose score is never asked for
 NO_PASSES = "none"
@@ -418,6 +418,11 @@ def default_patches(method: Attribution, given: Arguments, seconds: float) -> tu
 
     SPES's are the paper's where there are as many samples as patches of the middle one. With fewer samples the patches
     are larger, as many as there are samples, but no fewer than 40 a second; benchmarks/estimators.py says why.
+
+    Args:
+        method: the method.
+        given: its arguments that the caller gave.
+        seconds: of the utterance, and no more than the paper's τ, from which on the patches grow no more.
     """
     patches = defaults_of(method).patches_per_second
     if patches is None or not uses_patches(method):
@@ -425,7 +430,7 @@ def default_patches(method: Attribution, given: Arguments, seconds: float) -> tu
     if not isinstance(method, SPES):
         return patches
     middle = patches[len(patches) // 2]
-    affordable = given.get("n_samples", accepted(method)["n_samples"]) / min(seconds, PAPER_SECONDS)
+    affordable = given.get("n_samples", accepted(method)["n_samples"]) / seconds
     share = min(max(affordable, FEWEST_PATCHES) / middle, 1)
     return tuple(round(share * count) for count in patches)
 

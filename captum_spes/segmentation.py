@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# the paper's τ in seconds (Appendix A.2): longer audio gets no more patches
+MAX_SECONDS = {"transcribe": 7.5, "translate": 5.0}
+
 
 def slic_feature_mask(
     spectrogram: Tensor,
     patches_per_second: float | Sequence[float] = (400, 500, 600),
-    max_seconds: float = 7.5,
+    max_seconds: float = MAX_SECONDS["transcribe"],
     frames_per_second: float = 100,
     sigma: float = 0,
     compactness: float = 0.1,

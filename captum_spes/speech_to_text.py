@@ -23,10 +23,10 @@ from captum_spes.attr._features import FeatureLayout
 from captum_spes.audio import AudioLike, load_audio
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.models.context import Context, Dtype, context_seconds, fit_utterance
-from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.models.protocol import SpeechToTextModel, Task, Tokens, Utterance, task_of
 from captum_spes.passes import HookedPasses, SharedPasses, rewrapped
 from captum_spes.prediction import Contrast, Prediction, TextPrediction, TokenPrediction, WordPrediction
-from captum_spes.segmentation import slic_feature_mask
+from captum_spes.segmentation import MAX_SECONDS, slic_feature_mask
 
 Stage = Callable[[str, int, int], bool | None]
 
@@ -166,8 +166,9 @@ class SpeechToTextAttribution(Attribution):
                 makes them of the spectrogram (1, T, C), such as
                 ``functools.partial(slic_feature_mask, patches_per_second=500)``.
                 Default: :func:`~captum_spes.slic_feature_mask`, for SPES with the paper's values, or larger patches
-                where ``n_samples`` are fewer than patches; for other methods with fewer, larger patches. Methods of
-                one granularity are given the first.
+                where ``n_samples`` are fewer than patches; for other methods with fewer, larger patches. What such a
+                partial leaves out is the model's: its frames a second, and the paper's ``max_seconds``, 7.5 for
+                transcripts and 5 for translations. Methods of one granularity are given the first.
             n_samples: perturbations of the spectrogram, of methods that have such an argument. Default: SPES's is
                 the paper's 20,000; for other methods see the table of methods in the documentation.
             n_token_samples: perturbations of the previous tokens. Default: SPES's the paper's 2,000, or all
@@ -219,7 +220,9 @@ class SpeechToTextAttribution(Attribution):
         )
         prediction = self._prediction(utterance, tokens, contrast, sentence)
         baseline = _format_baseline(self.model.baseline(utterance) if baselines is None else baselines, utterance)
-        mask_source = feature_mask if feature_mask is not None else self._default_mask(utterance, given)
+        task = task_of(self.model, utterance, tokens)
+        mask_source = self._default_mask(utterance, task, given) if feature_mask is None else feature_mask
+        mask_source = self._completed(mask_source, task)
         mask = mask_source(utterance.spectrogram) if callable(mask_source) else mask_source
         if mask is not None and mask.dim() == 4 and not isinstance(self.attr_method, methods.MULTI_SCALE):
             mask = mask[0]
@@ -254,6 +257,7 @@ class SpeechToTextAttribution(Attribution):
             baseline=self.model.baseline_name if baselines is None else describe(baselines),
             feature_mask=describe(mask_source),
             gen_args={key: describe(value) for key, value in (gen_args or {}).items()},
+            task=task,
         )
         for message in _doubts(explanation):
             warnings.warn(message, stacklevel=2)
@@ -277,12 +281,25 @@ class SpeechToTextAttribution(Attribution):
             raise ValueError(f"a contrast has a score of its own: leave out score={self.score.__name__}.")
         return WordPrediction(self.model, tokens, contrast, utterance)
 
-    def _default_mask(self, utterance: Utterance, given: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
-        seconds = utterance.spectrogram.shape[1] / self.model.frames_per_second
+    def _default_mask(
+        self, utterance: Utterance, task: Task, given: dict[str, Any]
+    ) -> Callable[[Tensor], Tensor] | None:
+        seconds = min(utterance.spectrogram.shape[1] / self.model.frames_per_second, MAX_SECONDS[task])
         patches = methods.default_patches(self.attr_method, given, seconds)
         if patches is None:
             return None
-        return partial(slic_feature_mask, patches_per_second=patches, frames_per_second=self.model.frames_per_second)
+        return partial(slic_feature_mask, patches_per_second=patches)
+
+    def _completed(
+        self, mask_source: Tensor | Callable[[Tensor], Tensor] | None, task: Task
+    ) -> Tensor | Callable[[Tensor], Tensor] | None:
+        """SLIC with what depends on the model and its task, where it is not given."""
+        if mask_source is slic_feature_mask:
+            mask_source = partial(slic_feature_mask)
+        if not isinstance(mask_source, partial) or mask_source.func is not slic_feature_mask:
+            return mask_source
+        known = {"frames_per_second": self.model.frames_per_second, "max_seconds": MAX_SECONDS[task]}
+        return partial(mask_source, **{**known, **mask_source.keywords})
 
     def _explanation(
         self,

@@ -253,6 +253,15 @@ def test_multilingual_prompts(tiny_whisper, tiny_processor, audio):
     detected = WhisperModel(tiny_whisper, tiny_processor)
     prompt = detected.tokens([60], utterance).prompt.tolist()
     assert prompt[0] == 1 and prompt[1] in (70, 71) and prompt[2:] == [80, 2]
+    heard = prompt[1]
+    for language, task in (
+        ("en", "transcribe" if heard == 70 else "translate"),
+        ("de", "transcribe" if heard == 71 else "translate"),
+    ):
+        forced = WhisperModel(tiny_whisper, tiny_processor, language=language)
+        assert forced.task_of(utterance, forced.tokens([60], utterance)) == task
+    assert german.task_of(utterance, german.tokens([60], utterance)) == "translate"
+    assert detected.task_of(utterance, detected.tokens([60], utterance)) == "transcribe"
     config.task_to_id = None
     with pytest.raises(ValueError, match="generation config of .* is outdated"):
         WhisperModel(tiny_whisper, tiny_processor)

@@ -361,3 +361,21 @@ def test_bundled_model_end_to_end(bundled_model, sample, tmp_path):
     assert peak[0] < peak[4] < peak[5] and peak[0] < 60 and peak[5] > 120
     explanation.save(tmp_path / "e.safetensors")
     assert torch.equal(SpeechToTextExplanation.load(tmp_path / "e.safetensors").token_attr, explanation.token_attr)
+
+
+def test_translations_have_the_papers_threshold(tiny_model, audio, monkeypatch):
+    """A mask's threshold of 7.5 s for transcripts is 5 s for translations, where nothing else is asked for."""
+
+    def masks(**arguments):
+        explanation = SpeechToTextAttribution(SPES(tiny_model)).attribute(
+            audio, [60, 61], sampling_rate=16000, n_samples=6, n_token_samples=4, **arguments
+        )
+        return explanation.metadata["task"], explanation.metadata["feature_mask"]
+
+    task, mask = masks()
+    assert task == "transcribe" and (mask["max_seconds"], mask["frames_per_second"]) == ("7.5", "100.0")
+    monkeypatch.setattr(type(tiny_model), "task_of", lambda self, utterance, tokens: "translate")
+    task, mask = masks()
+    assert task == "translate" and mask["max_seconds"] == "5.0" and mask["patches_per_second"] == "(400, 500, 600)"
+    assert masks(feature_mask=partial(slic_feature_mask, patches_per_second=30))[1]["max_seconds"] == "5.0"
+    assert masks(feature_mask=partial(slic_feature_mask, max_seconds=3))[1]["max_seconds"] == "3"

@@ -12,7 +12,7 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput
 
 from captum_spes.models.huggingface import HuggingFaceModel, gated, quiet
-from captum_spes.models.protocol import Tokens, Utterance
+from captum_spes.models.protocol import Task, Tokens, Utterance
 
 # arguments of generate() that the adapter sets, or that would change what the decoder is started with
 RESERVED = {
@@ -63,7 +63,7 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
         super().__init__(model, processor, name)
         if task not in ("transcribe", "translate"):
             raise ValueError(f"task must be 'transcribe' or 'translate', not {task!r}.")
-        self.task = task
+        self.task: Task = "translate" if task == "translate" else "transcribe"
         self.decoder = model.get_decoder()
         self.embedding_dim: int = self.decoder.embed_tokens.embedding_dim
         self._prompt = self._fixed_prompt(language, task)
@@ -163,6 +163,10 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
                     **mask,
                 )
             return self.model.get_output_embeddings()(states.last_hidden_state[:, len(tokens.prompt) - 1 :])
+
+    def task_of(self, utterance: Utterance, tokens: Tokens) -> Task:
+        """Whether the tokens are in the language of the speech, or in another; most models are not told, but given."""
+        return self.task
 
     # Parts
 

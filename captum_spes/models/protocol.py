@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Task = Literal["transcribe", "translate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,9 @@ class Tokens:
 @runtime_checkable
 class SpeechToTextModel(Protocol):
     """A model that writes tokens from a spectrogram and the tokens before.
+
+    One that translates has a method ``task_of(utterance, tokens)`` as well, which returns ``"transcribe"`` or
+    ``"translate"``; the others transcribe.
 
     Attributes:
         name: how results call the model.
@@ -109,3 +114,9 @@ class SpeechToTextModel(Protocol):
         values. Where the batch of one of ``encoded`` and ``token_gate`` is 1, it serves the other's whole batch.
         Gradients flow to both.
         """
+
+
+def task_of(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> Task:
+    """Whether the tokens are in the language of the speech, or in another."""
+    found = getattr(model, "task_of", None)
+    return "transcribe" if found is None else found(utterance, tokens)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captum_spes.models.encoder_decoder import EncoderDecoderModel
 from captum_spes.models.huggingface import mel_centres
-from captum_spes.models.protocol import Utterance
+from captum_spes.models.protocol import Task, Tokens, Utterance
 
 if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration
@@ -26,6 +26,7 @@ class WhisperModel(EncoderDecoderModel):
         processor: its processor (feature extractor and tokenizer), or the feature extractor alone.
         name: how results call it. Default: the name that it was loaded by.
         language: language of multilingual models' transcripts, as a code such as ``"en"``. Default: detected.
+            One that is not spoken makes the model translate: ``"de"`` on English speech.
         task: ``"transcribe"``, or ``"translate"`` for English text from any language (multilingual models).
 
     Raises:
@@ -98,6 +99,12 @@ class WhisperModel(EncoderDecoderModel):
         if self._detect_language:
             prompt = [prompt[0], self._spoken_language(utterance), *prompt[1:]]
         return torch.tensor(prompt, device=self.model.device)
+
+    def task_of(self, utterance: Utterance, tokens: Tokens) -> Task:
+        """A transcript in a language that is not spoken is a translation."""
+        if self.task == "translate" or self._detect_language or not self._is_multilingual:
+            return self.task
+        return "transcribe" if int(tokens.prompt[1]) == self._spoken_language(utterance) else "translate"
 
     def _spoken_language(self, utterance: Utterance) -> int:
         """The id of the language that the model hears."""
