@@ -1,4 +1,4 @@
-"""Figures of a sentence transcribed and translated by one model: which sounds does a word of another language come from?
+"""Figures of a sentence transcribed and translated by one model: which sounds does a foreign word come from?
 
     python benchmarks/translation.py speech.wav --output docs/images
 

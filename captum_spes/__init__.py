@@ -4,6 +4,7 @@ from captum_spes.attr import SPES, BubbleNoise, GradientSPES
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import (
     ContrastiveProbability,
+    CTCLogLikelihood,
     KLDivergence,
     TokenLogit,
     TokenLogProbability,
@@ -16,6 +17,7 @@ from captum_spes.speech_to_text import SpeechToTextAttribution
 __all__ = [
     "SPES",
     "BubbleNoise",
+    "CTCLogLikelihood",
     "Contrast",
     "ContrastiveProbability",
     "GradientSPES",

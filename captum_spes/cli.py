@@ -509,7 +509,7 @@ def _write(explanation: SpeechToTextExplanation, folder: Path) -> list[Path]:
         "sentence": explanation.plot_sentence,
         **({} if explanation.grouped else {"words": explanation.plot_words}),
         "tokens": explanation.plot_tokens,
-        "previous_tokens": explanation.plot_previous_tokens,
+        **({"previous_tokens": explanation.plot_previous_tokens} if explanation.previous_tokens else {}),
     }
     paths = [folder / "explanation.safetensors"]
     explanation.save(paths[0])
@@ -526,13 +526,19 @@ def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:
     # only methods that sample know how reliable they are
     known = explanation.reliability
     reliability = [""] * len(explanation.tokens) if known is None else [f"{value:.2f}" for value in known.tolist()]
-    columns = [("token", "most important previous token", "" if known is None else "reliability")]
-    for token, top, value in zip(explanation.tokens, explanation.top_previous_tokens(), reliability):
+    has_previous = bool(explanation.previous_tokens)
+    top_tokens = explanation.top_previous_tokens() if has_previous else [""] * len(explanation.tokens)
+    columns = [
+        ("token", "most important previous token" if has_previous else "", "" if known is None else "reliability")
+    ]
+    for token, top, value in zip(explanation.tokens, top_tokens, reliability):
         columns.append((token.strip(), top.strip(), value))
     widths = [max(len(row[i]) for row in columns) for i in range(2)]
     print()
     for row in columns:
         print(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}".rstrip())
+    if not has_previous:
+        print("\nThe model writes all tokens at once: there are no previous tokens to explain them.")
     if known is not None:
         print(f"\nReliability (correlation of two halves of the samples, mean of the tokens): {known.mean():.2f}")
     print("\nWrote " + "\n      ".join(map(str, paths)))

@@ -225,7 +225,8 @@ class Evaluation:
     def _measure(self, metric: Metric, explanation: SpeechToTextExplanation) -> Any:
         """The sizes, or the texts: what those are scored against, and how, is settled in the end."""
         if metric == "size":
-            return {inputs: size(explanation, inputs=inputs).utterance_scores[0].tolist() for inputs in INPUTS}
+            known = INPUTS if explanation.previous_tokens else INPUTS[:1]
+            return {inputs: size(explanation, inputs=inputs).utterance_scores[0].tolist() for inputs in known}
         top = top_bins(descending(explanation.sentence().spectrogram_attr[0], self.seed), self.percentages)
         # writing keeps no distributions: twice as many fit
         batch_size = 2 * self.perturbations_per_eval
@@ -311,7 +312,8 @@ class Evaluation:
         return MethodResult(
             curve("deletion"),
             curve("insertion"),
-            {inputs: sizes(inputs) for inputs in INPUTS} if "size" in self.metrics else {},
+            # of models that write all tokens at once, that of the previous tokens does not exist
+            {inputs: sizes(inputs) for inputs in found[0]["size"]} if "size" in self.metrics else {},
             seconds=[scores["seconds"] for scores in found],
             forwards=[scores["forwards"] for scores in found],
             backwards=[scores["backwards"] for scores in found],

@@ -42,7 +42,7 @@ class SpeechToTextExplanation:
         text: the explained text.
         tokens: text of the K explained tokens; joined, they are all that was written.
         previous_tokens: text of the J tokens that the decoder read: those of the prompt, then the explained ones but
-            the last.
+            the last. None (J = 0) where a model writes all tokens at once, as CTC models do.
         spectrogram: the utterance's own frames, (T, C), as the model hears them.
         spectrogram_attr: the maps S^X of the paper's Eq. 1, (K, T, C).
         token_attr: the maps S^Y, (K, J): rows are explained by columns; 0 where a token is no feature of the row.
@@ -111,7 +111,7 @@ class SpeechToTextExplanation:
         method = self.metadata.get("method", "unknown method")
         return (
             f"<SpeechToTextExplanation of {self.text!r} by {method}: {len(self.tokens)} tokens, "
-            f"{len(self.previous_tokens)} previous tokens, {self.duration:.2f} s>"
+            f"{len(self.previous_tokens) or 'no'} previous tokens, {self.duration:.2f} s>"
         )
 
     @property
@@ -136,8 +136,10 @@ class SpeechToTextExplanation:
             return self
         spectrogram_attr, token_attr = z_scores(self.spectrogram_attr, self.token_attr, self.is_previous)
         mask = self.is_previous
-        low = torch.minimum(spectrogram_attr.amin((1, 2)), token_attr.masked_fill(~mask, torch.inf).amin(1))
-        high = torch.maximum(spectrogram_attr.amax((1, 2)), token_attr.masked_fill(~mask, -torch.inf).amax(1))
+        low, high = spectrogram_attr.amin((1, 2)), spectrogram_attr.amax((1, 2))
+        if self.previous_tokens:
+            low = torch.minimum(low, token_attr.masked_fill(~mask, torch.inf).amin(1))
+            high = torch.maximum(high, token_attr.masked_fill(~mask, -torch.inf).amax(1))
         span = torch.where(high > low, high - low, 1)
         return replace(
             self,
@@ -184,8 +186,8 @@ class SpeechToTextExplanation:
         words = ["".join(self.tokens[start:stop]).strip() for start, stop in spans]
         n_prompt = int(self.n_previous[0])
         first = [start for start, _ in spans]
-        previous, n_previous = self.previous_tokens, torch.tensor([n_prompt + start for start in first])
-        if group_previous:
+        previous, n_previous = self.previous_tokens, self.n_previous[first]
+        if group_previous and previous:
             columns = [(i, i + 1) for i in range(n_prompt)] + [(n_prompt + a, n_prompt + b) for a, b in spans[:-1]]
             token_attr = torch.stack([token_attr[:, start:stop].mean(1) for start, stop in columns], dim=1)
             previous, n_previous = previous[:n_prompt] + words[:-1], n_prompt + torch.arange(len(spans))
@@ -203,9 +205,20 @@ class SpeechToTextExplanation:
         )
 
     def top_previous_tokens(self) -> list[str]:
-        """For each token the previous token with the largest attribution."""
+        """For each token the previous token with the largest attribution.
+
+        Raises:
+            ValueError: the model has no previous tokens.
+        """
+        self._check_previous()
         scores = self.token_attr.masked_fill(~self.is_previous, -torch.inf)
         return [self.previous_tokens[i] for i in scores.argmax(1).tolist()]
+
+    def _check_previous(self) -> None:
+        if not self.previous_tokens:
+            raise ValueError(
+                f"{self.metadata.get('model', 'the model')} writes all tokens at once: there are no previous tokens."
+            )
 
     def index(self, token: int | str) -> int:
         """The row of a token: its number (from the end where negative) or its text, where only one has it.
@@ -355,7 +368,12 @@ class SpeechToTextExplanation:
         )
 
     def plot_previous_tokens(self) -> Figure:
-        """The matrix of explained tokens × previous tokens, with labels (paper, Fig. 3)."""
+        """The matrix of explained tokens × previous tokens, with labels (paper, Fig. 3).
+
+        Raises:
+            ValueError: the model has no previous tokens.
+        """
+        self._check_previous()
         source = self.normalize()
         return plot_token_attributions(source.token_attr, source.tokens, source.previous_tokens, source.is_previous)
 

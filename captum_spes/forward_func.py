@@ -115,6 +115,53 @@ class KLDivergence(_Score):
         return -divergence.sum(-1).clamp(min=0)  # rounding may leave a sum just below 0
 
 
+class CTCLogLikelihood:
+    """The log-probability of a whole text by a CTC model: that of all paths that collapse to it (Graves et al., 2006).
+
+    As ``score`` of :class:`~captum_spes.SpeechToTextAttribution` it explains the text as one, in place of its tokens.
+
+    Args:
+        log_prob_func: returns log-probabilities (or logits) of all frames, ``(B, F, V)``, for the inputs.
+        token_ids: of the text, shape ``(K,)``.
+        blank: id of the blank.
+
+    Returns:
+        Tensor: scores of shape ``(B,)``, float32 and finite.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes import CTCLogLikelihood
+        >>> uniform = torch.zeros(1, 2, 4)
+        >>> CTCLogLikelihood(lambda x: uniform, torch.tensor([3]), blank=0)(None).exp()  # 3 of 16 paths
+        tensor([0.1875])
+    """
+
+    def __init__(self, log_prob_func: Callable[..., Tensor], token_ids: Tensor, blank: int) -> None:
+        self.log_prob_func = log_prob_func
+        self.token_ids = token_ids
+        self.blank = blank
+
+    @classmethod
+    def from_prediction(
+        cls, log_prob_func: Callable[..., Tensor], log_probs: Tensor, token_ids: Tensor, blank: int = 0
+    ) -> CTCLogLikelihood:
+        return cls(log_prob_func, token_ids, blank)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        log_probs = self.log_prob_func(*inputs).float().log_softmax(-1).clamp(min=LOG_FLOOR)
+        n_rows, n_frames = log_probs.shape[:2]
+        loss = torch.nn.functional.ctc_loss(
+            log_probs.transpose(0, 1),
+            self.token_ids.expand(n_rows, -1),
+            torch.full((n_rows,), n_frames),
+            torch.full((n_rows,), len(self.token_ids)),
+            blank=self.blank,
+            reduction="none",
+        )
+        return -loss
+
+
 class _TokenScore(_Score):
     """Scores of chosen tokens. The reference is their ids."""
 

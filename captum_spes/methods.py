@@ -37,9 +37,11 @@ from captum.attr import (
 from torch import Tensor, nn
 
 from captum_spes.attr import SPES, BubbleNoise, Energy, GradientSPES, Random
-from captum_spes.forward_func import KLDivergence, TokenLogit, TokenLogProbability, TokenProbability
+from captum_spes.forward_func import CTCLogLikelihood, KLDivergence, TokenLogit, TokenLogProbability, TokenProbability
 
-Score = type[KLDivergence] | type[TokenProbability] | type[TokenLogProbability] | type[TokenLogit]
+Score = (
+    type[KLDivergence] | type[TokenProbability] | type[TokenLogProbability] | type[TokenLogit] | type[CTCLogLikelihood]
+)
 SCORES = (KLDivergence, TokenProbability, TokenLogProbability, TokenLogit)
 Arguments = dict[str, Any]
 
@@ -274,7 +276,8 @@ def check_score(method: Attribution, score: object) -> None:
     """Raises a TypeError for what is no score, and a ValueError where a score would make attributions 0."""
     if score is not None and not (isinstance(score, type) and hasattr(score, "from_prediction")):
         raise TypeError(
-            f"score must be one of the classes {', '.join(one.__name__ for one in SCORES)}, not {score!r}; for a word "
+            f"score must be one of the classes {', '.join(one.__name__ for one in SCORES)}, not {score!r} (of a CTC "
+            f"model also {CTCLogLikelihood.__name__}); for a word "
             "against another give attribute() a contrast."
         )
     # NoiseTunnel has no noise for the previous tokens

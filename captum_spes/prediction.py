@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_spes.explanation import word_spans
-from captum_spes.forward_func import ContrastiveProbability
+from captum_spes.forward_func import ContrastiveProbability, CTCLogLikelihood
 from captum_spes.methods import Score
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 
@@ -73,10 +73,13 @@ class TokenPrediction(Prediction):
 
     def __init__(self, model: SpeechToTextModel, tokens: Tokens, score: Score) -> None:
         super().__init__(model)
+        if score is CTCLogLikelihood:
+            raise ValueError(f"{score.__name__} is a score of whole texts and not of tokens.")
         self.tokens = tokens
         self.rows = self.model.token_texts(tokens.target)
         self.previous = tokens.previous
-        self.n_previous = len(tokens.prompt) + torch.arange(len(tokens.target))
+        n_features = len(tokens.prompt) + torch.arange(len(tokens.target))
+        self.n_previous = n_features.clamp(max=len(self.previous))  # none, of a model that writes all at once
         self._score = score
         self.score_name = score.__name__
 
@@ -84,7 +87,43 @@ class TokenPrediction(Prediction):
         return self.model.logits(encoded, self.tokens, token_gate)
 
     def score(self, outputs: Callable[..., Any], original: Tensor) -> Callable[..., Tensor]:
-        return self._score.from_prediction(outputs, original, self.tokens.target)
+        path = self.tokens.path
+        if path is None:
+            return self._score.from_prediction(outputs, original, self.tokens.target)
+        tokens = path[path >= 0]
+        score = self._score.from_prediction(outputs, original, self.tokens.target[tokens])
+        weights = torch.nn.functional.one_hot(tokens, len(self.tokens.target)).float()
+        weights /= weights.sum(0)  # a token's score is the mean over its frames
+        return lambda *inputs: score(*inputs) @ weights
+
+
+class PathsPrediction(Prediction):
+    """A whole text, by all the paths on which a CTC model writes it.
+
+    Args:
+        model: of :class:`~captum_spes.models.ctc.CtcModel`.
+        tokens: of the text.
+        text: the name of the row.
+    """
+
+    score_name = CTCLogLikelihood.__name__
+    grouped = True
+
+    def __init__(self, model: Any, tokens: Tokens, text: str) -> None:
+        super().__init__(model)
+        if tokens.path is None:
+            raise ValueError(f"{model.name} writes token after token: {self.score_name} is a score of CTC models.")
+        self.rows = [text]
+        self.previous = tokens.previous
+        self.n_previous = torch.tensor([0])
+        self.token_ids, self.blank = tokens.target, model.blank
+
+    def outputs(self, encoded: Tensor, token_gate: Tensor | None = None) -> Tensor:
+        return encoded
+
+    def score(self, outputs: Callable[..., Any], original: Tensor) -> Callable[..., Tensor]:
+        score = CTCLogLikelihood(outputs, self.token_ids, self.blank)
+        return lambda *inputs: score(*inputs)[:, None]
 
 
 class TextPrediction(TokenPrediction):
@@ -110,6 +149,10 @@ class WordPrediction(Prediction):
 
     def __init__(self, model: SpeechToTextModel, tokens: Tokens, contrast: Contrast, utterance: Utterance) -> None:
         super().__init__(model)
+        if tokens.path is not None:
+            raise ValueError(
+                f"{model.name} writes all words at once: no word can be put in another's place for a contrast."
+            )
         texts = self.model.token_texts(tokens.target)
         word, (start, stop) = _find_word(contrast.word, texts)
         foil = contrast.foil.strip()

@@ -22,10 +22,18 @@ from captum_spes.attr._batches import check_counts, fastest_batch_size
 from captum_spes.attr._features import FeatureLayout
 from captum_spes.audio import AudioLike, load_audio
 from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.forward_func import CTCLogLikelihood
 from captum_spes.models.context import Context, Dtype, context_seconds, fit_utterance
 from captum_spes.models.protocol import SpeechToTextModel, Task, Tokens, Utterance, task_of
 from captum_spes.passes import HookedPasses, SharedPasses, rewrapped
-from captum_spes.prediction import Contrast, Prediction, TextPrediction, TokenPrediction, WordPrediction
+from captum_spes.prediction import (
+    Contrast,
+    PathsPrediction,
+    Prediction,
+    TextPrediction,
+    TokenPrediction,
+    WordPrediction,
+)
 from captum_spes.segmentation import MAX_SECONDS, slic_feature_mask
 
 Stage = Callable[[str, int, int], bool | None]
@@ -51,7 +59,8 @@ class SpeechToTextAttribution(Attribution):
             :func:`~captum_spes.models.load_model` or another :class:`~captum_spes.models.SpeechToTextModel`:
             ``SPES(model)``, ``IntegratedGradients(model)``, ``NoiseTunnel(Saliency(model))``.
         score: the forward function: :class:`KLDivergence`, :class:`TokenProbability`, :class:`TokenLogProbability`
-            or :class:`TokenLogit`. Default: KLDivergence (the paper's) for perturbation methods,
+            or :class:`TokenLogit`; or :class:`CTCLogLikelihood`, for the whole text of a CTC model in place of its
+            tokens. Default: KLDivergence (the paper's) for perturbation methods,
             TokenLogProbability for gradient methods, TokenLogit for DeepLift.
 
     Raises:
@@ -219,6 +228,8 @@ class SpeechToTextAttribution(Attribution):
             inputs, target, sampling_rate=sampling_rate, gen_args=gen_args, context=context, dtype=dtype
         )
         prediction = self._prediction(utterance, tokens, contrast, sentence)
+        if joint and not len(prediction.previous):
+            raise ValueError(f"{self.model.name} writes all tokens at once: there are no previous tokens to perturb.")
         baseline = _format_baseline(self.model.baseline(utterance) if baselines is None else baselines, utterance)
         task = task_of(self.model, utterance, tokens)
         mask_source = self._default_mask(utterance, task, given) if feature_mask is None else feature_mask
@@ -240,7 +251,10 @@ class SpeechToTextAttribution(Attribution):
             )
         else:
             # Tokens first: they take little, and a run that is stopped later has them whole.
-            token_attr = run.attribute_tokens(token_method, token_arguments, token_values)
+            if len(prediction.previous):
+                token_attr = run.attribute_tokens(token_method, token_arguments, token_values)
+            else:
+                token_attr, token_arguments = torch.zeros(len(prediction.rows), 0), {}
             attributions = (*run.attribute_spectrogram(self.attr_method, baseline, mask, arguments), token_attr)
         explanation = self._explanation(utterance, tokens, prediction, mask, *attributions)
         explanation.metadata.update(
@@ -270,6 +284,8 @@ class SpeechToTextAttribution(Attribution):
     def _prediction(
         self, utterance: Utterance, tokens: Tokens, contrast: Contrast | None, sentence: bool
     ) -> Prediction:
+        if self.score is CTCLogLikelihood and contrast is None:
+            return PathsPrediction(self.model, tokens, self.text(tokens))
         score = self.score or self.defaults.score
         if contrast is None:
             if sentence:

@@ -1,19 +1,40 @@
 """Every family of models by the same checks: a tiny random model, saved to a folder and loaded by its path."""
 
+import contextlib
+import functools
 import importlib.util
+import itertools
 import json
 import os
+import sys
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from captum.attr import FeatureAblation, IntegratedGradients
 
-from captum_spes import SPES, SpeechToTextAttribution, grid_feature_mask
+from captum_spes import (
+    SPES,
+    Contrast,
+    CTCLogLikelihood,
+    SpeechToTextAttribution,
+    SpeechToTextExplanation,
+    grid_feature_mask,
+)
+from captum_spes.__main__ import main
+from captum_spes.corpus import load_corpus
+from captum_spes.evaluation import Evaluation
+from captum_spes.metrics import deletion, infidelity, size
 from captum_spes.metrics._restore import restore
 from captum_spes.models import SpeechToTextModel, load_model
+from captum_spes.models.ctc import best_path, collapse
+from captum_spes.named_methods import METHODS
 
 transformers = pytest.importorskip("transformers")
 
@@ -87,6 +108,18 @@ def seamless():
     return model, processor
 
 
+PARAKEET = {
+    "model_type": "parakeet_encoder",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "subsampling_conv_channels": 8,
+    "num_mel_bins": 80,
+    "initializer_range": 0.4,
+}
+
+
 # what Canary's own template asks for, in the order of its prompt
 TEMPLATE = (
     "{% for message in messages %}{% for item in message['content'] %}{% if item['type'] == 'text' %}"
@@ -99,16 +132,7 @@ PROMPTS = ["<|start|>", "<|en|>", "<|de|>", "<|pnc|>"]
 def canary():
     config = transformers.CanaryConfig(
         vocab_size=60,
-        encoder_config={
-            "model_type": "parakeet_encoder",
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 32,
-            "subsampling_conv_channels": 8,
-            "num_mel_bins": 80,
-            "initializer_range": 0.4,
-        },
+        encoder_config=PARAKEET,
         decoder_config={
             "vocab_size": 60,
             "hidden_size": 16,
@@ -132,6 +156,42 @@ def canary():
     return transformers.CanaryForConditionalGeneration(config), processor
 
 
+def wav2vec2_bert():
+    config = transformers.Wav2Vec2BertConfig(
+        vocab_size=31,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.4,
+        pad_token_id=0,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        vocab = Path(folder) / "vocab.json"
+        vocab.write_text(
+            json.dumps(
+                {
+                    token: index
+                    for index, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz"])
+                }
+            )
+        )
+        letters = transformers.Wav2Vec2CTCTokenizer(vocab, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    processor = transformers.Wav2Vec2BertProcessor(transformers.SeamlessM4TFeatureExtractor(), letters)
+    return transformers.Wav2Vec2BertForCTC(config), processor
+
+
+def parakeet():
+    encoder = {**PARAKEET, "subsampling_factor": 2}
+    config = transformers.ParakeetCTCConfig(vocab_size=60, encoder_config=encoder, pad_token_id=1)
+    pieces = transformers.ParakeetTokenizer(
+        tokenizer_object=tokenizer().backend_tokenizer, pad_token="<pad>", unk_token="<unk>"
+    )
+    return transformers.ParakeetForCTC(config), transformers.ParakeetProcessor(
+        transformers.ParakeetFeatureExtractor(), pieces
+    )
+
+
 @dataclass
 class Family:
     """How a family is made and called, without the adapter.
@@ -142,22 +202,27 @@ class Family:
         generate: arguments of the model's own generate.
         prompt: what its decoder starts with.
         n_frames: of 9600 samples.
+        special: a token that is a mark.
     """
 
     make: Callable[[], tuple[Any, Any]]
-    load: dict[str, Any]
-    generate: dict[str, Any]
-    prompt: list[int]
+    load: dict[str, Any] = field(default_factory=dict)
+    generate: dict[str, Any] = field(default_factory=dict)
+    prompt: list[int] = field(default_factory=list)
     n_frames: int = 58
+    special: int = 2
 
 
 FAMILIES = {
-    "speech2text": Family(speech2text, {}, {}, [2]),
+    "speech2text": Family(speech2text, prompt=[2]),
     "seamless": Family(seamless, {"language": "deu"}, {"tgt_lang": "deu"}, [2, 4]),
     "canary": Family(
         canary, {"language": "en-de"}, {"decoder_input_ids": torch.tensor([[4, 5, 6, 7]])}, [4, 5, 6, 7], 60
     ),
 }
+# those that write all tokens at once
+CTC = {"wav2vec2_bert": Family(wav2vec2_bert, special=0), "parakeet": Family(parakeet, n_frames=60, special=1)}
+ALL = {**FAMILIES, **CTC}
 # samples of an even and of an odd number of frames
 LENGTHS = (9600, 9500)
 
@@ -181,11 +246,12 @@ def cases(tmp_path_factory):
     def case(name):
         if name not in made:
             torch.manual_seed(0)
-            plain, processor = FAMILIES[name].make()
+            family = ALL[name]
+            plain, processor = family.make()
             folder = tmp_path_factory.mktemp(name)
             plain.eval().save_pretrained(folder)
             processor.save_pretrained(folder)
-            made[name] = Case(FAMILIES[name], plain, processor, load_model(folder, device="cpu", **FAMILIES[name].load))
+            made[name] = Case(family, plain, processor, load_model(folder, device="cpu", **family.load))
         return made[name]
 
     return case
@@ -193,6 +259,16 @@ def cases(tmp_path_factory):
 
 @pytest.fixture(params=FAMILIES)
 def case(request, cases):
+    return cases(request.param)
+
+
+@pytest.fixture(params=ALL)
+def any_case(request, cases):
+    return cases(request.param)
+
+
+@pytest.fixture(params=CTC)
+def ctc_case(request, cases):
     return cases(request.param)
 
 
@@ -211,9 +287,10 @@ def tokens(model, utterance):
     return model.tokens([10, 11, 12, 13, 14], utterance)
 
 
-def test_protocol(case, model, utterance):
+def test_protocol(any_case, audio):
+    model, utterance = any_case.adapter, any_case.adapter.utterance(audio)
     assert isinstance(model, SpeechToTextModel)
-    assert utterance.spectrogram.shape == (1, case.family.n_frames, 80)
+    assert utterance.spectrogram.shape == (1, any_case.family.n_frames, 80)
     assert len(model.mel_frequencies) == 80
     assert model.frames_per_second == 100 and (np.diff(model.mel_frequencies) > 0).all()
     assert os.sep in model.name
@@ -303,7 +380,8 @@ def test_gradients_flow_to_both(model, utterance, tokens):
 
 
 @pytest.mark.parametrize("n_samples", LENGTHS)
-def test_features_survive_the_round_trip(model, audio, n_samples):
+def test_features_survive_the_round_trip(any_case, audio, n_samples):
+    model = any_case.adapter
     utterance = model.utterance(audio[:n_samples])
     again = model.from_features(utterance.spectrogram)
     assert torch.equal(again.spectrogram, utterance.spectrogram)
@@ -339,44 +417,211 @@ def test_an_utterance_is_explained(case, model, audio):
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-def test_model_is_left_as_found(case, audio):
+def test_model_is_left_as_found(any_case, audio):
     torch.manual_seed(0)
-    plain, processor = case.family.make()
+    plain, processor = any_case.family.make()
     plain.train()
     modes = [module.training for module in plain.modules()]
     state = torch.get_rng_state()
-    model = load_model(plain, processor, **case.family.load)
+    model = load_model(plain, processor, **any_case.family.load)
     utterance = model.utterance(audio)
     tokens = model.generate(utterance, max_new_tokens=4)
     encoded = model.encode(utterance.spectrogram, utterance)
     first, second = (model.logits(encoded, tokens, torch.ones(2, len(tokens.previous))) for _ in range(2))
     assert torch.equal(first, second)  # no dropout
-    with pytest.raises((ValueError, RuntimeError)):
-        model.logits(encoded, tokens, torch.ones(3, len(tokens.previous), 5))
+    if len(tokens.previous):
+        with pytest.raises((ValueError, RuntimeError)):
+            model.logits(encoded, tokens, torch.ones(3, len(tokens.previous), 5))
     assert [module.training for module in plain.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(module._forward_hooks for module in plain.modules())
 
 
-def test_a_feature_extractor_alone(case, audio):
-    if case.family.make is canary:
+def test_a_feature_extractor_alone(any_case, audio):
+    if any_case.family.make is canary:
         with pytest.raises(ValueError, match="needs its whole processor, whose chat template makes the prompt"):
-            load_model(case.plain, case.processor.feature_extractor)
+            load_model(any_case.plain, any_case.processor.feature_extractor)
         return
-    model = load_model(case.plain, case.processor.feature_extractor, **case.family.load)
+    model = load_model(any_case.plain, any_case.processor.feature_extractor, **any_case.family.load)
     tokens = model.tokens([10, 11], model.utterance(audio))
     assert model.token_texts(tokens.target) == [" 10", " 11"] and not any(model.is_special(tokens.target))
-    assert model.is_special(torch.tensor([2])) == [True]
+    assert model.is_special(torch.tensor([any_case.family.special])) == [True]
     with pytest.raises(ValueError, match="given a feature extractor and no tokenizer: give the target's token ids"):
         model.tokens("so", model.utterance(audio))
 
 
-def test_texts(model):
-    ids = model.tokenizer.encode("so what was", add_special_tokens=False)
-    texts = model.token_texts(torch.tensor([2, *ids]))
-    assert texts[0] == "</s>" and "".join(texts[1:]) == " so what was"
+def test_texts(any_case):
+    model = any_case.adapter
+    ids = model._target_ids("so what was")
+    texts = model.token_texts(torch.tensor([any_case.family.special, *ids]))
+    assert texts[0] == any_case.processor.tokenizer.convert_ids_to_tokens(any_case.family.special)
+    assert "".join(texts[1:]).strip() == "so what was" and not any(model.is_special(torch.tensor(ids)))
     with pytest.raises(ValueError, match="cannot encode the target 'Ψ'"):
         model._target_ids("Ψ")
+
+
+# Models that write all tokens at once
+
+
+@pytest.mark.parametrize("n_samples", LENGTHS)
+def test_frames_are_those_of_the_plain_forward(ctc_case, audio, n_samples):
+    """And what is written is the best path through them."""
+    model, inputs = ctc_case.adapter, ctc_case.inputs(audio[:n_samples])
+    utterance = model.utterance(audio[:n_samples])
+    with torch.no_grad():
+        ours = model.encode(utterance.spectrogram, utterance)
+        plain = ctc_case.plain(**inputs).logits[:, : ours.shape[1]]
+    n_valid = (
+        ctc_case.plain._get_output_attention_mask(inputs.attention_mask).sum()
+        if ctc_case.family.make is parakeet
+        else inputs.attention_mask.sum()
+    )
+    assert ours.shape[1] == n_valid
+    torch.testing.assert_close(ours.log_softmax(-1), plain.log_softmax(-1), atol=1e-5, rtol=0)
+    tokens = model.generate(utterance)
+    expected = [token for token, _ in itertools.groupby(plain[0].argmax(-1).tolist()) if token != model.blank]
+    assert tokens.generated and tokens.target.tolist() == expected and not len(tokens.previous)
+    log_probs = ours[0].log_softmax(-1)
+    assert torch.equal(tokens.path, best_path(log_probs, tokens.target, model.blank))
+    assert model.logits(ours, tokens).shape == (1, int((tokens.path >= 0).sum()), ours.shape[2])
+
+
+def test_best_path_is_the_best_of_all():
+    """Among all paths of five frames that collapse to two tokens, equal or not."""
+    torch.manual_seed(0)
+    for ids in ([1, 2], [1, 1], [2]):
+        log_probs = torch.randn(5, 3).log_softmax(-1)
+        paths = [p for p in itertools.product(range(3), repeat=5) if collapse(torch.tensor(p), 0)[0].tolist() == ids]
+        best = max(paths, key=lambda path: sum(log_probs[frame, token] for frame, token in enumerate(path)))
+        found = best_path(log_probs, torch.tensor(ids), 0)
+        assert torch.equal(found, collapse(torch.tensor(best), 0)[1])
+        likelihood = CTCLogLikelihood(lambda frames: frames, torch.tensor(ids), 0)(log_probs[None])
+        each = torch.stack([log_probs[torch.arange(5), torch.tensor(path)].sum() for path in paths])
+        torch.testing.assert_close(likelihood, each.logsumexp(0)[None])
+    with pytest.raises(ValueError, match="3 tokens, too many for 4 frames"):
+        best_path(torch.randn(4, 3).log_softmax(-1), torch.tensor([1, 1, 1]), 0)
+
+
+def explain_ctc(case, audio, score=None, **arguments):
+    mask = functools.partial(grid_feature_mask, patch_size=(20, 40))
+    return SpeechToTextAttribution(SPES(case.adapter), score=score).attribute(
+        audio, sampling_rate=16000, n_samples=8, feature_mask=mask, **arguments
+    )
+
+
+@pytest.mark.filterwarnings("ignore:the maps of Feature Ablation are the same everywhere")
+def test_a_token_is_the_mean_of_its_frames(ctc_case, audio):
+    """One patch hidden: the impact on a token is the mean divergence over the frames of the best path."""
+    model = ctc_case.adapter
+    utterance, tokens = model.utterance(audio), model.tokens("so", model.utterance(audio))
+    explanation = SpeechToTextAttribution(FeatureAblation(model)).attribute(
+        utterance, tokens, feature_mask=torch.zeros(1, *utterance.spectrogram.shape[1:]).long()
+    )
+    with torch.no_grad():
+        heard, hidden = (
+            model.encode(s, utterance)[0].log_softmax(-1)
+            for s in (utterance.spectrogram, torch.zeros_like(utterance.spectrogram))
+        )
+    divergence = (heard.exp() * (heard - hidden)).sum(-1)
+    assert len(explanation.tokens) == len(tokens.target)
+    for token, found in enumerate(explanation.spectrogram_attr):
+        torch.testing.assert_close(found[0, 0], divergence[tokens.path == token].mean(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+def test_there_are_no_previous_tokens(ctc_case, audio, tmp_path):
+    explanation = explain_ctc(ctc_case, audio[:9500], target="so what")
+    n_tokens = len(explanation.tokens)
+    assert explanation.previous_tokens == [] and explanation.token_attr.shape == (n_tokens, 0)
+    assert "no previous tokens" in repr(explanation) and "previous tokens" not in explanation.metadata["done"]
+    assert explanation.metadata["token_arguments"] == {}
+    explanation.save(tmp_path / "e.safetensors")
+    loaded = SpeechToTextExplanation.load(tmp_path / "e.safetensors")
+    assert loaded.token_attr.shape == (n_tokens, 0) and torch.equal(
+        loaded.spectrogram_attr, explanation.spectrogram_attr
+    )
+    maps = explanation.normalize().spectrogram_attr
+    assert (maps.amin((1, 2)) == 0).all() and torch.allclose(maps.amax((1, 2)), torch.ones(n_tokens))
+    for words in (explanation.words(), explanation.words(group_previous=True)):
+        assert words.tokens == ["so", "what"] and words.token_attr.shape == (2, 0)
+    assert explanation.sentence().token_attr.shape == (1, 0)
+    explanation.plot_tokens()
+    for refused in (explanation.top_previous_tokens, explanation.plot_previous_tokens):
+        with pytest.raises(ValueError, match="writes all tokens at once: there are no previous tokens"):
+            refused()
+    with pytest.raises(ValueError, match="no size of their map"):
+        size(explanation, inputs="tokens")
+    utterance, tokens = restore(ctc_case.adapter, explanation)
+    assert torch.equal(tokens.path, ctc_case.adapter.tokens("so what", utterance).path)
+    curve = deletion(ctc_case.adapter, explanation, percentages=(0, 100))
+    assert len(curve.texts[0]) == 2 and infidelity(ctc_case.adapter, explanation, n_perturb_samples=4).shape == (
+        n_tokens,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+def test_the_command_line_says_that_there_are_none(ctc_case, audio, tmp_path, monkeypatch, capsys):
+    soundfile.write(tmp_path / "speech.wav", audio, 16000)
+    arguments = [
+        "explain",
+        tmp_path / "speech.wav",
+        "--model",
+        ctc_case.adapter.name,
+        "--target",
+        "so",
+        "-o",
+        tmp_path / "out",
+    ]
+    monkeypatch.setattr(sys, "argv", ["captum-spes", *map(str, arguments), "--n-samples", "6"])
+    with contextlib.suppress(SystemExit):
+        main()
+    assert "there are no previous tokens to explain them" in capsys.readouterr().out
+    written = {path.stem for path in (tmp_path / "out").iterdir()}
+    assert {"tokens", "words", "sentence", "explanation"} < written and "previous_tokens" not in written
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+def test_sizes_of_ctc_are_of_the_spectrogram_alone(ctc_case, audio, tmp_path):
+    (tmp_path / "speech").mkdir()
+    soundfile.write(tmp_path / "speech" / "one.wav", audio, 16000)
+    (tmp_path / "speech" / "one.txt").write_text("so what")
+    methods = {name: METHODS[name] for name in ("random", "energy")}
+    evaluation = Evaluation(
+        ctc_case.adapter, load_corpus(tmp_path / "speech"), methods, tmp_path / "out", metrics=("size",)
+    )
+    evaluation.run()
+    assert evaluation.results().metrics == ["size"]
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+def test_other_methods_and_scores_of_ctc(ctc_case, audio):
+    gradients = SpeechToTextAttribution(IntegratedGradients(ctc_case.adapter)).attribute(
+        audio, "so", sampling_rate=16000, n_steps=2
+    )
+    assert gradients.spectrogram_attr.abs().sum() > 0
+    text = explain_ctc(ctc_case, audio, CTCLogLikelihood, target="so what")
+    assert text.tokens == ["so what"] and text.grouped and text.spectrogram_attr.abs().max() > 0
+    assert text.metadata["score"] == "CTCLogLikelihood" and text.token_attr.shape == (1, 0)
+    values = explain_ctc(ctc_case, audio, target="so", token_values=True)
+    assert values.token_attr.shape[1] == 0
+
+
+def test_what_ctc_refuses(ctc_case, cases, audio):
+    utterance = ctc_case.adapter.utterance(audio)
+    with pytest.raises(ValueError, match="no previous tokens to perturb"):
+        explain_ctc(ctc_case, audio, target="so", joint=True)
+    with pytest.raises(ValueError, match="writes all words at once"):
+        explain_ctc(ctc_case, audio, target="so", contrast=Contrast("so", "to"))
+    with pytest.raises(ValueError, match="only transcribe its own language"):
+        load_model(ctc_case.plain, ctc_case.processor, language="de")
+    with pytest.raises(ValueError, match="holds the blank"):
+        ctc_case.adapter.tokens([10, ctc_case.adapter.blank], utterance)
+    with pytest.raises(ValueError, match="gen_args cannot hold num_beams"):
+        ctc_case.adapter.generate(utterance, num_beams=5)
+    with pytest.raises(ValueError, match="too many for .* frames"):
+        ctc_case.adapter.tokens([10] * 40, utterance)
+    with pytest.raises(ValueError, match="CTCLogLikelihood is a score of CTC models"):
+        explain_ctc(cases("speech2text"), audio, CTCLogLikelihood, target="so")
 
 
 # What the families do not share

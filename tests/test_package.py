@@ -30,6 +30,7 @@ def test_public_names():
     assert captum_spes.__all__ == [
         "SPES",
         "BubbleNoise",
+        "CTCLogLikelihood",
         "Contrast",
         "ContrastiveProbability",
         "GradientSPES",

@@ -54,9 +54,11 @@ def restore(
     n_missing = max(n_padding - utterance.padding.shape[1], 0)
     padding = torch.nn.functional.pad(utterance.padding[:, :n_padding], (0, 0, 0, n_missing))
     utterance = replace(utterance, padding=padding, dtype=getattr(torch, metadata["dtype"]))
+    generated = metadata.get("target") == "generated"
+    if not previous:
+        return utterance, replace(model.tokens(target, utterance), generated=generated)
     device = utterance.spectrogram.device
     prompt = previous[: len(previous) - len(target) + 1]
-    generated = metadata.get("target") == "generated"
     return utterance, Tokens(
         torch.tensor(prompt, device=device), torch.tensor(target, device=device), generated=generated
     )

@@ -95,6 +95,8 @@ def size(
 
 
 def _values(explanation: SpeechToTextExplanation, inputs: str) -> np.ndarray:
+    if inputs == "tokens" and not explanation.previous_tokens:
+        raise ValueError("the model writes all tokens at once: there are no previous tokens, and no size of their map.")
     values = (
         explanation.spectrogram_attr if inputs == "spectrogram" else explanation.token_attr[explanation.is_previous]
     )

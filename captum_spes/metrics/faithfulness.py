@@ -14,6 +14,7 @@ from captum_spes.metrics._additive import additive_attributions
 from captum_spes.metrics._checks import check_positive
 from captum_spes.metrics._restore import restore
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.prediction import TokenPrediction
 from captum_spes.segmentation import slic_feature_mask
 
 # Coarse to fine, and none of them what a method takes by default (20, 40, 60, 400, 500, 600).
@@ -194,13 +195,15 @@ class _Scores:
         self.baseline = model.baseline(utterance)
         self.n_rows = n_rows  # K, or M times that
 
+        prediction = TokenPrediction(model, tokens, score)
+
         def logits(spectrogram: Tensor) -> Tensor:
-            return model.logits(model.encode(spectrogram, utterance), tokens)
+            return prediction.outputs(model.encode(spectrogram, utterance))
 
         with torch.no_grad():
             original = logits(self.spectrogram)
-            self.score = score.from_prediction(logits, original, tokens.target)
-            self.original = score.from_prediction(lambda _: original, original, tokens.target)(self.spectrogram)
+            self.score = prediction.score(logits, original)
+            self.original = prediction.score(lambda _: original, original)(self.spectrogram)
 
     def __call__(self, heard: Tensor) -> Tensor:
         rows = heard[: len(heard) // self.n_rows]  # Captum repeats the samples for each row

@@ -9,11 +9,11 @@ from torch import Tensor
 from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderModelOutput
 
 from captum_spes.models.encoder_decoder import EncoderDecoderModel
-from captum_spes.models.huggingface import mel_centres
+from captum_spes.models.features import ParakeetFeatures
 from captum_spes.models.protocol import Utterance
 
 
-class CanaryModel(EncoderDecoderModel):
+class CanaryModel(ParakeetFeatures, EncoderDecoderModel):
     """A :class:`~captum_spes.models.SpeechToTextModel` from a Hugging Face Canary.
 
     Its prompt says which language is spoken and which is to be written; the processor's chat template makes it.
@@ -31,8 +31,6 @@ class CanaryModel(EncoderDecoderModel):
         ValueError: a language that the model does not know, or a processor without the template.
     """
 
-    normalized = True
-
     def __init__(
         self,
         model: Any,
@@ -43,10 +41,6 @@ class CanaryModel(EncoderDecoderModel):
     ) -> None:
         self._processor = processor
         super().__init__(model, processor, name, language, task)
-        extractor, encoder = self.feature_extractor, model.config.encoder_config
-        self.frames_per_second = self.sample_rate / extractor.hop_length
-        self.mel_frequencies = mel_centres(extractor.feature_size, 0, self.sample_rate / 2, "slaney")
-        self.window: int = encoder.subsampling_factor * encoder.max_position_embeddings
 
     def _fixed_prompt(self, language: str | None, task: str) -> list[int]:
         if not hasattr(self._processor, "apply_transcription_request"):

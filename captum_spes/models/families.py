@@ -41,6 +41,8 @@ FAMILIES = {
     ),
     "seamless_m4t_v2": Family("SeamlessM4T v2", "SeamlessM4Tv2ForSpeechToText", ("seamless", "SeamlessModel")),
     "canary": Family("Canary", "CanaryForConditionalGeneration", ("canary", "CanaryModel")),
+    "wav2vec2-bert": Family("Wav2Vec2-BERT", "Wav2Vec2BertForCTC", ("ctc", "Wav2Vec2BertModel")),
+    "parakeet_ctc": Family("Parakeet-CTC", "ParakeetForCTC", ("ctc", "ParakeetCtcModel")),
 }
 
 # They hear samples: a spectrogram with hidden bins would have to be turned back into a waveform first, by phases that

@@ -76,6 +76,11 @@ class HuggingFaceModel:
         means = utterance.spectrogram.mean(1, keepdim=True)
         return torch.zeros_like(means) if self.normalized else means
 
+    def _set_channels(self, n_channels: int, lowest: float, scale: str) -> None:
+        """The centres in Hz of triangular mel filters, on the ``"slaney"`` or ``"kaldi"`` scale."""
+        low, high = (float(hertz_to_mel(frequency, mel_scale=scale)) for frequency in (lowest, self.sample_rate / 2))
+        self.mel_frequencies = np.asarray(mel_to_hertz(np.linspace(low, high, n_channels + 2), mel_scale=scale))[1:-1]
+
     def _check_length(self, audio: np.ndarray) -> None:
         if self.window is None or len(audio) <= self.window / self.frames_per_second * self.sample_rate:
             return
@@ -204,12 +209,6 @@ def _parts(processor: Any) -> tuple[Any, Any]:
         f"a model in memory needs its processor, or its feature extractor alone, not {type(processor).__name__}: "
         "load_model(model, processor)."
     )
-
-
-def mel_centres(n_channels: int, low: float, high: float, scale: str) -> np.ndarray:
-    """Centres in Hz of triangular mel filters between two frequencies, on the ``"slaney"`` or ``"kaldi"`` scale."""
-    lowest, highest = (float(hertz_to_mel(frequency, mel_scale=scale)) for frequency in (low, high))
-    return np.asarray(mel_to_hertz(np.linspace(lowest, highest, n_channels + 2), mel_scale=scale))[1:-1]
 
 
 @contextmanager

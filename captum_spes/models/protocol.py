@@ -42,15 +42,21 @@ class Tokens:
         prompt: ids that the decoder is started with, shape (n,): previous tokens that are not explained.
         target: the ids that are explained, shape (K,).
         generated: whether the model wrote them, rather than a user.
+        path: of a model that writes all tokens at once (CTC), the number of the token that each of its frames belongs
+            to, −1 for none, shape (F,). Such a model has no previous tokens, and :meth:`SpeechToTextModel.logits` has
+            a row for each frame of a token: a token's score is the mean over its frames. None: token after token.
     """
 
     prompt: Tensor
     target: Tensor
     generated: bool = False
+    path: Tensor | None = None
 
     @property
     def previous(self) -> Tensor:
         """All that the decoder reads to write the target, shape (J,): the prompt and the target but its last token."""
+        if self.path is not None:
+            return self.target[:0]
         return torch.cat((self.prompt, self.target[:-1]))
 
 

@@ -7,13 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from captum_spes.models.encoder_decoder import EncoderDecoderModel
-from captum_spes.models.huggingface import mel_centres
+from captum_spes.models.features import Speech2TextFeatures
 from captum_spes.models.protocol import Utterance
 
-LOWEST_FREQUENCY = 20.0  # Hz: where Kaldi's mel filters begin
 
-
-class Speech2TextModel(EncoderDecoderModel):
+class Speech2TextModel(Speech2TextFeatures, EncoderDecoderModel):
     """A :class:`~captum_spes.models.SpeechToTextModel` from a Hugging Face Speech2Text.
 
     Its features are 80 log mel energies each 10 ms, normalised to mean 0 and variance 1 in each channel of an
@@ -30,8 +28,6 @@ class Speech2TextModel(EncoderDecoderModel):
         ValueError: a language that the model does not know, or none where it wants one.
     """
 
-    frames_per_second = 100.0  # Kaldi's
-
     def __init__(
         self,
         model: Any,
@@ -41,10 +37,7 @@ class Speech2TextModel(EncoderDecoderModel):
         task: str = "transcribe",
     ) -> None:
         super().__init__(model, processor, name, language, task)
-        extractor = self.feature_extractor
-        self.mel_frequencies = mel_centres(extractor.num_mel_bins, LOWEST_FREQUENCY, self.sample_rate / 2, "kaldi")
-        self.window: int = model.config.max_source_positions
-        self.normalized = extractor.do_ceptral_normalize and extractor.normalize_means
+        self.window = model.config.max_source_positions
 
     def _fixed_prompt(self, language: str | None, task: str) -> list[int]:
         prompt = [self._decoder_start()]

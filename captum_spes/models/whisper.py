@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from captum_spes.models.encoder_decoder import EncoderDecoderModel
-from captum_spes.models.huggingface import mel_centres
+from captum_spes.models.features import WhisperFeatures
 from captum_spes.models.protocol import Task, Tokens, Utterance
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 
-class WhisperModel(EncoderDecoderModel):
+class WhisperModel(WhisperFeatures, EncoderDecoderModel):
     """A :class:`~captum_spes.models.SpeechToTextModel` from a Hugging Face Whisper.
 
     Args:
@@ -44,29 +43,9 @@ class WhisperModel(EncoderDecoderModel):
         task: str = "transcribe",
     ) -> None:
         super().__init__(model, processor, name, language, task)
-        self.frames_per_second = self.sample_rate / self.feature_extractor.hop_length
-        self.mel_frequencies = mel_centres(self.feature_extractor.feature_size, 0, self.sample_rate / 2, "slaney")
         # the encoder's second convolution halves the frames
-        self.window: int = 2 * model.config.max_source_positions
+        self.window = 2 * model.config.max_source_positions
         self._detect_language = self._is_multilingual and language is None
-
-    def utterance(self, audio: np.ndarray) -> Utterance:
-        self._check_length(audio)
-        features = self.feature_extractor(
-            audio,
-            sampling_rate=self.sample_rate,
-            padding="max_length",
-            max_length=int(self.window / self.frames_per_second * self.sample_rate),
-            return_tensors="pt",
-        ).input_features
-        frames = features.transpose(1, 2).to(self.model.device)  # (1, C, window) to (1, window, C)
-        n_frames = min(-(-len(audio) // self.feature_extractor.hop_length), self.window)
-        return Utterance(frames[:, :n_frames], frames[:, n_frames:], self.model.dtype)
-
-    def _padded(self, features: Tensor) -> Utterance:
-        # Whisper clips at 8 below the largest log10 energy and divides by 4: silence lies 2 below the maximum
-        silence = (features.max() - 2).expand(1, self.window - features.shape[1], features.shape[2])
-        return Utterance(features, silence, self.model.dtype)
 
     @property
     def _is_multilingual(self) -> bool:

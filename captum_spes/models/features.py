@@ -1,0 +1,113 @@
+"""What the feature extractors of Hugging Face make of audio, one class each: for the adapters of all that use it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from captum_spes.models.huggingface import HuggingFaceModel
+from captum_spes.models.protocol import Utterance
+
+LOWEST_FREQUENCY = 20.0  # Hz: where Kaldi's mel filters begin
+KALDI_FRAMES_PER_SECOND = 100.0
+
+
+class Speech2TextFeatures(HuggingFaceModel):
+    """Kaldi's log mel energies each 10 ms, normalised in each channel of an utterance unless that is turned off."""
+
+    frames_per_second = KALDI_FRAMES_PER_SECOND
+
+    def __init__(self, model: Any, processor: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(model, processor, *args, **kwargs)
+        extractor = self.feature_extractor
+        self._set_channels(extractor.num_mel_bins, LOWEST_FREQUENCY, "kaldi")
+        self.normalized = extractor.do_ceptral_normalize and extractor.normalize_means
+
+
+class StackedFeatures(HuggingFaceModel):
+    """Kaldi's normalised log mel energies each 10 ms, of which the model hears two frames at once, stacked.
+
+    Spectrograms here are those of single frames, (B, T, C), and stacked for the model alone. A last frame without a
+    second one makes a pair with one of padding, which the model is told not to hear: it is no part of the utterance.
+    """
+
+    frames_per_second = KALDI_FRAMES_PER_SECOND
+    normalized = True
+
+    def __init__(self, model: Any, processor: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(model, processor, *args, **kwargs)
+        self.stride: int = self.feature_extractor.stride
+        self._set_channels(self.feature_extractor.num_mel_bins, LOWEST_FREQUENCY, "kaldi")
+
+    def utterance(self, audio: np.ndarray) -> Utterance:
+        self._check_length(audio)
+        features = self._extract(audio)
+        frames = features.input_features.unflatten(2, (self.stride, -1)).flatten(1, 2)  # (1, T / 2, 2 C) to (1, T, C)
+        n_frames = self.stride * int(features.attention_mask.sum())
+        return Utterance(frames[:, :n_frames], frames[:, n_frames:], self.model.dtype)
+
+    def _padded(self, features: Tensor) -> Utterance:
+        n_frames = features.shape[1]
+        n_rest = n_frames % self.stride
+        if n_frames < self.stride:
+            raise ValueError(f"features of {n_frames} frames are too short: {self.name} hears {self.stride} at once.")
+        padding = features.new_zeros(1, self.stride if n_rest else 0, features.shape[2])
+        return Utterance(features[:, : n_frames - n_rest], padding, self.model.dtype)
+
+    def _stacked(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
+        """The model's input (B, T / 2, 2 C)."""
+        frames = torch.cat((spectrogram, utterance.padding.expand(len(spectrogram), -1, -1)), dim=1)
+        return frames.unflatten(1, (-1, self.stride)).flatten(2).to(self.model.dtype)
+
+    def _mask(self, utterance: Utterance) -> Tensor | None:
+        """Which pairs are heard, (1, T / 2); None for all."""
+        if not utterance.padding.shape[1]:
+            return None
+        n_heard, n_padding = (part.shape[1] // self.stride for part in (utterance.spectrogram, utterance.padding))
+        heard = torch.ones(1, n_heard, dtype=torch.long, device=utterance.spectrogram.device)
+        return nn.functional.pad(heard, (0, n_padding))
+
+
+class ParakeetFeatures(HuggingFaceModel):
+    """NeMo's normalised log mel energies. The frame after the last whole one is not heard, and left out."""
+
+    normalized = True
+
+    def __init__(self, model: Any, processor: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(model, processor, *args, **kwargs)
+        self.frames_per_second = self.sample_rate / self.feature_extractor.hop_length
+        self._set_channels(self.feature_extractor.feature_size, 0, "slaney")
+        encoder = model.config.encoder_config
+        self.window: int = encoder.subsampling_factor * encoder.max_position_embeddings
+
+
+class WhisperFeatures(HuggingFaceModel):
+    """Whisper's log mel energies in a window of 30 s, of which the silence after the utterance is a part."""
+
+    window: int
+
+    def __init__(self, model: Any, processor: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(model, processor, *args, **kwargs)
+        self.frames_per_second = self.sample_rate / self.feature_extractor.hop_length
+        self._set_channels(self.feature_extractor.feature_size, 0, "slaney")
+
+    def utterance(self, audio: np.ndarray) -> Utterance:
+        self._check_length(audio)
+        features = self.feature_extractor(
+            audio,
+            sampling_rate=self.sample_rate,
+            padding="max_length",
+            max_length=int(self.window / self.frames_per_second * self.sample_rate),
+            return_tensors="pt",
+        ).input_features
+        frames = features.transpose(1, 2).to(self.model.device)  # (1, C, window) to (1, window, C)
+        n_frames = min(-(-len(audio) // self.feature_extractor.hop_length), self.window)
+        return Utterance(frames[:, :n_frames], frames[:, n_frames:], self.model.dtype)
+
+    def _padded(self, features: Tensor) -> Utterance:
+        # Whisper clips at 8 below the largest log10 energy and divides by 4: silence lies 2 below the maximum
+        silence = (features.max() - 2).expand(1, self.window - features.shape[1], features.shape[2])
+        return Utterance(features, silence, self.model.dtype)
