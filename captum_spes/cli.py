@@ -538,7 +538,7 @@ def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:
     for row in columns:
         print(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}".rstrip())
     if not has_previous:
-        print("\nThe model writes all tokens at once: there are no previous tokens to explain them.")
+        print("\nThere are no previous tokens to explain them, as of a model that writes all tokens at once.")
     if known is not None:
         print(f"\nReliability (correlation of two halves of the samples, mean of the tokens): {known.mean():.2f}")
     print("\nWrote " + "\n      ".join(map(str, paths)))

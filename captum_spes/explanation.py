@@ -205,19 +205,20 @@ class SpeechToTextExplanation:
         )
 
     def top_previous_tokens(self) -> list[str]:
-        """For each token the previous token with the largest attribution.
+        """For each token the previous token with the largest attribution; an empty text where there is none before.
 
         Raises:
             ValueError: the model has no previous tokens.
         """
         self._check_previous()
         scores = self.token_attr.masked_fill(~self.is_previous, -torch.inf)
-        return [self.previous_tokens[i] for i in scores.argmax(1).tolist()]
+        tops = zip(scores.argmax(1).tolist(), self.n_previous.tolist())
+        return [self.previous_tokens[top] if n_previous else "" for top, n_previous in tops]
 
     def _check_previous(self) -> None:
         if not self.previous_tokens:
             raise ValueError(
-                f"{self.metadata.get('model', 'the model')} writes all tokens at once: there are no previous tokens."
+                "there are no previous tokens: the model writes all tokens at once, or wrote this one after no other."
             )
 
     def index(self, token: int | str) -> int:
@@ -434,7 +435,7 @@ def z_scores(spectrogram_attr: Tensor, token_attr: Tensor, is_previous: Tensor) 
 
 def _z_score(values: Tensor, mask: Tensor) -> Tensor:
     count = mask.sum(1, keepdim=True)
-    mean = (values * mask).sum(1, keepdim=True) / count
+    mean = (values * mask).sum(1, keepdim=True) / count.clamp(min=1)
     centred = (values - mean) * mask
     deviation = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
     # a constant row leaves rounding errors, which are no deviation

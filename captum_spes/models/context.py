@@ -59,6 +59,10 @@ def fit_utterance(
         raise ValueError(f"dtype must be a floating-point torch.dtype or 'auto', not {dtype!r}.")
     if isinstance(dtype, torch.dtype):
         utterance = replace(utterance, dtype=dtype)
+    if getattr(model, "full_window_only", False):
+        if not isinstance(context, str):
+            raise ValueError(f"context must be 'full' or 'auto', for {model.name} hears nothing but whole windows.")
+        context = "full"
     if not isinstance(context, str):
         utterance = _cut(model, utterance, context, gen_args)
     contexts = list(_shorter(model, utterance)) if context == "auto" else []

@@ -174,13 +174,6 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
         config = self.model.generation_config
         return config.decoder_start_token_id or self.model.config.decoder_start_token_id
 
-    def _until_end(self, target: Tensor) -> Tensor:
-        """What was written, without the padding that follows the end."""
-        end = torch.isin(
-            target, torch.tensor(self.model.generation_config.eos_token_id, device=target.device)
-        ).nonzero()
-        return target[: int(end[0]) + 1] if len(end) else target
-
     def _shared_cache(self, encoded: Encoded, n_rows: int) -> EncoderDecoderCache:
         """The decoder's keys and values of one utterance, computed once and lent to every row of a batch."""
         needs_grad = torch.is_grad_enabled() and encoded.hidden.requires_grad

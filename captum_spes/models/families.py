@@ -43,6 +43,8 @@ FAMILIES = {
     "canary": Family("Canary", "CanaryForConditionalGeneration", ("canary", "CanaryModel")),
     "wav2vec2-bert": Family("Wav2Vec2-BERT", "Wav2Vec2BertForCTC", ("ctc", "Wav2Vec2BertModel")),
     "parakeet_ctc": Family("Parakeet-CTC", "ParakeetForCTC", ("ctc", "ParakeetCtcModel")),
+    "qwen2_audio": Family("Qwen2-Audio", "Qwen2AudioForConditionalGeneration", ("audio_language", "Qwen2AudioModel")),
+    "voxtral": Family("Voxtral", "VoxtralForConditionalGeneration", ("audio_language", "VoxtralModel"), "voxtral"),
 }
 
 # They hear samples: a spectrogram with hidden bins would have to be turned back into a waveform first, by phases that

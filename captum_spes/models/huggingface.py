@@ -136,7 +136,8 @@ class HuggingFaceModel:
         if self.tokenizer is not None:
             return set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
         names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-        found = (getattr(self.model.config, name, None) for name in names)
+        configs = (self.model.config, self.model.config.get_text_config(decoder=True))
+        found = (getattr(config, name, None) for name in names for config in configs)
         return {token for ids in found for token in (ids if isinstance(ids, list) else [ids]) if token is not None}
 
     def _text_within(self, ids: list[int]) -> str:
@@ -180,6 +181,13 @@ class HuggingFaceModel:
         return self.model.config.get_text_config(decoder=True).vocab_size
 
     # Running the model
+
+    def _until_end(self, target: Tensor) -> Tensor:
+        """What was written, without the padding that follows the end."""
+        end = torch.isin(
+            target, torch.tensor(self.model.generation_config.eos_token_id, device=target.device)
+        ).nonzero()
+        return target[: int(end[0]) + 1] if len(end) else target
 
     @contextmanager
     def _running(self, dtype: torch.dtype) -> Iterator[None]:

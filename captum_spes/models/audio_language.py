@@ -1,0 +1,230 @@
+"""Audio language models of Hugging Face transformers: one decoder reads an instruction, the sound, and its own text."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache, GenerationMixin
+from transformers.masking_utils import create_bidirectional_mask
+
+from captum_spes.models.encoder_decoder import check_gate
+from captum_spes.models.features import WhisperFeatures
+from captum_spes.models.huggingface import quiet
+from captum_spes.models.protocol import Task, Tokens, Utterance
+
+MAX_NEW_TOKENS = 448  # as many as Whisper writes of its window
+# arguments of generate() that the adapter sets
+RESERVED = {"input_ids", "inputs_embeds", "input_features", "attention_mask", "return_dict_in_generate"}
+
+
+class Encoded:
+    """What the decoder reads before its own text.
+
+    Attributes:
+        embeddings: of the instruction with the sound in it, (B, P, D).
+        dtype: the precision in which they were made.
+        prefix: of one utterance, once it is needed: the last hidden state, and each layer's keys and values.
+    """
+
+    def __init__(self, embeddings: Tensor, dtype: torch.dtype) -> None:
+        self.embeddings = embeddings
+        self.dtype = dtype
+        self.prefix: tuple[Tensor, list[tuple[Tensor, Tensor]]] | None = None
+
+
+class AudioLanguageModel(WhisperFeatures, ABC):
+    """A :class:`~captum_spes.models.SpeechToTextModel` from a decoder that reads the sound as it reads text.
+
+    The sound stands in the instruction, in the place of its placeholders. Previous tokens are those that the model has
+    written: the instruction is no feature, though it passes through the same embedding. The window is always whole.
+
+    Args:
+        model: the model.
+        processor: its processor, which makes the instruction; or the feature extractor alone, for the sound without an
+            instruction.
+        name: how results call it. Default: the name that it was loaded by.
+        language: language of the text, as the instruction is to call it.
+        task: ``"transcribe"`` or ``"translate"``.
+
+    Raises:
+        ValueError: another task.
+    """
+
+    full_window_only = True
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        name: str | None = None,
+        language: str | None = None,
+        task: str = "transcribe",
+    ) -> None:
+        super().__init__(model, processor, name)
+        if task not in ("transcribe", "translate"):
+            raise ValueError(f"task must be 'transcribe' or 'translate', not {task!r}.")
+        self.task: Task = "translate" if task == "translate" else "transcribe"
+        self.window = 2 * model.config.audio_config.max_source_positions
+        self.embedding = model.get_input_embeddings()
+        self.embedding_dim: int = self.embedding.embedding_dim
+        ids = [model.config.audio_token_id] if self.tokenizer is None else self._instruction(processor, language)
+        places = [place for place, token in enumerate(ids) if token == model.config.audio_token_id]
+        if not places:
+            raise ValueError(
+                f"the instruction of {self.name} has no place for the sound, token {model.config.audio_token_id}."
+            )
+        self._before, self._after = ids[: places[0]], ids[places[-1] + 1 :]
+
+    # What differs
+
+    @abstractmethod
+    def _instruction(self, processor: Any, language: str | None) -> list[int]:
+        """The ids of what is asked of the model, with placeholders for the sound."""
+
+    @abstractmethod
+    def _sound(self, frames: Tensor, n_frames: int) -> Tensor:
+        """Embeddings (B, A, D) of windows (B, C, T) whose first frames are the utterance."""
+
+    # The protocol
+
+    def task_of(self, utterance: Utterance, tokens: Tokens) -> Task:
+        """As it was asked for."""
+        return self.task
+
+    def generate(self, utterance: Utterance, **gen_args: Any) -> Tokens:
+        nothing = torch.tensor([], dtype=torch.long, device=self.model.device)
+        [target] = self.generate_batch(utterance.spectrogram, utterance, nothing, **gen_args)
+        return Tokens(nothing, target, generated=True)
+
+    def generate_batch(
+        self, spectrograms: Tensor, utterance: Utterance, prompt: Tensor, **gen_args: Any
+    ) -> list[Tensor]:
+        if reserved := sorted(RESERVED & gen_args.keys()):
+            raise ValueError(f"gen_args cannot hold {', '.join(reserved)}: the model is given these by itself.")
+        config = self.model.generation_config
+        if (
+            not gen_args.keys() & {"max_new_tokens", "max_length"}
+            and config.max_length is config.max_new_tokens is None
+        ):
+            gen_args["max_new_tokens"] = MAX_NEW_TOKENS  # transformers would stop at 20
+        with torch.no_grad(), quiet():
+            embeddings = self.encode(spectrograms, utterance).embeddings
+            with self._running(utterance.dtype):
+                output = GenerationMixin.generate(
+                    self.model,
+                    inputs_embeds=embeddings,
+                    attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device),
+                    return_dict_in_generate=True,
+                    **gen_args,
+                )
+        return [self._until_end(target) for target in output["sequences"]]
+
+    def tokens(self, target: str | Sequence[int] | Tensor, utterance: Utterance) -> Tokens:
+        ids = torch.tensor(self._target_ids(target), device=self.model.device)
+        return Tokens(ids[:0], ids)
+
+    def encode(self, spectrogram: Tensor, utterance: Utterance) -> Encoded:
+        frames = torch.cat((spectrogram, utterance.padding.expand(len(spectrogram), -1, -1)), dim=1).transpose(1, 2)
+        with self._running(utterance.dtype):
+            sound = self._sound(frames.to(self.model.dtype), spectrogram.shape[1])
+            before, after = (
+                self.embedding(torch.tensor(ids, dtype=torch.long, device=sound.device)).expand(len(sound), -1, -1)
+                for ids in (self._before, self._after)
+            )
+        return Encoded(torch.cat((before, sound.to(before.dtype), after), dim=1), utterance.dtype)
+
+    def logits(self, encoded: Encoded, tokens: Tokens, token_gate: Tensor | None = None) -> Tensor:
+        previous = tokens.previous[None]
+        check_gate(token_gate, previous.shape[1])
+        n_rows = max(len(encoded.embeddings), 1 if token_gate is None else len(token_gate))
+        with self._running(encoded.dtype):
+            embedded = self.embedding(previous).expand(n_rows, -1, -1)
+            if token_gate is not None:
+                gate = token_gate if token_gate.dim() == 3 else token_gate[..., None]
+                embedded = embedded * gate.to(embedded.dtype)
+            if len(encoded.embeddings) < n_rows:
+                states = self._after_prefix(encoded, embedded)
+            else:
+                whole = torch.cat((encoded.embeddings, embedded), dim=1)
+                states = self._decoder()(inputs_embeds=whole, use_cache=False).last_hidden_state
+                states = states[:, encoded.embeddings.shape[1] - 1 :]
+            return self.model.lm_head(states)
+
+    # Parts
+
+    def _decoder(self) -> Any:
+        return self.model.get_decoder()
+
+    def _after_prefix(self, encoded: Encoded, embedded: Tensor) -> Tensor:
+        """Hidden states (B, K, D) of texts (B, K - 1, D) after one prefix, which is read once."""
+        if encoded.prefix is None or (torch.is_grad_enabled() and encoded.embeddings.requires_grad):
+            cache = DynamicCache()
+            read = self._decoder()(inputs_embeds=encoded.embeddings, past_key_values=cache, use_cache=True)
+            encoded.prefix = read.last_hidden_state[:, -1:], [(layer.keys, layer.values) for layer in cache.layers]
+        last, layers = encoded.prefix
+        n_rows = len(embedded)
+        cache = DynamicCache()
+        for index, states in enumerate(layers):
+            cache.update(*(state.expand(n_rows, -1, -1, -1) for state in states), index)
+        if not embedded.shape[1]:
+            return last.expand(n_rows, -1, -1)
+        read = self._decoder()(inputs_embeds=embedded, past_key_values=cache, use_cache=True)
+        return torch.cat((last.expand(n_rows, -1, -1), read.last_hidden_state), dim=1)
+
+
+class Qwen2AudioModel(AudioLanguageModel):
+    """Qwen2-Audio, ``Qwen2AudioForConditionalGeneration``; arguments as of :class:`AudioLanguageModel`."""
+
+    def _instruction(self, processor: Any, language: str | None) -> list[int]:
+        if self.task == "translate":
+            words = f"Translate the speech into {language or 'English'}."
+        else:
+            words = f"Transcribe the speech{'' if language is None else f' in {language}'}."
+        if processor.chat_template is None:  # of a model that is no chat
+            text = f"<|audio_bos|>{processor.audio_token}<|audio_eos|>{words}"
+        else:
+            content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": words}]
+            text = processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            )
+        return self.tokenizer(text).input_ids
+
+    def _sound(self, frames: Tensor, n_frames: int) -> Tensor:
+        tower = self.model.model.audio_tower
+        n_heard, n_pooled = tower._get_feat_extract_output_lengths(n_frames)
+        hidden = frames.new_empty(len(frames), frames.shape[2] // 2, 1)
+        heard = torch.arange(hidden.shape[1], device=frames.device) < n_heard
+        mask = create_bidirectional_mask(
+            config=tower.config, inputs_embeds=hidden, attention_mask=heard.expand(len(frames), -1).long()
+        )
+        states = tower(frames, attention_mask=mask).last_hidden_state
+        return self.model.model.multi_modal_projector(states)[:, :n_pooled]
+
+
+class VoxtralModel(AudioLanguageModel):
+    """Voxtral, ``VoxtralForConditionalGeneration``; arguments as of :class:`AudioLanguageModel`.
+
+    Its own request for a transcript is used, which knows no translation; ``language`` is that of the speech.
+    """
+
+    def _instruction(self, processor: Any, language: str | None) -> list[int]:
+        if self.task == "translate":
+            raise ValueError(f"{self.name} is asked for transcripts alone: leave out task.")
+        request = processor.apply_transcription_request(
+            np.zeros(self.sample_rate, np.float32),
+            model_id=self.name,
+            language=language,
+            sampling_rate=self.sample_rate,
+            format="WAV",
+            tokenize=True,
+            return_dict=True,
+        )
+        return request["input_ids"][0].tolist()
+
+    def _sound(self, frames: Tensor, n_frames: int) -> Tensor:
+        return self.model.get_audio_features(frames).pooler_output.unflatten(0, (len(frames), -1))
