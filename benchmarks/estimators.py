@@ -45,7 +45,7 @@ from estimator_runs import (
     run_piece,
 )
 from matplotlib.figure import Figure
-from provenance import command, machine
+from provenance import machine
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -295,28 +295,24 @@ def report(items: list[CorpusUtterance], root: Path) -> tuple[str, Figure]:
         ("GradientSPES, coarse masks, 24 draws, bins", "GradientSPES, 24 draws"),
     ]
     pieces = {item.id: Folder(root, item.id).pieces("spes_fine") for item in items}
-    heading = "### {}\n"
-    lines = [
-        heading.format(f"All {len(everywhere)} utterances"),
-        *main_table(study, everywhere, list(MEASURES)),
-        "",
-        heading.format("Differences on the same utterances [95 % interval]"),
-        *paired_table(study, pairs, [name for name in MEASURES if name not in ("size", "pointing")]),
-        "",
-        heading.format(f"The {len(long)} utterances with 20,160 samples"),
-        *main_table(study, long, list(MEASURES)),
-        "",
-        heading.format("What was tried"),
-        *paired_table(study, variants, ("deletion", "insertion", "size")),
-        "",
-        heading.format("How alike two runs of SPES with fine patches are"),
-        *stability(pieces, (1, 3, 5, 10, 20), PIECE),
-        "",
-        f"`{command()}`: Whisper tiny.en, bfloat16, {len(items)} utterances of "
-        f"{min(seconds(items)):.1f} to {max(seconds(items)):.1f} s ({sum(map(is_real, items))} of real speech, the "
-        f"others synthesised), {machine()}.",
-    ]
-    return "\n".join(lines) + "\n", plot(study, {"all utterances": everywhere, "those with 20,160 samples": long})
+    n_real = sum(is_real(item) for item in items if item.id in everywhere)
+    title = f"{len(everywhere)} utterances, {n_real} of real speech and the others synthesised"
+    sections = {title: main_table(study, everywhere, list(MEASURES))}
+    groups = {"all": everywhere}
+    wer_measures = [name for name in MEASURES if name not in ("size", "pointing")]
+    sections["Differences on the same utterances [95 % interval]"] = paired_table(study, pairs, wer_measures)
+    if long:
+        sections[f"The {len(long)} utterances with 20,160 samples"] = main_table(study, long, list(MEASURES))
+        groups["those with 20,160 samples"] = long
+    sections["What was tried"] = paired_table(study, variants, ("deletion", "insertion", "size"))
+    sections["How alike two runs of SPES with fine patches are"] = stability(pieces, (1, 3, 5, 10, 20), PIECE)
+    lines = [line for title, table in sections.items() if len(table) > 2 for line in (f"### {title}", "", *table, "")]
+    lines.append(
+        f"`python benchmarks/estimators.py build/corpus`: Whisper tiny.en, bfloat16, utterances of "
+        f"{min(seconds(items)):.1f} to {max(seconds(items)):.1f} s, {machine()}. Time: CPU time of one thread, "
+        "divided by that of a forward of SPES."
+    )
+    return "\n".join(lines) + "\n", plot(study, groups)
 
 
 def seconds(items: list[CorpusUtterance]) -> list[float]:
@@ -327,16 +323,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("build/estimators"), help="of what is computed")
-    parser.add_argument(
-        "--stages", default=",".join(STAGES), help="some of " + ", ".join(STAGES) + "; none reports what is there"
-    )
+    parser.add_argument("--stages", default=",".join(STAGES), help="some of " + ", ".join(STAGES))
+    parser.add_argument("--report", action="store_true", help="compute nothing, report what is there")
     parser.add_argument("--processes", type=int, default=2, help="each with one thread")
     parser.add_argument("--output", type=Path, help="also write the tables and the figure here")
     args = parser.parse_args()
+    stages = [] if args.report else args.stages.split(",")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.processes, mp_context=context) as pool:
         items = choose(args.corpus, args.folder, pool)
-        tasks = [(item, stage) for stage in filter(None, args.stages.split(",")) for item in subset(items, stage)]
+        tasks = [(item, stage) for stage in stages for item in subset(items, stage)]
         futures = [pool.submit(work, *task, args.folder) for task in tasks]
         for future in tqdm(as_completed(futures), total=len(tasks)):
             tqdm.write(future.result())
