@@ -481,6 +481,23 @@ def word_spans(tokens: Sequence[str]) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(tokens)]))
 
 
+def is_word(text: str) -> bool:
+    """Whether a token or word is text with a letter or digit, rather than punctuation or a mark.
+
+    Example::
+
+        >>> from captum_spes.explanation import is_word
+        >>> [is_word(text) for text in (" So", "'s", "?", "<|endoftext|>", "7")]
+        [True, True, False, False, True]
+    """
+    return any(character.isalnum() for character in text) and not is_mark(text)
+
+
+def is_mark(text: str) -> bool:
+    """Whether a token is a mark such as the end of the text, rather than text."""
+    return re.fullmatch(_MARK, text.strip()) is not None
+
+
 def _intersections(feature_mask: Tensor) -> tuple[Tensor, Tensor]:
     """For each bin the number of the cell that the granularities' patches cut out, and a bin of each cell."""
     cells = feature_mask.flatten(1).numpy()  # (S, T * C)

@@ -16,7 +16,7 @@ ROOMS = [
     {"attr", "forward_func", "segmentation", "visualization", "audio", "corpus"},
     {"models"},
     {"explanation", "methods"},
-    {"passes", "prediction"},
+    {"passes", "prediction", "alignment"},
     {"speech_to_text"},
     {"named_methods", "metrics"},
     {"comparison", "results"},

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +49,45 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
         # the encoder's second convolution halves the frames
         self.window = 2 * model.config.max_source_positions
         self._detect_language = self._is_multilingual and language is None
+
+    # Times
+
+    def token_times(self, utterance: Utterance, tokens: Tokens) -> Tensor:
+        """Begin and end of each target token in seconds, by the decoder's attention to the audio, (K, 2).
+
+        As OpenAI's word timestamps: the attention heads that the generation config names are normalised, smoothed and
+        averaged, and dynamic time warping finds the way through them. A token begins where the way reaches it, and
+        ends where the next begins.
+
+        Raises:
+            ValueError: the generation config names no heads.
+        """
+        heads = getattr(self.model.generation_config, "alignment_heads", None)
+        if not heads:
+            raise ValueError(
+                f"the generation config of {self.name} has no alignment_heads, by which times are found: align by "
+                "another source."
+            )
+        end = torch.tensor([self.model.generation_config.eos_token_id], device=tokens.target.device)
+        target = tokens.target if tokens.target[-1] == end else torch.cat((tokens.target, end))
+        previous = Tokens(tokens.prompt, target).previous
+        with torch.no_grad(), self._running(utterance.dtype), _eager(self.model):
+            states = self.model.model.decoder(
+                previous[None],
+                encoder_hidden_states=self._encode(utterance.spectrogram, utterance),
+                output_attentions=True,
+                use_cache=False,
+            )
+        # the rows that write the target, the columns of the utterance's own frames: (heads, K, T / 2)
+        columns = -(-utterance.spectrogram.shape[1] // 2)
+        weights = torch.stack([states.cross_attentions[layer][0, head] for layer, head in heads])
+        weights = weights[:, len(tokens.prompt) - 1 :, :columns].float()
+        begins = torch.from_numpy(_warp(weights, self.model.config.median_filter_width))
+        begins = (begins * 2 / self.frames_per_second).float()
+        ends = torch.cat((begins[1:], torch.tensor([utterance.spectrogram.shape[1] / self.frames_per_second])))
+        return torch.stack((begins, ends), dim=1)[: len(tokens.target)]
+
+    # Parts
 
     @property
     def _is_multilingual(self) -> bool:
@@ -110,3 +152,25 @@ def _shortened(encoder: WhisperEncoder, n_positions: int) -> WhisperEncoder:
     table = nn.Embedding.from_pretrained(encoder.embed_positions.weight[:n_positions].detach())
     short._modules = {**encoder._modules, "embed_positions": table}
     return short
+
+
+def _warp(weights: Tensor, filter_width: int) -> np.ndarray:
+    """The column where the way through attention weights (heads, K, columns) first reaches each row, (K,)."""
+    from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
+
+    deviation, mean = torch.std_mean(weights, dim=1, keepdim=True, unbiased=False)
+    scores = (weights - mean) / deviation.clamp(min=torch.finfo(weights.dtype).tiny)
+    matrix = _median_filter(scores, filter_width).mean(0)
+    rows, columns = _dynamic_time_warping(-matrix.double().cpu().numpy())
+    return columns[np.diff(rows, prepend=-1) > 0]
+
+
+@contextmanager
+def _eager(model: WhisperForConditionalGeneration) -> Iterator[None]:
+    """The attention that can be looked at, while it lasts: the fast ones do not keep their weights."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
