@@ -16,6 +16,7 @@ import numpy as np
 
 from captum_spes._files import markdown_table, write_atomically
 from captum_spes.metrics import DeletionCurve, SizeCurve
+from captum_spes.metrics._bootstrap import LEVEL, N_RESAMPLES, draw_utterances, interval, interval_ends
 from captum_spes.metrics._curve import auc
 from captum_spes.metrics.text import TextScore
 from captum_spes.visualization import CurvePanel, plot_curves
@@ -23,8 +24,6 @@ from captum_spes.visualization import CurvePanel, plot_curves
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-N_RESAMPLES = 2_000
-LEVEL = 95
 # With fewer pairs no two-sided test at 5 % can decide: the sign test's smallest p of five is 6 %.
 MIN_PAIRS = 6
 ROUNDING = 1e-9  # of areas from 0 to 100
@@ -129,9 +128,7 @@ class Results:
             raise ValueError(
                 "there are no results: give utterances, and methods that are measured by the same metrics."
             )
-        # how often each draw holds each utterance: sums over draws are products of matrices
-        n = len(self.utterances)
-        draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES).astype(float)
+        draws = draw_utterances(len(self.utterances), seed)
         # curves of the draws, (R, S), by metric and method
         self._drawn = {name: metric.draw(draws) for name, metric in self._metrics.items()}
 
@@ -163,7 +160,7 @@ class Results:
             drawn = self._srg_sign * (inserted - deleted)
         else:
             drawn = self._around(metric, method)
-        return _interval(auc(self._steps(metric), drawn))
+        return interval(auc(self._steps(metric), drawn))
 
     def compare(self, metric: str, method: str | Sequence[str], other: str | Sequence[str]) -> Difference:
         """A method's area less another's, and whether that makes it better; of several methods the mean area."""
@@ -172,7 +169,7 @@ class Results:
             np.subtract(*(np.mean([areas(metric, name) for name in group], axis=0) for group in groups))
             for areas in (self._bounded_areas, self._drawn_areas)
         )
-        low, high = _interval(drawn)
+        low, high = interval(drawn)
         sign = 1 if self.higher_is_better(metric) else -1
         decided = len(self.utterances) >= MIN_PAIRS and (low > ROUNDING or high < -ROUNDING)
         verdict: Verdict = "undecided" if not decided else "better" if sign * low > 0 else "worse"
@@ -315,7 +312,7 @@ class Results:
             metric.y_label,
             steps=metric.steps,
             curves=metric.curves,
-            bands={method: np.quantile(self._around(name, method), _ends(), axis=0) for method in self.methods},
+            bands={method: np.quantile(self._around(name, method), interval_ends(), axis=0) for method in self.methods},
             auc=self.areas(name),
         )
 
@@ -399,7 +396,7 @@ class Results:
         writer.writerow(("metric", "method", "step", "score", "low", "high"))
         for name, metric in self._metrics.items():
             for method, curve in metric.curves.items():
-                bands = np.quantile(self._around(name, method), _ends(), axis=0)
+                bands = np.quantile(self._around(name, method), interval_ends(), axis=0)
                 for row in zip(metric.steps, curve.tolist(), *bands.tolist()):
                     writer.writerow((name, method, *(f"{value:.6g}" for value in row)))
         return text.getvalue()
@@ -493,15 +490,6 @@ def _describe(difference: Difference, interval: bool) -> str:
 def _number(value: float, sign: str = "") -> str:
     """With one decimal, a true minus, and no minus at all before 0."""
     return f"{round(value, 1) + 0.0:{sign}.1f}".replace("-", "−")
-
-
-def _ends() -> tuple[float, float]:
-    return (50 - LEVEL / 2) / 100, (50 + LEVEL / 2) / 100
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, _ends())
-    return float(low), float(high)
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -1,4 +1,4 @@
-"""How far explanations can be trusted: whether they are faithful, stable, and about the model at all."""
+"""How far explanations can be trusted: whether they are faithful, stable, plausible, and about the model at all."""
 
 from captum_spes.metrics._additive import additive_attributions
 from captum_spes.metrics._ranks import rank_correlation
@@ -6,26 +6,56 @@ from captum_spes.metrics.compactness import SizeCurve, size
 from captum_spes.metrics.contrast import FlipRate, flip_rate
 from captum_spes.metrics.deletion import DeletionCurve, deletion, insertion, symmetric_relevance_gain
 from captum_spes.metrics.faithfulness import infidelity
+from captum_spes.metrics.plausibility._statistics import MeanComparison
+from captum_spes.metrics.plausibility._words import UnmatchedWord
+from captum_spes.metrics.plausibility.boundaries import BoundaryScore, PhoneBoundaries, phone_boundaries
+from captum_spes.metrics.plausibility.context import ContextShare, context_share
+from captum_spes.metrics.plausibility.frequency import FrequencyProfile, frequency_profile, plot_frequency_profiles
+from captum_spes.metrics.plausibility.kurtosis import TokenKurtosis, token_kurtosis
+from captum_spes.metrics.plausibility.order import Monotonicity, monotonicity
+from captum_spes.metrics.plausibility.previous_tokens import ExplainedToken, PreviousTokens, previous_token_saliency
+from captum_spes.metrics.plausibility.time import TimeLocalization, WordTime, plot_time, time_localization
 from captum_spes.metrics.robustness import ParameterRandomization, parameter_randomization, sensitivity_max
 from captum_spes.metrics.text import Bleu, WordErrorRate, bleu, wer
 
 __all__ = [
     "Bleu",
+    "BoundaryScore",
+    "ContextShare",
     "DeletionCurve",
+    "ExplainedToken",
     "FlipRate",
+    "FrequencyProfile",
+    "MeanComparison",
+    "Monotonicity",
     "ParameterRandomization",
+    "PhoneBoundaries",
+    "PreviousTokens",
     "SizeCurve",
+    "TimeLocalization",
+    "TokenKurtosis",
+    "UnmatchedWord",
     "WordErrorRate",
+    "WordTime",
     "additive_attributions",
     "bleu",
+    "context_share",
     "deletion",
     "flip_rate",
+    "frequency_profile",
     "infidelity",
     "insertion",
+    "monotonicity",
     "parameter_randomization",
+    "phone_boundaries",
+    "plot_frequency_profiles",
+    "plot_time",
+    "previous_token_saliency",
     "rank_correlation",
     "sensitivity_max",
     "size",
     "symmetric_relevance_gain",
+    "time_localization",
+    "token_kurtosis",
     "wer",
 ]

@@ -8,6 +8,13 @@ from captum_spes.visualization.figures import (
     plot_spectrogram,
     plot_token_attributions,
 )
+from captum_spes.visualization.plausibility import (
+    plot_distributions,
+    plot_map,
+    plot_shares,
+    plot_token_bars,
+    plot_word_times,
+)
 
 __all__ = [
     "CurvePanel",
@@ -15,7 +22,12 @@ __all__ = [
     "plot_attributions",
     "plot_comparison",
     "plot_curves",
+    "plot_distributions",
+    "plot_map",
     "plot_segmentation",
+    "plot_shares",
     "plot_spectrogram",
     "plot_token_attributions",
+    "plot_token_bars",
+    "plot_word_times",
 ]

@@ -36,6 +36,8 @@ GREY = "#808080"
 N_MARKERS = 5  # on a line
 MANY_CURVES = 4  # with more, bands lie over each other
 BAND, FAINT_BAND = 0.18, 0.07  # opacities
+MEL_TICKS = (0, 300, 600, 1000, 2000, 4000, 8000)  # Hz
+MEL_LINEAR_DECADES = 15 * np.log(6.4) / 27 / np.log(10)  # 15 mels up to 1 kHz, 27 for a factor of 6.4 above
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class CurvePanel:
             gaps of the curve. With more than four curves they are faint, but that of "spes".
         y_range: the ends of the y axis; values beyond them are cut. None shows all values.
         auc: the area under a method's curve, written beside its name.
+        mel_scale: whether the steps are frequencies in Hz, which lie on their axis as the mel channels do.
     """
 
     title: str
@@ -62,6 +65,7 @@ class CurvePanel:
     bands: Mapping[str, ArrayLike] = field(default_factory=dict)
     y_range: tuple[float, float] | None = (0, 100)
     auc: Mapping[str, float] = field(default_factory=dict)
+    mel_scale: bool = False
 
 
 def plot_curves(panels: Sequence[CurvePanel]) -> Figure:
@@ -170,6 +174,11 @@ class _Metric:
 
     def _set_limits(self, ax: Axes) -> None:
         first, last = self.steps[[0, -1]]
+        if self.panel.mel_scale:
+            # Slaney's scale: linear up to 1 kHz, logarithmic above
+            ax.set_xscale("symlog", linthresh=1000, linscale=MEL_LINEAR_DECADES)
+            ax.set_xticks(MEL_TICKS, labels=[f"{tick:,}" for tick in MEL_TICKS])
+            ax.minorticks_off()
         room = ROOM * (last - first) or 0.5
         ax.set_xlim(first - room, last + room)
         if first == last:

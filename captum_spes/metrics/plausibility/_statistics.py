@@ -1,0 +1,127 @@
+"""Means of groups of values, compared: a t-test, and an interval over the utterances."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from captum_spes.metrics._bootstrap import draw_utterances, interval
+
+Alternative = Literal["greater", "less", "two-sided"]
+
+
+@dataclass(frozen=True)
+class MeanComparison:
+    """How much larger the mean of one group of values is than another's.
+
+    Attributes:
+        difference: of the means.
+        low: lower end of its 95 % interval over the utterances (2,000 bootstrap draws); NaN with a single utterance.
+        high: upper end.
+        statistic: t.
+        p_value: of the t-test, which takes the values for independent; NaN where there are too few.
+        test: which t-test.
+        n: values in each group.
+    """
+
+    difference: float
+    low: float
+    high: float
+    statistic: float
+    p_value: float
+    test: str
+    n: tuple[int, int]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}], {self.test}: t = {self.statistic:.1f}, "
+            f"p {format_p(self.p_value)}"
+        )
+
+
+def format_p(p_value: float) -> str:
+    """A p-value to be read."""
+    return "unknown" if np.isnan(p_value) else "< 0.0001" if p_value < 1e-4 else f"= {p_value:.4f}"
+
+
+def compare_means(
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    alternative: Alternative = "greater",
+    paired: bool = False,
+    seed: int = 0,
+) -> MeanComparison:
+    """Compares two groups of values, each given by utterance, in the same order; an utterance may have none.
+
+    The t-test is that of pairs, or Welch's, which does not ask for equal variances.
+
+    Raises:
+        ValueError: a group has no value at all.
+    """
+    a, b = np.concatenate(first), np.concatenate(second)
+    if not len(a) or not len(b):
+        raise ValueError("there is nothing to compare: one of the two groups has no values.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of too few values, whose p is NaN
+        if paired:
+            found = stats.ttest_rel(a, b, alternative=alternative)
+        else:
+            found = stats.ttest_ind(a, b, equal_var=False, alternative=alternative)
+    low, high = _interval_of_difference(first, second, seed)
+    return MeanComparison(
+        float(a.mean() - b.mean()),
+        low,
+        high,
+        float(found.statistic),
+        float(found.pvalue),
+        f"{'paired' if paired else 'Welch'} t-test, {'two' if alternative == 'two-sided' else 'one'}-sided",
+        (len(a), len(b)),
+    )
+
+
+def mean_interval(values: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float]:
+    """The interval of a mean over utterances, whose values (n,) or (n, C) are drawn together."""
+    drawn = _drawn_means(values, seed)
+    return (np.nan, np.nan) if drawn is None else interval(drawn)
+
+
+def mean_band(values: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
+    """The same of each of C means, from values (n, C) by utterance: lower and upper ends, (2, C)."""
+    drawn = _drawn_means(values, seed)
+    n_columns = values[0].shape[1]
+    if drawn is None:
+        return np.full((2, n_columns), np.nan)
+    return np.array([interval(column) for column in drawn.T]).T
+
+
+def _interval_of_difference(
+    first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int
+) -> tuple[float, float]:
+    drawn = [_drawn_means(values, seed, min_utterances=1) for values in (first, second)]
+    n_utterances = sum(len(a) + len(b) > 0 for a, b in zip(first, second))
+    if n_utterances < 2 or drawn[0] is None or drawn[1] is None:
+        return np.nan, np.nan
+    return interval(drawn[0] - drawn[1])
+
+
+def _drawn_means(values: Sequence[np.ndarray], seed: int, min_utterances: int = 2) -> np.ndarray | None:
+    """The mean of each draw, NaN where it has no value, (R,) or (R, C); None with fewer utterances that have any."""
+    counts = np.array([len(group) for group in values])
+    if (counts > 0).sum() < min_utterances:
+        return None
+    sums = np.array([group.sum(0) for group in values])
+    draws = draw_utterances(len(values), seed)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(((draws @ sums).T / (draws @ counts)).T)
+
+
+def by_utterance(values: Sequence[float], utterances: Sequence[int], n_utterances: int) -> list[np.ndarray]:
+    """Values parted by the utterance that each is of; those that are NaN are left out."""
+    array, owner = np.asarray(values, dtype=float), np.asarray(utterances, dtype=int)
+    known = ~np.isnan(array)
+    return [array[known & (owner == number)] for number in range(n_utterances)]

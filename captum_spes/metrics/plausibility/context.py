@@ -1,0 +1,138 @@
+"""Which words did the model hear, and which did it guess from those before?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.metrics.plausibility._statistics import MeanComparison, compare_means, mean_interval
+from captum_spes.metrics.plausibility._words import Explanations, as_list, check_attributed, check_tokens, mean_of
+from captum_spes.metrics.plausibility.kurtosis import Kind, kind_of
+from captum_spes.visualization import plot_shares
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Measure = Literal["impact", "paired"]
+
+
+@dataclass(frozen=True, eq=False)
+class ContextShare:
+    """How much of each token's importance lies in the tokens before it; see :func:`context_share`.
+
+    Attributes:
+        tokens: the K tokens of each utterance.
+        shares: of each utterance from 0, only the spectrogram counts, to 1, only the previous tokens do, (K,).
+        measure: what was compared.
+    """
+
+    tokens: list[list[str]]
+    shares: list[np.ndarray]
+    measure: Measure
+
+    def guessed(self, threshold: float = 0.5, utterance: int = 0) -> list[str]:
+        """The tokens of an utterance whose share is above a threshold."""
+        pairs = zip(self.tokens[utterance], self.shares[utterance])
+        return [token for token, share in pairs if share > threshold]
+
+    def of(self, kind: Kind) -> list[np.ndarray]:
+        """The shares of ``"words"``, ``"punctuation"`` or ``"marks"``, by utterance."""
+        return [
+            shares[np.array([kind_of(token) == kind for token in tokens])]
+            for tokens, shares in zip(self.tokens, self.shares)
+        ]
+
+    def mean(self, kind: Kind) -> float:
+        """Of all tokens of a kind; NaN where there are none."""
+        return mean_of(np.concatenate(self.of(kind)))
+
+    def interval(self, kind: Kind) -> tuple[float, float]:
+        """Its 95 % interval over the utterances."""
+        return mean_interval(self.of(kind))
+
+    @property
+    def test(self) -> MeanComparison:
+        """Whether punctuation and marks owe more to the previous tokens than words do, one-sided.
+
+        Raises:
+            ValueError: there are no words, or nothing else.
+        """
+        others = [np.concatenate(both) for both in zip(self.of("punctuation"), self.of("marks"))]
+        return compare_means(others, self.of("words"))
+
+    def plot(self, utterance: int = 0) -> Figure:
+        """A sentence, token by token: how much of each was heard, and how much guessed."""
+        return plot_shares(self.tokens[utterance], self.shares[utterance])
+
+
+def context_share(explanations: Explanations, *, measure: Measure = "impact") -> ContextShare:
+    """How much of each token's importance lies in the tokens before it, and how much in the spectrogram.
+
+    Where the share is small, the model heard the token; where it is large, it guessed it from what it had written.
+
+    - ``"impact"``, for SPES and other methods whose values are mean impacts of hiding, in one unit for both inputs: the
+      mean value of the previous tokens beside the mean value of the bins, of the maps as the method gave them. How
+      much does the prediction change when a part of the text is hidden, and how much when a part of the sound is?
+    - ``"paired"``, for any method: the largest value of the previous tokens beside the largest value of the bins, of
+      the maps that are normalised together, as they are drawn. One of the two is 1, mostly the spectrogram's, so that
+      shares above a half are rare: compare tokens with each other.
+
+    Args:
+        explanations: of the tokens, one or several utterances; for ``"impact"`` not normalised.
+        measure: what is compared.
+
+    Returns:
+        ContextShare: with ``shares``, ``guessed()`` and ``plot()``.
+
+    Raises:
+        ValueError: no explanation, one of words or a sentence, or one without attributions of the previous tokens;
+            ``"impact"`` of maps that are normalised or have negative values.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes import SpeechToTextExplanation
+        >>> from captum_spes.metrics import context_share
+        >>> explanation = SpeechToTextExplanation(
+        ...     text="So.", tokens=[" So", "."], previous_tokens=["<s>", " So"],
+        ...     spectrogram=torch.rand(10, 4),
+        ...     spectrogram_attr=torch.tensor([3.0, 0.1])[:, None, None].repeat(1, 10, 4),
+        ...     token_attr=torch.tensor([[1.0, 0.0], [0.7, 1.1]]), n_previous=torch.tensor([1, 2]),
+        ...     frames_per_second=10, mel_frequencies=torch.linspace(100, 7000, 4))
+        >>> context_share(explanation).shares[0].round(2).tolist()
+        [0.25, 0.9]
+    """
+    given = as_list(explanations)
+    check_tokens(given)
+    if measure not in get_args(Measure):
+        raise ValueError(f"measure must be one of {', '.join(get_args(Measure))}, not {measure!r}.")
+    for explanation in given:
+        check_attributed(explanation)
+    values = [_means(explanation) if measure == "impact" else _largest(explanation) for explanation in given]
+    return ContextShare(
+        [list(explanation.tokens) for explanation in given], [_share(*pair) for pair in values], measure
+    )
+
+
+def _share(spectrogram: np.ndarray, text: np.ndarray) -> np.ndarray:
+    total = spectrogram + text
+    return np.where(total > 0, text / np.where(total > 0, total, 1), 0.5)
+
+
+def _means(explanation: SpeechToTextExplanation) -> tuple[np.ndarray, np.ndarray]:
+    if explanation.normalized or explanation.spectrogram_attr.min() < 0 or explanation.token_attr.min() < 0:
+        raise ValueError(
+            "the measure 'impact' is for maps of mean impacts, as SPES gives them: these are normalised or have "
+            "negative values. Take measure='paired'."
+        )
+    mask = explanation.is_previous
+    text = (explanation.token_attr.double() * mask).sum(1) / mask.sum(1)
+    return explanation.spectrogram_attr.double().mean((1, 2)).numpy(), text.numpy()
+
+
+def _largest(explanation: SpeechToTextExplanation) -> tuple[np.ndarray, np.ndarray]:
+    paired = explanation.normalize()
+    return paired.spectrogram_attr.double().amax((1, 2)).numpy(), paired.token_attr.double().amax(1).numpy()

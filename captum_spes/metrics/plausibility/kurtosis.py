@@ -1,0 +1,145 @@
+"""How compact the maps of different tokens are (paper §8.2)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from scipy import stats
+
+from captum_spes.explanation import is_mark, is_word
+from captum_spes.metrics._checks import check_positive
+from captum_spes.metrics.plausibility._statistics import MeanComparison, compare_means, mean_interval
+from captum_spes.metrics.plausibility._words import Explanations, as_list, check_tokens, mean_of
+from captum_spes.visualization import plot_token_bars
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MIN_COUNT = 100  # paper §8.2
+
+Kind = Literal["words", "punctuation", "marks"]
+
+
+def kind_of(token: str) -> Kind:
+    """Whether a token is (a part of) a word, punctuation, or a mark such as the end of the text."""
+    return "marks" if is_mark(token) else "words" if is_word(token) else "punctuation"
+
+
+@dataclass(frozen=True, eq=False)
+class TokenKurtosis:
+    """The kurtosis of the maps of each token that occurs often enough; see :func:`token_kurtosis`.
+
+    Attributes:
+        means: of the tokens that occur often enough, by their text, the largest first.
+        counts: how often each of them occurs.
+        values: by kind, ``"words"``, ``"punctuation"`` and ``"marks"``: the kurtosis of every occurrence of any token,
+            by utterance.
+        min_count: how often is enough.
+        n_flat: maps that are constant and have no kurtosis; left out.
+    """
+
+    means: dict[str, float]
+    counts: dict[str, int]
+    values: dict[Kind, list[np.ndarray]]
+    min_count: int
+    n_flat: int
+
+    def top(self, n: int = 5) -> list[str]:
+        """The tokens with the largest kurtosis, the largest first."""
+        return list(self.means)[:n]
+
+    def bottom(self, n: int = 5) -> list[str]:
+        """The tokens with the smallest, the smallest last."""
+        return list(self.means)[max(0, len(self.means) - n) :]
+
+    @property
+    def test(self) -> MeanComparison:
+        """Words against punctuation and marks, whatever their counts: one-sided."""
+        others = [np.concatenate(both) for both in zip(self.values["punctuation"], self.values["marks"])]
+        return compare_means(self.values["words"], others)
+
+    def mean(self, kind: Kind) -> float:
+        """Of all occurrences of a kind; NaN where there are none."""
+        return mean_of(np.concatenate(self.values[kind]))
+
+    def interval(self, kind: Kind) -> tuple[float, float]:
+        """Its 95 % interval over the utterances."""
+        return mean_interval(self.values[kind])
+
+    def plot(self, n: int = 5) -> Figure:
+        """The tokens with the largest and those with the smallest kurtosis (paper, Fig. 10).
+
+        Raises:
+            ValueError: no token occurs often enough.
+        """
+        if not self.means:
+            raise ValueError(f"no token occurs {self.min_count} times: take a smaller min_count.")
+        shown = list(dict.fromkeys([*self.top(n), *self.bottom(n)]))
+        return plot_token_bars(
+            shown,
+            [self.means[token] for token in shown],
+            counts=[self.counts[token] for token in shown],
+            x_label=f"kurtosis of the spectrogram map, mean of the occurrences (at least {self.min_count})",
+            n_top=min(n, len(shown)),
+        )
+
+
+def token_kurtosis(explanations: Explanations, *, min_count: int = MIN_COUNT) -> TokenKurtosis:
+    """How peaked the spectrogram maps of each token are (paper §8.2): little, where the sound says little.
+
+    The excess kurtosis of the values of a map, 0 for a normal distribution, averaged over the occurrences of a token.
+    It does not depend on the scale of the map.
+
+    Args:
+        explanations: of the tokens, one or several utterances.
+        min_count: tokens that occur less often are no row of their own; the paper's 100.
+
+    Returns:
+        TokenKurtosis: ``means`` by token, ``top()``, ``bottom()``, and words against punctuation and marks.
+
+    Raises:
+        ValueError: no explanation, or one of words or a sentence.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes import SpeechToTextExplanation
+        >>> from captum_spes.metrics import token_kurtosis
+        >>> attr = torch.rand(2, 10, 4)
+        >>> attr[0, 2, 3] = 9
+        >>> explanation = SpeechToTextExplanation(
+        ...     text="So.", tokens=[" So", "."], previous_tokens=["<s>", " So"],
+        ...     spectrogram=torch.rand(10, 4), spectrogram_attr=attr,
+        ...     token_attr=torch.tensor([[0.3, 0.0], [0.1, 0.5]]), n_previous=torch.tensor([1, 2]),
+        ...     frames_per_second=10, mel_frequencies=torch.linspace(100, 7000, 4))
+        >>> token_kurtosis(explanation, min_count=1).top(1)
+        [' So']
+    """
+    given = as_list(explanations)
+    check_tokens(given)
+    check_positive(min_count=min_count)
+    by_token: dict[str, list[float]] = defaultdict(list)
+    by_kind: dict[Kind, list[list[float]]] = {kind: [] for kind in ("words", "punctuation", "marks")}
+    n_flat = 0
+    for explanation in given:
+        for groups in by_kind.values():
+            groups.append([])
+        for token, attr in zip(explanation.tokens, explanation.spectrogram_attr.flatten(1).double().numpy()):
+            if np.ptp(attr) <= 1e-12 * np.abs(attr).max():
+                n_flat += 1
+                continue
+            value = float(stats.kurtosis(attr))
+            by_token[token].append(value)
+            by_kind[kind_of(token)][-1].append(value)
+    often = {token: float(np.mean(values)) for token, values in by_token.items() if len(values) >= min_count}
+    ranked = sorted(often, key=lambda token: -often[token])
+    return TokenKurtosis(
+        {token: often[token] for token in ranked},
+        {token: len(by_token[token]) for token in ranked},
+        {kind: [np.array(values) for values in groups] for kind, groups in by_kind.items()},
+        min_count,
+        n_flat,
+    )

@@ -1,0 +1,173 @@
+"""Which of the tokens before explain a token (paper §8.3)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.metrics._checks import check_positive
+from captum_spes.metrics.plausibility._statistics import MeanComparison, compare_means, mean_interval
+from captum_spes.metrics.plausibility._words import Explanations, as_list, check_attributed, check_tokens, mean_of
+from captum_spes.metrics.plausibility.kurtosis import MIN_COUNT
+from captum_spes.visualization import plot_distributions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MIN_SHARE = 0.25  # paper, Table 10
+
+Position = Literal["start", "intermediate", "last"]
+POSITIONS: tuple[Position, ...] = ("start", "intermediate", "last")
+NAMES = {"start": "start tokens", "intermediate": "intermediate tokens", "last": "last token"}
+
+
+@dataclass(frozen=True)
+class ExplainedToken:
+    """A token that is often explained most by an intermediate token (a row of the paper's Table 10).
+
+    Attributes:
+        token: its text.
+        count: how often it occurs.
+        share: how many of its occurrences have their largest value at an intermediate token, 0 to 1.
+        by: the intermediate tokens and how often each was it, the most frequent first.
+    """
+
+    token: str
+    count: int
+    share: float
+    by: list[tuple[str, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class PreviousTokens:
+    """What previous tokens count for, by their position; see :func:`previous_token_saliency`.
+
+    Attributes:
+        values: by position, ``"start"``, ``"intermediate"`` and ``"last"``: the normalised attributions, by utterance.
+        explained: the tokens that are explained by an intermediate token in at least ``min_share`` of their
+            occurrences, of those that occur often enough; the largest share first.
+        n_often: how many tokens occur often enough.
+        min_count: how often that is.
+        min_share: from which a token is in ``explained``.
+    """
+
+    values: dict[Position, list[np.ndarray]]
+    explained: list[ExplainedToken]
+    n_often: int
+    min_count: int
+    min_share: float
+
+    def mean(self, position: Position) -> float:
+        """Of all values at a position; NaN where there are none."""
+        return mean_of(np.concatenate(self.values[position]))
+
+    def interval(self, position: Position) -> tuple[float, float]:
+        """Its 95 % interval over the utterances."""
+        return mean_interval(self.values[position])
+
+    def compare(self, position: Position, other: Position) -> MeanComparison:
+        """The mean at one position less that at another, two-sided, as in the paper.
+
+        Raises:
+            ValueError: there are no values at one of them.
+        """
+        return compare_means(self.values[position], self.values[other], "two-sided")
+
+    def plot(self) -> Figure:
+        """The distributions of the values at each position (paper, Fig. 11)."""
+        groups = {NAMES[position]: np.concatenate(self.values[position]) for position in POSITIONS}
+        return plot_distributions(
+            {name: values for name, values in groups.items() if len(values)}, "attribution, normalised to 0–1"
+        )
+
+
+def previous_token_saliency(
+    explanations: Explanations, *, min_count: int = MIN_COUNT, min_share: float = MIN_SHARE
+) -> PreviousTokens:
+    """Which of the tokens before explain a token: those of the start, the last one, or one in between (paper §8.3).
+
+    Values are those of the maps that are normalised to [0, 1] together with the spectrogram's. The start tokens are
+    those of the prompt (one in the paper's models, two or more in Whisper); the last token is the one just before. The
+    first token of a text is left out, for its last token is a start token.
+
+    Args:
+        explanations: of the tokens, one or several utterances.
+        min_count: tokens that occur less often are left out of ``explained``; the paper's 100.
+        min_share: and so are those that are less often explained most by an intermediate token; the paper's 0.25.
+
+    Returns:
+        PreviousTokens: the values by position, comparisons of their means, and ``explained``.
+
+    Raises:
+        ValueError: no explanation, one of words or a sentence, or one without attributions of previous tokens.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes import SpeechToTextExplanation
+        >>> from captum_spes.metrics import previous_token_saliency
+        >>> explanation = SpeechToTextExplanation(
+        ...     text="What is it?", tokens=[" What", " is", " it", "?"],
+        ...     previous_tokens=["<s>", " What", " is", " it"],
+        ...     spectrogram=torch.rand(10, 4), spectrogram_attr=torch.rand(4, 10, 4),
+        ...     token_attr=torch.tensor([[.1, 0, 0, 0], [.1, .5, 0, 0], [.1, .2, .9, 0], [.1, .9, .2, .3]]),
+        ...     n_previous=torch.tensor([1, 2, 3, 4]),
+        ...     frames_per_second=10, mel_frequencies=torch.linspace(100, 7000, 4))
+        >>> previous_token_saliency(explanation, min_count=1).explained
+        [ExplainedToken(token='?', count=1, share=1.0, by=[(' What', 1)])]
+    """
+    given = as_list(explanations)
+    check_tokens(given)
+    check_positive(min_count=min_count)
+    if not 0 <= min_share <= 1:
+        raise ValueError(f"min_share must be from 0 to 1, not {min_share}.")
+    values: dict[Position, list[np.ndarray]] = {position: [] for position in POSITIONS}
+    counts: Counter[str] = Counter()
+    tops: dict[str, Counter[str]] = defaultdict(Counter)
+    for explanation in given:
+        check_attributed(explanation)
+        counts.update(explanation.tokens)
+        rows = list(_rows(explanation))
+        for position in POSITIONS:
+            found = [row[position] for _, row in rows]
+            values[position].append(np.concatenate(found) if found else np.zeros(0))
+        for number, row in rows:
+            if (column := _top_intermediate(row)) is not None:
+                tops[explanation.tokens[number]][explanation.previous_tokens[len(row["start"]) + column]] += 1
+    often = [token for token, count in counts.items() if count >= min_count]
+    explained = [
+        ExplainedToken(token, counts[token], tops[token].total() / counts[token], tops[token].most_common())
+        for token in often
+        if tops[token].total() and tops[token].total() / counts[token] >= min_share
+    ]
+    explained.sort(key=lambda item: -item.share)
+    return PreviousTokens(values, explained, len(often), min_count, min_share)
+
+
+def _rows(explanation: SpeechToTextExplanation) -> Iterator[tuple[int, dict[Position, np.ndarray]]]:
+    """The values of each token but the first by position."""
+    attr = explanation.normalize().token_attr.numpy().astype(float)
+    n_start = int(explanation.n_previous[0])
+    for number in range(1, len(attr)):
+        n = int(explanation.n_previous[number])
+        yield (
+            number,
+            {
+                "start": attr[number, :n_start],
+                "intermediate": attr[number, n_start : n - 1],
+                "last": attr[number, n - 1 : n],
+            },
+        )
+
+
+def _top_intermediate(row: dict[Position, np.ndarray]) -> int | None:
+    """The intermediate token with the largest value of all, the latest of several; None where it is another token."""
+    middle = row["intermediate"]
+    if not len(middle) or middle.max() <= max(row["start"].max(initial=-np.inf), row["last"].max()):
+        return None
+    return int(np.flatnonzero(middle == middle.max())[-1])

@@ -1,0 +1,233 @@
+"""Whether words light up when they are spoken (paper §8.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from captum_spes.alignment import Alignment, match_words
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.metrics.plausibility._statistics import MeanComparison, by_utterance, compare_means, mean_interval
+from captum_spes.metrics.plausibility._words import (
+    THRESHOLD,
+    Alignments,
+    Explanations,
+    SpokenWord,
+    UnmatchedWord,
+    aligned,
+    check_limits,
+    is_high,
+    mean_of,
+    spoken_words,
+)
+from captum_spes.visualization import plot_word_times
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TOLERANCE = 0.05  # seconds beside a word
+
+Maps = Literal["own", "shuffled"]
+
+
+@dataclass(frozen=True)
+class WordTime:
+    """Where in time the map of a word is, and where the word is.
+
+    Attributes:
+        utterance: number of its explanation.
+        word: as the model wrote it.
+        begin: seconds.
+        end: seconds.
+        inside: mean of its curve in its span.
+        outside: mean of its curve in all other frames; NaN where there are none.
+        other_words: mean of its curve in the spans of the other words; NaN where there are none.
+        peak: seconds at which the curve is largest; the mean of several such frames.
+        hit: 1 where the peak is in the span or within the tolerance, else 0; the part of several such frames.
+        chance: how many of all frames are there: the hits of a curve that knows nothing.
+        precision: how many of the high frames are in the span.
+        recall: how many of the span's frames are high.
+    """
+
+    utterance: int
+    word: str
+    begin: float
+    end: float
+    inside: float
+    outside: float
+    other_words: float
+    peak: float
+    hit: float
+    chance: float
+    precision: float
+    recall: float
+
+    @property
+    def offset(self) -> float:
+        """Seconds from the middle of the span to the peak: negative where it is early."""
+        return self.peak - (self.begin + self.end) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class TimeLocalization:
+    """Whether words light up when they are spoken; see :func:`time_localization`.
+
+    Attributes:
+        words: those whose times are known.
+        unmatched: the others.
+        sources: of the alignments.
+        n_utterances: explanations.
+        tolerance: seconds beside a word that count for the pointing game.
+        threshold: of the scaled curve, from which a frame is high.
+    """
+
+    words: list[WordTime]
+    unmatched: list[UnmatchedWord]
+    sources: list[str]
+    n_utterances: int
+    tolerance: float
+    threshold: float
+
+    @property
+    def test(self) -> MeanComparison:
+        """Inside against all frames outside, in pairs, one-sided."""
+        return self._compare("outside", paired=True)
+
+    @property
+    def papers_test(self) -> MeanComparison:
+        """The same with the words' means as two groups, as the paper's test is (§8.1), but for equal variances."""
+        return self._compare("outside", paired=False)
+
+    @property
+    def test_against_other_words(self) -> MeanComparison:
+        """Inside against the other words alone: what a map that finds all speech important does not pass."""
+        return self._compare("other_words", paired=True)
+
+    def _compare(self, other: str, paired: bool) -> MeanComparison:
+        known = [word for word in self.words if not np.isnan(getattr(word, other))]
+        owners = [word.utterance for word in known]
+        inside, outside = (
+            by_utterance([getattr(word, name) for word in known], owners, self.n_utterances)
+            for name in ("inside", other)
+        )
+        return compare_means(inside, outside, paired=paired)
+
+    def mean(self, name: str) -> float:
+        """The mean over the words of ``"hit"``, ``"chance"``, ``"precision"``, ``"recall"``, ``"offset"``, …"""
+        return float(np.nanmean([getattr(word, name) for word in self.words]))
+
+    def interval(self, name: str) -> tuple[float, float]:
+        """Its 95 % interval over the utterances."""
+        values = [getattr(word, name) for word in self.words]
+        return mean_interval(by_utterance(values, [word.utterance for word in self.words], self.n_utterances))
+
+
+def time_localization(
+    explanations: Explanations,
+    alignments: Alignments,
+    *,
+    maps: Maps = "own",
+    tolerance: float = TOLERANCE,
+    threshold: float = THRESHOLD,
+    seed: int = 0,
+) -> TimeLocalization:
+    """Compares when words light up with when they are spoken (paper §8.1).
+
+    A word's map is the mean of its tokens' normalised maps, its curve the maximum over the frequencies of each frame.
+    The paper tests whether curves are higher inside the words' spans than outside. That is also true of any map that
+    finds speech more important than silence, so there is a second test, against the spans of the other words; and what
+    the paper leaves out: the pointing game (is the peak in the span?), the peak's offset, and precision and recall of
+    the high frames, whose value is at least ``threshold`` when the curve is scaled to 0 to 1.
+
+    Args:
+        explanations: of the tokens, one or several utterances.
+        alignments: one for each.
+        maps: ``"own"``, or ``"shuffled"``, the control: the frames of each curve in random order.
+        tolerance: seconds beside a word that count for the pointing game.
+        threshold: from which a frame is high, above 0 and up to 1.
+        seed: of the random order.
+
+    Returns:
+        TimeLocalization: with ``words``, ``test``, ``mean("hit")`` and others, and the words that are in no alignment.
+
+    Raises:
+        ValueError: not one alignment for each explanation, or no word that is in both.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes import SpeechToTextExplanation
+        >>> from captum_spes.alignment import Alignment, Segment
+        >>> from captum_spes.metrics import time_localization
+        >>> attr = torch.zeros(2, 10, 4)
+        >>> attr[0, 2, 3] = attr[1, 6, 1] = 1
+        >>> explanation = SpeechToTextExplanation(
+        ...     text="So what", tokens=[" So", " what"], previous_tokens=["<s>", " So"],
+        ...     spectrogram=torch.rand(10, 4), spectrogram_attr=attr,
+        ...     token_attr=torch.tensor([[0.3, 0.0], [0.1, 0.5]]), n_previous=torch.tensor([1, 2]),
+        ...     frames_per_second=10, mel_frequencies=torch.linspace(100, 7000, 4))
+        >>> alignment = Alignment([Segment("so", 0.1, 0.4), Segment("what", 0.4, 0.6)], source="by hand")
+        >>> found = time_localization(explanation, alignment, tolerance=0)
+        >>> [(word.word, word.hit, round(word.offset, 2)) for word in found.words]
+        [('So', 1.0, 0.0), ('what', 0.0, 0.15)]
+    """
+    given, times = aligned(explanations, alignments)
+    if maps not in ("own", "shuffled"):
+        raise ValueError(f"maps must be 'own' or 'shuffled', not {maps!r}.")
+    check_limits(tolerance, threshold)
+    spoken, unmatched = spoken_words(given, times)
+    if not spoken:
+        raise ValueError("no word of the explanations is in their alignments: check that they belong together.")
+    random = np.random.default_rng(seed)
+    words = []
+    for word in spoken:
+        curve = word.curve if maps == "own" else random.permutation(word.curve)
+        others = [other for other in spoken if other.utterance == word.utterance and other is not word]
+        words.append(_word_time(word, curve, others, tolerance, threshold))
+    return TimeLocalization(
+        words, unmatched, sorted({alignment.source for alignment in times}), len(given), tolerance, threshold
+    )
+
+
+def _word_time(
+    word: SpokenWord, curve: np.ndarray, others: Sequence[SpokenWord], tolerance: float, threshold: float
+) -> WordTime:
+    inside, near = word.inside(), word.inside(tolerance)
+    elsewhere = np.any([other.inside() for other in others], axis=0) & ~inside if others else np.zeros_like(inside)
+    is_peak = curve == curve.max()
+    high = is_high(curve, threshold)
+    return WordTime(
+        word.utterance,
+        word.text,
+        word.begin,
+        word.end,
+        float(curve[inside].mean()),
+        mean_of(curve[~inside]),
+        mean_of(curve[elsewhere]),
+        float((np.flatnonzero(is_peak) + 0.5).mean() / word.frames_per_second),
+        float(near[is_peak].mean()),
+        float(near.mean()),
+        float(inside[high].mean()),
+        float(high[inside].mean()),
+    )
+
+
+def plot_time(explanation: SpeechToTextExplanation, alignment: Alignment) -> Figure:
+    """When each word lights up, one row a word, with a frame around the time in which it is spoken.
+
+    Args:
+        explanation: of the tokens.
+        alignment: its own.
+
+    Returns:
+        Figure: to save or to change.
+    """
+    [given], [times] = aligned(explanation, alignment)
+    words = given.words()
+    spans = [
+        None if segment is None else (segment.begin, segment.end) for segment in match_words(words.tokens, times.words)
+    ]
+    return plot_word_times(words.spectrogram_attr.amax(2), words.tokens, spans, given.frames_per_second)

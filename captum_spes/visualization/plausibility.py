@@ -1,0 +1,283 @@
+"""Figures of the analyses of plausibility: words in time, tokens by kurtosis, previous tokens, what was heard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from captum_spes.visualization._colors import MAP, MAP_PART, Scale, part_of
+from captum_spes.visualization._layout import (
+    BAR_MARGIN,
+    LABEL_SIZE,
+    PAGE_WIDTH,
+    SIDE_MARGIN,
+    TICK_SIZE,
+    TITLE_SIZE,
+    MelSpectrogram,
+    add_colorbar,
+    checked_array,
+    new_figure,
+)
+from captum_spes.visualization._text import LINE_HEIGHT, clean_labels, shorten, text_width, token_text
+from captum_spes.visualization.curves import COLORS, DASHES
+from captum_spes.visualization.figures import ENERGY_MAP, ENERGY_PART
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LABEL_WIDTH = 1.6  # inches, of a token
+ROW_HEIGHT = 0.24  # inches, of a row with a token's label
+HEARD, GUESSED = "#E69F00", "#0072B2"
+TOP, BOTTOM = "#0072B2", "#E69F00"
+N_BINS = 25
+
+
+def plot_word_times(
+    curves: Tensor, words: Sequence[str], spans: Sequence[tuple[float, float] | None], frames_per_second: float
+) -> Figure:
+    """Draws when each word lights up: a row a word, its colours from its own smallest value to its largest.
+
+    A frame stands around the time in which a word is spoken, where that is known.
+
+    Args:
+        curves: a value for each word and frame, (W, T).
+        words: W words.
+        spans: begin and end of each word in seconds, or None.
+        frames_per_second: of the curves.
+
+    Returns:
+        Figure: to save or to change; pyplot does not know it.
+
+    Raises:
+        ValueError: no word, or lengths that do not fit each other.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.visualization import plot_word_times
+        >>> figure = plot_word_times(torch.rand(2, 50), ["So", "what"], [(0.1, 0.2), None], 100)
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['So', 'what']
+    """
+    from matplotlib.patches import Rectangle
+
+    if not len(words) or len(words) != len(spans):
+        raise ValueError(f"there must be words and a span for each: {len(words)} words and {len(spans)} spans came.")
+    values = checked_array("curves", curves, (len(words), curves.shape[-1]))
+    low = values.min(1, keepdims=True)
+    scaled = (values - low) / np.maximum(values.max(1, keepdims=True) - low, np.finfo(float).tiny)
+    labels = _labels(words)
+    seconds = scaled.shape[1] / frames_per_second
+    width = min(max(2 * seconds, 5.5), PAGE_WIDTH)
+    figure = new_figure(width + _margin(labels), len(words) * ROW_HEIGHT + BAR_MARGIN + 0.4)
+    ax = figure.add_subplot()
+    scale = Scale.of(scaled, "attribution, each word from its smallest to its largest", (0, 1))
+    extent = (0, seconds, len(words) - 0.5, -0.5)
+    image = ax.imshow(
+        scaled, cmap=scale.on_white, norm=scale.norm, aspect="auto", interpolation="nearest", extent=extent
+    )
+    for row, span in enumerate(spans):
+        if span is not None:
+            begin, end = span
+            place: dict[str, Any] = {"fill": False, "edgecolor": "black", "linewidth": 1.0}
+            ax.add_patch(Rectangle((begin, row - 0.5), end - begin, 1, **place))
+    ax.set_yticks(range(len(words)), labels=labels, fontsize=TICK_SIZE, **token_text())
+    ax.set_xlabel("time (s)", fontsize=LABEL_SIZE)
+    ax.tick_params(labelsize=TICK_SIZE, length=2)
+    add_colorbar(figure, image, f"{scale.label}; frame: where it is spoken", _margin(labels))
+    return figure
+
+
+def plot_token_bars(
+    tokens: Sequence[str], values: ArrayLike, counts: Sequence[int], x_label: str, n_top: int
+) -> Figure:
+    """Draws a bar a token: those with the largest values, and beneath those with the smallest (paper, Fig. 10).
+
+    Args:
+        tokens: from the top.
+        values: of each, (n,).
+        counts: how often each occurs, written beside its bar.
+        x_label: what the values are.
+        n_top: how many of the tokens are those with the largest values.
+
+    Returns:
+        Figure: to save or to change; pyplot does not know it.
+
+    Raises:
+        ValueError: no token, or lengths that do not fit each other.
+
+    Example::
+
+        >>> from captum_spes.visualization import plot_token_bars
+        >>> figure = plot_token_bars([" so", "."], [20.0, 0.5], [40, 30], "kurtosis", n_top=1)
+        >>> figure.axes[0].get_xlabel()
+        'kurtosis'
+    """
+    heights = np.asarray(values, dtype=float)
+    if not len(tokens) or heights.shape != (len(tokens),) or len(counts) != len(tokens):
+        raise ValueError("there must be tokens, and a value and a count for each.")
+    labels = _labels(tokens)
+    figure = new_figure(5.5 + _margin(labels), len(tokens) * 0.28 + 0.8)
+    ax = figure.add_subplot()
+    rows = np.arange(len(tokens)) + (np.arange(len(tokens)) >= n_top) * 0.6  # a gap between the two groups
+    colors = [TOP if row < n_top else BOTTOM for row in range(len(tokens))]
+    bars = ax.barh(rows, heights, color=colors, height=0.75)
+    ax.bar_label(
+        bars, [f"{value:.1f}  ({count}×)" for value, count in zip(heights, counts)], padding=4, fontsize=TICK_SIZE
+    )
+    ax.set_yticks(rows, labels=labels, fontsize=TICK_SIZE, **token_text())
+    ax.invert_yaxis()
+    ax.margins(x=0.22)
+    if (heights >= 0).all():
+        ax.set_xlim(left=0)
+    _tidy(ax, x_label)
+    return figure
+
+
+def plot_distributions(groups: Mapping[str, ArrayLike], x_label: str) -> Figure:
+    """Draws how values from 0 to 1 are distributed in each group, with a line at its mean (paper, Fig. 11).
+
+    Args:
+        groups: the values of each group by its name, (n,).
+        x_label: what the values are.
+
+    Returns:
+        Figure: to save or to change; pyplot does not know it.
+
+    Raises:
+        ValueError: no group, an empty one, or values outside of 0 to 1.
+
+    Example::
+
+        >>> from captum_spes.visualization import plot_distributions
+        >>> figure = plot_distributions({"start": [0.1, 0.2], "last": [0.9]}, "attribution")
+        >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        ['start: mean 0.15, n = 2', 'last: mean 0.90, n = 1']
+    """
+    arrays = {name: np.asarray(values, dtype=float) for name, values in groups.items()}
+    if not arrays or any(not values.size for values in arrays.values()):
+        raise ValueError("there must be groups, and values in each.")
+    if any(not ((values >= -1e-6) & (values <= 1 + 1e-6)).all() for values in arrays.values()):
+        raise ValueError("values must be from 0 to 1.")
+    figure = new_figure(5.5, 3.4)
+    ax = figure.add_subplot()
+    for number, (name, values) in enumerate(arrays.items()):
+        color, dashes = COLORS[number % len(COLORS)], DASHES[number % len(DASHES)]
+        density, edges = np.histogram(np.clip(values, 0, 1), bins=N_BINS, range=(0, 1), density=True)
+        label = f"{name}: mean {values.mean():.2f}, n = {len(values):,}"
+        ax.stairs(density, edges, color=color, fill=True, alpha=0.12)
+        ax.stairs(density, edges, color=color, linewidth=1.5, linestyle=dashes, label=label)
+        ax.axvline(values.mean(), color=color, linewidth=1.2, linestyle=dashes, alpha=0.7)
+    ax.set_xlim(0, 1)
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("density", fontsize=LABEL_SIZE)
+    ax.legend(fontsize=TICK_SIZE, frameon=False)
+    _tidy(ax, x_label)
+    return figure
+
+
+def plot_shares(tokens: Sequence[str], shares: ArrayLike) -> Figure:
+    """Draws a sentence, token by token: how much of each comes from the sound, and how much from the text before.
+
+    Args:
+        tokens: the K tokens.
+        shares: of the text before, from 0 to 1, (K,).
+
+    Returns:
+        Figure: to save or to change; pyplot does not know it.
+
+    Raises:
+        ValueError: no token, or shares that are none.
+
+    Example::
+
+        >>> from captum_spes.visualization import plot_shares
+        >>> figure = plot_shares([" So", "."], [0.2, 0.9])
+        >>> [text.get_text() for text in figure.axes[0].get_xticklabels()]
+        ['So', '.']
+    """
+    values = np.asarray(shares, dtype=float)
+    if not len(tokens) or values.shape != (len(tokens),) or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("there must be tokens, and a share from 0 to 1 for each.")
+    labels = _labels(tokens)
+    column = min(max(PAGE_WIDTH / len(tokens), ROW_HEIGHT), 0.5)  # inches
+    beneath = max(text_width(label, TICK_SIZE) for label in labels)
+    figure = new_figure(max(len(tokens) * column, 3.2) + SIDE_MARGIN, 2.0 + beneath)
+    ax = figure.add_subplot()
+    places = np.arange(len(tokens))
+    ax.bar(places, values, width=0.85, color=GUESSED, label="text before (guessed)")
+    ax.bar(places, 1 - values, bottom=values, width=0.85, color=HEARD, label="spectrogram (heard)")
+    ax.axhline(0.5, color="white", linewidth=1.0, linestyle=(0, (3, 2)))
+    ax.set_xticks(places, labels=labels, rotation=90, fontsize=TICK_SIZE, **token_text())
+    ax.set_xlim(-0.6, len(tokens) - 0.4)
+    ax.set_ylim(0, 1)
+    ax.set_ylabel("share of the importance", fontsize=LABEL_SIZE)
+    ax.tick_params(labelsize=TICK_SIZE, length=2)
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=TICK_SIZE, frameon=False)
+    return figure
+
+
+def plot_map(
+    attributions: Tensor, spectrogram: Tensor, frames_per_second: float, mel_frequencies: Tensor, title: str
+) -> Figure:
+    """Draws a spectrogram, a map, and the map over the spectrogram, beneath each other (paper, Fig. 8 and 9).
+
+    Args:
+        attributions: the map, (T, C).
+        spectrogram: log-mel energies, (T, C).
+        frames_per_second: frames a second of the spectrogram.
+        mel_frequencies: centre of each mel channel in Hz, rising, (C,).
+        title: such as the token that is explained.
+
+    Returns:
+        Figure: to save or to change; pyplot does not know it.
+
+    Raises:
+        ValueError: shapes that do not fit each other, or values that are not finite.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.visualization import plot_map
+        >>> figure = plot_map(torch.rand(200, 80), torch.rand(200, 80), 100, torch.linspace(40, 7700, 80), " so")
+        >>> [ax.get_title() for ax in figure.axes[:3]]
+        ['spectrogram', 'so', 'both']
+    """
+    mel = MelSpectrogram(spectrogram, frames_per_second, mel_frequencies)
+    values = checked_array("attributions", attributions, tuple(mel.energy.shape))
+    scale = Scale.of(values, None, None)
+    width, height = mel.single_width, 1.7
+    figure = new_figure(width + SIDE_MARGIN, 3 * (height + LINE_HEIGHT * TITLE_SIZE / 72 + 0.1) + BAR_MARGIN)
+    [label] = clean_labels([title])
+    top, middle, bottom = (figure.add_subplot(3, 1, number) for number in (1, 2, 3))
+    mel.draw(top, mel.energy, cmap=part_of(ENERGY_MAP, ENERGY_PART))
+    mel.draw(middle, values, cmap=part_of(MAP, MAP_PART), norm=scale.norm)
+    overlay = scale.draw(bottom, values, mel)
+    for ax, text in ((top, "spectrogram"), (middle, shorten(label, width, TITLE_SIZE)), (bottom, "both")):
+        ax.set_title(text, fontsize=TITLE_SIZE, pad=4, **token_text())
+        mel.label(ax, width, height, time=ax is bottom)
+    add_colorbar(figure, overlay, scale.label, extend=scale.extend)
+    return figure
+
+
+def _labels(tokens: Sequence[str]) -> list[str]:
+    return [shorten(label, LABEL_WIDTH, TICK_SIZE) for label in clean_labels(tokens)]
+
+
+def _margin(labels: Sequence[str]) -> float:
+    """Inches beside the axes."""
+    return max(text_width(label, TICK_SIZE) for label in labels) + 0.3
+
+
+def _tidy(ax: Axes, x_label: str) -> None:
+    ax.set_xlabel(x_label, fontsize=LABEL_SIZE)
+    ax.tick_params(labelsize=TICK_SIZE)
+    ax.grid(axis="x", color="0.92", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
