@@ -1,4 +1,4 @@
-"""The command line: ``captum-spes explain``, ``compare`` and ``evaluate``."""
+"""The command line: ``captum-spes explain``, ``compare``, ``evaluate`` and ``analyze``."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from rich.table import Table
 from tqdm import tqdm
 
 from captum_spes import SPES, Contrast, SpeechToTextAttribution, SpeechToTextExplanation
+from captum_spes.analysis import MINIMAL_PAIR, SECTIONS, analyze
 from captum_spes.comparison import DEFAULT_METHODS, Comparison
 from captum_spes.corpus import CorpusUtterance, load_corpus
 from captum_spes.evaluation import METRICS, Evaluation
 from captum_spes.metrics import Bleu, WordErrorRate
+from captum_spes.metrics.plausibility.kurtosis import MIN_COUNT
 from captum_spes.models import load_model
 from captum_spes.models.context import context_seconds
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
@@ -279,6 +281,47 @@ def evaluate(
     _report_results(results, folder)
     if interrupted:
         raise typer.Exit(128 + signal.SIGINT)
+
+
+@app.command("analyze")
+def analyze_folder(
+    folder: Annotated[Path, typer.Argument(help="Folder with explanations, as explain and evaluate write them.")],
+    alignments: Annotated[
+        Path | None, typer.Option(help="Folder of alignments: .TextGrid or .json files named like the utterances.")
+    ] = None,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="Manifest or folder of the audio: for alignments beside it, and for its column gender."),
+    ] = None,
+    force_align: Annotated[
+        bool, typer.Option("--force-align", help="Align the corpus' English audio where there is no alignment.")
+    ] = False,
+    words: Annotated[str, typer.Option(help="Words whose frequencies are compared.")] = ",".join(MINIMAL_PAIR),
+    min_count: Annotated[
+        int, typer.Option(min=1, help="Occurrences of the tokens that are looked at by themselves; the paper's 100.")
+    ] = MIN_COUNT,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the results. Default: analysis, in the folder.")
+    ] = None,
+) -> None:
+    """Analyse how plausible explanations are: do they agree with phonetics, and with how language works?"""
+    report = analyze(
+        folder,
+        alignments=alignments,
+        corpus=None if corpus is None else load_corpus(corpus),
+        min_count=min_count,
+        words=_names(words, "--words"),
+        align=force_align,
+        callback=lambda method: print(f"Analysing {method}", flush=True),
+    )
+    paths = report.save(_make_folder(output or folder / "analysis"))
+    done = [section.title for name, section in SECTIONS.items() if report.findings[name]]
+    print(f"\nDone: {', '.join(done)} (min_count {min_count})")
+    if report.problems:
+        print("\nNot computed:")
+        for name, reason in report.problems.items():
+            print(f"  {name}: {reason}")
+    print(f"\nWrote {paths[0]}\n      {paths[1]}\n      and {len(paths) - 2} figures")
 
 
 def _run_evaluation(evaluation: Evaluation) -> bool:

@@ -20,7 +20,7 @@ ROOMS = [
     {"speech_to_text"},
     {"named_methods", "metrics"},
     {"comparison", "results"},
-    {"evaluation"},
+    {"evaluation", "analysis"},
     {"cli"},
     {"__main__"},
 ]

@@ -36,7 +36,7 @@ GREY = "#808080"
 N_MARKERS = 5  # on a line
 MANY_CURVES = 4  # with more, bands lie over each other
 BAND, FAINT_BAND = 0.18, 0.07  # opacities
-MEL_TICKS = (0, 300, 600, 1000, 2000, 4000, 8000)  # Hz
+MEL_TICKS = (0, 300, 600, 1000, 2000, 4000, 7000, 12000)  # Hz
 MEL_LINEAR_DECADES = 15 * np.log(6.4) / 27 / np.log(10)  # 15 mels up to 1 kHz, 27 for a factor of 6.4 above
 
 
@@ -177,7 +177,8 @@ class _Metric:
         if self.panel.mel_scale:
             # Slaney's scale: linear up to 1 kHz, logarithmic above
             ax.set_xscale("symlog", linthresh=1000, linscale=MEL_LINEAR_DECADES)
-            ax.set_xticks(MEL_TICKS, labels=[f"{tick:,}" for tick in MEL_TICKS])
+            ticks = [tick for tick in MEL_TICKS if first <= tick <= last or not tick]
+            ax.set_xticks(ticks, labels=[f"{tick:,}" for tick in ticks])
             ax.minorticks_off()
         room = ROOM * (last - first) or 0.5
         ax.set_xlim(first - room, last + room)

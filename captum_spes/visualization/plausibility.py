@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from captum_spes.visualization._colors import MAP, MAP_PART, Scale, part_of
+from captum_spes.visualization._colors import Scale, part_of
 from captum_spes.visualization._layout import (
     BAR_MARGIN,
     LABEL_SIZE,
@@ -257,7 +257,7 @@ def plot_map(
     [label] = clean_labels([title])
     top, middle, bottom = (figure.add_subplot(3, 1, number) for number in (1, 2, 3))
     mel.draw(top, mel.energy, cmap=part_of(ENERGY_MAP, ENERGY_PART))
-    mel.draw(middle, values, cmap=part_of(MAP, MAP_PART), norm=scale.norm)
+    mel.draw(middle, values, cmap=scale.on_white, norm=scale.norm)
     overlay = scale.draw(bottom, values, mel)
     for ax, text in ((top, "spectrogram"), (middle, shorten(label, width, TITLE_SIZE)), (bottom, "both")):
         ax.set_title(text, fontsize=TITLE_SIZE, pad=4, **token_text())

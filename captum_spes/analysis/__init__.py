@@ -1,0 +1,91 @@
+"""All analyses of plausibility that the explanations in a folder allow, as a report with figures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from captum_spes.analysis.files import Times, find_explanations, load_explanations
+from captum_spes.analysis.report import Report
+from captum_spes.analysis.sections import MINIMAL_PAIR, SECTIONS, Finding, Group
+from captum_spes.corpus import Corpus
+from captum_spes.metrics.plausibility.kurtosis import MIN_COUNT
+
+__all__ = ["MINIMAL_PAIR", "SECTIONS", "Report", "analyze"]
+
+
+def analyze(
+    folder: str | os.PathLike[str],
+    *,
+    alignments: str | os.PathLike[str] | None = None,
+    corpus: Corpus | None = None,
+    min_count: int = MIN_COUNT,
+    words: Sequence[str] = MINIMAL_PAIR,
+    align: bool = False,
+    callback: Callable[[str], Any] | None = None,
+) -> Report:
+    """Runs all analyses of plausibility that the explanations in a folder allow.
+
+    Explanations are all ``.safetensors`` files in the folder and its subfolders, as ``explain``, ``compare`` and
+    ``evaluate`` write them. The name of a method and the id of an utterance come from their paths.
+
+    Args:
+        folder: of the explanations.
+        alignments: a folder of ``.TextGrid``, ``.phone.json`` or ``.json`` files, each with an utterance's id for a
+            name, or its last part. Those beside the corpus' audio come second.
+        corpus: from :func:`~captum_spes.corpus.load_corpus`, for alignments beside the audio, and the column gender.
+        min_count: occurrences of tokens that are looked at by themselves; the paper's 100.
+        words: whose frequencies are compared, the first with the others.
+        align: align what has no alignment by :func:`~captum_spes.alignment.force_align` (English), from the corpus'
+            audio and its transcription, or the explained text.
+        callback: called with the name of each method before it is looked at.
+
+    Returns:
+        Report: ``save(folder)`` writes it.
+
+    Raises:
+        ValueError: no such folder, or no explanation in it.
+
+    Example::
+
+        >>> from captum_spes.analysis import analyze
+        >>> from captum_spes.corpus import load_corpus
+        >>> report = analyze("spes-output/speech-evaluation", corpus=load_corpus("speech"))  # doctest: +SKIP
+        >>> report.save("plausibility")  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    problems: dict[str, str] = {}
+    paths = find_explanations(folder)
+    times = Times(None if alignments is None else Path(alignments), corpus, align, problems)
+    findings: dict[str, dict[str, Finding]] = {name: {} for name in SECTIONS}
+    failures: dict[tuple[str, str], list[str]] = {}
+    counts = {}
+    for method, by_utterance in paths.items():
+        if callback:
+            callback(method)
+        loaded = load_explanations(by_utterance, folder, problems)
+        if not loaded:
+            continue
+        counts[method] = len(loaded)
+        group = Group(
+            method,
+            list(loaded),
+            list(loaded.values()),
+            [times.of(name, explanation) for name, explanation in loaded.items()],
+            [times.fields.get(name, {}) for name in loaded],
+            min_count,
+            words,
+        )
+        for name, section in SECTIONS.items():
+            try:
+                findings[name][method] = section.analyse(group)
+            except ValueError as error:
+                failures.setdefault((section.title, str(error)), []).append(method)
+    if not counts:
+        name, reason = next(iter(problems.items()))
+        raise ValueError(f"{folder} has no explanation that can be analysed; {name}: {reason}")
+    problems |= {f"{title}, {', '.join(methods)}": reason for (title, reason), methods in failures.items()}
+    settings = {"folder": str(folder), "min_count": min_count, "words": list(words), "sources": times.sources}
+    return Report(folder, findings, problems, counts, settings)

@@ -1,0 +1,128 @@
+"""The explanations in a folder, and the alignments of their utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from captum_spes.alignment import SUFFIXES, Alignment, find_alignment, force_align
+from captum_spes.corpus import Corpus
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.named_methods import METHODS
+
+
+def find_explanations(folder: Path) -> dict[str, dict[str, Path]]:
+    """The explanations in a folder, by method and utterance.
+
+    Raises:
+        ValueError: no such folder, or no ``.safetensors`` file in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder: give one with explanations, as captum-spes evaluate writes it.")
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.rglob("*.safetensors")):
+        method, utterance = _names(path)
+        by_utterance = found.setdefault(method, {})
+        if utterance in by_utterance:  # of another run
+            utterance = path.relative_to(folder).with_suffix("").as_posix().replace("/", "+")
+        by_utterance[utterance] = path
+    if not found:
+        raise ValueError(f"{folder} holds no explanations (.safetensors): give the folder of explain or evaluate.")
+    return found
+
+
+def _names(path: Path) -> tuple[str, str]:
+    """Method and utterance: of evaluate, of explain, of compare, or of a file somewhere."""
+    parent = path.parent
+    if parent.parent.name == "explanations":
+        return parent.name, path.stem
+    if path.stem == "explanation":
+        return _method_of(path), parent.name
+    if path.stem in METHODS:
+        return path.stem, parent.name.removesuffix("-compare")
+    return _method_of(path), path.stem
+
+
+def _method_of(path: Path) -> str:
+    try:
+        return str(SpeechToTextExplanation.load(path).metadata.get("method", "unknown method"))
+    except ValueError:
+        return "unknown method"  # the error is told when it is loaded
+
+
+def load_explanations(
+    paths: Mapping[str, Path], folder: Path, problems: dict[str, str]
+) -> dict[str, SpeechToTextExplanation]:
+    """The explanations of tokens, by utterance; the others are told."""
+    loaded = {}
+    for utterance, path in paths.items():
+        where = str(path.relative_to(folder))
+        try:
+            explanation = SpeechToTextExplanation.load(path)
+        except ValueError as error:
+            problems[where] = str(error)
+            continue
+        if explanation.grouped or explanation.metadata.get("contrast"):
+            problems[where] = "it is of words, of a sentence or a contrast: explanations of the tokens are analysed."
+        else:
+            loaded[utterance] = explanation
+    return loaded
+
+
+class Times:
+    """Finds the alignments of utterances, each once."""
+
+    def __init__(self, folder: Path | None, corpus: Corpus | None, align: bool, problems: dict[str, str]) -> None:
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"{folder} is no folder: give one with alignments (.TextGrid or .json).")
+        if align and corpus is None:
+            raise ValueError("to align, the audio is needed: give the corpus, too.")
+        self.items = {} if corpus is None else {item.id: item for item in corpus.utterances}
+        self.fields = {name: item.fields for name, item in self.items.items()}
+        self.align = align
+        self.problems = problems
+        self.files = {} if folder is None else _index(folder)
+        self.found: dict[str, Alignment | None] = {}
+
+    @property
+    def sources(self) -> list[str]:
+        """Of all alignments; those of single files are told as one."""
+        sources = {a.source for a in self.found.values() if a is not None}
+        files = {source for source in sources if source.endswith(SUFFIXES)}
+        return sorted(sources - files) + ([f"{len(files)} files that do not tell their source"] if files else [])
+
+    def of(self, utterance: str, explanation: SpeechToTextExplanation) -> Alignment | None:
+        if utterance not in self.found:
+            try:
+                self.found[utterance] = self._find(utterance, explanation)
+            except ValueError as error:
+                self.found[utterance] = None
+                self.problems[f"alignment of {utterance}"] = str(error)
+        return self.found[utterance]
+
+    def _find(self, utterance: str, explanation: SpeechToTextExplanation) -> Alignment:
+        item = self.items.get(utterance)
+        path = self.files.get(utterance) or self.files.get(utterance.rsplit("+", 1)[-1])
+        if path is None and item is not None:
+            path = find_alignment(item.path)
+        if path is not None:
+            return Alignment.load(path)
+        if item is None:
+            known = "the corpus has no such utterance, and " if self.items else ""
+            raise ValueError(f"{known}no file of the alignments has its name.")
+        if not self.align:
+            raise ValueError(f"there is none beside {item.path}: --force-align makes one.")
+        return force_align(item.path, item.transcription or explanation.text)
+
+
+def _index(folder: Path) -> dict[str, Path]:
+    """The alignments in a folder, by the id that their path would have, and by their name where only one has it."""
+    by_path: dict[str, Path] = {}
+    by_name: dict[str, list[Path]] = {}
+    for suffix in SUFFIXES:
+        for path in sorted(folder.rglob(f"*{suffix}")):
+            name = path.relative_to(folder).as_posix()[: -len(suffix)]
+            if name.replace("/", "+") not in by_path:
+                by_path[name.replace("/", "+")] = path
+                by_name.setdefault(name.rsplit("/", 1)[-1], []).append(path)
+    return {**{name: paths[0] for name, paths in by_name.items() if len(paths) == 1}, **by_path}

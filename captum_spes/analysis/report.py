@@ -1,0 +1,104 @@
+"""What the analyses found, as Markdown, JSON and figures."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captum_spes._files import markdown_table, write_atomically
+from captum_spes.analysis.sections import SECTIONS, Finding
+
+
+@dataclass
+class Report:
+    """What was found, and what could not be.
+
+    Attributes:
+        folder: of the explanations.
+        findings: by section and method.
+        problems: what could not be computed or read: the reason in one sentence, by what it is about.
+        n_explanations: of each method.
+        settings: arguments.
+    """
+
+    folder: Path
+    findings: dict[str, dict[str, Finding]]
+    problems: dict[str, str]
+    n_explanations: dict[str, int]
+    settings: dict[str, Any]
+
+    def save(self, output: str | os.PathLike[str]) -> list[Path]:
+        """Writes analysis.md, analysis.json and the figures into a folder."""
+        output = Path(output)
+        output.mkdir(parents=True, exist_ok=True)
+        paths = [output / "analysis.md", output / "analysis.json"]
+        write_atomically(paths[0], self.markdown())
+        write_atomically(paths[1], json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
+        for found in self.findings.values():
+            for finding in found.values():
+                for name, plot in finding.figures.items():
+                    path = output / f"{name}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    picture = io.BytesIO()
+                    plot().savefig(picture, dpi=120)
+                    write_atomically(path, picture.getvalue())
+                    paths.append(path)
+        return paths
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, as JSON holds them: NaN is null."""
+        content = {
+            "settings": self.settings,
+            "n_explanations": self.n_explanations,
+            "analyses": {
+                name: {method: finding.data for method, finding in found.items()}
+                for name, found in self.findings.items()
+            },
+            "problems": self.problems,
+        }
+        return _without_nan(content)
+
+    def markdown(self) -> str:
+        """The tables, links to the figures, and what could not be computed."""
+        total = sum(self.n_explanations.values())
+        lines = [f"# Plausibility of {total} explanations", ""]
+        lines += [f"- {method}: {n} explanations" for method, n in self.n_explanations.items()]
+        for name, section in SECTIONS.items():
+            if found := self.findings.get(name):
+                rows = [(method, *row) for method, finding in found.items() for row in finding.rows]
+                lines += ["", f"## {section.title}", "", section.note, ""]
+                lines += markdown_table([("method", *section.columns), *rows])
+                figures = [figure for finding in found.values() for figure in finding.figures]
+                # those of single utterances are many
+                single = [f"[{figure}](<{figure}.png>)" for figure in figures if "/" in figure]
+                lines += ["", *(f"![{figure}](<{figure}.png>)" for figure in figures if "/" not in figure)]
+                lines += [f"Utterances: {', '.join(single)}"] if single else []
+        unmatched = self._unmatched()
+        if unmatched:
+            lines += ["", "## Words without a time", "", ", ".join(unmatched)]
+        if self.problems:
+            lines += ["", "## Not computed", "", *(f"- {name}: {reason}" for name, reason in self.problems.items())]
+        lines += ["", "## Settings", ""]
+        lines += [f"- {key}: `{json.dumps(value, ensure_ascii=False)}`" for key, value in self.settings.items()]
+        return "\n".join(lines) + "\n"
+
+    def _unmatched(self) -> list[str]:
+        """Of all methods together: they explain the same texts."""
+        found = self.findings.get("time", {}).values()
+        words = {(word["utterance"], word["word"]): word["reason"] for f in found for word in f.data["unmatched"]}
+        return [f"{word} ({utterance}: {reason})" for (utterance, word), reason in words.items()]
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

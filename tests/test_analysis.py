@@ -1,0 +1,199 @@
+"""The report on the explanations in a folder: what it finds, what it matches, and what it cannot do."""
+
+import json
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from test_cli import run  # noqa: F401 (a fixture)
+from test_plausibility import align, explain, peaks
+
+from captum_spes.analysis import SECTIONS, analyze
+from captum_spes.analysis.files import find_explanations
+from captum_spes.corpus import load_corpus
+
+pytest.importorskip("safetensors")
+
+TOKEN_ATTR = [[0.5, 0, 0, 0], [0.1, 0.2, 0, 0], [0.1, 0.3, 0.9, 0], [0.1, 0.9, 0.2, 0.3]]
+ALIGNMENT = align(
+    ("so", 0.2, 0.6),
+    ("no", 0.8, 1.2),
+    phones=[("S", 0.2, 0.4), ("OW", 0.4, 0.6), ("N", 0.8, 1.0), ("OW", 1.0, 1.2)],
+)
+
+
+def make(seed=0, **changes):
+    """*So no.*, with a hiss in *so*."""
+    attr = peaks([(2, 3), (3, 3), (5, 1)], [(9, 0), (11, 1)], [], [])
+    attr += 0.1 * torch.rand(attr.shape, generator=torch.Generator().manual_seed(seed))
+    return explain([" So", " no", ".", "<|endoftext|>"], attr, TOKEN_ATTR, metadata={"method": "SPES"}, **changes)
+
+
+@pytest.fixture
+def evaluation(tmp_path, audio):
+    """Two methods and four utterances, two of women, in the layout of evaluate; audio with alignments beside it."""
+    speech = tmp_path / "speech"
+    (speech / "audio").mkdir(parents=True)
+    rows = ["file_name,transcription,gender"]
+    for number in range(4):
+        rows.append(f"audio/u{number}.wav,So no.,{'female' if number % 2 else 'male'}")
+        soundfile.write(speech / "audio" / f"u{number}.wav", audio, 16000)
+        ALIGNMENT.save(speech / "audio" / f"u{number}.json")
+        for method in ("spes", "energy"):
+            folder = tmp_path / "run" / "explanations" / method
+            folder.mkdir(parents=True, exist_ok=True)
+            make(number).save(folder / f"audio+u{number}.safetensors")
+    (speech / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "run", speech
+
+
+def test_everything_that_can_be_computed_is(evaluation, tmp_path):
+    folder, speech = evaluation
+    report = analyze(folder, corpus=load_corpus(speech), min_count=4)
+    assert not report.problems
+    assert report.n_explanations == {"energy": 4, "spes": 4}
+    assert all(found.keys() == {"energy", "spes"} for found in report.findings.values())
+    paths = report.save(tmp_path / "out")
+    assert all(path.stat().st_size for path in paths) and len(set(paths)) == len(paths)
+    names = {path.relative_to(tmp_path / "out").as_posix() for path in paths}
+    assert {"analysis.md", "analysis.json", "words-spes.png", "voices-energy.png", "kurtosis-spes.png"} < names
+    assert {"time/spes/audio+u0.png", "context/spes/audio+u3.png", "previous-tokens-spes.png"} < names
+    text = paths[0].read_text()
+    assert all(f"## {section.title}\n" in text for section in SECTIONS.values())
+    assert "Not computed" not in text and "`min_count`" not in text and "- min_count: `4`" in text
+    content = json.loads(paths[1].read_text())
+    time = content["analyses"]["time"]["spes"]
+    assert time["means"]["hit"] == 1 and time["sources"] == ["by hand"]
+    assert {word["utterance"] for word in time["words"]} == {f"audio+u{number}" for number in range(4)}
+    assert content["analyses"]["word frequencies"]["spes"]["no"]["first_less_this"]["above 4 kHz"]["difference"] > 0.5
+    assert content["settings"]["sources"] == ["by hand"]
+
+
+def test_what_cannot_be_computed_is_told_with_its_reason(evaluation, tmp_path):
+    folder, _ = evaluation
+    report = analyze(folder)
+    assert {name for name, found in report.findings.items() if found} == {
+        "order",
+        "kurtosis",
+        "previous tokens",
+        "context",
+    }
+    assert report.problems["Words in time, energy, spes"].startswith("there are no alignments")
+    assert "no column gender" in report.problems["Voices, energy, spes"]
+    text = report.markdown()
+    assert "## Not computed" in text and "## Words in time" not in text
+    assert "no token occurs 100 times" in text and not report.findings["kurtosis"]["spes"].figures
+
+
+def test_alignments_are_found_by_the_utterances_id(evaluation, tmp_path):
+    folder, _ = evaluation
+    (tmp_path / "times" / "audio").mkdir(parents=True)
+    ALIGNMENT.save(tmp_path / "times" / "audio+u0.json")
+    ALIGNMENT.save(tmp_path / "times" / "u1.json")
+    ALIGNMENT.save(tmp_path / "times" / "audio" / "u2.json")
+    (tmp_path / "times" / "u3.json").write_text("no alignment")
+    report = analyze(folder, alignments=tmp_path / "times")
+    words = report.findings["time"]["spes"].data["words"]
+    assert {word["utterance"] for word in words} == {"audio+u0", "audio+u1", "audio+u2"}
+    assert "u3.json is no alignment" in report.problems["alignment of audio+u3"]
+
+
+def test_words_without_a_time_are_listed(evaluation, tmp_path):
+    folder, speech = evaluation
+    align(("so", 0.2, 0.6)).save(speech / "audio" / "u0.json")
+    text = analyze(folder, corpus=load_corpus(speech)).markdown()
+    assert "## Words without a time\n\nno (audio+u0: no word of the alignment is like it)\n" in text
+
+
+def test_names_of_the_layouts(tmp_path):
+    for place in ("a/explanation", "b-compare/spes", "b-compare/energy", "c", "explanations/occlusion/c", "d/c"):
+        path = tmp_path / f"{place}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make().save(path)
+    found = find_explanations(tmp_path)
+    assert {method: set(paths) for method, paths in found.items()} == {
+        "SPES": {"a", "c", "d+c"},
+        "spes": {"b"},
+        "energy": {"b"},
+        "occlusion": {"c"},
+    }
+
+
+def test_explanations_that_are_not_of_tokens_are_left_out(evaluation):
+    folder, _ = evaluation
+    spes = folder / "explanations" / "spes"
+    make().words().save(spes / "words.safetensors")
+    (spes / "broken.safetensors").write_bytes(b"broken")
+    report = analyze(folder)
+    assert report.n_explanations["spes"] == 4
+    assert "of words, of a sentence" in report.problems["explanations/spes/words.safetensors"]
+    assert "damaged" in report.problems["explanations/spes/broken.safetensors"]
+
+
+def test_one_utterance_of_one_token(tmp_path):
+    explain([" So"], peaks([(3, 3)]), [[0.5]]).save(tmp_path / "explanation.safetensors")
+    ALIGNMENT.save(tmp_path / f"{tmp_path.name}.json")
+    report = analyze(tmp_path, alignments=tmp_path, words=["so"])
+    assert {name for name, found in report.findings.items() if found} == {
+        "time",
+        "phones",
+        "word frequencies",
+        "phone frequencies",
+        "kurtosis",
+        "context",
+    }
+    assert "too short" in str(report.problems)
+    report.save(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "analysis.json").read_text())
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(ValueError, match="is no folder"):
+        analyze(tmp_path / "none")
+    with pytest.raises(ValueError, match="holds no explanations"):
+        analyze(tmp_path)
+    (tmp_path / "a.safetensors").write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"no explanation that can be analysed; a\.safetensors: .*damaged"):
+        analyze(tmp_path)
+    with pytest.raises(ValueError, match="give one with alignments"):
+        analyze(tmp_path, alignments=tmp_path / "none")
+    with pytest.raises(ValueError, match="the audio is needed"):
+        analyze(tmp_path, align=True)
+
+
+# The command
+
+
+def test_analyze(run, evaluation):  # noqa: F811
+    folder, speech = evaluation
+    code, out, err = run("analyze", folder, "--corpus", speech, "--min-count", "4", "--words", "no,so")
+    assert code == 0, err
+    assert "Analysing spes" in out and "min_count 4" in out and "Not computed" not in out
+    assert json.loads((folder / "analysis" / "analysis.json").read_text())["settings"]["words"] == ["no", "so"]
+    code, out, err = run("analyze", folder, "-o", "elsewhere")
+    assert code == 0, err
+    assert "Not computed:\n" in out and Path("elsewhere/analysis.md").is_file()
+
+
+def test_analyze_aligns(run, evaluation, sample):  # noqa: F811
+    pytest.importorskip("pocketsphinx")
+    folder, speech = evaluation
+    for number in range(4):
+        (speech / "audio" / f"u{number}.json").unlink()
+        (speech / "audio" / f"u{number}.wav").write_bytes(sample.read_bytes())
+    code, out, _ = run("analyze", folder, "--corpus", speech)
+    assert code == 0 and "--force-align makes one" in out
+    text = (speech / "metadata.csv").read_text().replace("So no.", "So what was the next step?")
+    (speech / "metadata.csv").write_text(text)
+    code, out, err = run("analyze", folder, "--corpus", speech, "--force-align")
+    assert code == 0, err
+    content = json.loads((folder / "analysis" / "analysis.json").read_text())
+    assert content["settings"]["sources"][0].startswith("pocketsphinx")
+    assert {word["word"] for word in content["analyses"]["time"]["spes"]["words"]} == {"So"}
+
+
+@pytest.mark.parametrize("arguments, words", [(["none"], "is no folder"), ([".", "--words", ","], "--words is empty")])
+def test_bad_input_gets_one_clear_sentence(run, arguments, words):  # noqa: F811
+    code, _, err = run("analyze", *arguments)
+    assert code == 2 and words in err and len(err.strip().splitlines()) == 1
