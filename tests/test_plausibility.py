@@ -24,6 +24,15 @@ from captum_spes.metrics import (
 )
 from captum_spes.metrics.plausibility._statistics import compare_means
 from captum_spes.metrics.plausibility.boundaries import _n_met
+from captum_spes.visualization import (
+    CurvePanel,
+    plot_curves,
+    plot_distributions,
+    plot_map,
+    plot_shares,
+    plot_token_bars,
+    plot_word_times,
+)
 
 FREQUENCIES = torch.tensor([250.0, 500.0, 2000.0, 6000.0])
 T, C = 20, len(FREQUENCIES)
@@ -478,3 +487,45 @@ def test_words_in_time():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["So", "what", "?"]
     assert [(patch.get_x(), patch.get_y()) for patch in ax.patches] == [(0.2, -0.5), (1.0, 0.5)]
     assert ax.get_xlim() == (0, 2)
+
+
+def test_bars_of_tokens():
+    figure = plot_token_bars([" so", ".", "<|endoftext|>"], [20.0, -0.5, 0.1], [40, 30, 20], "kurtosis", n_top=1)
+    ax = figure.axes[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["so", ".", "<|endoftext|>"]
+    assert [bar.get_width() for bar in ax.patches] == [20, -0.5, 0.1]
+    assert len({bar.get_facecolor() for bar in ax.patches}) == 2
+    assert [text.get_text() for text in ax.texts] == ["20.0  (40×)", "-0.5  (30×)", "0.1  (20×)"]
+
+
+def test_shares_are_stacked():
+    ax = plot_shares([" So", "."], [0.25, 1.0]).axes[0]
+    assert [bar.get_height() for bar in ax.patches] == [0.25, 1, 0.75, 0]
+
+
+def test_frequencies_lie_as_mel_channels_do():
+    """Which are evenly apart on Slaney's scale."""
+    mel_to_hertz = pytest.importorskip("transformers.audio_utils").mel_to_hertz
+    frequencies = mel_to_hertz(np.linspace(0, 45, 82), mel_scale="slaney")[1:-1]
+    ax = plot_curves([CurvePanel("", "Hz", "", frequencies.tolist(), {"a": frequencies}, y_range=None, mel_scale=True)])
+    axes = ax.axes[0]
+    places = axes.transData.transform(np.column_stack([frequencies, frequencies]))[:, 0]
+    assert np.ptp(np.diff(places)) < 0.02 * np.diff(places).mean()
+
+
+@pytest.mark.parametrize(
+    "plot, words",
+    [
+        (lambda: plot_word_times(torch.rand(1, 5), ["a"], [], 10), "a span for each"),
+        (lambda: plot_word_times(torch.rand(2, 5), ["a"], [None], 10), "must be of shape"),
+        (lambda: plot_token_bars([], [], [], "", 0), "there must be tokens"),
+        (lambda: plot_distributions({}, ""), "there must be groups"),
+        (lambda: plot_distributions({"a": []}, ""), "values in each"),
+        (lambda: plot_distributions({"a": [1.5]}, ""), "from 0 to 1"),
+        (lambda: plot_shares(["a"], [1.5]), "a share from 0 to 1"),
+        (lambda: plot_map(torch.rand(5, 3), torch.rand(5, 4), 10, torch.arange(4.0), "a"), "must be of shape"),
+    ],
+)
+def test_pictures_of_what_does_not_fit(plot, words):
+    with pytest.raises(ValueError, match=words):
+        plot()

@@ -1,4 +1,4 @@
-"""The Python of the README and of the pages on evaluation and models runs as printed."""
+"""The Python of the README and of the pages on evaluation, models and plausibility runs as printed."""
 
 import re
 import warnings
@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 from captum.attr import IntegratedGradients
+from test_analysis import ALIGNMENT, make
 
 from captum_spes import SPES, SpeechToTextAttribution
 from captum_spes.metrics import WordErrorRate, deletion
@@ -18,6 +19,7 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 
 EVALUATION = README.parent / "docs" / "evaluation.md"
 MODELS = README.parent / "docs" / "models.md"
+PLAUSIBILITY = README.parent / "docs" / "plausibility.md"
 
 
 def blocks(path=README):
@@ -116,3 +118,27 @@ def test_a_model_of_ones_own(sample):
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^:)]+)\)", README.read_text()))
 def test_links_lead_somewhere(path):
     assert (README.parent / path).exists()
+
+
+def test_the_page_on_plausibility(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {
+        "explanation": make(),
+        "explanations": [make(number) for number in range(4)],
+        "alignment": ALIGNMENT,
+        "alignments": [ALIGNMENT] * 4,
+        "women_numbers": [1, 3],
+        "men_numbers": [0, 2],
+    }
+    for block in blocks(PLAUSIBILITY)[1:]:
+        exec(block, names)
+    assert names["found"].guessed() and names["women"].mean_frequency > 0
+    assert (tmp_path / "time.png").is_file() and (tmp_path / "heard_or_guessed.png").is_file()
+
+
+def test_alignments_of_the_page_on_plausibility(bundled_model, sample, tmp_path, monkeypatch):
+    pytest.importorskip("pocketsphinx")
+    monkeypatch.chdir(tmp_path)
+    names = {"attribution": SpeechToTextAttribution(SPES(bundled_model))}
+    exec(blocks(PLAUSIBILITY)[0].replace('"speech.wav"', repr(str(sample))), names)
+    assert [word.text for word in names["alignment"].words] == ["so", "what", "was", "the", "next", "step"]

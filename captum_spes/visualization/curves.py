@@ -37,7 +37,8 @@ N_MARKERS = 5  # on a line
 MANY_CURVES = 4  # with more, bands lie over each other
 BAND, FAINT_BAND = 0.18, 0.07  # opacities
 MEL_TICKS = (0, 300, 600, 1000, 2000, 4000, 7000, 12000)  # Hz
-MEL_LINEAR_DECADES = 15 * np.log(6.4) / 27 / np.log(10)  # 15 mels up to 1 kHz, 27 for a factor of 6.4 above
+# 15 mels up to 1 kHz, 27 for a factor of 6.4 above; matplotlib stretches the linear part by 10 / 9
+MEL_LINEAR_DECADES = 0.9 * 15 * math.log10(6.4) / 27
 
 
 @dataclass(frozen=True)
