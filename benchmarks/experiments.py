@@ -288,6 +288,19 @@ def main_methods(n_samples: int) -> Methods:
     return {name: method for name, method in table1_methods(n_samples).items() if name in (*MAIN, *FLOORS)}
 
 
+# Plausibility (§8): SPES, its few samples of large patches, as Table 9 advises, and its gradient
+
+
+def plausibility_methods(n_samples: int) -> Methods:
+    draws = min(max(n_samples // 50, 12), 96)
+    return {
+        "spes": spes(n_samples),
+        "spes_coarse": table9_methods(n_samples)["spes_coarse"],
+        "gradient_spes": spes(draws, name="gradient_spes", n_token_samples=draws),
+        **floors(),
+    }
+
+
 # Figure 2: numbers of patches, by the length of the utterance
 
 LENGTHS = (5, 10, 15, 20, 30)  # seconds: where groups of utterances end
@@ -304,6 +317,7 @@ def figure2_methods(n_samples: int) -> Methods:
 FIGURE2 = [pair("deletion", "dynamic with threshold", other) for other in ("static", "dynamic")]
 
 EXPERIMENTS = {
+    "plausibility": Experiment("Plausibility", plausibility_methods, {}, [], metrics=("size",)),
     "table1": TABLE1,
     "table3": Experiment(
         "Table 3: patches, sigma, probability, normalisation",

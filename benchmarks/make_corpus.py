@@ -1,11 +1,14 @@
 """A small corpus of synthesised speech whose transcripts, word times and phone times are known.
 
     python benchmarks/make_corpus.py OUTPUT [--voices rms slt espeak:en-gb-scotland] [--snr 20 10] [--real FOLDER]
+    python benchmarks/make_corpus.py OUTPUT --minimal-pair
 
 Speaks the first fifty Harvard sentences (lists 1 to 5 of "IEEE Recommended Practice for Speech Quality Measurements",
 IEEE Transactions on Audio and Electroacoustics 17(3), 1969) with flite (Debian package: flite) or espeak-ng (Debian
 package: espeak-ng), joins some into utterances of 5 to 28 s, adds recordings of real speech, and leaves out what the
 model does not hear right. All of it is 16 kHz, mono, 16 bit; the same command makes the same files.
+
+--minimal-pair speaks sentences with *so* and the same with *no* instead, each by every voice.
 
 OUTPUT/metadata.csv follows the audiofolder convention of Hugging Face datasets. Beside a WAV file of known times lie
 .json (words) and .phone.json (words and their phones); b = begin and d = duration, in seconds.
@@ -101,6 +104,21 @@ Hop over the fence and plunge in.
 The friendly gang left the drug store.
 Mesh wire keeps chicks inside.""".splitlines()
 
+MINIMAL_PAIR = ("so", "no")
+CARRIERS = """\
+He said {} again.
+She told them {} twice.
+We said {} last week.
+They always say {} to me.
+The man wrote {} on the wall.
+Please say {} to the teacher.
+I heard her say {} this morning.
+The word {} is very short.
+The first word was {} and the second was good.
+You can say {} if you want.
+The children shouted {} all day.
+My brother said {} yesterday.""".splitlines()
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -162,7 +180,16 @@ def gender(voice: str) -> str:
 @cache
 def speak(voice: str, number: int) -> Recording:
     """The Harvard sentence of this number, which counts from 1."""
-    text = SENTENCES[number - 1]
+    return say(voice, SENTENCES[number - 1], f"harvard-{number:02}", f"Harvard sentence {number}")
+
+
+def minimal_pair(voices: list[str]) -> Iterator[Recording]:
+    """Each carrier sentence with both words, by every voice."""
+    for (number, carrier), word, voice in itertools.product(enumerate(CARRIERS, 1), MINIMAL_PAIR, voices):
+        yield say(voice, carrier.format(word), f"carrier-{number:02}-{word}", f"carrier sentence {number}")
+
+
+def say(voice: str, text: str, name: str, source: str) -> Recording:
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "speech.wav"))
         if voice.startswith("espeak:"):
@@ -175,8 +202,7 @@ def speak(voice: str, number: int) -> Recording:
     # the times of flite's diphone voices (kal, kal16) are those it planned, not those of the sound
     known = times is not None and abs(times[-1][2] - seconds) < 0.02
     words = alignments(align(voice, text, times, seconds)) if known else {}
-    name = f"{slug(voice)}-harvard-{number:02}"
-    return Recording(name, text, voice, gender(voice), f"Harvard sentence {number}", samples, words)
+    return Recording(f"{slug(voice)}-{name}", text, voice, gender(voice), source, samples, words)
 
 
 def segments(printed: str) -> list[tuple[str, float, float]]:
@@ -361,6 +387,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("output", type=Path, help="a new or empty folder")
     parser.add_argument("--voices", nargs="+", default=VOICES, help="of flite, or espeak:NAME (default: rms awb slt)")
     parser.add_argument("--every-voice", action="store_true", help="each sentence by all voices, not by one in turn")
+    parser.add_argument("--minimal-pair", action="store_true", help="so and no in carrier sentences, and nothing else")
     parser.add_argument("--n-sentences", type=int, default=len(SENTENCES), help="only the first so many (default: 50)")
     parser.add_argument("--joined", type=int, default=6, metavar="N", help="utterances of 5 to 28 s (default: 6)")
     parser.add_argument("--snr", type=float, nargs="+", default=[], metavar="DB", help="each utterance also with noise")
@@ -380,8 +407,11 @@ def main(arguments: list[str] | None = None) -> None:
     plan = [(voice, number) for number in range(1, args.n_sentences + 1) for voice in args.voices]
     if not args.every_voice:
         plan = [(args.voices[index % len(args.voices)], index + 1) for index in range(args.n_sentences)]
-    recordings = [speak(*item) for item in plan] + list(joined(args.voices, args.joined))
-    folder = args.real or (REAL if REAL.is_dir() else None)
+    if args.minimal_pair:
+        recordings = list(minimal_pair(args.voices))
+    else:
+        recordings = [speak(*item) for item in plan] + list(joined(args.voices, args.joined))
+    folder = args.real or (REAL if REAL.is_dir() and not args.minimal_pair else None)
     if folder and not args.no_real:
         recordings += real(folder)
     recordings += [with_noise(recording, snr, args.seed) for snr in args.snr for recording in recordings]

@@ -1,4 +1,4 @@
-"""The paper's tables and figures of faithfulness and compactness on Whisper: its numbers beside ours.
+"""The paper's tables and figures on Whisper: its numbers and findings beside ours.
 
     python benchmarks/make_corpus.py build/corpus
     python benchmarks/paper.py table1 --quick
@@ -16,6 +16,11 @@ is forced: BLEU in place of WER, against what the model itself writes of the who
 Real speech comes first, then the synthesised one. Utterances that the model does not hear right are left out (WER
 above 20 %); a context that is cut makes Whisper repeat itself now and then. table2, the model's own error rate, wants a
 corpus that leaves nothing out: make_corpus.py --no-filter.
+
+Figures 1, 3, 7 to 11, table10 and time_localisation are about plausibility (§8). Figures 7 to 9 want the minimal pair:
+
+    python benchmarks/make_corpus.py build/minimal-pair --minimal-pair
+    python benchmarks/paper.py figure7 --corpus build/minimal-pair --context 10 --n-samples 600
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
+import plausibility
 from experiments import (
     AS_THEY_ARE,
     EXPERIMENTS,
@@ -63,6 +69,10 @@ QUICK_CONTEXT = 10.0
 QUICK_FORWARDS = 6_000  # of all methods and utterances together: some minutes, and the rest for decoding
 PAPER_WER = {"the paper's model": 10.8, "SeamlessM4T": 15.8}  # Table 2, MuST-C tst-COMMON
 VERDICTS = {"better": "holds", "worse": "does not hold", "undecided": "undecided"}
+
+
+def real_first(items: list[CorpusUtterance]) -> list[CorpusUtterance]:
+    return sorted(items, key=lambda item: item.fields["voice"] != "human")
 
 
 @dataclass
@@ -100,11 +110,11 @@ class Study:
         methods = self.experiment.methods(self.n_samples)
         return {name: methods[name] for name in self.experiment.quick or methods} if self.args.quick else methods
 
-    def corpus(self) -> Corpus:
-        """Utterances of the right length that the model hears right in this context, real speech first."""
+    def corpus(self, select: Callable[[list[CorpusUtterance]], list[CorpusUtterance]] = real_first) -> Corpus:
+        """Utterances of the right length that the model hears right in this context, in the order of ``select``."""
         corpus = load_corpus(self.args.corpus)
-        chosen = sorted(filter(self.fits, corpus.utterances), key=lambda item: item.fields["voice"] != "human")
-        return replace(corpus, utterances=list(islice(filter(self.is_heard, chosen), self.n_utterances)))
+        chosen = filter(self.is_heard, select(list(filter(self.fits, corpus.utterances))))
+        return replace(corpus, utterances=list(islice(chosen, self.n_utterances)))
 
     def fits(self, item: CorpusUtterance) -> bool:
         """Whether its length is right, and leaves a second of silence in the context."""
@@ -155,13 +165,23 @@ class Study:
         """Where the numbers come from."""
         n_real = sum(item.fields["voice"] == "human" for item in items)
         seconds = [float(item.fields["duration"]) for item in items]
+        length = f"{min(seconds):.1f} to {max(seconds):.1f} s"
+        return self.origin(
+            data=f", {len(items)} utterances of {length} ({n_real} of real speech, the others synthesised)"
+        )
+
+    def origin(self, model: str | None = None, data: str = "") -> list[str]:
+        """The same without a corpus."""
         window = "its full window" if self.context == "full" else f"a window of {self.context:g} s"
-        bubbles = ", of Bubble Noise at most 1,000" if self.n_samples > 1_000 else ""
+        fewer = ""
+        if "bubble_noise" in self.methods and self.n_samples > 1_000:
+            fewer = ", of Bubble Noise at most 1,000"
+        if "gradient_spes" in self.methods:
+            fewer = f", of GradientSPES {self.methods['gradient_spes'].arguments['n_samples']}"
         return [
             "",
-            f"`{command()}`: {self.model.name} with {window}, {len(items)} utterances of {min(seconds):.1f} to "
-            f"{max(seconds):.1f} s ({n_real} of real speech, the others synthesised), {self.n_samples:,} samples"
-            f"{bubbles}, seed {self.args.seed}; {machine()}.",
+            f"`{command()}`: {model or self.model.name} with {window}{data}, {self.n_samples:,} samples{fewer}, seed "
+            f"{self.args.seed}; {machine()}.",
         ]
 
     def write(self, name: str, content: str | Figure) -> None:
@@ -180,7 +200,7 @@ class Study:
         """Prints a table, and writes it."""
         text = "\n".join(lines)
         print(f"\n{self.experiment.title}\n\n{text}")
-        self.write(f"{self.name}.md", text + "\n")
+        self.write(f"{self.args.experiment}.md", text + "\n")
 
 
 def cell(results: Results, metric: str, method: str) -> str:
@@ -374,6 +394,7 @@ TITLES = {
 
 def main() -> None:
     names = ["table1", *(f"table{number}" for number in range(2, 10)), "figure2", "figure5", "figure6", "robustness"]
+    names += plausibility.EXPERIMENTS
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=names)
     parser.add_argument("--corpus", type=Path, default=Path("build/corpus"), help="manifest made by make_corpus.py")
@@ -383,6 +404,7 @@ def main() -> None:
     parser.add_argument("--context", type=float, help="seconds of the model's window (default: the full one)")
     parser.add_argument("--language", choices=LANGUAGES, help=f"translate English speech: {', '.join(TRANSLATION)}")
     parser.add_argument("--model", help="default: whisper-tiny.en; whisper-base with --language")
+    parser.add_argument("--min-count", type=int, default=100, help="of the tokens of figure10 and table10")
     parser.add_argument("--device")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
@@ -396,6 +418,11 @@ def main() -> None:
     args.model = args.model or ("whisper-base" if args.language else "whisper-tiny.en")
     warnings.filterwarnings("ignore", "the maps are noisy")
     warnings.filterwarnings("ignore", "with a context of")
+    if args.experiment in plausibility.EXPERIMENTS:
+        title, run = plausibility.EXPERIMENTS[args.experiment]
+        # they share the explanations of a corpus
+        name = f"plausibility/{args.corpus.resolve().name}"
+        return run(Study(name, replace(EXPERIMENTS["plausibility"], title=title), args))
     # those that are no experiment of their own have the settings of Table 1
     experiment = EXPERIMENTS.get(args.experiment) or replace(EXPERIMENTS["table1"], title=TITLES[args.experiment])
     experiment = translation(args.experiment, args.language) if args.language else experiment

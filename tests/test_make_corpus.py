@@ -211,3 +211,16 @@ def test_a_folder_that_is_not_empty_stays_as_it_is(script, tmp_path):
     with pytest.raises(SystemExit, match="give a new one"):
         script.main([str(tmp_path), *SMALL])
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@needs_flite
+def test_minimal_pair(script, tmp_path):
+    script.main([str(tmp_path / "new"), "--minimal-pair", "--no-filter", "--voices", "rms", "slt"])
+    found = rows(tmp_path / "new")
+    assert len(found) == 2 * 2 * len(script.CARRIERS)
+    for row in found:
+        [word] = {"so", "no"} & set(words_of(row["transcription"]))
+        assert row["file_name"].endswith(f"-{word}.wav") and row["source"].startswith("carrier sentence")
+        aligned = json.loads((tmp_path / "new" / row["alignment"]).with_suffix(".phone.json").read_text())["w"]
+        [phones] = [[phone["t"] for phone in item["w"]] for item in aligned if item["t"] == word]
+        assert phones == [word[0].upper(), "OW"]

@@ -7,18 +7,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from captum_spes.corpus import CorpusUtterance
+from captum_spes.metrics import MeanComparison
+
 pytest.importorskip("transformers")
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _benchmarks():
+    sys.path.insert(0, str(BENCHMARKS))
+    yield
+    sys.path.remove(str(BENCHMARKS))
+
+
 @pytest.fixture(scope="module")
 def experiments():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield importlib.import_module("experiments")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    return importlib.import_module("experiments")
+
+
+@pytest.fixture(scope="module")
+def plausibility():
+    return importlib.import_module("plausibility")
 
 
 def of_methods(experiments, name):
@@ -76,3 +87,41 @@ def test_budgets(experiments, n_samples):
     assert methods["spes"].arguments["n_samples"] == n_samples
     assert methods["bubble_noise"].arguments["n_samples"] == min(n_samples, 1_000)
     assert {"random", "energy"} < methods.keys()
+
+
+def test_plausibility_has_the_papers_figures(plausibility, experiments):
+    names = {f"figure{number}" for number in (1, 3, 7, 8, 9, 10, 11)} | {"table10", "time_localisation"}
+    assert plausibility.EXPERIMENTS.keys() == names
+    few, many = (experiments.EXPERIMENTS["plausibility"].methods(n) for n in (100, 20_000))
+    assert few["gradient_spes"].arguments["n_samples"] == 12 and many["gradient_spes"].arguments["n_samples"] == 96
+    assert many["spes"].arguments["n_samples"] == 20_000
+
+
+@pytest.mark.parametrize(
+    "difference, p_value, sides, verdict",
+    [
+        (0.1, 0.001, "one", "holds"),
+        (0.1, 0.02, "one", "undecided"),
+        (-0.1, 0.999, "one", "does not hold"),
+        (-0.1, 0.6, "one", "undecided"),
+        (0.1, 0.001, "two", "holds"),
+        (-0.1, 0.001, "two", "does not hold"),
+        (-0.1, 0.02, "two", "undecided"),
+        (0.1, float("nan"), "one", "undecided"),
+    ],
+)
+def test_verdicts_of_plausibility(plausibility, difference, p_value, sides, verdict):
+    test = MeanComparison(difference, 0, 0, 0, p_value, f"Welch t-test, {sides}-sided", (9, 9))
+    assert plausibility.verdict(test) == verdict
+
+
+def test_words_and_voices_take_turns(plausibility):
+    items = [
+        CorpusUtterance(f"{voice}-{number}-{word}", Path("a"), None, {"gender": gender})
+        for word in ("so", "no")
+        for number in range(2)
+        for voice, gender in (("rms", "male"), ("awb", "male"), ("slt", "female"))
+    ]
+    first = [(plausibility.word_of(item), item.fields["gender"]) for item in plausibility.in_turn(items)[:4]]
+    assert sorted(first) == [("no", "female"), ("no", "male"), ("so", "female"), ("so", "male")]
+    assert sorted(item.id for item in plausibility.in_turn(items)) == sorted(item.id for item in items)
