@@ -1,6 +1,7 @@
 """The report on the explanations in a folder: what it finds, what it matches, and what it cannot do."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,7 @@ def test_what_cannot_be_computed_is_told_with_its_reason(evaluation, tmp_path):
     }
     assert report.problems["Words in time, energy, spes"].startswith("there are no alignments")
     assert "no column gender" in report.problems["Voices, energy, spes"]
+    assert len(report.problems) == 5  # not one for each utterance
     text = report.markdown()
     assert "## Not computed" in text and "## Words in time" not in text
     assert "no token occurs 100 times" in text and not report.findings["kurtosis"]["spes"].figures
@@ -118,6 +120,18 @@ def test_names_of_the_layouts(tmp_path):
         "energy": {"b"},
         "occlusion": {"c"},
     }
+
+
+def test_utterances_of_explain_are_found_by_the_name_of_their_audio(evaluation, tmp_path):
+    _, speech = evaluation
+    path = tmp_path / "explained" / "u1" / "explanation.safetensors"
+    path.parent.mkdir(parents=True)
+    replace(make(), metadata={"method": "|Integrated/Gradients|"}).save(path)
+    report = analyze(tmp_path / "explained", corpus=load_corpus(speech))
+    assert len(report.findings["time"]["|Integrated/Gradients|"].data["words"]) == 2
+    paths = report.save(tmp_path / "out")
+    assert all(path.is_file() for path in paths)
+    assert all(f"(<{path.relative_to(tmp_path / 'out')}>)" in report.markdown() for path in paths[2:])
 
 
 def test_explanations_that_are_not_of_tokens_are_left_out(evaluation):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from captum_spes.alignment import SUFFIXES, Alignment, find_alignment, force_align
-from captum_spes.corpus import Corpus
+from captum_spes.corpus import Corpus, CorpusUtterance
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.named_methods import METHODS
 
@@ -77,7 +78,7 @@ class Times:
             raise ValueError(f"{folder} is no folder: give one with alignments (.TextGrid or .json).")
         if align and corpus is None:
             raise ValueError("to align, the audio is needed: give the corpus, too.")
-        self.items = {} if corpus is None else {item.id: item for item in corpus.utterances}
+        self.items = {} if corpus is None else _by_name(corpus)
         self.fields = {name: item.fields for name, item in self.items.items()}
         self.align = align
         self.problems = problems
@@ -92,6 +93,8 @@ class Times:
         return sorted(sources - files) + ([f"{len(files)} files that do not tell their source"] if files else [])
 
     def of(self, utterance: str, explanation: SpeechToTextExplanation) -> Alignment | None:
+        if not self.files and not self.items:
+            return None
         if utterance not in self.found:
             try:
                 self.found[utterance] = self._find(utterance, explanation)
@@ -113,6 +116,13 @@ class Times:
         if not self.align:
             raise ValueError(f"there is none beside {item.path}: --force-align makes one.")
         return force_align(item.path, item.transcription or explanation.text)
+
+
+def _by_name(corpus: Corpus) -> dict[str, CorpusUtterance]:
+    """The utterances by their id, and by the name of their file where only one has it: explain calls them so."""
+    stems = Counter(item.path.stem for item in corpus.utterances)
+    by_stem = {item.path.stem: item for item in corpus.utterances if stems[item.path.stem] == 1}
+    return {**by_stem, **{item.id: item for item in corpus.utterances}}
 
 
 def _index(folder: Path) -> dict[str, Path]:

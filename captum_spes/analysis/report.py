@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Report:
         for found in self.findings.values():
             for finding in found.values():
                 for name, plot in finding.figures.items():
-                    path = output / f"{name}.png"
+                    path = output / _file_name(name)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     picture = io.BytesIO()
                     plot().savefig(picture, dpi=120)
@@ -77,9 +78,10 @@ class Report:
                 lines += markdown_table([("method", *section.columns), *rows])
                 figures = [figure for finding in found.values() for figure in finding.figures]
                 # those of single utterances are many
-                single = [f"[{figure}](<{figure}.png>)" for figure in figures if "/" in figure]
-                lines += ["", *(f"![{figure}](<{figure}.png>)" for figure in figures if "/" not in figure)]
-                lines += [f"Utterances: {', '.join(single)}"] if single else []
+                pictures = [f"![{figure}](<{_file_name(figure)}>)" for figure in figures if "/" not in figure]
+                single = [f"[{figure}](<{_file_name(figure)}>)" for figure in figures if "/" in figure]
+                lines += ["", *pictures] if pictures else []
+                lines += ["", f"Utterances: {', '.join(single)}"] if single else []
         unmatched = self._unmatched()
         if unmatched:
             lines += ["", "## Words without a time", "", ", ".join(unmatched)]
@@ -94,6 +96,11 @@ class Report:
         found = self.findings.get("time", {}).values()
         words = {(word["utterance"], word["word"]): word["reason"] for f in found for word in f.data["unmatched"]}
         return [f"{word} ({utterance}: {reason})" for (utterance, word), reason in words.items()]
+
+
+def _file_name(figure: str) -> str:
+    """Methods may have any name, such as |IntegratedGradients|."""
+    return re.sub(r"[^\w()+~./-]+", "_", figure) + ".png"
 
 
 def _without_nan(value: Any) -> Any:
