@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from captum_spes import SpeechToTextExplanation
 from captum_spes._files import markdown_table
@@ -27,8 +27,9 @@ from captum_spes.metrics import (
     time_localization,
     token_kurtosis,
 )
-from captum_spes.models import load_model
-from captum_spes.visualization import plot_map
+from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model
+from captum_spes.segmentation import slic_feature_mask
+from captum_spes.visualization import plot_map, plot_segmentation
 
 if TYPE_CHECKING:
     from paper import Study
@@ -49,6 +50,11 @@ Items = list[CorpusUtterance]
 def spes(study: Study) -> str:
     """The name of SPES with the patches that suit its samples."""
     return "spes" if study.n_samples >= FEW_SAMPLES else "spes_coarse"
+
+
+def fine(study: Study) -> str:
+    """The name of what shows details with these samples."""
+    return "spes" if study.n_samples >= FEW_SAMPLES else "gradient_spes"
 
 
 def verdict(test: MeanComparison) -> str:
@@ -106,18 +112,19 @@ def by_gender(profile: FrequencyProfile, items: Items) -> dict[str, FrequencyPro
 
 def figure1(study: Study) -> None:
     """A spectrogram and its segmentation by SLIC."""
-    explanation = explain_sample(study)
-    study.write("figure1.png", explanation.plot_segmentation())
-    study.report([f"The patches of {explanation.text!r}, at the first of the three granularities.", *study.origin()])
+    utterance, tokens = prepared_sample(study, study.model)
+    rate = study.model.frames_per_second
+    mask = slic_feature_mask(utterance.spectrogram, 400, frames_per_second=rate)
+    frequencies = torch.from_numpy(study.model.mel_frequencies)
+    study.write("figure1.png", plot_segmentation(mask[0, 0], utterance.spectrogram[0], rate, frequencies))
+    text = "".join(study.model.token_texts(tokens.target[:-1])).strip()
+    study.report([f"The patches of {text!r}, 400 a second, the coarsest of the three granularities.", *study.origin()])
 
 
-def explain_sample(study: Study, model=None) -> SpeechToTextExplanation:
-    model = model or study.model
-    method = study.methods[spes(study)]
-    attribution = method.wrap(model)
+def prepared_sample(study: Study, model: SpeechToTextModel) -> tuple[Utterance, Tokens]:
+    attribution = study.methods[fine(study)].wrap(model)
     with as_file(files("captum_spes") / "data" / SAMPLE) as path:
-        utterance, tokens = attribution.prepare(path, context=study.context, dtype="auto")
-    return method.explain(model, utterance, tokens, "paper", seed=study.args.seed)
+        return attribution.prepare(path, context=study.context, dtype="auto")
 
 
 def figure3(study: Study) -> None:
@@ -125,7 +132,8 @@ def figure3(study: Study) -> None:
     rows = [("language", "text", "tau", "steps forward")]
     for language in ("en", "de", "es"):
         model = load_model("whisper-base", device=study.args.device, language=language)
-        explanation = explain_sample(study, model)
+        prepared = prepared_sample(study, model)
+        explanation = study.methods[fine(study)].explain(model, *prepared, "paper", seed=study.args.seed)
         study.write(f"figure3-{language}.png", explanation.plot_tokens())
         study.write(f"figure3-{language}-previous-tokens.png", explanation.plot_previous_tokens())
         found = monotonicity(explanation)
@@ -164,16 +172,15 @@ def higher(voices: dict[str, FrequencyProfile]) -> MeanComparison:
 
 def example(study: Study, word: str) -> None:
     """One map of a word (paper, Fig. 8 and 9)."""
+    study.n_utterances = 1
     corpus = study.corpus(lambda items: [item for item in items if word_of(item) == word])
-    items, [explanation], _ = explained(study, replace(corpus, utterances=corpus.utterances[:1]), [spes(study)])[
-        spes(study)
-    ]
+    items, [explanation], _ = explained(study, corpus, [fine(study)])[fine(study)]
     words = explanation.words()
     attr = words.spectrogram_attr[words.index(word)]
     title = f"{word}, in {explanation.text!r}"
     figure = plot_map(attr, words.spectrogram, words.frames_per_second, words.mel_frequencies, title)
     study.write(f"{study.args.experiment}.png", figure)
-    study.report([f"The map of *{word}* in {explanation.text!r}.", *study.footer(items)])
+    study.report([f"The map of *{word}* in {explanation.text!r}, by {fine(study)}.", *study.footer(items)])
 
 
 def figure8(study: Study) -> None:
