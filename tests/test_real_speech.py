@@ -1,32 +1,13 @@
 """Words light up where they are spoken: real recordings, the default command. Slow: pytest -m slow."""
 
-import difflib
-import json
-import re
 import sys
 
 import pytest
 
 from captum_spes import SpeechToTextExplanation
 from captum_spes.__main__ import main
-
-TOLERANCE = 0.05  # seconds
-
-
-def letters(text):
-    return re.sub(r"[^a-z']", "", text.lower())
-
-
-def strongest_frames(explanation, alignment):
-    """For each word that the alignment has too: text, time of the strongest frame, begin and end in seconds."""
-    words = explanation.words()
-    spoken = [word for word in alignment if not word["t"].startswith("<")]
-    ours, theirs = [letters(word) for word in words.tokens], [letters(word["t"]) for word in spoken]
-    for block in difflib.SequenceMatcher(None, ours, theirs, autojunk=False).get_matching_blocks():
-        for offset in range(block.size):
-            row, word = block.a + offset, spoken[block.b + offset]
-            frame = int(words.spectrogram_attr[row].amax(1).argmax())
-            yield words.tokens[row], frame / words.frames_per_second, word["b"], word["b"] + word["d"]
+from captum_spes.alignment import Alignment
+from captum_spes.metrics import time_localization
 
 
 @pytest.mark.slow
@@ -38,9 +19,11 @@ def test_words_light_up_where_they_are_spoken(name, librivox, bundled_model, tmp
         main()
         raise SystemExit(0)
     assert not exit_info.value.code
-    alignment = json.loads(recording.with_suffix(".json").read_text())["w"]
     explanation = SpeechToTextExplanation.load(tmp_path / "explanation.safetensors")
-    words = list(strongest_frames(explanation, alignment))
-    assert len(words) >= 5
-    missed = [word for word in words if not word[2] - TOLERANCE <= word[1] <= word[3] + TOLERANCE]
-    assert len(missed) <= 0.1 * len(words), missed
+    alignment = Alignment.load(recording.with_suffix(".json"))
+    found = time_localization(explanation, alignment)
+    assert len(found.words) >= 5
+    missed = [word for word in found.words if word.hit < 1]
+    assert len(missed) <= 0.1 * len(found.words), missed
+    assert found.test.p_value < 0.01 and found.test_against_other_words.p_value < 0.01
+    assert time_localization(explanation, alignment, maps="shuffled").test.p_value > 0.01
