@@ -6,7 +6,8 @@
 Whisper tiny.en on short utterances, each in the shortest window in which it (and Whisper base) hears it right, also
 without a random tenth of its bins. Every map is evaluated by deletion and insertion in steps of 5 %; the main ones also
 by deletion in steps of 1 % up to 20 %, by deletion with silence in place of the baseline that they were computed with,
-and by deletion and insertion where Whisper base decodes. WER is against what the decoding model writes of the whole.
+and by deletion and insertion where Whisper base decodes. WER is against what the decoding model writes of the whole. The
+pointing game asks whether a word's map peaks where it is spoken.
 
 SPES runs in pieces of 1,008 samples with seeds of their own; its map of 3,024 samples is the mean of three. Time is CPU
 time of one thread. A run that is stopped goes on with the same command. Whisper base comes with the extra multilingual.
@@ -52,8 +53,9 @@ from tqdm import tqdm
 
 from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes._files import write_atomically
+from captum_spes.alignment import Alignment, find_alignment
 from captum_spes.corpus import CorpusUtterance, load_corpus
-from captum_spes.metrics import deletion, insertion, size, wer
+from captum_spes.metrics import deletion, insertion, size, time_localization, wer
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model
 from captum_spes.models.context import context_seconds
 
@@ -212,6 +214,12 @@ def evaluate(heard: Heard, attributions: Tensor, is_main: bool) -> dict[str, Any
     return scores
 
 
+def pointing(item: CorpusUtterance, explanation: SpeechToTextExplanation) -> float | None:
+    """Percent of the words that peak where they are spoken; None where their times are not known."""
+    path = find_alignment(item.path)
+    return None if path is None else 100 * time_localization(explanation, Alignment.load(path)).mean("hit")
+
+
 def work(item: CorpusUtterance, stage: str, root: Path) -> str:
     """Computes and evaluates what is missing of a stage for an utterance."""
     torch.set_num_threads(1)
@@ -224,12 +232,16 @@ def work(item: CorpusUtterance, stage: str, root: Path) -> str:
                 folder.save_piece(run, number, run_piece(heard.case, function, number))
     scores = folder.scores()
     for name, recipe in MAPS.items():
-        if name in scores or (found := folder.map(recipe)) is None:
+        if (found := folder.map(recipe)) is None:
             continue
         attributions, cost = found
         if recipe.pool:
             attributions = pooled(attributions, heard.case.mask((400, 500, 600)))
-        scores[name] = {**evaluate(heard, attributions, name in MAIN), "cost": cost}
+        entry = scores.setdefault(name, {"cost": cost})
+        if "deletion" not in entry:
+            entry |= evaluate(heard, attributions, name in MAIN)
+        if "pointing" not in entry and len(attributions) > 1:
+            entry["pointing"] = pointing(item, replace(heard.explanation, spectrogram_attr=attributions))
         folder.save_scores(scores)
     return f"{item.id}, {stage}"
 
@@ -269,7 +281,7 @@ def subset(items: list[CorpusUtterance], stage: str) -> list[CorpusUtterance]:
 
 
 def load_study(items: list[CorpusUtterance], root: Path) -> Study:
-    """What is there of each utterance, with the pointing game where the times of its words are known."""
+    """What is there of each utterance."""
     scores = {item.id: Folder(root, item.id).scores() for item in items}
     return Study({utterance: found for utterance, found in scores.items() if found})
 
