@@ -6,8 +6,8 @@
 Whisper tiny.en on short utterances, each in the shortest window in which it (and Whisper base) hears it right, also
 without a random tenth of its bins. Every map is evaluated by deletion and insertion in steps of 5 %; the main ones also
 by deletion in steps of 1 % up to 20 %, by deletion with silence in place of the baseline that they were computed with,
-and by deletion and insertion where Whisper base decodes. WER is against what the decoding model writes of the whole. The
-pointing game asks whether a word's map peaks where it is spoken.
+and by deletion and insertion where Whisper base decodes. WER is against what the decoding model writes of the whole.
+The pointing game asks whether a word's map peaks where it is spoken.
 
 SPES runs in pieces of 1,008 samples with seeds of their own; its map of 3,024 samples is the mean of three. Time is CPU
 time of one thread. A run that is stopped goes on with the same command. Whisper base comes with the extra multilingual.
