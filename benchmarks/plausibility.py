@@ -193,24 +193,26 @@ def figure9(study: Study) -> None:
 
 def figure10(study: Study) -> None:
     """Kurtosis by token, and which words were heard and which guessed."""
-    found, rows, data = [], [("method", "words", "punctuation", "marks", "largest", "smallest")], {}
-    runs = explained(study, study.corpus(), [spes(study), "gradient_spes"])
-    for method, (_, explanations, _) in runs.items():
-        kurtosis = token_kurtosis(explanations, min_count=study.args.min_count)
-        if kurtosis.means:
-            study.write(f"figure10-{method}.png", kurtosis.plot(N_TOP))
-        ends = [" ".join(f"`{token}`" for token in tokens) for tokens in (kurtosis.top(N_TOP), kurtosis.bottom(N_TOP))]
-        rows.append((method, *(interval(kurtosis.mean(k), kurtosis.interval(k)) for k in kurtosis.values), *ends))
-        words = "full words above punctuation and </s>"
-        found.append(claim(f"{method}: kurtosis of words above that of the others", words, kurtosis.test))
-        data[method] = {"means": kurtosis.means, "counts": kurtosis.counts}
-    shares = context_share(runs[spes(study)][1])
+    items, explanations, _ = explained(study, study.corpus(), [spes(study)])[spes(study)]
+    kurtosis = token_kurtosis(explanations, min_count=study.args.min_count)
+    if kurtosis.means:
+        study.write("figure10.png", kurtosis.plot(N_TOP))
+    shares = context_share(explanations)
     study.write("context.png", shares.plot(int(np.argmax([len(tokens) for tokens in shares.tokens]))))
-    text = "punctuation and </s> depend on the text before"
-    found.append(claim(f"{spes(study)}: share of the context in others above that in words", text, shares.test))
+    words, text = "full words above punctuation and </s>", "punctuation and </s> depend on the text before"
+    found = [
+        claim("kurtosis: words above the others", words, kurtosis.test),
+        claim("share of the text before: others above words", text, shares.test),
+    ]
+    rows = [("", "words", "punctuation", "marks", "largest", "smallest")]
+    ends = [" ".join(f"`{token}`" for token in tokens) for tokens in (kurtosis.top(N_TOP), kurtosis.bottom(N_TOP))]
+    rows.append(("kurtosis", *(interval(kurtosis.mean(k), kurtosis.interval(k)) for k in kurtosis.values), *ends))
+    means = (interval(shares.mean(kind), shares.interval(kind)) for kind in kurtosis.values)
+    rows.append(("share of the text before", *means, "", ""))
+    data = {"means": kurtosis.means, "counts": kurtosis.counts}
     study.write("figure10.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    n = f"`min_count` is {study.args.min_count} (the paper's is 100)."
-    study.report([*claims_table(found), "", *markdown_table(rows), "", n, *study.footer(runs[spes(study)][0])])
+    note = f"Largest and smallest of the tokens that occur {study.args.min_count} times or more (the paper's: 100)."
+    study.report([*claims_table(found), "", *markdown_table(rows), "", note, *study.footer(items)])
 
 
 def figure11(study: Study) -> None:
