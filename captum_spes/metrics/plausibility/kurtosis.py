@@ -77,13 +77,14 @@ class TokenKurtosis:
         """
         if not self.means:
             raise ValueError(f"no token occurs {self.min_count} times: take a smaller min_count.")
+        n = min(n, (len(self.means) + 1) // 2)  # of few tokens none is among both
         shown = list(dict.fromkeys([*self.top(n), *self.bottom(n)]))
         return plot_token_bars(
             shown,
             [self.means[token] for token in shown],
             counts=[self.counts[token] for token in shown],
             x_label=f"kurtosis of the spectrogram map, mean of the occurrences (at least {self.min_count})",
-            n_top=min(n, len(shown)),
+            n_top=n,
         )
 
 
