@@ -121,6 +121,20 @@ def test_shapes_and_dtypes():
         assert reliability.shape == (2 * batch,) and (reliability.abs() <= 1).all()
 
 
+def test_precision_changes_the_rounding_alone(spectrogram):
+    """The same masks in every precision: a smooth score, in float64, float32 and bfloat16."""
+
+    def smooth(x):
+        return torch.stack(((x * 0.3).flatten(1).cumsum(1).sin().sum(1), x.flatten(1).square().sum(1)), 1)
+
+    exact, single, half = (
+        GradientSPES(smooth).attribute(spectrogram.to(dtype), n_samples=12, feature_mask=patches((2, 2))).double()
+        for dtype in (torch.float64, torch.float32, torch.bfloat16)
+    )
+    torch.testing.assert_close(single, exact, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(half, exact, atol=0.1 * float(exact.abs().max()), rtol=0)
+
+
 def test_batched_outputs_equal_targets_one_by_one(spectrogram):
     inputs = torch.cat((spectrogram, spectrogram + 1))
     arguments = {"feature_mask": patches((2, 2), (3, 4)), "n_samples": 10, "perturbations_per_eval": 3}
