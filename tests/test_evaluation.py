@@ -451,7 +451,7 @@ def with_spes(**changes):
             {"methods": {"energy": METHODS["random"]}},
             ["methods.energy.method is Energy there and Random now"],
         ),
-        ({"preset": "paper"}, ["preset is fast there and paper now", "methods.spes.feature_mask is {"]),
+        ({"preset": "paper"}, ["preset is fast there and paper now", "methods.spes.n_token_samples is 512 there"]),
         (
             {"seed": 2, "context": "auto", "percentages": (0, 10)},
             ["seed is 0 there and 2 now", "context is full there", "percentages is [0, 50, 100] there and [0, 10]"],
