@@ -376,6 +376,6 @@ def test_translations_have_the_papers_threshold(tiny_model, audio, monkeypatch):
     assert task == "transcribe" and (mask["max_seconds"], mask["frames_per_second"]) == ("7.5", "100.0")
     monkeypatch.setattr(type(tiny_model), "task_of", lambda self, utterance, tokens: "translate")
     task, mask = masks()
-    assert task == "translate" and mask["max_seconds"] == "5.0" and mask["patches_per_second"] == "(400, 500, 600)"
+    assert task == "translate" and mask["max_seconds"] == "5.0" and mask["patches_per_second"] == "(32, 40, 48)"
     assert masks(feature_mask=partial(slic_feature_mask, patches_per_second=30))[1]["max_seconds"] == "5.0"
     assert masks(feature_mask=partial(slic_feature_mask, max_seconds=3))[1]["max_seconds"] == "3"
