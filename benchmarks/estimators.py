@@ -315,7 +315,7 @@ def report(items: list[CorpusUtterance], root: Path) -> tuple[str, Figure]:
     sections["Differences on the same utterances [95 % interval]"] = paired_table(study, pairs, wer_measures)
     if long:
         sections[f"The {len(long)} utterances with 20,160 samples"] = main_table(study, long, list(MEASURES))
-        groups["those with 20,160 samples"] = long
+        groups["20,160 samples"] = long
     sections["What was tried"] = paired_table(study, variants, ("deletion", "insertion", "size"))
     sections["How alike two runs of SPES with fine patches are"] = stability(pieces, (1, 3, 5, 10, 20), PIECE)
     lines = [line for title, table in sections.items() if len(table) > 2 for line in (f"### {title}", "", *table, "")]
