@@ -18,7 +18,7 @@ from test_evaluation import without_seconds, write_words
 from captum_spes import SpeechToTextExplanation
 from captum_spes.__main__ import main
 from captum_spes._files import markdown_table
-from captum_spes.cli import _percentages
+from captum_spes.cli.evaluate import percentages
 from captum_spes.comparison import Comparison
 from captum_spes.methods import accepted
 from captum_spes.metrics import rank_correlation
@@ -101,7 +101,7 @@ def test_presets(run, tiny_folder, recording, tmp_path):
 
 
 def test_the_paper_preset_is_the_papers():
-    from captum_spes.cli import WINDOWS, Preset
+    from captum_spes.cli.options import WINDOWS, Preset
     from captum_spes.named_methods import METHODS
 
     assert WINDOWS[Preset.paper] == ("full", torch.float32)
@@ -215,8 +215,8 @@ def test_wrong_methods_get_one_clear_sentence(run, tiny_folder, recording, argum
 
 def test_ctrl_c_before_there_is_anything(tiny_folder, recording, tmp_path):
     code = "import sys, os, signal; sys.argv[1:] = ['explain', sys.argv[1], '--model', sys.argv[2]]\n"
-    code += "import captum_spes.cli as cli\n"
-    code += "cli.load_model = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT)\ncli.run()"
+    code += "from captum_spes.cli import inputs, run\n"
+    code += "inputs.load_model = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT)\nrun()"
     process = subprocess.run(
         [sys.executable, "-c", code, recording, tiny_folder],
         capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -410,7 +410,7 @@ def test_evaluate_by_bleu_against_the_models_own_text(evaluate, tmp_path):
     ],
 )
 def test_steps_of_evaluate(step, until, steps):
-    assert _percentages(step, until) == pytest.approx(steps)
+    assert percentages(step, until) == pytest.approx(steps)
 
 
 def test_evaluate_goes_on(evaluate, tmp_path):

@@ -1,0 +1,43 @@
+"""The command line: one module a command."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+
+import torch
+import typer
+
+from captum_spes.cli import analyze, compare, evaluate, explain
+
+app = typer.Typer(
+    help="Explain why a speech-to-text model wrote each word.",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(explain.explain)
+app.command()(compare.compare)
+app.command()(evaluate.evaluate)
+app.command("analyze")(analyze.analyze_folder)
+
+
+def run() -> None:
+    """Runs the command line with errors as single sentences on stderr, exit code 2 for what the user can mend."""
+    signal.signal(signal.SIGINT, lambda *_: _fail("interrupted: what is not written yet is lost.", 128 + signal.SIGINT))
+    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+    try:
+        app()
+    except (ValueError, ImportError, OSError) as error:
+        _fail(str(error), 2)
+    except (MemoryError, torch.OutOfMemoryError):
+        _fail("out of memory: use a smaller --batch-size.", 2)
+    except Exception as error:  # a traceback says nothing to who uses a command
+        if isinstance(error, RuntimeError) and ("not enough memory" in str(error) or "alloc" in str(error)):
+            _fail("out of memory: use a smaller --batch-size.", 2)
+        _fail(f"this should not have happened, please report it: {type(error).__name__}: {error}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"Error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

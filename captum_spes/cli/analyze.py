@@ -1,0 +1,54 @@
+"""``captum-spes analyze``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from captum_spes.analysis import MINIMAL_PAIR, SECTIONS, analyze
+from captum_spes.cli.options import split_names
+from captum_spes.cli.output import make_folder
+from captum_spes.corpus import load_corpus
+from captum_spes.metrics.plausibility.kurtosis import MIN_COUNT
+
+
+def analyze_folder(
+    folder: Annotated[Path, typer.Argument(help="Folder with explanations, as explain and evaluate write them.")],
+    alignments: Annotated[
+        Path | None, typer.Option(help="Folder of alignments: .TextGrid or .json files named like the utterances.")
+    ] = None,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="Manifest or folder of the audio: for alignments beside it, and for its column gender."),
+    ] = None,
+    force_align: Annotated[
+        bool, typer.Option("--force-align", help="Align the corpus' English audio where there is no alignment.")
+    ] = False,
+    words: Annotated[str, typer.Option(help="Words whose frequencies are compared.")] = ",".join(MINIMAL_PAIR),
+    min_count: Annotated[
+        int, typer.Option(min=1, help="Occurrences of the tokens that are looked at by themselves; the paper's 100.")
+    ] = MIN_COUNT,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the results. Default: analysis, in the folder.")
+    ] = None,
+) -> None:
+    """Analyse how plausible explanations are: do they agree with phonetics, and with how language works?"""
+    report = analyze(
+        folder,
+        alignments=alignments,
+        corpus=None if corpus is None else load_corpus(corpus),
+        min_count=min_count,
+        words=split_names(words, "--words"),
+        align=force_align,
+        callback=lambda method: print(f"Analysing {method}", flush=True),
+    )
+    paths = report.save(make_folder(output or folder / "analysis"))
+    done = [section.title for name, section in SECTIONS.items() if report.findings[name]]
+    print(f"\nDone: {', '.join(done)} (min_count {min_count})")
+    if report.problems:
+        print("\nNot computed:")
+        for name, reason in report.problems.items():
+            print(f"  {name}: {reason}")
+    print(f"\nWrote {paths[0]}\n      {paths[1]}\n      and {len(paths) - 2} figures")

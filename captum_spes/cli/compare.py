@@ -1,0 +1,87 @@
+"""``captum-spes compare``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from captum_spes.cli.inputs import prepare, stem
+from captum_spes.cli.options import (
+    Audio,
+    BatchSize,
+    Budget,
+    Context,
+    Device,
+    Model,
+    NumBeams,
+    Preset,
+    Seed,
+    Target,
+    split_names,
+)
+from captum_spes.cli.output import make_folder, print_table, progress
+from captum_spes.comparison import DEFAULT_METHODS, Comparison
+from captum_spes.named_methods import describe_methods, find_method
+
+
+def compare(
+    audio: Audio = None,
+    methods: Annotated[str, typer.Option(help="Names of methods, with commas between them.")] = ",".join(
+        DEFAULT_METHODS
+    ),
+    list_methods: Annotated[bool, typer.Option("--list", help="List the methods and what they take, and end.")] = False,
+    model: Model = "whisper-tiny.en",
+    preset: Budget = Preset.fast,
+    context: Context = None,
+    target: Target = None,
+    num_beams: NumBeams = 1,
+    device: Device = None,
+    batch_size: BatchSize = None,
+    seed: Seed = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<audio's name>-compare."),
+    ] = None,
+) -> None:
+    """Compare attribution methods on one utterance: figures on one scale, and a table of cost and infidelity."""
+    if list_methods:
+        return print_table(describe_methods(), "Attribution methods (_abs: without the sign)")
+    names = split_names(methods, "--methods")
+    for name in names:
+        find_method(name)
+    inputs = prepare(audio, model, preset, context, target, num_beams, device)
+    folder = make_folder(output or Path("spes-output") / f"{stem(audio)}-compare")
+    comparison = Comparison(
+        inputs.model, inputs.utterance, inputs.tokens, preset.value, seed, batch_size, inputs.gen_args
+    )
+    paths, interrupted = _run_all(comparison, names, folder)
+    if not comparison.explanations:
+        raise ValueError("no method could be run.")
+    print_table(comparison.table(), "Cost and infidelity (smaller is better)")
+    print_table(comparison.rank_table(), "Spearman's correlation of the maps, mean over the tokens")
+    print("\nWrote " + "\n      ".join(map(str, [*paths, *comparison.save(folder)])))
+    if interrupted:
+        raise typer.Exit(128 + signal.SIGINT)
+
+
+def _run_all(comparison: Comparison, names: list[str], folder: Path) -> tuple[list[Path], bool]:
+    """Runs methods one by one and saves each explanation at once; whether Ctrl-C ended it."""
+    paths: list[Path] = []
+    for number, name in enumerate(names, 1):
+        print(f"\n[{number}/{len(names)}] {name}", flush=True)
+        try:
+            with progress(can_stop=False) as callback:
+                explanation = comparison.run(name, callback)
+        except ValueError as error:
+            print(f"Left out: {error}", file=sys.stderr)
+            continue
+        except KeyboardInterrupt:
+            print(f"Stopped in {name}; the methods before it are kept.", file=sys.stderr)
+            return paths, True
+        paths.append(folder / f"{name}.safetensors")
+        explanation.save(paths[-1])
+    return paths, False

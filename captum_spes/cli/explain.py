@@ -1,0 +1,128 @@
+"""``captum-spes explain``."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from captum_spes import Contrast, SpeechToTextExplanation
+from captum_spes.cli.inputs import prepare, stem
+from captum_spes.cli.options import (
+    METHOD,
+    Audio,
+    BatchSize,
+    Budget,
+    Context,
+    Device,
+    Model,
+    NumBeams,
+    Preset,
+    Seed,
+    Target,
+)
+from captum_spes.cli.output import make_folder, progress
+from captum_spes.named_methods import find_method
+
+
+def explain(
+    audio: Audio = None,
+    model: Model = "whisper-tiny.en",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Attribution method; `compare --list` has them all. Default: gradient_spes with the fast preset, spes "
+            "with the paper's."
+        ),
+    ] = None,
+    preset: Budget = Preset.fast,
+    n_samples: Annotated[
+        int | None, typer.Option(min=1, help="Perturbations of the spectrogram, in place of the preset's.")
+    ] = None,
+    context: Context = None,
+    target: Target = None,
+    word: Annotated[str | None, typer.Option(help="Explain this word (or its number) against --foil.")] = None,
+    foil: Annotated[str | None, typer.Option(help="The word that might have been written in place of --word.")] = None,
+    num_beams: NumBeams = 1,
+    device: Device = None,
+    batch_size: BatchSize = None,
+    seed: Seed = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<audio's name>.")
+    ] = None,
+) -> None:
+    """Explain one utterance: which parts of the sound, and which words before, made the model write each word."""
+    method = method or METHOD[preset]
+    named = find_method(method)
+    if n_samples is not None:
+        if not named.takes_samples:
+            raise ValueError(f"{method} takes no samples: leave out --n-samples.")
+        named = named.with_samples(n_samples)
+    if (word is None) != (foil is None):
+        raise ValueError("--word and --foil belong together: give both, or none.")
+    inputs = prepare(audio, model, preset, context, target, num_beams, device)
+    named.wrap(inputs.model)  # what cannot explain this model is refused before the folder is made
+    given = named.arguments_of(inputs.model, preset.value, len(inputs.tokens.target))
+    numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))
+    print(f"Method:     {method} ({preset.value} preset{numbers})", flush=True)
+    contrast = None if word is None or foil is None else Contrast(int(word) if word.isdigit() else word, foil)
+    folder = make_folder(output or Path("spes-output") / stem(audio))
+    with progress(can_stop=True) as callback:
+        explanation = named.explain(
+            inputs.model,
+            inputs.utterance,
+            inputs.tokens,
+            preset.value,
+            contrast=contrast,
+            perturbations_per_eval=batch_size,
+            seed=seed,
+            gen_args=inputs.gen_args,
+            callback=callback,
+        )
+    _report(explanation, _write(explanation, folder))
+    if explanation.metadata["partial"]:
+        raise typer.Exit(128 + signal.SIGINT)
+
+
+def _write(explanation: SpeechToTextExplanation, folder: Path) -> list[Path]:
+    pictures = {
+        "spectrogram": explanation.plot_spectrogram,
+        **({} if explanation.feature_mask is None else {"segmentation": explanation.plot_segmentation}),
+        "sentence": explanation.plot_sentence,
+        **({} if explanation.grouped else {"words": explanation.plot_words}),
+        "tokens": explanation.plot_tokens,
+        **({"previous_tokens": explanation.plot_previous_tokens} if explanation.previous_tokens else {}),
+    }
+    paths = [folder / "explanation.safetensors"]
+    explanation.save(paths[0])
+    for name, plot in pictures.items():
+        paths.append(folder / f"{name}.png")
+        plot().savefig(paths[-1], dpi=150)
+    return paths
+
+
+def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:
+    if explanation.metadata["partial"]:
+        done = explanation.metadata["done"]
+        print("\nPartial: stopped after " + " and ".join(f"{n} samples of the {stage}" for stage, n in done.items()))
+    # only methods that sample know how reliable they are
+    known = explanation.reliability
+    reliability = [""] * len(explanation.tokens) if known is None else [f"{value:.2f}" for value in known.tolist()]
+    has_previous = bool(explanation.previous_tokens)
+    top_tokens = explanation.top_previous_tokens() if has_previous else [""] * len(explanation.tokens)
+    columns = [
+        ("token", "most important previous token" if has_previous else "", "" if known is None else "reliability")
+    ]
+    for token, top, value in zip(explanation.tokens, top_tokens, reliability):
+        columns.append((token.strip(), top.strip(), value))
+    widths = [max(len(row[i]) for row in columns) for i in range(2)]
+    print()
+    for row in columns:
+        print(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}".rstrip())
+    if not has_previous:
+        print("\nThere are no previous tokens to explain them, as of a model that writes all tokens at once.")
+    if known is not None:
+        print(f"\nReliability (correlation of two halves of the samples, mean of the tokens): {known.mean():.2f}")
+    print("\nWrote " + "\n      ".join(map(str, paths)))

@@ -1,0 +1,85 @@
+"""The options that the commands share, and how they are read."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+
+
+class Preset(str, Enum):
+    """Names of the budgets."""
+
+    fast = "fast"
+    paper = "paper"
+
+
+# what explains where no method is named: the best map of the time, by benchmarks/estimators.py
+METHOD = {Preset.fast: "gradient_spes", Preset.paper: "spes"}
+# the window given to the model, and its precision
+WINDOWS: dict[Preset, tuple[Literal["full", "auto"], torch.dtype | Literal["auto"]]] = {
+    Preset.fast: ("auto", "auto"),
+    Preset.paper: ("full", torch.float32),
+}
+
+
+class ReferenceName(str, Enum):
+    """What texts may be scored against."""
+
+    transcription = "transcription"
+    model = "model"
+
+
+class ScoreName(str, Enum):
+    """Scores of texts."""
+
+    wer = "wer"
+    bleu = "bleu"
+
+
+class NormalizerName(str, Enum):
+    """What is done to texts before their words are counted."""
+
+    english = "english"
+    basic = "basic"
+    none = "none"
+
+
+# what the commands share
+Audio = Annotated[
+    Path | None, typer.Argument(help="Audio file (WAV, FLAC, OGG, MP3, …). Without it: the bundled sample.")
+]
+Model = Annotated[str, typer.Option(help="Bundled whisper-tiny.en, a Hugging Face id, or a local folder.")]
+Budget = Annotated[Preset, typer.Option(help="fast: quick budgets, for 2 cores; paper: the paper's hyper-parameters.")]
+Context = Annotated[
+    str | None, typer.Option(help="Window given to the model: full, auto or seconds, in place of the preset's.")
+]
+Target = Annotated[str | None, typer.Option(help="Text to explain. Default: what the model writes.")]
+NumBeams = Annotated[int, typer.Option(min=1, help="Beams with which the model writes.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, … Default: a GPU where there is one.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Perturbations evaluated at once. Default: 16, on a GPU what a short probe finds fast."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is random.")]
+
+
+def split_names(text: str, option: str) -> list[str]:
+    """What is listed with commas, each once."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ValueError(f"{option} is empty: name at least one.")
+    return names
+
+
+def parse_context(text: str) -> Any:
+    """The window given to the model: full, auto, or seconds."""
+    if text in ("full", "auto"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--context must be full, auto or a number of seconds, not {text!r}.") from None

@@ -1,0 +1,83 @@
+"""What the commands print and draw in the terminal, and where they write."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+# of the tables, in characters: numbers that a narrow terminal breaks are read better than those it leaves out
+MAX_WIDTH = 130
+
+
+def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
+    """Prints a table, its header first, as wide as its numbers need."""
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    for column in zip(*rows):
+        # names are to be copied and numbers to be read: only sentences are folded
+        table.add_column(column[0], no_wrap=max(map(len, column)) < 28)
+    for row in rows[1:]:
+        table.add_row(*row)
+    console = Console(width=MAX_WIDTH)
+    width = console.measure(table).maximum
+    print()
+    Console(width=max(Console().width, width)).print(table)
+
+
+def make_folder(folder: Path) -> Path:
+    """Makes the output folder before anything is computed that could not be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".write-test").touch()
+        (folder / ".write-test").unlink()
+    except OSError as error:
+        raise ValueError(f"the output folder {folder} cannot be written to: {error.strerror}.") from error
+    return folder
+
+
+@contextmanager
+def progress(can_stop: bool) -> Iterator[Callable[[str, int, int], bool]]:
+    """A callback that draws a bar for each stage.
+
+    Ctrl-C ends a method that can be stopped with what is done, and others by a KeyboardInterrupt; a second one ends
+    the program.
+    """
+    interrupted = False
+    bars: dict[str, Any] = {}
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGINT, previous)
+        if can_stop:
+            text = "Stopping after this batch; what is done will be saved (Ctrl-C again to give it up)."
+            tqdm.write(text, sys.stderr)
+
+    def callback(stage: str, done: int, total: int) -> bool:
+        if stage not in bars:
+            bars[stage] = tqdm(desc=f"{stage:15}", total=total, unit="perturbation", dynamic_ncols=True)
+        bars[stage].update(done - bars[stage].n)
+        if done == total or interrupted:
+            bars[stage].close()
+        if interrupted and not can_stop:
+            raise KeyboardInterrupt
+        return interrupted
+
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield callback
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        for bar in bars.values():
+            bar.close()
