@@ -28,6 +28,7 @@ MEASURES = {
     "base_insertion": "insertion, base decodes ↓",
     "size": "size ↓",
     "pointing": "pointing game ↑",
+    "rank_correlation": "rank correlation with long SPES ↑",
 }
 SMALLER_IS_BETTER = {"insertion", "base_insertion", "size"}
 # of the figure: a curve for each family
@@ -65,7 +66,7 @@ class Study:
     def value(self, utterance: str, name: str, measure: str) -> float | None:
         """An area from 0 to 100, of a WER that is capped at 100; or another number as it is."""
         entry = self.scores[utterance][name]
-        if measure in ("size", "pointing", "seconds"):
+        if measure in ("size", "pointing", "rank_correlation", "seconds"):
             return entry["cost"][0] if measure == "seconds" else entry.get(measure)
         curve = entry.get("deletion" if measure == "first" else measure)
         if curve is None or (measure == "first" and "1" not in curve):
@@ -87,7 +88,7 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 def main_table(study: Study, utterances: Sequence[str], measures: Sequence[str]) -> list[str]:
     """A row a map that all these utterances have: its cost and its means, the best of each measure in bold."""
-    names = [name for name in study.names() if set(study.with_map(name)) >= set(utterances)]
+    names = [name for name in study.names() if set(study.with_map(name)) >= set(utterances) and ", run " not in name]
     columns = {
         measure: [study.values(name, measure, utterances) for name in names]
         for measure in measures
@@ -141,27 +142,38 @@ def _difference(values: np.ndarray, measure: str) -> str:
     return f"{text} {'better' if better else 'worse'}"
 
 
-def stability(pieces: Mapping[str, list[Tensor]], sizes: Sequence[int], piece: int) -> list[str]:
-    """How alike two runs of SPES with seeds of their own are, by the number of samples.
+def stability(
+    study: Study, pieces: Mapping[str, list[Tensor]], names: Mapping[int, Sequence[str]], piece: int
+) -> list[str]:
+    """How alike runs of SPES with seeds of their own are, by the number of samples: maps, and what they reach.
 
     Args:
+        study: what the maps of the runs reach.
         pieces: for each utterance its maps (K, T, C) of a piece each.
-        sizes: pieces in a run.
+        names: of the maps of the runs, by the pieces of a run.
         piece: samples in a piece.
     """
-    rows = [["samples", "utterances", "pairs of runs", "correlation of a token's map", "rank correlation"]]
-    for size in sizes:
-        linear, ranks, utterances = [], [], set()
+    rows = [["samples", "utterances", "runs of each", "correlation of a token's map", "rank correlation"]]
+    rows[0] += [f"{measure}: deviation over the runs" for measure in ("deletion", "insertion")]
+    for size, runs_of_size in names.items():
+        linear, ranks, counts, deviations = [], [], [], []
         for utterance, maps in pieces.items():
-            runs = [torch.stack(maps[i : i + size]).mean(0) for i in range(0, len(maps) - size + 1, size)]
-            for first, second in list(combinations(runs, 2))[:6]:
-                utterances.add(utterance)
+            known = [name for name in runs_of_size if name in study.scores.get(utterance, {})]
+            runs = [torch.stack(maps[i : i + size]).mean(0) for i in range(0, len(maps) - size + 1, size)][: len(known)]
+            if len(runs) < 2:
+                continue
+            counts.append(len(runs))
+            for first, second in combinations(runs, 2):
                 pairs = zip(first.flatten(1), second.flatten(1))
                 linear.append(float(torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs]).mean()))
                 ranks.append(float(rank_correlation(first, second).mean()))
-        if linear:
-            means = (f"{np.mean(values):.2f}" for values in (linear, ranks))
-            rows.append([f"{size * piece:,}", str(len(utterances)), str(len(linear)), *means])
+            areas = [[study.value(utterance, name, measure) for name in known] for measure in ("deletion", "insertion")]
+            deviations.append(np.std(np.array(areas, dtype=float), axis=1, ddof=1))
+        if counts:
+            n_runs = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+            means = [f"{np.mean(values):.2f}" for values in (linear, ranks)]
+            spread = [f"{value:.1f}" for value in np.mean(deviations, axis=0)]
+            rows.append([f"{size * piece:,}", str(len(counts)), n_runs, *means, *spread])
     return markdown_table(rows)
 
 

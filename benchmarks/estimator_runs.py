@@ -326,7 +326,16 @@ class MapRecipe:
     run: str
     n_pieces: int = 1
     pool: bool = False
-    first: int = 0  # another seed's pieces
+    first: int = 0  # of the pieces: another run
+
+
+# runs of SPES with seeds of their own, by the pieces of a run: how much the results depend on the seed
+RUNS = {1: 6, 5: 4, 10: 4, 20: 2}
+
+
+def spes_name(pieces: int) -> str:
+    """The name of SPES's map with fine patches."""
+    return f"SPES fine, N = {pieces * PIECE:,}"
 
 
 MAPS: dict[str, MapRecipe] = {
@@ -362,9 +371,11 @@ MAPS: dict[str, MapRecipe] = {
         for name in ("coarse", "medium", "mixed", "fine")
         if (name, pieces) != ("mixed", 3)
     },
-    **{f"SPES fine, N = {pieces * PIECE:,}": MapRecipe("spes_fine", pieces) for pieces in (5, 10, 20, 40)},
+    **{spes_name(pieces): MapRecipe("spes_fine", pieces) for pieces in (5, 10, 20, 40)},
     **{
-        f"SPES fine, N = {pieces * PIECE:,}, other seed": MapRecipe("spes_fine", pieces, first=10) for pieces in (5, 10)
+        f"{spes_name(pieces)}, run {number}": MapRecipe("spes_fine", pieces, first=(number - 1) * pieces)
+        for pieces, n_runs in RUNS.items()
+        for number in range(2, n_runs + 1)
     },
     "SPES fine, p = 0.3, N = 1,008": MapRecipe("spes_p_0.3"),
     "SPES fine, p = 0.7, N = 1,008": MapRecipe("spes_p_0.7"),

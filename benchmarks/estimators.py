@@ -38,12 +38,14 @@ from estimator_runs import (
     MANY,
     MAPS,
     PIECE,
+    RUNS,
     VARIANTS,
     Case,
     MapRecipe,
     Piece,
     pooled,
     run_piece,
+    spes_name,
 )
 from matplotlib.figure import Figure
 from provenance import machine
@@ -55,7 +57,7 @@ from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes._files import write_atomically
 from captum_spes.alignment import Alignment, find_alignment
 from captum_spes.corpus import CorpusUtterance, load_corpus
-from captum_spes.metrics import deletion, insertion, size, time_localization, wer
+from captum_spes.metrics import deletion, insertion, rank_correlation, size, time_localization, wer
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model
 from captum_spes.models.context import context_seconds
 
@@ -171,6 +173,15 @@ class Folder:
         paths = takewhile(Path.is_file, (self.piece_path(run, number) for number in count()))
         return [load_file(path)["attributions"].float() for path in paths]
 
+    def reference(self, recipe: MapRecipe) -> Tensor | None:
+        """The long map of SPES, without the pieces that a recipe is made of; None where there is no long run."""
+        pieces = self.pieces("spes_fine")[: LONG["spes_fine"][1]]
+        if len(pieces) < LONG["spes_fine"][1]:
+            return None
+        used = range(recipe.first, recipe.first + recipe.n_pieces) if recipe.run == "spes_fine" else ()
+        left = [piece for number, piece in enumerate(pieces) if number not in used]
+        return torch.stack(left).mean(0) if len(left) >= len(pieces) / 2 else None
+
     @property
     def scores_path(self) -> Path:
         return self.folder / "scores.json"
@@ -242,6 +253,8 @@ def work(item: CorpusUtterance, stage: str, root: Path) -> str:
             entry |= evaluate(heard, attributions, name in MAIN)
         if "pointing" not in entry and len(attributions) > 1:
             entry["pointing"] = pointing(item, replace(heard.explanation, spectrogram_attr=attributions))
+        if len(attributions) > 1 and (reference := folder.reference(recipe)) is not None:
+            entry["rank_correlation"] = 100 * float(rank_correlation(attributions, reference).mean())
         folder.save_scores(scores)
     return f"{item.id}, {stage}"
 
@@ -276,7 +289,8 @@ def subset(items: list[CorpusUtterance], stage: str) -> list[CorpusUtterance]:
     """The utterances of a stage, the real ones, which are longer, first: all, or those with the shortest windows."""
     real = [item for item in items if is_real(item)]
     others = [item for item in items if not is_real(item)]
-    chosen = {"long": [real[0], *others[:2]], "longest": others[:1], "variants": [real[0], *others[:3]]}
+    long = [real[0], *others[:2]]
+    chosen = {"long": long, "longest": others[:1], "many": long, "variants": [*long, others[2]]}
     return chosen.get(stage, items)
 
 
@@ -311,13 +325,14 @@ def report(items: list[CorpusUtterance], root: Path) -> tuple[str, Figure]:
     title = f"{len(everywhere)} utterances, {n_real} of real speech and the others synthesised"
     sections = {title: main_table(study, everywhere, list(MEASURES))}
     groups = {"all": everywhere}
-    wer_measures = [name for name in MEASURES if name not in ("size", "pointing")]
+    wer_measures = [name for name in MEASURES if name not in ("size", "pointing", "rank_correlation")]
     sections["Differences on the same utterances [95 % interval]"] = paired_table(study, pairs, wer_measures)
     if long:
         sections[f"The {len(long)} utterances with 20,160 samples"] = main_table(study, long, list(MEASURES))
         groups["20,160 samples"] = long
     sections["What was tried"] = paired_table(study, variants, ("deletion", "insertion", "size"))
-    sections["How alike two runs of SPES with fine patches are"] = stability(pieces, (1, 3, 5, 10, 20), PIECE)
+    names = {n: [spes_name(n), *(f"{spes_name(n)}, run {k}" for k in range(2, RUNS[n] + 1))] for n in RUNS}
+    sections["How alike runs of SPES with fine patches are, by the seed"] = stability(study, pieces, names, PIECE)
     lines = [line for title, table in sections.items() if len(table) > 2 for line in (f"### {title}", "", *table, "")]
     lines.append(
         f"`python benchmarks/estimators.py build/corpus`: Whisper tiny.en, bfloat16, utterances of "
