@@ -1,0 +1,74 @@
+"""Audio without parts of its spectrogram."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+WINDOW_SECONDS = 0.025  # of speech models' spectrograms; the window here is the power of two that is nearest
+
+
+def mask_audio(
+    samples: np.ndarray,
+    sampling_rate: int,
+    mask: Tensor | np.ndarray,
+    frames_per_second: float,
+    mel_frequencies: Tensor | np.ndarray,
+) -> np.ndarray:
+    """Audio whose time–frequency regions are turned down by a mask over frames and mel channels.
+
+    The audio's short-time Fourier transform is multiplied by the mask and inverted; phases stay as they are. The mask
+    is interpolated linearly, in time between the frames, whose centres lie at t / frames_per_second seconds, and in
+    frequency between the centres of the channels: each channel weighs a triangle of frequencies, and the triangles add
+    up to 1. Before the first frame, after the last, and beyond the outermost channels it goes on as it ends, also in
+    what lies above all that a model hears. A mask of ones therefore gives the audio back, zeros give silence, and the
+    audio of a mask and that of its complement add up to the audio.
+
+    The transform: a window is N samples, the power of two nearest to 25 ms (512 at 16 kHz, 1024 at 44.1 kHz), and is
+    centred at sample i · N / 4, for i from 0 to 4 n / N rounded down; zeros stand before and after the audio. It is
+    multiplied by the periodic Hann window w, and its spectrum of N / 2 + 1 frequencies by the mask. The inverse
+    transforms are multiplied by w, added up, and divided by the sum of the w² there.
+
+    Args:
+        samples: mono, floating-point, (n,).
+        sampling_rate: samples a second.
+        mask: how much is kept, from 0 to 1, (T, C).
+        frames_per_second: frames a second of the mask.
+        mel_frequencies: centre of each channel in Hz, ascending, (C,).
+
+    Returns:
+        numpy.ndarray: float32 samples of shape (n,).
+
+    Raises:
+        ValueError: a mask that does not fit the channels.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from captum_spes.audio_masking import mask_audio
+        >>> time = np.arange(16000) / 16000
+        >>> low, high = np.sin(2 * np.pi * 500 * time), np.sin(2 * np.pi * 3000 * time)
+        >>> mask = np.tile([1.0, 1.0, 0.0, 0.0], (100, 1))  # 100 frames, four channels
+        >>> kept = mask_audio(low + high, 16000, mask, 100, np.array([300.0, 1000.0, 2500.0, 4000.0]))
+        >>> bool(np.abs(kept - low)[400:-400].max() < 1e-5)
+        True
+    """
+    n_frames, n_channels = mask.shape
+    if len(mel_frequencies) != n_channels:
+        raise ValueError(f"a mask (T, C) of {n_channels} channels does not fit {len(mel_frequencies)} mel_frequencies.")
+    n_fft = 2 ** round(math.log2(WINDOW_SECONDS * sampling_rate))
+    hop_length = n_fft // 4
+    transform = {"n_fft": n_fft, "hop_length": hop_length, "window": torch.hann_window(n_fft)}
+    audio = torch.as_tensor(samples, dtype=torch.float32)
+    spectrum = torch.stft(audio, **transform, pad_mode="constant", return_complex=True)  # (N / 2 + 1, frames)
+    n_frequencies, n_windows = spectrum.shape
+    times = np.arange(n_windows) * hop_length / sampling_rate
+    frequencies = np.arange(n_frequencies) * sampling_rate / n_fft
+    centers = np.arange(n_frames) / frames_per_second
+    channels = np.stack([np.interp(times, centers, channel) for channel in np.asarray(mask, np.float32).T])
+    triangles = np.stack([np.interp(frequencies, np.asarray(mel_frequencies), one) for one in np.eye(n_channels)])
+    gains = torch.from_numpy(triangles.T @ channels).float()  # (N / 2 + 1, frames)
+    return torch.istft(spectrum * gains, **transform, length=len(audio)).numpy()
