@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +16,18 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
         part = Path(folder) / path.name
         part.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(part, path)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -19,17 +19,36 @@ AudioLike = str | os.PathLike[str] | npt.ArrayLike | torch.Tensor
 
 
 def load_audio(audio: AudioLike, target_rate: int, sampling_rate: int | None = None) -> np.ndarray:
-    """Reads and checks audio.
+    """Reads and checks audio, and brings it to a rate.
 
     Args:
-        audio: path of a file in any format that libsndfile reads (WAV, FLAC, OGG, MP3, …), or samples: an array or
-            tensor of shape (n,), (channels, n) or (n, channels), floating-point in [-1, 1] or integers. Channels are
-            averaged.
+        audio: as for :func:`read_audio`.
         target_rate: samples a second of the result; other rates are resampled.
         sampling_rate: samples a second of an array. A file tells its own.
 
     Returns:
         numpy.ndarray: float32 samples of shape (n,).
+
+    Raises:
+        ValueError: audio that :func:`read_audio` refuses.
+    """
+    samples, rate = read_audio(audio, sampling_rate)
+    if rate != target_rate:
+        samples = require("soxr").resample(samples, rate, target_rate)
+    return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def read_audio(audio: AudioLike, sampling_rate: int | None = None) -> tuple[np.ndarray, int]:
+    """Reads and checks audio, at its own rate.
+
+    Args:
+        audio: path of a file in any format that libsndfile reads (WAV, FLAC, OGG, MP3, …), or samples: an array or
+            tensor of shape (n,), (channels, n) or (n, channels), floating-point in [-1, 1] or integers. Channels are
+            averaged.
+        sampling_rate: samples a second of an array. A file tells its own.
+
+    Returns:
+        (numpy.ndarray, int): float32 samples of shape (n,), and how many of them are a second.
 
     Raises:
         ValueError: no such file, no audio file, an array without a rate, or audio that is empty, silent, shorter than
@@ -55,9 +74,7 @@ def load_audio(audio: AudioLike, target_rate: int, sampling_rate: int | None = N
         raise ValueError(f"{name} lasts only {len(samples) / rate:.3f} s: at least {MIN_SECONDS} s are needed.")
     if np.abs(samples).max() < SILENCE_PEAK:
         raise ValueError(f"{name} is silent (its peak is below -80 dB of full scale): there is no speech to explain.")
-    if rate != target_rate:
-        samples = require("soxr").resample(samples, rate, target_rate)
-    return np.ascontiguousarray(samples, dtype=np.float32)
+    return np.ascontiguousarray(samples, dtype=np.float32), rate
 
 
 def _read(path: Path) -> tuple[np.ndarray, int]:

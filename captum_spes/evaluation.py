@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import warnings
@@ -14,14 +13,15 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from captum_spes._files import write_atomically
+from captum_spes._bins import descending, top_bins
+from captum_spes._files import sha256, write_atomically
 from captum_spes.corpus import Corpus, CorpusUtterance
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.methods import title
 from captum_spes.metrics import DeletionCurve, SizeCurve, size
 from captum_spes.metrics._checks import check_positive
 from captum_spes.metrics._curve import format_steps
-from captum_spes.metrics._rewriting import Rewriter, descending, top_bins
+from captum_spes.metrics._rewriting import Rewriter
 from captum_spes.metrics.compactness import THRESHOLDS
 from captum_spes.metrics.deletion import PERCENTAGES
 from captum_spes.metrics.text import TextScore, find_score
@@ -186,7 +186,7 @@ class Evaluation:
     ) -> None:
         path = self.explanation_path(item, name)
         seconds = None
-        audio = _sha256(item.path)
+        audio = sha256(item.path)
 
         def report(stage: str, done: int, total: int) -> None:  # what the caller returns does not stop SPES
             callback(item, name, stage, done, total)
@@ -416,12 +416,5 @@ def _passes(explanation: SpeechToTextExplanation) -> dict[str, int]:
 
 def _check_audio(item: CorpusUtterance, digest: str) -> None:
     """Raises a ValueError where an explanation is of another audio file of this name."""
-    if _sha256(item.path) != digest:
+    if sha256(item.path) != digest:
         raise ValueError(f"{item.path} has changed since it was explained: evaluate it into another folder.")
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_spes._bins import descending, top_bins
 from captum_spes._extras import require
-from captum_spes._files import write_atomically
+from captum_spes._files import sha256, write_atomically
+from captum_spes.audio import AudioLike, read_audio
+from captum_spes.audio_masking import mask_audio
 from captum_spes.visualization import (
     plot_attributions,
     plot_segmentation,
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 
 FORMAT = "captum-spes explanation"
 VERSION = 1
+
+# seconds between the ends of a recording and of its last frame: models leave out what does not fill a window or a frame
+MAX_DIFFERENCE = 0.05
 
 SIGNED_LABEL = "attribution, of the largest: positive = hiding it weakens the prediction, negative = strengthens it"
 
@@ -236,6 +243,96 @@ class SpeechToTextExplanation:
         if not -len(self.tokens) <= token < len(self.tokens):
             raise ValueError(f"there is no token {token}: there are {len(self.tokens)}.")
         return token % len(self.tokens)
+
+    # Listening
+
+    def to_audio(
+        self,
+        audio: AudioLike,
+        token: int | str,
+        *,
+        keep: float | None = None,
+        remove: float | None = None,
+        sampling_rate: int | None = None,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """The recording with nothing but its most salient regions for a token, or without them.
+
+        The bins with the largest values of the token's map are the regions, as in
+        :func:`~captum_spes.metrics.deletion`; all but them, or they, are silenced (:func:`mask_audio
+        <captum_spes.audio_masking.mask_audio>`). Silence is what a listener expects, and is not the baseline of SPES,
+        which is a steady murmur. Nothing is made louder: what little is kept is as faint as it was in the recording.
+
+        For a word, ``explanation.words().to_audio(audio, "next", keep=0.1)``; for the text as a whole,
+        ``explanation.sentence().to_audio(audio, 0, keep=0.1)``.
+
+        Args:
+            audio: the recording that was explained, as for :func:`~captum_spes.audio.read_audio`.
+            token: its row or its text.
+            keep: the share of the utterance's bins that is kept, from 0 to 1.
+            remove: the share that is removed. Exactly one of the two is given; with equal shares the two results add
+                up to the recording.
+            sampling_rate: samples a second of an array. A file tells its own.
+            seed: of the order of bins with equal values, as all of a patch have.
+
+        Returns:
+            numpy.ndarray: float32 samples of shape (n,), mono, at the recording's own rate and as long as it is.
+
+        Raises:
+            ValueError: both or none of ``keep`` and ``remove``, or no share; no such token; audio that cannot be read,
+                or is another recording: it is longer or shorter, or its file is not the one that the metadata tell.
+
+        Warns:
+            UserWarning: a map that is the same everywhere, whose bins come in random order.
+
+        Example::
+
+            >>> import numpy as np
+            >>> import torch
+            >>> from captum_spes import SpeechToTextExplanation
+            >>> spectrogram_attr = torch.zeros(1, 50, 4)
+            >>> spectrogram_attr[0, 10:30] = 1  # 0.1 to 0.3 s
+            >>> explanation = SpeechToTextExplanation(
+            ...     text="So", tokens=[" So"], previous_tokens=[], spectrogram=torch.rand(50, 4),
+            ...     spectrogram_attr=spectrogram_attr, token_attr=torch.zeros(1, 0), n_previous=torch.zeros(1),
+            ...     frames_per_second=100, mel_frequencies=torch.linspace(100, 7000, 4))
+            >>> recording = np.sin(np.arange(8000)).astype(np.float32)
+            >>> kept = explanation.to_audio(recording, "So", keep=0.4, sampling_rate=16000)
+            >>> bool(np.abs(kept - recording)[2000:4400].max() < 1e-5), float(np.abs(kept)[5600:].max())
+            (True, 0.0)
+        """
+        if (keep is None) == (remove is None):
+            raise ValueError("give either keep or remove: the share of the bins that is kept, or that is removed.")
+        share = keep if keep is not None else remove
+        assert share is not None  # one of the two
+        if not 0 <= share <= 1:  # refuses NaN as well
+            raise ValueError(f"keep and remove are shares of the bins, from 0 to 1, not {share}.")
+        attributions = self.spectrogram_attr[self.index(token)]
+        samples, rate = read_audio(audio, sampling_rate)
+        self._check_recording(audio, len(samples) / rate)
+        if attributions.min() == attributions.max():
+            warnings.warn(
+                f"the map of {token!r} is the same everywhere: none of its regions is most salient, and those that are "
+                "taken are random.",
+                stacklevel=2,
+            )
+        top = top_bins(descending(attributions, seed), (100 * share,)).view(attributions.shape)
+        mask = top if remove is None else ~top
+        return mask_audio(samples, rate, mask, self.frames_per_second, self.mel_frequencies)
+
+    def _check_recording(self, audio: AudioLike, seconds: float) -> None:
+        """Raises a ValueError where audio of so many seconds is not what was explained."""
+        name = "the audio"
+        if isinstance(audio, (str, os.PathLike)):
+            name = str(audio)
+            digest = sha256(audio)
+            if self.metadata.get("audio_sha256", digest) != digest:
+                raise ValueError(f"{name} is not the file that was explained, whose SHA-256 is another: give that one.")
+        if abs(seconds - self.duration) > MAX_DIFFERENCE:
+            raise ValueError(
+                f"{name} lasts {seconds:.2f} s and the explained utterance {self.duration:.2f} s: give the recording "
+                "that was explained."
+            )
 
     # Files
 

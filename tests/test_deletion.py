@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from test_author_reference import explanation_of, reference, tensor  # noqa: F401 (a fixture)
 
 from captum_spes import SpeechToTextExplanation
+from captum_spes._bins import descending, top_bins
 from captum_spes.metrics import (
     DeletionCurve,
     SizeCurve,
@@ -22,7 +23,6 @@ from captum_spes.metrics import (
     symmetric_relevance_gain,
     wer,
 )
-from captum_spes.metrics._rewriting import descending, top_bins
 from captum_spes.metrics.text import Bleu
 from captum_spes.models import Utterance
 

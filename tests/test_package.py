@@ -12,7 +12,7 @@ import captum_spes
 ROOT = Path(captum_spes.__file__).parent
 # each room may import those to its left, and within itself
 ROOMS = [
-    {"_extras", "_files"},
+    {"_extras", "_files", "_bins"},
     {"attr", "forward_func", "segmentation", "visualization", "audio", "audio_masking", "corpus"},
     {"models"},
     {"explanation", "methods"},

@@ -11,8 +11,9 @@ import torch
 from captum._utils.progress import NullProgress, progress
 from torch import Tensor
 
+from captum_spes._bins import descending, top_bins
 from captum_spes.explanation import SpeechToTextExplanation, word_spans
-from captum_spes.metrics._rewriting import Maps, Rewriter, descending, format_maps, top_bins
+from captum_spes.metrics._rewriting import Maps, Rewriter, format_maps
 from captum_spes.models.protocol import SpeechToTextModel
 
 # texts that are written at once
