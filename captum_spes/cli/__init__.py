@@ -9,7 +9,7 @@ import warnings
 import torch
 import typer
 
-from captum_spes.cli import analyze, compare, evaluate, explain
+from captum_spes.cli import analyze, compare, evaluate, explain, listen
 
 app = typer.Typer(
     help="Explain why a speech-to-text model wrote each word.",
@@ -20,6 +20,7 @@ app.command()(explain.explain)
 app.command()(compare.compare)
 app.command()(evaluate.evaluate)
 app.command("analyze")(analyze.analyze_folder)
+app.command()(listen.listen)
 
 
 def run() -> None:

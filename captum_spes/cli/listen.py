@@ -1,0 +1,83 @@
+"""``captum-spes listen``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from captum_spes import SpeechToTextExplanation
+from captum_spes._extras import require
+from captum_spes.audio import read_audio
+from captum_spes.cli.inputs import audio_file
+from captum_spes.cli.output import make_folder
+from captum_spes.explanation import is_word
+
+SHARE = 0.1
+MAX_LENGTH = 40  # of a word in a file name, in characters
+
+
+def listen(
+    file: Annotated[Path, typer.Argument(help="Explanation (explanation.safetensors), as explain writes it.")],
+    audio: Annotated[
+        Path | None, typer.Option(help="The recording that was explained. Without it: the bundled sample.")
+    ] = None,
+    word: Annotated[list[str] | None, typer.Option(help="A word, or its number from 0; may be given again.")] = None,
+    token: Annotated[list[str] | None, typer.Option(help="A token, or its number from 0; may be given again.")] = None,
+    sentence: Annotated[bool, typer.Option("--sentence", help="The text as a whole.")] = False,
+    keep: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of the spectrogram's bins that is heard alone.")
+    ] = None,
+    remove: Annotated[float | None, typer.Option(min=0, max=1, help="Share that is left out of the recording.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the results. Default: listen, in the explanation's folder."),
+    ] = None,
+) -> None:
+    """Hear an explanation: the recording with only its most salient regions, and without them, as WAV files.
+
+    By default of every word and of the text as a whole, with a tenth of the spectrogram kept, and with it removed.
+    """
+    explanation = SpeechToTextExplanation.load(file)
+    chosen = _chosen(explanation, word or [], token or [], sentence)
+    shares: dict[str, Any] = {"keep": keep, "remove": remove}
+    if keep is None and remove is None:
+        shares = {"keep": SHARE, "remove": SHARE}
+    with audio_file(audio) as path:
+        _, sampling_rate = read_audio(path)
+        sounds = {
+            f"{name}-{way}-{100 * share:g}.wav": source.to_audio(path, row, **{way: share})
+            for name, (source, row) in chosen.items()
+            for way, share in shares.items()
+            if share is not None
+        }
+    folder = make_folder(output or file.parent / "listen")
+    for name, samples in sounds.items():
+        require("soundfile").write(folder / name, samples, sampling_rate)
+    print("Wrote " + "\n      ".join(str(folder / name) for name in sounds))
+
+
+def _chosen(
+    explanation: SpeechToTextExplanation, words: list[str], tokens: list[str], sentence: bool
+) -> dict[str, tuple[SpeechToTextExplanation, int]]:
+    """What is to be heard, by the name of its files: a row of an explanation of tokens, words or the sentence."""
+    by_word = explanation if explanation.grouped else explanation.words()
+    rows = [("token", explanation, text) for text in tokens] + [("word", by_word, text) for text in words]
+    chosen = {}
+    if not (rows or sentence):
+        is_whole = explanation.tokens == [explanation.text]
+        if not is_whole:
+            rows = [("word", by_word, str(row)) for row, text in enumerate(by_word.tokens) if is_word(text)]
+        sentence = is_whole or len(explanation.tokens) > 1  # one of a contrast has its row alone
+    for kind, source, text in rows:
+        row = source.index(int(text) if re.fullmatch(r"-?\d+", text) else text)
+        chosen[f"{kind}-{row:02}-{_slug(source.tokens[row])}"] = source, row
+    if sentence:
+        chosen["sentence"] = (explanation.sentence() if len(explanation.tokens) > 1 else explanation), 0
+    return chosen
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w'’]+", "-", text).strip("-")[:MAX_LENGTH] or "mark"
