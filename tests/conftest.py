@@ -9,8 +9,11 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 matplotlib.use("Agg")
+settings.register_profile("shared machines", deadline=None)  # how long an example takes says nothing of the code
+settings.load_profile("shared machines")
 torch.set_num_threads(2)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -24,7 +24,7 @@ def decibels(after, before):
     return 10 * np.log10(np.square(after).mean() / np.square(before).mean() + 1e-12)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.integers(1, 30000), st.sampled_from(RATES), st.integers(1, 50), st.integers(1, 12), st.floats(20, 120), st.data()
 )

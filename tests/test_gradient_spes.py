@@ -144,7 +144,7 @@ def test_batched_outputs_equal_targets_one_by_one(spectrogram):
         torch.testing.assert_close(together[:, target], alone)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 40), st.integers(0, 2**31), st.booleans())
 def test_chunks_change_nothing(perturbations_per_eval, seed, pool_features):
     inputs = torch.linspace(-1, 1, T * C).view(1, T, C)

@@ -38,7 +38,7 @@ def test_the_most_salient_regions_are_kept_or_removed(explanation, rate):
     assert np.abs(removed)[inside].max() < 1e-5 and np.abs(removed - recording)[outside].max() < 1e-5
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.floats(0, 1), st.integers(0, 3), st.integers(0, 2))
 def test_what_is_kept_and_what_is_removed_are_the_recording(share, row, seed):
     explanation, recording = make(seed=seed), noise()

@@ -153,7 +153,7 @@ def test_areas_against_sacrebleu_and_numpy():
     assert found.areas("deletion")["spes"] == pytest.approx(area_of(scores, STEPS) / 100)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.integers(0, 14), min_size=3, max_size=3), min_size=1, max_size=6), st.randoms())
 def test_the_order_of_the_utterances_does_not_matter(rows, random):
     order = random.sample(range(len(rows)), len(rows))

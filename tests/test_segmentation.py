@@ -69,7 +69,7 @@ def test_examples_are_segmented_alone():
     assert torch.equal(mask[:, 1:], slic_feature_mask(batch[1:], (20, 40)))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 12), st.integers(1, 20), st.sampled_from(["random", "constant", "spike"]), st.floats(1, 1e5))
 def test_any_spectrogram_gets_a_valid_mask(n_frames, n_channels, kind, patches):
     shape = (1, n_frames, n_channels)

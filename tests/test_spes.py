@@ -104,7 +104,7 @@ def test_result_does_not_depend_on_batching(granularities, batch, per_eval):
     torch.testing.assert_close(alone, expected[-5:], atol=1e-6, rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.permutations(range(4)), st.integers(1, 7), st.integers(0, 2**32))
 def test_permuting_the_batch_permutes_the_result(order, per_eval, seed):
     torch.manual_seed(2)
