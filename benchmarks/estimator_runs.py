@@ -109,6 +109,7 @@ def gradient_spes(
         n_samples=n_samples,
         perturbations_per_eval=4,
         perturbation_prob=prob,
+        pool_features=False,  # a map is pooled when it is evaluated
         seed=seed,
     )
 
