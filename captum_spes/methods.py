@@ -65,6 +65,7 @@ RESERVED = {
         "show_progress",
         "seed",
         "callback",
+        "process_group",
         "return_reliability",
         "return_convergence_delta",
         "return_input_shape",
@@ -396,7 +397,12 @@ def shared_with_tokens(given: Arguments) -> Arguments:
 
 
 def check_arguments(
-    method: Attribution, baselines: object, feature_mask: object, joint: bool, token_values: bool
+    method: Attribution,
+    baselines: object,
+    feature_mask: object,
+    joint: bool,
+    token_values: bool,
+    process_group: object = None,
 ) -> None:
     """Raises a TypeError for arguments that a method has no use for."""
     known = accepted(method)
@@ -406,6 +412,7 @@ def check_arguments(
         "feature_mask": feature_mask is not None and "feature_mask" not in known,
         "joint": joint and not is_spes,
         "token_values": token_values and not is_spes,
+        "process_group": process_group is not None and not isinstance(method, ALL_TOKENS),
     }
     if names := [name for name, value in useless.items() if value]:
         raise TypeError(f"{title(method)} takes no {' and no '.join(names)}: leave it out, or use a method that does.")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ import captum_spes.methods as methods
 from captum_spes.attr import GradientSPES
 from captum_spes.attr._batches import check_counts, fastest_batch_size
 from captum_spes.attr._features import FeatureLayout
+from captum_spes.attr._ranks import Ranks
 from captum_spes.audio import AudioLike, load_audio
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import CTCLogLikelihood
@@ -35,6 +36,9 @@ from captum_spes.prediction import (
     WordPrediction,
 )
 from captum_spes.segmentation import MAX_SECONDS, slic_feature_mask
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Stage = Callable[[str, int, int], bool | None]
 
@@ -158,6 +162,7 @@ class SpeechToTextAttribution(Attribution):
         dtype: Dtype | None = None,
         show_progress: bool = False,
         callback: Stage | None = None,
+        process_group: ProcessGroup | None = None,
         token_arguments: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> SpeechToTextExplanation:
@@ -207,6 +212,9 @@ class SpeechToTextAttribution(Attribution):
             callback: called after every batch as ``callback(stage, done, total)``, stage ``"previous tokens"`` or
                 ``"spectrogram"``. When it returns True, SPES and BubbleNoise leave the rest out and the explanation
                 is marked as partial; other methods have no results in parts and go on.
+            process_group: ranks of ``torch.distributed`` that share the perturbations of SPES, BubbleNoise or
+                GradientSPES, each with the model on a device of its own, as in :meth:`SPES.attribute`. All explain
+                what rank 0 of the group hears and writes, and are given the same explanation.
             token_arguments: arguments of the method's ``attribute`` for the previous tokens only.
             **kwargs: further arguments of the method's ``attribute``, such as ``n_steps``. They serve both calls, but
                 for those of the spectrogram alone (windows, noise).
@@ -219,14 +227,26 @@ class SpeechToTextAttribution(Attribution):
             TypeError: an argument that the method does not take.
         """
         # what cannot be is refused before anything is computed
-        methods.check_arguments(self.attr_method, baselines, feature_mask, joint, token_values)
+        methods.check_arguments(self.attr_method, baselines, feature_mask, joint, token_values, process_group)
         given = _given(n_samples=n_samples, perturbation_prob=perturbation_prob) | kwargs
         token_given = _given(n_samples=n_token_samples, perturbation_prob=token_perturbation_prob)
         token_given = methods.shared_with_tokens(kwargs) | token_given | (token_arguments or {})
         methods.check_known(self.attr_method, given)
-        utterance, tokens = self.prepare(
-            inputs, target, sampling_rate=sampling_rate, gen_args=gen_args, context=context, dtype=dtype
+        prepare = partial(
+            self.prepare,
+            inputs,
+            target,
+            sampling_rate=sampling_rate,
+            gen_args=gen_args,
+            context=context,
+            dtype=dtype,
         )
+        ranks = Ranks(process_group)
+        utterance, tokens = ranks.together(prepare)
+        if process_group is not None:  # devices round differently: what one rank hears and writes is for all
+            device = utterance.spectrogram.device
+            utterance = ranks.from_first(utterance.to("cpu")).to(device)
+            tokens = ranks.from_first(tokens.to("cpu")).to(device)
         prediction = self._prediction(utterance, tokens, contrast, sentence)
         if joint and not len(prediction.previous):
             raise ValueError(f"{self.model.name} writes all tokens at once: there are no previous tokens to perturb.")
@@ -243,7 +263,9 @@ class SpeechToTextAttribution(Attribution):
         token_arguments = methods.token_arguments(token_method, facts, token_given)
         mask = _check(utterance, mask, perturbations_per_eval, arguments)
 
-        run = _Run(prediction, utterance, perturbations_per_eval, seed, show_progress, callback)
+        run = ranks.together(
+            lambda: _Run(prediction, utterance, perturbations_per_eval, seed, show_progress, callback, process_group)
+        )
         if joint:
             token_arguments = {"perturbation_prob": token_arguments["perturbation_prob"]}
             attributions = run.attribute_jointly(
@@ -385,6 +407,7 @@ class _Run:
         seed: int,
         show_progress: bool,
         callback: Stage | None,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         self.model = prediction.model
         self.prediction = prediction
@@ -393,6 +416,7 @@ class _Run:
         self.seed = seed
         self.show_progress = show_progress
         self.callback = callback
+        self.process_group = process_group
         self.done: dict[str, int] = {}
         self.passes: dict[str, dict[str, int]] = {}
         self.stopped = False
@@ -447,7 +471,7 @@ class _Run:
         def outputs(spectrogram: Tensor, gate: Tensor) -> Any:
             return self.prediction.outputs(self.model.encode(spectrogram, self.utterance), gate)
 
-        score = self._counted(stage, self.prediction.score(outputs, self.original))
+        score = self.prediction.score(outputs, self.original)
         (attr, token_attr), (reliability, _) = rewrapped(method, score).attribute(
             (self.utterance.spectrogram, gate),
             baselines=(baseline, 0.0),
@@ -455,6 +479,7 @@ class _Run:
             **self._own_arguments(stage),
             **arguments,
         )
+        self._count_samples(stage, method)
         return attr, reliability, token_attr.flatten(2).mean(2) if token_values else token_attr
 
     def _batch_size(self, stage: str) -> int:
@@ -486,6 +511,7 @@ class _Run:
             "seed": self.seed,
             "return_reliability": True,
             "callback": partial(self._after_batch, stage),
+            "process_group": self.process_group,
         }
 
     def _gate(self, token_values: bool) -> Tensor:
@@ -502,19 +528,19 @@ class _Run:
         arguments: dict[str, Any],
     ) -> tuple[Tensor, Tensor | None]:
         """Attributions (K, …), and the reliability where the method tells it."""
-        score = self._counted(stage, self.prediction.score(outputs, self.original))
+        score = self.prediction.score(outputs, self.original)
         n_rows = len(self.prediction.rows)
         if isinstance(method, methods.ALL_TOKENS):
             own = self._own_arguments(stage)
             if isinstance(method, GradientSPES):
                 own["perturbations_per_eval"] = max(own["perturbations_per_eval"] // 4, 1)
             found = rewrapped(method, score).attribute(inputs, **arguments, **own)
-            if isinstance(method, GradientSPES):
-                self._count(stage, backward=n_rows * self.done[stage])
+            self._count_samples(stage, method)
             return found
         batch_size = self._batch_size(stage) if methods.asks_model(method) else 1
         if "perturbations_per_eval" in methods.accepted(method):
             arguments = {"perturbations_per_eval": batch_size, **arguments}
+        score = self._counted(stage, score)
         passes: HookedPasses | SharedPasses
         if methods.is_hooked(method):
             passes = HookedPasses(self.model, score, n_rows, batch_size)
@@ -544,6 +570,14 @@ class _Run:
         passes = self.passes.setdefault(stage, {"forward": 0, "backward": 0})
         passes["forward"] += forward
         passes["backward"] += backward
+
+    def _count_samples(self, stage: str, method: Attribution) -> None:
+        """Counts what all ranks passed through the model: the samples, and the unperturbed input."""
+        n_done = self.done[stage]
+        if isinstance(method, GradientSPES):
+            self._count(stage, n_done, n_done * len(self.prediction.rows))
+        else:
+            self._count(stage, n_done + 1)
 
     def _after_batch(self, stage: str, done: int, total: int) -> bool:
         self.done[stage] = done

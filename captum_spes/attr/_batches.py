@@ -21,6 +21,7 @@ from captum._utils.progress import NullProgress, progress
 from torch import Tensor
 
 from captum_spes.attr._features import FeatureLayout, MaskSampler, enumerate_hidden, sample_groups
+from captum_spes.attr._ranks import Ranks
 
 Callback = Callable[[int, int], bool | None]
 
@@ -48,23 +49,35 @@ class Evaluator:
 class Batches:
     """Samples in batches, under a progress bar, until the callback says stop.
 
+    Ranks have a share of the samples each, and agree after every batch on how many are done and whether to stop, so
+    that none waits for one that has failed. A rank whose batches are smaller has more of them.
+
     A batch that does not fit into memory is halved and tried again, and so are those after it. That changes the speed,
     not the result: what is drawn depends on the samples' numbers alone.
 
     Attributes:
         per_eval: samples in the batches to come; whoever runs them may lower it.
-        n_done: samples that are done.
+        n_done: samples that are done, by all ranks.
+        left: this rank's samples that are not.
     """
 
     def __init__(
-        self, total: int, per_eval: int, name: str, show_progress: bool = False, callback: Callback | None = None
+        self,
+        total: int,
+        per_eval: int,
+        name: str,
+        show_progress: bool = False,
+        callback: Callback | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.total = total
         self.per_eval = per_eval
         self.name = name
-        self.show_progress = show_progress
+        self.ranks = ranks or Ranks()
+        self.show_progress = show_progress and self.ranks.rank == 0
         self.callback = callback
         self.n_done = 0
+        self.left = self.ranks.share(total)
 
     def run(self, evaluate: Callable[[int, int], None]) -> None:
         """Calls ``evaluate(start, stop)`` for the samples start … stop - 1 of each batch.
@@ -74,29 +87,39 @@ class Batches:
         desc = f"{self.name} attribution"
         with progress(desc=desc, total=self.total) if self.show_progress else NullProgress() as bar:
             while self.n_done < self.total:
-                stop = min(self.n_done + self.per_eval, self.total)
-                if not self._fits(evaluate, stop):
-                    continue
-                bar.update(stop - self.n_done)
-                self.n_done = stop
-                if self.callback is not None and self.callback(stop, self.total):
+                n_new = self.ranks.total(lambda: self._batch(evaluate))
+                self.n_done += n_new
+                bar.update(n_new)
+                if self.ranks.total(self._stops):
                     return
 
-    def _fits(self, evaluate: Callable[[int, int], None], stop: int) -> bool:
+    def _batch(self, evaluate: Callable[[int, int], None]) -> int:
+        """Does the next batch, and says how many samples it had."""
+        while self.left:
+            batch = self.left[: self.per_eval]
+            if self._fits(evaluate, batch.start, batch.stop):
+                self.left = self.left[len(batch) :]
+                return len(batch)
+        return 0
+
+    def _stops(self) -> bool:
+        return self.callback is not None and bool(self.callback(self.n_done, self.total))
+
+    def _fits(self, evaluate: Callable[[int, int], None], start: int, stop: int) -> bool:
         try:
-            evaluate(self.n_done, stop)
+            evaluate(start, stop)
             return True
         except (RuntimeError, MemoryError) as error:
-            if stop - self.n_done == 1 or not is_out_of_memory(error):
+            if stop - start == 1 or not is_out_of_memory(error):
                 raise
         # behind the except clause, whose error would keep the batch's tensors alive
-        self.per_eval = (stop - self.n_done) // 2
+        self.per_eval = (stop - start) // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         warnings.warn(
-            f"{self.name} ran out of memory with {stop - self.n_done} perturbations in a batch and goes on with "
+            f"{self.name} ran out of memory with {stop - start} perturbations in a batch and goes on with "
             f"{self.per_eval}.",
-            stacklevel=5,
+            stacklevel=8,  # the caller of attribute
         )
         return False
 

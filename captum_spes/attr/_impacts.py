@@ -37,6 +37,11 @@ class ImpactSums:
         self.impacts = torch.zeros(2, n_granularities, *self.original.shape, n_features, dtype=torch.float64)
         self.counts = torch.zeros(2, n_granularities, n_masks, n_features, dtype=torch.float64)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What is added up."""
+        return [self.impacts, self.counts]
+
     def add(self, scores: Tensor, groups: list[Group], seed: int) -> None:
         """Adds the scores of a batch of perturbations."""
         n_samples = sum(len(group.hidden) for group in groups)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ from torch import Tensor
 from captum_spes.attr._batches import Batches, Evaluator, Group
 from captum_spes.attr._features import FeatureLayout, format_inputs
 from captum_spes.attr._impacts import ImpactSums
+from captum_spes.attr._ranks import Ranks
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class BubbleNoise(PerturbationAttribution):
@@ -103,6 +107,7 @@ class BubbleNoise(PerturbationAttribution):
         seed: int = 0,
         return_reliability: bool = False,
         callback: Callable[[int, int], bool | None] | None = None,
+        process_group: ProcessGroup | None = None,
     ) -> Any:
         r"""Computes the attributions of a spectrogram.
 
@@ -125,6 +130,8 @@ class BubbleNoise(PerturbationAttribution):
             return_reliability: also return how far two halves of the samples agree.
             callback: called after every batch as ``callback(done, total)``; when it returns True the run ends
                 there and the attributions are those of the samples done.
+            process_group: ranks of ``torch.distributed`` that share the samples, as of SPES. Default: this process
+                evaluates all of them.
 
         Returns:
             **attributions**, or (**attributions**, **reliability**):
@@ -163,9 +170,11 @@ class BubbleNoise(PerturbationAttribution):
         # every bin is a feature of its own, hidden by the share A and not by chance
         layout = FeatureLayout.create((spectrogram,), None, 0.5)
         evaluate = Evaluator(self.forward_func, target, additional_forward_args)
+        ranks = Ranks(process_group)
+        ranks.check_same([spectrogram, baseline, target, evaluate.args, n_samples, asdict(bubbles)])
 
         with torch.no_grad():
-            original = evaluate(spectrogram)
+            original = ranks.together(lambda: evaluate(spectrogram))
             sums = ImpactSums(layout, original, batch_size=len(spectrogram), per_eval=perturbations_per_eval)
 
             def add(start: int, stop: int) -> None:
@@ -175,7 +184,8 @@ class BubbleNoise(PerturbationAttribution):
                 groups = [Group(0, start, profile.flatten(1)[:, None])]
                 sums.add(evaluate(perturbed, stop - start), groups, seed)
 
-            Batches(n_samples, perturbations_per_eval, self.get_name(), show_progress, callback).run(add)
+            Batches(n_samples, perturbations_per_eval, self.get_name(), show_progress, callback, ranks).run(add)
+        ranks.sum(sums.tensors)
         attributions, reliability = sums.attributions((spectrogram,), exact=False)
         output = _format_output(is_inputs_tuple, attributions)
         return (output, _format_output(is_inputs_tuple, reliability)) if return_reliability else output

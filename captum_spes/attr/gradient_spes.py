@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from captum._utils.common import _format_output, _is_tuple
@@ -18,6 +18,10 @@ from torch.nn import Parameter
 from captum_spes.attr._batches import Batches, Evaluator, Group, check_counts, draw_groups, perturbed_inputs
 from captum_spes.attr._features import FeatureLayout, MaskSampler, format_inputs
 from captum_spes.attr._impacts import correlation
+from captum_spes.attr._ranks import Ranks
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Tensors = tuple[Tensor, ...]
 
@@ -83,6 +87,7 @@ class GradientSPES(GradientAttribution):
         seed: int = 0,
         return_reliability: bool = False,
         callback: Callable[[int, int], bool | None] | None = None,
+        process_group: ProcessGroup | None = None,
     ) -> Any:
         r"""Computes the attributions of the inputs.
 
@@ -105,6 +110,8 @@ class GradientSPES(GradientAttribution):
             return_reliability: also return how far two halves of the samples agree.
             callback: called after every batch as ``callback(done, total)``; when it returns True the run ends
                 there and the attributions are those of the samples done.
+            process_group: ranks of ``torch.distributed`` that share the samples, as of SPES. Default: this process
+                evaluates all of them.
 
         Returns:
             **attributions**, or (**attributions**, **reliability**):
@@ -139,14 +146,20 @@ class GradientSPES(GradientAttribution):
         check_counts(n_samples, perturbations_per_eval, layout.n_granularities)
         evaluate = Evaluator(self.forward_func, target, additional_forward_args)
         sampler = MaskSampler(layout, seed)
+        ranks = Ranks(process_group)
+        ranks.check_same([formatted, baselines, target, evaluate.args, layout.ids, layout.probs, n_samples, seed])
         sums = _GradientSums(formatted, baselines, layout)
+        if n_samples < ranks.size:  # a rank without a sample has sums, too
+            with torch.no_grad():
+                sums.begin(ranks.together(lambda: evaluate(formatted)))
         # the first perturbation alone, whose graph says how many fit
-        run = Batches(n_samples, 1, self.get_name(), show_progress, callback)
+        run = Batches(n_samples, 1, self.get_name(), show_progress, callback, ranks)
+        first = run.left.start
 
         def add(start: int, stop: int) -> None:
             groups = draw_groups(sampler, start, stop)
             perturbed = perturbed_inputs(formatted, baselines, layout, groups)
-            with torch.enable_grad(), _GraphSize() if start == 0 else nullcontext() as graph:
+            with torch.enable_grad(), _GraphSize() if start == first else nullcontext() as graph:
                 for inp in perturbed:
                     inp.requires_grad_()
                 scores = evaluate(perturbed, stop - start)
@@ -155,6 +168,7 @@ class GradientSPES(GradientAttribution):
                 run.per_eval = max(min(perturbations_per_eval, MEMORY // max(graph.n_bytes, 1)), 1)
 
         run.run(add)
+        ranks.sum(sums.tensors)
         attributions, reliability = sums.attributions(formatted, pool_features)
         output = _format_output(is_inputs_tuple, attributions)
         return (output, _format_output(is_inputs_tuple, reliability)) if return_reliability else output
@@ -180,6 +194,16 @@ class _GradientSums:
         self.counts = torch.zeros(2, dtype=torch.float64)
         self.sums: list[Tensor] = []  # (2, B, K, …), once K is known
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What is added up."""
+        return [self.counts, *self.sums]
+
+    def begin(self, scores: Tensor) -> None:
+        """Makes the sums for scores of some rows, (n,) or (n, K)."""
+        rows = 2, self.batch_size, scores[0].numel()
+        self.sums = [torch.zeros(*rows, *part.shape[1:], dtype=torch.float64) for part in self.differences]
+
     def add(self, scores: Tensor, perturbed: Tensors, groups: list[Group], seed: int) -> None:
         """Adds the gradients of the scores of a batch of perturbations."""
         n_samples = sum(len(group.hidden) for group in groups)
@@ -190,8 +214,7 @@ class _GradientSums:
                 "needs a row of scores for each example, (batch,) or (batch, K)."
             )
         if not self.sums:
-            rows = 2, self.batch_size, scores[0].numel()
-            self.sums = [torch.zeros(*rows, *inp.shape[1:], dtype=torch.float64) for inp in perturbed]
+            self.begin(scores)
         halves = torch.cat([group.halves for group in groups])
         added = [torch.zeros_like(sums) for sums in self.sums]  # all at once, or nothing where memory runs out
         for output, gradients in enumerate(_gradients(scores, perturbed)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from captum._utils.common import _format_output, _is_tuple
@@ -16,6 +16,10 @@ from torch import Tensor
 from captum_spes.attr._batches import Batches, Evaluator, check_counts, draw_groups, perturbed_inputs
 from captum_spes.attr._features import FeatureLayout, MaskSampler, format_inputs
 from captum_spes.attr._impacts import ImpactSums
+from captum_spes.attr._ranks import Ranks
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class SPES(PerturbationAttribution):
@@ -68,6 +72,7 @@ class SPES(PerturbationAttribution):
         seed: int = 0,
         return_reliability: bool = False,
         callback: Callable[[int, int], bool | None] | None = None,
+        process_group: ProcessGroup | None = None,
     ) -> Any:
         r"""Computes the attributions of the inputs.
 
@@ -99,6 +104,11 @@ class SPES(PerturbationAttribution):
             return_reliability: also return how far two halves of the samples agree.
             callback: called after every batch as ``callback(done, total)``; when it returns True the run ends
                 there and the attributions are those of the samples done.
+            process_group: ranks of ``torch.distributed`` that share the samples, such as
+                ``torch.distributed.group.WORLD``. Each calls this with the same arguments and a model of its own,
+                and is given the whole result, which differs from a single process' by rounding alone. An error or
+                the callback's True on one rank ends all of them after the current batch. Default: this process
+                evaluates all samples.
 
         Returns:
             **attributions**, or (**attributions**, **reliability**):
@@ -131,19 +141,22 @@ class SPES(PerturbationAttribution):
         check_counts(n_samples, perturbations_per_eval, layout.n_granularities)
         evaluate = Evaluator(self.forward_func, target, additional_forward_args)
         sampler = MaskSampler(layout, seed)
+        ranks = Ranks(process_group)
+        ranks.check_same([formatted, baselines, target, evaluate.args, layout.ids, layout.probs, n_samples, seed])
 
         with torch.no_grad():
-            original = evaluate(formatted)
+            original = ranks.together(lambda: evaluate(formatted))
             sums = ImpactSums(layout, original, batch_size=formatted[0].shape[0], per_eval=perturbations_per_eval)
             exact = layout.n_granularities == 1 and layout.n_features <= math.log2(n_samples)
             total = 2**layout.n_features if exact else n_samples
-            run = Batches(total, perturbations_per_eval, self.get_name(), show_progress, callback)
+            run = Batches(total, perturbations_per_eval, self.get_name(), show_progress, callback, ranks)
 
             def add(start: int, stop: int) -> None:
                 groups = draw_groups(sampler, start, stop, exact)
                 sums.add(evaluate(perturbed_inputs(formatted, baselines, layout, groups), stop - start), groups, seed)
 
             run.run(add)
+        ranks.sum(sums.tensors)
         attributions, reliability = sums.attributions(formatted, exact=exact and run.n_done == total)
         output = _format_output(is_inputs_tuple, attributions)
         return (output, _format_output(is_inputs_tuple, reliability)) if return_reliability else output

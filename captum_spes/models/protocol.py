@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,6 +33,10 @@ class Utterance:
         """Frames of the whole context, padding included."""
         return self.spectrogram.shape[1] + self.padding.shape[1]
 
+    def to(self, device: torch.device | str) -> Utterance:
+        """The same on another device."""
+        return replace(self, spectrogram=self.spectrogram.to(device), padding=self.padding.to(device))
+
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
@@ -58,6 +62,11 @@ class Tokens:
         if self.path is not None:
             return self.target[:0]
         return torch.cat((self.prompt, self.target[:-1]))
+
+    def to(self, device: torch.device | str) -> Tokens:
+        """The same on another device."""
+        path = None if self.path is None else self.path.to(device)
+        return replace(self, prompt=self.prompt.to(device), target=self.target.to(device), path=path)
 
 
 @runtime_checkable

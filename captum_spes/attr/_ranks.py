@@ -1,0 +1,113 @@
+"""The processes of ``torch.distributed`` that share the samples of one run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from captum_spes.attr._fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Result = TypeVar("Result")
+
+
+class Ranks:
+    """The ranks of a process group; a single process where there is none.
+
+    What is reduced lives on the CPU, and passes through the current CUDA device where the group is NCCL's.
+
+    Args:
+        group: of ``torch.distributed``, or None.
+
+    Raises:
+        ValueError: this process is not in the group.
+    """
+
+    def __init__(self, group: ProcessGroup | None = None) -> None:
+        self.group = group
+        self.rank, self.size, self.device = 0, 1, torch.device("cpu")
+        if group is None:
+            return
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        if self.rank < 0:
+            raise ValueError("process_group is a group that this process is not in: call attribute in its ranks only.")
+        if dist.get_backend(group) == "nccl":
+            self.device = torch.device("cuda", torch.cuda.current_device())
+
+    def share(self, n_samples: int) -> range:
+        """This rank's samples: neighbours, so that few blocks of masks are drawn by two ranks."""
+        return range(n_samples * self.rank // self.size, n_samples * (self.rank + 1) // self.size)
+
+    def sum(self, tensors: Iterable[Tensor]) -> None:
+        """Replaces each tensor by its sum over the ranks."""
+        if self.group is None:
+            return
+        for tensor in tensors:
+            moved = tensor.to(self.device)
+            dist.all_reduce(moved, group=self.group)
+            tensor.copy_(moved)
+
+    def total(self, count: Callable[[], int]) -> int:
+        """The sum of what ``count`` returns on each rank; where it fails on one of them, all end.
+
+        Raises:
+            RuntimeError: it failed on another rank. Its own error is raised as it is.
+        """
+        if self.group is None:
+            return count()
+        own, error = 0, None
+        try:
+            own = count()
+        except BaseException as raised:  # the others are waiting, also after Ctrl-C
+            error = raised
+        # the number, and which ranks have failed
+        told = torch.zeros(1 + self.size, dtype=torch.int64)
+        told[0], told[1 + self.rank] = own, error is not None
+        self.sum([told])
+        if error is not None:
+            raise error
+        if failed := told[1:].nonzero().flatten().tolist():
+            raise RuntimeError(
+                f"rank {' and rank '.join(map(str, failed))} of {self.size} failed, and this one ends with it: the "
+                "error there says why."
+            )
+        return int(told[0])
+
+    def together(self, step: Callable[[], Result]) -> Result:
+        """What ``step`` returns on this rank; where it fails on one of them, all end as in :meth:`total`."""
+        results: list[Result] = []
+
+        def once() -> int:
+            results.append(step())
+            return 1
+
+        self.total(once)
+        return results[0]
+
+    def from_first(self, value: Result) -> Result:
+        """The value that the first rank has: on the CPU, for it is sent as it is."""
+        if self.group is None:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, dist.get_global_rank(self.group, 0), self.group)
+        return values[0]
+
+    def check_same(self, arguments: object) -> None:
+        """Raises a ValueError on all ranks where they were not given the same."""
+        if self.group is None:
+            return
+        digest = hashlib.sha256(repr(fingerprint(arguments)).encode()).digest()
+        number = int.from_bytes(digest[:6], "big")
+        total = self.total(lambda: number)
+        if self.total(lambda: total != number * self.size):
+            raise ValueError(
+                f"the {self.size} ranks of process_group were given different arguments: give the same inputs, "
+                "baselines, mask, numbers and seed to all, for they share the samples of one attribution."
+            )

@@ -1,0 +1,166 @@
+"""One attribution shared by the ranks of a process group, against the same in one process."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+from captum.attr import Saliency
+from torch.multiprocessing import start_processes
+
+from captum_spes import SPES, BubbleNoise, GradientSPES, SpeechToTextAttribution, grid_feature_mask
+from captum_spes.attr._features import FeatureLayout, MaskSampler, sample_groups
+from captum_spes.attr._ranks import Ranks
+
+WEIGHTS = torch.linspace(-1, 2, 5 * 60, dtype=torch.float64).view(5, 60)
+X = torch.rand(2, 10, 6, generator=torch.Generator().manual_seed(0)).double()
+MASK = torch.stack([grid_feature_mask(X[:1], size) for size in ((3, 2), (2, 3))])
+
+
+def scores(x):
+    return (x.flatten(1) @ WEIGHTS.T).sin()
+
+
+ATTRIBUTES = {
+    "spes": partial(SPES(scores).attribute, X, feature_mask=MASK, n_samples=101, perturbations_per_eval=4),
+    "fewer samples than ranks": partial(SPES(scores).attribute, X, feature_mask=MASK, n_samples=2),
+    "all combinations": partial(SPES(scores).attribute, X, feature_mask=grid_feature_mask(X[:1], (5, 6)), n_samples=9),
+    "joint": partial(SPES(lambda x, y: scores(x) * y.sum(1, keepdim=True)).attribute, (X, X[:, 0]), n_samples=33),
+    "bubble noise": partial(BubbleNoise(scores).attribute, X, n_samples=41, perturbations_per_eval=3),
+    "gradients": partial(GradientSPES(scores).attribute, X, feature_mask=MASK, n_samples=37, perturbations_per_eval=4),
+    "fewer gradients": partial(GradientSPES(scores).attribute, X, n_samples=1),
+}
+
+
+def explain(model, audio, method, **arguments):
+    mask = partial(grid_feature_mask, patch_size=(10, 4))
+    return SpeechToTextAttribution(method(model)).attribute(
+        audio,
+        sampling_rate=16000,
+        feature_mask=mask if method is not BubbleNoise else None,
+        n_samples=30,
+        n_token_samples=40,
+        perturbations_per_eval=4,
+        gen_args={"max_new_tokens": 4},
+        **arguments,
+    )
+
+
+def in_a_rank(rank, size, folder):
+    """What the ranks do; the results are looked at in the test's own process."""
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
+    group = dist.group.WORLD
+    results = {name: attribute(return_reliability=True, process_group=group) for name, attribute in ATTRIBUTES.items()}
+    seen = []
+
+    def stop(done, total):
+        seen.append((done, total))
+        return rank == size - 1 and done >= 30
+
+    results["stopped"] = ATTRIBUTES["spes"](callback=stop, process_group=group)
+    results["seen"] = seen
+
+    def fails(x):
+        if rank == size - 1 and len(x) == 2 * 4:
+            raise ArithmeticError("only here")
+        return scores(x)
+
+    errors = []
+    for attribute in (
+        partial(SPES(fails).attribute, X, n_samples=50, perturbations_per_eval=4),
+        partial(SPES(scores).attribute, X + rank, n_samples=50),
+        partial(ATTRIBUTES["gradients"], callback=lambda *done: 1 / rank),
+    ):
+        with pytest.raises(Exception) as error:
+            attribute(process_group=group)
+        errors.append(f"{error.type.__name__}: {error.value}")
+    results["errors"] = errors
+    dist.destroy_process_group()
+    torch.save(results, folder / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def ranks(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    start_processes(in_a_rank, (request.param, folder), nprocs=request.param)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_ranks_find_what_one_process_finds(ranks, name):
+    alone = ATTRIBUTES[name](return_reliability=True)
+    for results in ranks:
+        torch.testing.assert_close(results[name], alone, rtol=1e-12, atol=1e-12)
+
+
+def test_a_stop_on_one_rank_ends_all_with_what_is_done(ranks):
+    size, seen = len(ranks), ranks[0]["seen"]
+    assert all(results["seen"] == seen for results in ranks)
+    assert 30 <= seen[-1][0] < 30 + 4 * size
+    # Eq. 3 by hand, of the beginning of each share
+    shares = [Ranks.share(SimpleNamespace(rank=rank, size=size), 101)[: 4 * len(seen)] for rank in range(size)]
+    assert sum(map(len, shares)) == seen[-1][0]
+    layout = FeatureLayout.create((X,), MASK, 0.5)
+    sampler = MaskSampler(layout, seed=0)
+    impacts, counts = 0, 0
+    for share in shares:
+        for granularity, first, last in sample_groups(share.start, share.stop, 2):
+            hidden = layout.hide(torch.zeros_like(X), 1.0, 0, granularity, sampler.draw(granularity, first, last))
+            for one in hidden:
+                impacts += (scores(X) - scores(X * (1 - one)))[..., None, None] * one[:, None]
+                counts += one[:, None]
+    expected = (impacts / counts).flatten(0, 1)
+    for results in ranks:
+        torch.testing.assert_close(results["stopped"], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_an_error_on_one_rank_ends_all(ranks):
+    size = len(ranks)
+    for rank, results in enumerate(ranks):
+        own, different, callback = results["errors"]
+        if rank == size - 1:
+            assert own == "ArithmeticError: only here"
+        else:
+            assert own.startswith(f"RuntimeError: rank {size - 1} of {size} failed")
+        assert different.startswith(f"ValueError: the {size} ranks of process_group were given different arguments")
+        assert ("ZeroDivisionError" if rank == 0 else "rank 0 of") in callback
+
+
+METHODS = [SPES, BubbleNoise, GradientSPES]
+
+
+def speech_in_a_rank(rank, size, folder):
+    from captum_spes.models import load_model
+
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
+    model = load_model(folder / "model", device="cpu")
+    if rank:  # what this one would write is not asked
+        model.generate = lambda utterance, **gen_args: model.tokens([3, 4], utterance)
+    found = {}
+    for method in METHODS:
+        explanation = explain(model, torch.load(folder / "audio.pt"), method, process_group=dist.group.WORLD)
+        found[method.get_name()] = (explanation.spectrogram_attr, explanation.token_attr, explanation.metadata)
+    dist.destroy_process_group()
+    torch.save(found, folder / f"{rank}.pt")
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+def test_ranks_explain_what_the_first_hears(tiny_whisper, tiny_processor, tiny_model, audio, tmp_path):
+    tiny_whisper.save_pretrained(tmp_path / "model")
+    tiny_processor.save_pretrained(tmp_path / "model")
+    torch.save(torch.from_numpy(audio), tmp_path / "audio.pt")
+    start_processes(speech_in_a_rank, (2, tmp_path), nprocs=2)
+    for method in METHODS:
+        alone = explain(tiny_model, torch.from_numpy(audio), method)
+        for rank in range(2):
+            spectrogram_attr, token_attr, metadata = torch.load(tmp_path / f"{rank}.pt")[method.get_name()]
+            torch.testing.assert_close(spectrogram_attr, alone.spectrogram_attr)
+            torch.testing.assert_close(token_attr, alone.token_attr)
+            for key in ("token_ids", "passes", "done", "partial"):
+                assert metadata[key] == alone.metadata[key]
+
+
+def test_methods_of_captum_share_nothing(tiny_model, audio):
+    with pytest.raises(TypeError, match="Saliency takes no process_group"):
+        SpeechToTextAttribution(Saliency(tiny_model)).attribute(audio, sampling_rate=16000, process_group=object())
