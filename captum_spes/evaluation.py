@@ -53,6 +53,7 @@ class Evaluation:
         folder/settings.json                                how everything was done
         folder/explanations/<method>/<utterance>.safetensors
         folder/scores/<method>/<utterance>.json             texts of deletion and insertion, sizes, time
+        folder/checkpoints/<method>/<utterance>/            what takes longer than a minute, while it is done
 
     Further methods, utterances and metrics may be added in a later run into the same folder; anything else that
     differs is refused. The batch size and the device are free.
@@ -196,6 +197,8 @@ class Evaluation:
             _check_audio(item, explanation.metadata.get("audio_sha256", audio))
         else:
             start = time.perf_counter()
+            checkpoint = self.folder / "checkpoints" / name / item.id
+            resumed = any(checkpoint.glob("*.safetensors"))
             explanation = self.methods[name].explain(
                 self.model,
                 *prepared,
@@ -204,8 +207,9 @@ class Evaluation:
                 seed=self.seed,
                 gen_args=self.gen_args,
                 callback=report,
+                checkpoint=checkpoint,
             )
-            seconds = time.perf_counter() - start
+            seconds = None if resumed else time.perf_counter() - start  # how long it took before, nobody knows
             explanation.metadata["audio_sha256"] = audio
             path.parent.mkdir(parents=True, exist_ok=True)
             explanation.save(path)

@@ -66,6 +66,7 @@ RESERVED = {
         "seed",
         "callback",
         "process_group",
+        "checkpoint",
         "return_reliability",
         "return_convergence_delta",
         "return_input_shape",

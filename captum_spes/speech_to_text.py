@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,6 +166,7 @@ class SpeechToTextAttribution(Attribution):
         show_progress: bool = False,
         callback: Stage | None = None,
         process_group: ProcessGroup | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
         token_arguments: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> SpeechToTextExplanation:
@@ -215,6 +219,10 @@ class SpeechToTextAttribution(Attribution):
             process_group: ranks of ``torch.distributed`` that share the perturbations of SPES, BubbleNoise or
                 GradientSPES, each with the model on a device of its own, as in :meth:`SPES.attribute`. All explain
                 what rank 0 of the group hears and writes, and are given the same explanation.
+            checkpoint: path of a folder from which SPES, BubbleNoise and GradientSPES go on after the process was
+                killed: each of the two calls has a file there, as in :meth:`SPES.attribute`. The folder is made, and
+                removed when all is done. The call for the tokens, which takes little, is repeated where it was
+                finished. Other methods begin anew.
             token_arguments: arguments of the method's ``attribute`` for the previous tokens only.
             **kwargs: further arguments of the method's ``attribute``, such as ``n_steps``. They serve both calls, but
                 for those of the spectrogram alone (windows, noise).
@@ -263,8 +271,14 @@ class SpeechToTextAttribution(Attribution):
         token_arguments = methods.token_arguments(token_method, facts, token_given)
         mask = _check(utterance, mask, perturbations_per_eval, arguments)
 
+        folder = None
+        if checkpoint is not None and isinstance(self.attr_method, methods.ALL_TOKENS):
+            folder = Path(checkpoint)
+            folder.mkdir(parents=True, exist_ok=True)
         run = ranks.together(
-            lambda: _Run(prediction, utterance, perturbations_per_eval, seed, show_progress, callback, process_group)
+            lambda: _Run(
+                prediction, utterance, perturbations_per_eval, seed, show_progress, callback, process_group, folder
+            )
         )
         if joint:
             token_arguments = {"perturbation_prob": token_arguments["perturbation_prob"]}
@@ -297,6 +311,9 @@ class SpeechToTextAttribution(Attribution):
         )
         for message in _doubts(explanation):
             warnings.warn(message, stacklevel=2)
+        if folder is not None:
+            with suppress(OSError):  # it holds the files of a run that was stopped
+                folder.rmdir()
         return explanation
 
     def attribute_future(self) -> None:
@@ -408,6 +425,7 @@ class _Run:
         show_progress: bool,
         callback: Stage | None,
         process_group: ProcessGroup | None = None,
+        checkpoints: Path | None = None,
     ) -> None:
         self.model = prediction.model
         self.prediction = prediction
@@ -417,6 +435,7 @@ class _Run:
         self.show_progress = show_progress
         self.callback = callback
         self.process_group = process_group
+        self.checkpoints = checkpoints
         self.done: dict[str, int] = {}
         self.passes: dict[str, dict[str, int]] = {}
         self.stopped = False
@@ -512,6 +531,7 @@ class _Run:
             "return_reliability": True,
             "callback": partial(self._after_batch, stage),
             "process_group": self.process_group,
+            "checkpoint": self.checkpoints and self.checkpoints / f"{stage.replace(' ', '-')}.safetensors",
         }
 
     def _gate(self, token_values: bool) -> Tensor:

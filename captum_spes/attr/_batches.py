@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from captum._utils.common import (
@@ -20,6 +20,7 @@ from captum._utils.common import (
 from captum._utils.progress import NullProgress, progress
 from torch import Tensor
 
+from captum_spes.attr._checkpoint import Checkpoint
 from captum_spes.attr._features import FeatureLayout, MaskSampler, enumerate_hidden, sample_groups
 from captum_spes.attr._ranks import Ranks
 
@@ -46,6 +47,14 @@ class Evaluator:
         return as_tensor(_run_forward(self.forward_func, inputs, *self._expanded))
 
 
+class Sums(Protocol):
+    """What samples are added up to."""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The sums, float64 on the CPU; they are changed in place."""
+
+
 class Batches:
     """Samples in batches, under a progress bar, until the callback says stop.
 
@@ -54,6 +63,16 @@ class Batches:
 
     A batch that does not fit into memory is halved and tried again, and so are those after it. That changes the speed,
     not the result: what is drawn depends on the samples' numbers alone.
+
+    Args:
+        total: number of samples.
+        per_eval: of them in a batch, at most.
+        name: of the method.
+        sums: what the samples are added to.
+        show_progress: shows the bar.
+        callback: called after every batch, as ``callback(done, total)``.
+        ranks: that share the samples.
+        checkpoint: from which the run goes on, in batches as large as before: so its sums are the same to the last bit.
 
     Attributes:
         per_eval: samples in the batches to come; whoever runs them may lower it.
@@ -66,35 +85,66 @@ class Batches:
         total: int,
         per_eval: int,
         name: str,
+        sums: Sums,
         show_progress: bool = False,
         callback: Callback | None = None,
         ranks: Ranks | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.total = total
-        self.per_eval = per_eval
+        self.per_eval = self.most = per_eval
         self.name = name
+        self.sums = sums
         self.ranks = ranks or Ranks()
         self.show_progress = show_progress and self.ranks.rank == 0
         self.callback = callback
+        self.checkpoint = checkpoint
         self.n_done = 0
-        self.left = self.ranks.share(total)
+        self.share = self.left = self.ranks.share(total)
 
     def run(self, evaluate: Callable[[int, int], None]) -> None:
-        """Calls ``evaluate(start, stop)`` for the samples start … stop - 1 of each batch.
+        """Calls ``evaluate(start, stop)`` for the samples start … stop - 1 of each batch, and sums up over the ranks.
 
         It may be called again for a batch at which memory ran out, so it must add nothing up before that can happen.
         """
         desc = f"{self.name} attribution"
         with progress(desc=desc, total=self.total) if self.show_progress else NullProgress() as bar:
-            while self.n_done < self.total:
+            self.n_done = self.ranks.total(self._restore)
+            bar.update(self.n_done)
+            stopped = False
+            while self.n_done < self.total and not stopped:
                 n_new = self.ranks.total(lambda: self._batch(evaluate))
                 self.n_done += n_new
                 bar.update(n_new)
-                if self.ranks.total(self._stops):
-                    return
+                stopped = self.ranks.total(self._stops) > 0
+        if self.n_done < self.total:
+            self.ranks.total(self._save)
+        self.ranks.sum(self.sums.tensors)
+        if self.n_done == self.total and self.checkpoint is not None:
+            self.checkpoint.remove()
+
+    def _restore(self) -> int:
+        """Takes the sums from the checkpoint, and says how many samples are in them."""
+        found = None if self.checkpoint is None else self.checkpoint.load()
+        if found is None:
+            return 0
+        state, sums = found
+        for tensor, saved in zip(self.sums.tensors, sums):
+            tensor.copy_(saved)
+        self.left = self.share[state["done"] :]
+        self.per_eval = min(state["per_eval"], self.most)
+        return state["done"]
+
+    def _save(self) -> int:
+        if self.checkpoint is not None:
+            n_done = len(self.share) - len(self.left)
+            self.checkpoint.save({"done": n_done, "per_eval": self.per_eval}, self.sums.tensors)
+        return 0
 
     def _batch(self, evaluate: Callable[[int, int], None]) -> int:
         """Does the next batch, and says how many samples it had."""
+        if self.checkpoint is not None and self.checkpoint.is_due:
+            self._save()
         while self.left:
             batch = self.left[: self.per_eval]
             if self._fits(evaluate, batch.start, batch.stop):

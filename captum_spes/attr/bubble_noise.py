@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_spes.attr._batches import Batches, Evaluator, Group
+from captum_spes.attr._checkpoint import Checkpoint
 from captum_spes.attr._features import FeatureLayout, format_inputs
 from captum_spes.attr._impacts import ImpactSums
 from captum_spes.attr._ranks import Ranks
@@ -108,6 +110,7 @@ class BubbleNoise(PerturbationAttribution):
         return_reliability: bool = False,
         callback: Callable[[int, int], bool | None] | None = None,
         process_group: ProcessGroup | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> Any:
         r"""Computes the attributions of a spectrogram.
 
@@ -132,6 +135,7 @@ class BubbleNoise(PerturbationAttribution):
                 there and the attributions are those of the samples done.
             process_group: ranks of ``torch.distributed`` that share the samples, as of SPES. Default: this process
                 evaluates all of them.
+            checkpoint: path of a file from which a run that was killed goes on, as of SPES. Default: none.
 
         Returns:
             **attributions**, or (**attributions**, **reliability**):
@@ -171,21 +175,35 @@ class BubbleNoise(PerturbationAttribution):
         layout = FeatureLayout.create((spectrogram,), None, 0.5)
         evaluate = Evaluator(self.forward_func, target, additional_forward_args)
         ranks = Ranks(process_group)
-        ranks.check_same([spectrogram, baseline, target, evaluate.args, n_samples, asdict(bubbles)])
+        arguments = {
+            "method": self.get_name(),
+            "inputs": spectrogram,
+            "baselines": baseline,
+            "target": target,
+            "additional_forward_args": evaluate.args,
+            "n_samples": n_samples,
+            "bubbles_per_second": bubbles_per_second,
+            "bubble_seconds": bubble_seconds,
+            "bubble_channels": bubble_channels,
+            "frames_per_second": frames_per_second,
+            "seed": seed,
+        }
+        ranks.check_same(arguments)
+
+        def perturb(start: int, stop: int) -> tuple[Tensor, list[Group]]:
+            profile, unit_noise = bubbles.draw(start, stop)
+            noise = low + (high - low) * unit_noise[:, None].to(spectrogram)  # (n, B, T, C)
+            perturbed = _add_noise(spectrogram, baseline, profile[:, None], noise).flatten(0, 1)
+            return evaluate(perturbed, stop - start), [Group(0, start, profile.flatten(1)[:, None])]
 
         with torch.no_grad():
             original = ranks.together(lambda: evaluate(spectrogram))
             sums = ImpactSums(layout, original, batch_size=len(spectrogram), per_eval=perturbations_per_eval)
-
-            def add(start: int, stop: int) -> None:
-                profile, unit_noise = bubbles.draw(start, stop)
-                noise = low + (high - low) * unit_noise[:, None].to(spectrogram)  # (n, B, T, C)
-                perturbed = _add_noise(spectrogram, baseline, profile[:, None], noise).flatten(0, 1)
-                groups = [Group(0, start, profile.flatten(1)[:, None])]
-                sums.add(evaluate(perturbed, stop - start), groups, seed)
-
-            Batches(n_samples, perturbations_per_eval, self.get_name(), show_progress, callback, ranks).run(add)
-        ranks.sum(sums.tensors)
+            file = Checkpoint.create(checkpoint, arguments, lambda: perturb(0, 1)[0], ranks)
+            run = Batches(
+                n_samples, perturbations_per_eval, self.get_name(), sums, show_progress, callback, ranks, file
+            )
+            run.run(lambda start, stop: sums.add(*perturb(start, stop), seed))
         attributions, reliability = sums.attributions((spectrogram,), exact=False)
         output = _format_output(is_inputs_tuple, attributions)
         return (output, _format_output(is_inputs_tuple, reliability)) if return_reliability else output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Parameter
 
 from captum_spes.attr._batches import Batches, Evaluator, Group, check_counts, draw_groups, perturbed_inputs
+from captum_spes.attr._checkpoint import Checkpoint
 from captum_spes.attr._features import FeatureLayout, MaskSampler, format_inputs
 from captum_spes.attr._impacts import correlation
 from captum_spes.attr._ranks import Ranks
@@ -88,6 +90,7 @@ class GradientSPES(GradientAttribution):
         return_reliability: bool = False,
         callback: Callable[[int, int], bool | None] | None = None,
         process_group: ProcessGroup | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> Any:
         r"""Computes the attributions of the inputs.
 
@@ -112,6 +115,7 @@ class GradientSPES(GradientAttribution):
                 there and the attributions are those of the samples done.
             process_group: ranks of ``torch.distributed`` that share the samples, as of SPES. Default: this process
                 evaluates all of them.
+            checkpoint: path of a file from which a run that was killed goes on, as of SPES. Default: none.
 
         Returns:
             **attributions**, or (**attributions**, **reliability**):
@@ -147,28 +151,47 @@ class GradientSPES(GradientAttribution):
         evaluate = Evaluator(self.forward_func, target, additional_forward_args)
         sampler = MaskSampler(layout, seed)
         ranks = Ranks(process_group)
-        ranks.check_same([formatted, baselines, target, evaluate.args, layout.ids, layout.probs, n_samples, seed])
+        arguments = {
+            "method": self.get_name(),
+            "inputs": formatted,
+            "baselines": baselines,
+            "target": target,
+            "additional_forward_args": evaluate.args,
+            "feature_mask": layout.ids,
+            "perturbation_prob": perturbation_prob,
+            "n_samples": n_samples,
+            "seed": seed,
+        }
+        ranks.check_same(arguments)
         sums = _GradientSums(formatted, baselines, layout)
-        if n_samples < ranks.size:  # a rank without a sample has sums, too
-            with torch.no_grad():
-                sums.begin(ranks.together(lambda: evaluate(formatted)))
-        # the first perturbation alone, whose graph says how many fit
-        run = Batches(n_samples, 1, self.get_name(), show_progress, callback, ranks)
-        first = run.left.start
 
-        def add(start: int, stop: int) -> None:
+        def perturb(start: int, stop: int) -> tuple[Tensor, Tensors, list[Group]]:
             groups = draw_groups(sampler, start, stop)
             perturbed = perturbed_inputs(formatted, baselines, layout, groups)
-            with torch.enable_grad(), _GraphSize() if start == first else nullcontext() as graph:
-                for inp in perturbed:
-                    inp.requires_grad_()
-                scores = evaluate(perturbed, stop - start)
+            for inp in perturbed:
+                inp.requires_grad_()
+            return evaluate(perturbed, stop - start), perturbed, groups
+
+        def first_scores() -> Tensor:
+            with torch.no_grad():
+                scores = perturb(0, 1)[0]
+            sums.begin(scores)
+            return scores
+
+        file = Checkpoint.create(checkpoint, arguments, first_scores, ranks)
+        if n_samples < ranks.size:  # a rank without a sample has sums, too
+            ranks.together(first_scores)
+        run = Batches(n_samples, perturbations_per_eval, self.get_name(), sums, show_progress, callback, ranks, file)
+        run.per_eval = 1  # the first perturbation alone, whose graph says how many fit
+
+        def add(start: int, stop: int) -> None:
+            with torch.enable_grad(), _GraphSize() if start == run.share.start else nullcontext() as graph:
+                scores, perturbed, groups = perturb(start, stop)
             sums.add(scores, perturbed, groups, seed)
             if graph is not None:
                 run.per_eval = max(min(perturbations_per_eval, MEMORY // max(graph.n_bytes, 1)), 1)
 
         run.run(add)
-        ranks.sum(sums.tensors)
         attributions, reliability = sums.attributions(formatted, pool_features)
         output = _format_output(is_inputs_tuple, attributions)
         return (output, _format_output(is_inputs_tuple, reliability)) if return_reliability else output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from captum.attr import PerturbationAttribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_spes.attr._batches import Batches, Evaluator, check_counts, draw_groups, perturbed_inputs
+from captum_spes.attr._batches import Batches, Evaluator, Group, check_counts, draw_groups, perturbed_inputs
+from captum_spes.attr._checkpoint import Checkpoint
 from captum_spes.attr._features import FeatureLayout, MaskSampler, format_inputs
 from captum_spes.attr._impacts import ImpactSums
 from captum_spes.attr._ranks import Ranks
@@ -73,6 +75,7 @@ class SPES(PerturbationAttribution):
         return_reliability: bool = False,
         callback: Callable[[int, int], bool | None] | None = None,
         process_group: ProcessGroup | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> Any:
         r"""Computes the attributions of the inputs.
 
@@ -109,6 +112,11 @@ class SPES(PerturbationAttribution):
                 and is given the whole result, which differs from a single process' by rounding alone. An error or
                 the callback's True on one rank ends all of them after the current batch. Default: this process
                 evaluates all samples.
+            checkpoint: path of a file, in a folder that exists, into which the sums are written every minute (a few
+                MB for patches). When the process is killed, the same call goes on from there, and ends with the same
+                result to the last bit where ``perturbations_per_eval`` and the device are the same. It is removed when
+                all samples are done, and stays after a stop by the callback. A failing write warns once and costs
+                nothing else. Ranks have files of their own beside it. Default: none.
 
         Returns:
             **attributions**, or (**attributions**, **reliability**):
@@ -142,21 +150,31 @@ class SPES(PerturbationAttribution):
         evaluate = Evaluator(self.forward_func, target, additional_forward_args)
         sampler = MaskSampler(layout, seed)
         ranks = Ranks(process_group)
-        ranks.check_same([formatted, baselines, target, evaluate.args, layout.ids, layout.probs, n_samples, seed])
+        arguments = {
+            "method": self.get_name(),
+            "inputs": formatted,
+            "baselines": baselines,
+            "target": target,
+            "additional_forward_args": evaluate.args,
+            "feature_mask": layout.ids,
+            "perturbation_prob": perturbation_prob,
+            "n_samples": n_samples,
+            "seed": seed,
+        }
+        ranks.check_same(arguments)
+        exact = layout.n_granularities == 1 and layout.n_features <= math.log2(n_samples)
+
+        def perturb(start: int, stop: int) -> tuple[Tensor, list[Group]]:
+            groups = draw_groups(sampler, start, stop, exact)
+            return evaluate(perturbed_inputs(formatted, baselines, layout, groups), stop - start), groups
 
         with torch.no_grad():
             original = ranks.together(lambda: evaluate(formatted))
             sums = ImpactSums(layout, original, batch_size=formatted[0].shape[0], per_eval=perturbations_per_eval)
-            exact = layout.n_granularities == 1 and layout.n_features <= math.log2(n_samples)
             total = 2**layout.n_features if exact else n_samples
-            run = Batches(total, perturbations_per_eval, self.get_name(), show_progress, callback, ranks)
-
-            def add(start: int, stop: int) -> None:
-                groups = draw_groups(sampler, start, stop, exact)
-                sums.add(evaluate(perturbed_inputs(formatted, baselines, layout, groups), stop - start), groups, seed)
-
-            run.run(add)
-        ranks.sum(sums.tensors)
+            file = Checkpoint.create(checkpoint, arguments, lambda: perturb(0, 1)[0], ranks)
+            run = Batches(total, perturbations_per_eval, self.get_name(), sums, show_progress, callback, ranks, file)
+            run.run(lambda start, stop: sums.add(*perturb(start, stop), seed))
         attributions, reliability = sums.attributions(formatted, exact=exact and run.n_done == total)
         output = _format_output(is_inputs_tuple, attributions)
         return (output, _format_output(is_inputs_tuple, reliability)) if return_reliability else output

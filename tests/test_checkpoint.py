@@ -1,0 +1,281 @@
+"""Runs that are killed, and go on from their checkpoint."""
+
+import errno
+import multiprocessing
+import os
+import random
+import time
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from captum_spes import SPES, BubbleNoise, GradientSPES, SpeechToTextAttribution, grid_feature_mask
+from captum_spes.attr import _checkpoint
+
+METHODS = [SPES, BubbleNoise, GradientSPES]
+WEIGHTS = torch.linspace(-1, 2, 5 * 60).view(5, 60)
+X = torch.rand(1, 10, 6, generator=torch.Generator().manual_seed(0))
+MASK = torch.stack([grid_feature_mask(X, size) for size in ((3, 2), (2, 3))])
+
+
+def scores(x):
+    return (x.flatten(1) @ WEIGHTS.T).sin()
+
+
+def arguments_of(method):
+    mask = {} if method is BubbleNoise else {"feature_mask": MASK}
+    return {"n_samples": 201, "perturbations_per_eval": 4, "return_reliability": True, **mask}
+
+
+@pytest.fixture
+def every_batch(monkeypatch):
+    monkeypatch.setattr(_checkpoint, "SECONDS", 0)
+    monkeypatch.setattr(_checkpoint, "PATIENCE", 0)
+
+
+def stopped(method, path, after=50, forward=scores, **arguments):
+    """Leaves a checkpoint behind."""
+    method(forward).attribute(
+        X, **{**arguments_of(method), **arguments}, checkpoint=path, callback=lambda done, total: done >= after
+    )
+    assert path.is_file()
+
+
+# Killed
+
+
+def in_a_process(method, path, result, pipe):
+    torch.set_num_threads(1)
+    _checkpoint.SECONDS = _checkpoint.PATIENCE = 0
+    seen = []
+
+    def callback(done, total):
+        if not seen:
+            pipe.send("begun")
+        seen.append(done)
+        time.sleep(0.002)
+
+    found = method(scores).attribute(X, **arguments_of(method), checkpoint=path, callback=callback)
+    torch.save((found, seen[0]), result)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(method, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["captum_spes"])
+    chance = random.Random(0)
+
+    def start(path, result):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=in_a_process, args=(method, path, result, sender))
+        process.start()
+        receiver.recv()
+        return process
+
+    start(None, tmp_path / "whole.pt").join()
+    path, result = tmp_path / "run.safetensors", tmp_path / "killed.pt"
+    for _ in range(4):
+        process = start(path, result)
+        time.sleep(chance.uniform(0, 0.08))
+        process.kill()
+        process.join()
+    start(path, result).join()
+    whole, _ = torch.load(tmp_path / "whole.pt")
+    found, first = torch.load(result)
+    assert first > 8  # not anew
+    torch.testing.assert_close(found, whole, rtol=0, atol=0)
+    # no file is left, nor what was half written
+    assert {file.name for file in tmp_path.iterdir()} == {"whole.pt", "killed.pt"}
+
+
+# Stopped
+
+
+@pytest.mark.usefixtures("every_batch")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stop_leaves_the_file_and_the_end_removes_it(method, tmp_path):
+    path = tmp_path / "run.safetensors"
+    stopped(method, path)
+    seen = []
+    found = method(scores).attribute(
+        X, **arguments_of(method), checkpoint=path, callback=lambda done, total: seen.append(done)
+    )
+    assert 50 < seen[0] <= 58 and seen[-1] == 201
+    assert not list(tmp_path.iterdir())
+    torch.testing.assert_close(found, method(scores).attribute(X, **arguments_of(method)), rtol=0, atol=0)
+
+
+def test_short_runs_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(_checkpoint, "write_atomically", lambda *args: 1 / 0)
+    SPES(scores).attribute(X, n_samples=100, checkpoint=tmp_path / "run.safetensors")
+
+
+@pytest.mark.usefixtures("every_batch")
+@pytest.mark.filterwarnings("ignore:.*ran out of memory")
+@pytest.mark.parametrize("method", METHODS)
+def test_batches_that_had_to_be_smaller_stay_smaller(method, tmp_path):
+    path, sizes = tmp_path / "run.safetensors", []
+
+    def limited(x):
+        sizes.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return scores(x)
+
+    stopped(method, path, forward=limited)
+    sizes.clear()
+    found = method(limited).attribute(X, **arguments_of(method), checkpoint=path)
+    assert max(sizes) == 2
+    torch.testing.assert_close(found, method(limited).attribute(X, **arguments_of(method)), rtol=0, atol=0)
+
+
+# Of another run
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"seed": 1}, "seed is 0 there and 1 now"),
+        ({"n_samples": 202}, "n_samples is 201 there and 202 now"),
+        ({"perturbation_prob": 0.4}, "perturbation_prob is 0.5 there and 0.4 now"),
+        ({"baselines": 1.0}, r"baselines is \[0\] there and \[1.0\] now"),
+        ({"inputs": X + 1}, r"inputs is \['float32 \(1, 10, 6\) \w+'\] there and"),
+        ({"feature_mask": MASK[:1]}, "feature_mask is"),
+        ({"target": 1}, "target is None there and 1 now"),
+        ({"additional_forward_args": 2}, r"additional_forward_args is None there and \[2\] now"),
+    ],
+)
+def test_other_arguments_are_refused_with_the_difference(changed, message, tmp_path):
+    path = tmp_path / "run.safetensors"
+    stopped(SPES, path)
+    before = path.read_bytes()
+    arguments = {"inputs": X, **arguments_of(SPES), **changed}
+    with pytest.raises(ValueError, match=f"run.safetensors is the checkpoint of another run: {message}"):
+        SPES(lambda x, *args: scores(x)).attribute(**arguments, checkpoint=path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_another_model_is_refused(method, tmp_path):
+    path = tmp_path / "run.safetensors"
+    stopped(method, path)
+    for other in (lambda x: scores(x) * 1.01, lambda x: scores(x)[:, :4]):
+        with pytest.raises(ValueError, match=r"another run: the model.* scored .* there and .* now"):
+            method(other).attribute(X, **arguments_of(method), checkpoint=path)
+    # that rounds otherwise
+    method(lambda x: scores(x) * (1 + 1e-6)).attribute(X, **arguments_of(method), checkpoint=path)
+
+
+def test_another_method_is_refused(tmp_path):
+    path = tmp_path / "run.safetensors"
+    stopped(SPES, path)
+    with pytest.raises(ValueError, match="method is SPES there and GradientSPES now"):
+        GradientSPES(scores).attribute(X, **arguments_of(GradientSPES), checkpoint=path)
+
+
+def damaged(path, how):
+    content = path.read_bytes()
+    path.unlink()
+    if how == "folder":
+        path.mkdir()
+    elif how == "foreign":
+        save_file({"weights": torch.ones(3)}, path)
+    else:
+        path.write_bytes({"empty": b"", "truncated": content[: len(content) // 2], "text": b"no tensors" * 99}[how])
+
+
+@pytest.mark.parametrize("how", ["empty", "truncated", "text", "foreign", "folder"])
+def test_files_that_are_no_checkpoints_are_refused(how, tmp_path):
+    path = tmp_path / "run.safetensors"
+    stopped(SPES, path)
+    damaged(path, how)
+    with pytest.raises(ValueError, match=r"run.safetensors is no checkpoint, or a damaged one \(.*\): delete it"):
+        SPES(scores).attribute(X, **arguments_of(SPES), checkpoint=path)
+    assert path.exists()
+
+
+def test_a_folder_that_is_not_there_is_an_error_before_the_run(tmp_path):
+    with pytest.raises(ValueError, match="there is no folder"):
+        SPES(scores).attribute(X, n_samples=10, checkpoint=tmp_path / "nowhere" / "run.safetensors")
+
+
+# Disks
+
+
+@pytest.mark.usefixtures("every_batch")
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_run_outlives_its_disk(error, tmp_path, monkeypatch):
+    path = tmp_path / "run.safetensors"
+    stopped(SPES, path)
+    before = path.read_bytes()
+
+    def full(*args):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(_checkpoint, "write_atomically", full)
+    with pytest.warns(UserWarning, match=f"could not be written .*{os.strerror(error)}.*: the run goes on") as caught:
+        stopped_again = SPES(scores).attribute(
+            X, **arguments_of(SPES), checkpoint=path, callback=lambda done, total: done >= 100
+        )
+    assert len(caught) == 1
+    assert path.read_bytes() == before and stopped_again[0].isfinite().all()
+
+
+def with_small_files(path, pipe):
+    import resource
+
+    _checkpoint.SECONDS = _checkpoint.PATIENCE = 0
+    before = path.read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        SPES(scores).attribute(X, **arguments_of(SPES), checkpoint=path, callback=lambda done, total: done >= 100)
+    left = [file.name for file in path.parent.iterdir()]
+    pipe.send(([str(one.message) for one in caught], path.read_bytes() == before, left))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no limit of a file's size")
+def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path):
+    path = tmp_path / "run.safetensors"
+    stopped(SPES, path)
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=with_small_files, args=(path, sender))
+    process.start()
+    messages, same, left = receiver.recv()
+    process.join()
+    assert len(messages) == 1 and "could not be written" in messages[0]
+    assert same and left == ["run.safetensors"]
+
+
+# Speech
+
+
+@pytest.mark.usefixtures("every_batch")
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+@pytest.mark.parametrize("method", METHODS)
+def test_an_explanation_goes_on(method, tiny_model, audio, tmp_path):
+    folder = tmp_path / "results" / "checkpoint"
+    explain = partial(
+        SpeechToTextAttribution(method(tiny_model)).attribute,
+        audio,
+        sampling_rate=16000,
+        n_samples=40,
+        n_token_samples=30,
+        perturbations_per_eval=4,
+        gen_args={"max_new_tokens": 4},
+    )
+    whole = explain()
+    partly = explain(checkpoint=folder, callback=lambda stage, done, total: stage == "spectrogram" and done >= 20)
+    assert partly.metadata["partial"] and [file.name for file in folder.iterdir()] == ["spectrogram.safetensors"]
+    stages = []
+    found = explain(checkpoint=folder, callback=lambda stage, done, total: stages.append((stage, done)))
+    assert min(done for stage, done in stages if stage == "spectrogram") > 20
+    assert torch.equal(found.spectrogram_attr, whole.spectrogram_attr)
+    assert torch.equal(found.token_attr, whole.token_attr)
+    assert found.metadata["passes"] == whole.metadata["passes"] and not found.metadata["partial"]
+    assert not folder.exists()
