@@ -7,6 +7,7 @@ import platform
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
@@ -438,11 +439,11 @@ class _Run:
         self.checkpoints = checkpoints
         self.done: dict[str, int] = {}
         self.passes: dict[str, dict[str, int]] = {}
-        self.stopped = False
-        with torch.no_grad():
-            self.encoded = self.model.encode(utterance.spectrogram, utterance)
-            self.original = prediction.outputs(self.encoded)
+        self.stopped = self.overflowed = False
+        self.encoded: dict[torch.dtype, Any] = {}
         self.device = utterance.spectrogram.device
+        with torch.no_grad():
+            self.original = self._decoded()
 
     def attribute_tokens(self, method: Attribution, arguments: dict[str, Any], token_values: bool) -> Tensor:
         """Attributions (K, J) of the previous tokens: the encoder has run once, the decoder runs for each sample."""
@@ -451,7 +452,7 @@ class _Run:
             "previous tokens",
             method,
             gate,
-            partial(self.prediction.outputs, self.encoded),
+            self._decoded,
             methods.baselines_for(method, 0.0, gate) | arguments,
         )
         return attr.flatten(2).mean(2) if token_values else attr
@@ -487,10 +488,7 @@ class _Run:
         gate_mask = torch.arange(gate.numel(), device=gate.device).view(gate.shape) + mask.max() + 1
         arguments = {**arguments, "perturbation_prob": (arguments["perturbation_prob"], perturbation_prob)}
 
-        def outputs(spectrogram: Tensor, gate: Tensor) -> Any:
-            return self.prediction.outputs(self.model.encode(spectrogram, self.utterance), gate)
-
-        score = self.prediction.score(outputs, self.original)
+        score = self.prediction.score(self._outputs, self.original)
         (attr, token_attr), (reliability, _) = rewrapped(method, score).attribute(
             (self.utterance.spectrogram, gate),
             baselines=(baseline, 0.0),
@@ -519,8 +517,47 @@ class _Run:
 
         return fastest_batch_size(evaluate)
 
-    def _outputs(self, spectrogram: Tensor) -> Any:
-        return self.prediction.outputs(self.model.encode(spectrogram, self.utterance))
+    def _outputs(self, spectrogram: Tensor, gate: Tensor | None = None) -> Any:
+        """What the model makes of spectrograms in the utterance's place."""
+        return self._finite(lambda utterance: self.prediction.outputs(self.model.encode(spectrogram, utterance), gate))
+
+    def _decoded(self, gate: Tensor | None = None) -> Any:
+        """What it makes of the utterance itself, for which the encoder need not run again."""
+        return self._finite(lambda utterance: self.prediction.outputs(self._encoded(utterance), gate))
+
+    def _encoded(self, utterance: Utterance) -> Any:
+        if utterance.dtype not in self.encoded:
+            with torch.no_grad():
+                self.encoded[utterance.dtype] = self.model.encode(utterance.spectrogram, utterance)
+        return self.encoded[utterance.dtype]
+
+    def _finite(self, outputs: Callable[[Utterance], Any]) -> Any:
+        """The outputs for the utterance, and where its precision overflows, those for it in float32.
+
+        NaN that is left there, or of a model that has no float32, is for the method to refuse.
+        """
+        found = outputs(self.utterance)
+        if self.utterance.dtype == torch.float32 or _is_finite(found) or self.wide is None:
+            return found
+        if not self.overflowed:
+            self.overflowed = True
+            name = str(self.utterance.dtype).removeprefix("torch.")
+            warnings.warn(
+                f"{self.model.name} overflows in {name} on this utterance: the batches in which it does are computed "
+                "in float32.",
+                stacklevel=2,
+            )
+        return outputs(self.wide)
+
+    @cached_property
+    def wide(self) -> Utterance | None:
+        """The utterance in float32; None for a model whose weights are narrower."""
+        wide = replace(self.utterance, dtype=torch.float32)
+        try:
+            self._encoded(wide)
+        except ValueError:
+            return None
+        return wide
 
     def _own_arguments(self, stage: str) -> dict[str, Any]:
         """What this library's methods take beside Captum's."""
@@ -604,6 +641,11 @@ class _Run:
         stop = self.callback is not None and bool(self.callback(stage, done, total))
         self.stopped |= stop and done < total
         return stop
+
+
+def _is_finite(outputs: Tensor | tuple[Tensor, ...]) -> bool:
+    """Whether a model's logits can be scored: -inf is a token that it never writes."""
+    return all(bool((part < torch.inf).all()) for part in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
 
 def _given(**arguments: Any) -> dict[str, Any]:

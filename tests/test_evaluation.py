@@ -259,6 +259,26 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(evaluate, whole, number):
     assert not done & set(rest) and len(done) + len(set(rest)) == 9
 
 
+def test_a_method_that_is_killed_goes_on_within_an_utterance(evaluate, whole, monkeypatch):
+    monkeypatch.setattr("captum_spes.attr._checkpoint.SECONDS", 0)
+    monkeypatch.setattr("captum_spes.attr._checkpoint.PATIENCE", 0)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(perturbations_per_eval=4).run(stop_at(4, stage="spectrogram"))
+    evaluation = evaluate(perturbations_per_eval=4)
+    path = evaluation.folder / "checkpoints" / "spes" / "a"
+    assert [file.name for file in path.iterdir()] == ["spectrogram.safetensors"]
+    done = []
+    evaluation.run(lambda item, method, stage, n, total: done.append(n) if stage == "spectrogram" else None)
+    assert done[0] > 8 and not path.exists()
+    scores = json.loads(scores_path(evaluation, "spes", "a").read_text())
+    assert scores["seconds"] is None and scores["forwards"] == 52  # of both runs; how long the first took nobody knows
+    found, expected = (
+        SpeechToTextExplanation.load(each.explanation_path(each.corpus.utterances[0], "spes"))
+        for each in (evaluation, whole)
+    )
+    torch.testing.assert_close(found.spectrogram_attr, expected.spectrogram_attr)
+
+
 def test_a_run_that_is_stopped_again_and_again(evaluate, whole):
     for number in range(9):
         evaluation = evaluate()

@@ -232,6 +232,20 @@ def draw_groups(sampler: MaskSampler, start: int, stop: int, exact: bool = False
     ]
 
 
+def check_finite(values: Tensor, groups: list[Group], n_granularities: int, seed: int, what: str) -> None:
+    """Raises a ValueError that names the first perturbation of a batch whose values, (n, …), are not finite."""
+    finite = values.isfinite().flatten(1).all(1).cpu()
+    if finite.all():
+        return
+    numbers = [group.number(i, n_granularities) for group in groups for i in range(len(group.hidden))]
+    first = min(number for number, is_finite in zip(numbers, finite) if not is_finite)
+    raise ValueError(
+        f"the {what} of perturbation {first} (seed {seed}) is not finite: the model overflows on it; use a wider dtype "
+        "or another baseline. To look at it: with perturbations_per_eval=1 it is the last input that forward_func is "
+        "called with before this error."
+    )
+
+
 def perturbed_inputs(
     inputs: tuple[Tensor, ...],
     baselines: tuple[Tensor | int | float, ...],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from captum_spes.attr._batches import Group
+from captum_spes.attr._batches import Group, check_finite
 from captum_spes.attr._features import FeatureLayout
 
 
@@ -49,14 +49,8 @@ class ImpactSums:
         if tuple(scores.shape) != expected:
             raise ValueError(_not_growing(tuple(scores.shape), n_samples * self.batch_size, n_samples))
         impacts = self.original - scores.reshape(n_samples, *self.original.shape).cpu().double()  # (n, rows, K)
+        check_finite(impacts, groups, self.layout.n_granularities, seed, "score")
         for group, impact in zip(groups, impacts.split([len(group.hidden) for group in groups])):
-            if not impact.isfinite().all():
-                within = int((~impact.isfinite()).flatten(1).any(1).nonzero()[0])
-                index = group.number(within, self.layout.n_granularities)
-                raise ValueError(
-                    f"the score of perturbation {index} (seed {seed}) is not finite: the model overflows on it; "
-                    "use a wider dtype or another baseline."
-                )
             weights = group.hidden.double()
             if group.weights is not None:
                 weights = weights * group.weights[..., None]

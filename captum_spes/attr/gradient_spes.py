@@ -16,7 +16,15 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Parameter
 
-from captum_spes.attr._batches import Batches, Evaluator, Group, check_counts, draw_groups, perturbed_inputs
+from captum_spes.attr._batches import (
+    Batches,
+    Evaluator,
+    Group,
+    check_counts,
+    check_finite,
+    draw_groups,
+    perturbed_inputs,
+)
 from captum_spes.attr._checkpoint import Checkpoint
 from captum_spes.attr._features import FeatureLayout, MaskSampler, format_inputs
 from captum_spes.attr._impacts import correlation
@@ -239,26 +247,18 @@ class _GradientSums:
         if not self.sums:
             self.begin(scores)
         halves = torch.cat([group.halves for group in groups])
+        wide = torch.float32 if scores.device.type == "mps" else torch.float64  # which Apple's GPUs do not have
         added = [torch.zeros_like(sums) for sums in self.sums]  # all at once, or nothing where memory runs out
         for output, gradients in enumerate(_gradients(scores, perturbed)):
             for sums, gradient, difference in zip(added, gradients, self.differences):
                 # impacts fall as scores rise, and x' = x + M (baseline - x)
                 slopes = gradient.unflatten(0, (n_samples, self.batch_size)) * difference
-                if not slopes.isfinite().all():
-                    raise ValueError(self._overflow(slopes, groups, seed))
+                check_finite(slopes, groups, self.layout.n_granularities, seed, "gradient")
                 for half in range(2):
-                    sums[half, :, output] = slopes[halves == half].sum(0).cpu().double()
+                    sums[half, :, output] = slopes[halves == half].sum(0, dtype=wide).cpu()
         for total, sums in zip(self.sums, added):
             total += sums
         self.counts += torch.bincount(halves, minlength=2)
-
-    def _overflow(self, slopes: Tensor, groups: list[Group], seed: int) -> str:
-        numbers = [group.number(i, self.layout.n_granularities) for group in groups for i in range(len(group.hidden))]
-        within = int((~slopes.isfinite()).flatten(1).any(1).nonzero()[0])
-        return (
-            f"the gradient at perturbation {numbers[within]} (seed {seed}) is not finite: the model overflows on it; "
-            "use a wider dtype or another baseline."
-        )
 
     def attributions(self, inputs: Tensors, pool_features: bool) -> tuple[Tensors, Tensors]:
         """The means of all samples, (B * K, …), and each row's correlation of the halves, (B * K,)."""
