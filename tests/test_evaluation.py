@@ -271,7 +271,9 @@ def test_a_method_that_is_killed_goes_on_within_an_utterance(evaluate, whole, mo
     evaluation.run(lambda item, method, stage, n, total: done.append(n) if stage == "spectrogram" else None)
     assert done[0] > 8 and not path.exists()
     scores = json.loads(scores_path(evaluation, "spes", "a").read_text())
-    assert scores["seconds"] is None and scores["forwards"] == 52  # of both runs; how long the first took nobody knows
+    expected = json.loads(scores_path(whole, "spes", "a").read_text())
+    assert scores["forwards"] == expected["forwards"]  # of both runs, and how long the first took nobody knows
+    assert scores["seconds"] is None and expected["seconds"] > 0
     found, expected = (
         SpeechToTextExplanation.load(each.explanation_path(each.corpus.utterances[0], "spes"))
         for each in (evaluation, whole)
