@@ -24,6 +24,8 @@ from captum_spes.cli.options import (
     Target,
 )
 from captum_spes.cli.output import make_folder, progress
+from captum_spes.cli.ranks import device_of_rank, torchrun_ranks
+from captum_spes.methods import ALL_TOKENS
 from captum_spes.named_methods import find_method
 
 
@@ -62,28 +64,43 @@ def explain(
         named = named.with_samples(n_samples)
     if (word is None) != (foil is None):
         raise ValueError("--word and --foil belong together: give both, or none.")
-    inputs = prepare(audio, model, preset, context, target, num_beams, device)
-    named.wrap(inputs.model)  # what cannot explain this model is refused before the folder is made
-    given = named.arguments_of(inputs.model, preset.value, len(inputs.tokens.target))
-    numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))
-    print(f"Method:     {method} ({preset.value} preset{numbers})", flush=True)
     contrast = None if word is None or foil is None else Contrast(int(word) if word.isdigit() else word, foil)
-    folder = make_folder(output or Path("spes-output") / stem(audio))
-    with progress(can_stop=True) as callback:
-        explanation = named.explain(
-            inputs.model,
-            inputs.utterance,
-            inputs.tokens,
-            preset.value,
-            contrast=contrast,
-            perturbations_per_eval=batch_size,
-            seed=seed,
-            gen_args=inputs.gen_args,
-            callback=callback,
-        )
-    _report(explanation, _write(explanation, folder))
-    if explanation.metadata["partial"]:
-        raise typer.Exit(128 + signal.SIGINT)
+    with torchrun_ranks() as group:
+        inputs = prepare(audio, model, preset, context, target, num_beams, device_of_rank(device))
+        attr_method = named.wrap(
+            inputs.model
+        ).attr_method  # what cannot explain this model is refused before a folder is
+        if group is not None and not isinstance(attr_method, ALL_TOKENS):
+            raise ValueError(
+                f"{method} cannot share its passes among ranks: take spes or gradient_spes, or one process."
+            )
+        given = named.arguments_of(inputs.model, preset.value, len(inputs.tokens.target))
+        numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))
+        ranks = "" if group is None else f", shared by {group.size()} ranks"
+        print(f"Method:     {method} ({preset.value} preset{numbers}{ranks})", flush=True)
+        folder = make_folder(output or Path("spes-output") / stem(audio))
+        checkpoint = folder / "checkpoint"
+        if any(checkpoint.glob("*.safetensors")):
+            print(f"Resuming:   what was done before is in {checkpoint}", flush=True)
+        is_first = group is None or group.rank() == 0
+        with progress(can_stop=True, show=is_first) as callback:
+            explanation = named.explain(
+                inputs.model,
+                inputs.utterance,
+                inputs.tokens,
+                preset.value,
+                contrast=contrast,
+                perturbations_per_eval=batch_size,
+                seed=seed,
+                gen_args=inputs.gen_args,
+                callback=callback,
+                process_group=group,
+                checkpoint=checkpoint,
+            )
+        if is_first:
+            _report(explanation, _write(explanation, folder))
+        if explanation.metadata["partial"]:
+            raise typer.Exit(128 + signal.SIGINT)
 
 
 def _write(explanation: SpeechToTextExplanation, folder: Path) -> list[Path]:
@@ -107,6 +124,7 @@ def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:
     if explanation.metadata["partial"]:
         done = explanation.metadata["done"]
         print("\nPartial: stopped after " + " and ".join(f"{n} samples of the {stage}" for stage, n in done.items()))
+        print("The same command goes on with the rest.")
     # only methods that sample know how reliable they are
     known = explanation.reliability
     reliability = [""] * len(explanation.tokens) if known is None else [f"{value:.2f}" for value in known.tolist()]

@@ -40,18 +40,18 @@ def make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".write-test").touch()
-        (folder / ".write-test").unlink()
+        (folder / ".write-test").unlink(missing_ok=True)  # another rank may have been first
     except OSError as error:
         raise ValueError(f"the output folder {folder} cannot be written to: {error.strerror}.") from error
     return folder
 
 
 @contextmanager
-def progress(can_stop: bool) -> Iterator[Callable[[str, int, int], bool]]:
+def progress(can_stop: bool, show: bool = True) -> Iterator[Callable[[str, int, int], bool]]:
     """A callback that draws a bar for each stage.
 
     Ctrl-C ends a method that can be stopped with what is done, and others by a KeyboardInterrupt; a second one ends
-    the program.
+    the program. What is not to be shown can be stopped all the same.
     """
     interrupted = False
     bars: dict[str, Any] = {}
@@ -60,13 +60,15 @@ def progress(can_stop: bool) -> Iterator[Callable[[str, int, int], bool]]:
         nonlocal interrupted
         interrupted = True
         signal.signal(signal.SIGINT, previous)
-        if can_stop:
+        if can_stop and show:
             text = "Stopping after this batch; what is done will be saved (Ctrl-C again to give it up)."
             tqdm.write(text, sys.stderr)
 
     def callback(stage: str, done: int, total: int) -> bool:
         if stage not in bars:
-            bars[stage] = tqdm(desc=f"{stage:15}", total=total, unit="perturbation", dynamic_ncols=True)
+            bars[stage] = tqdm(
+                desc=f"{stage:15}", total=total, unit="perturbation", dynamic_ncols=True, disable=not show
+            )
         bars[stage].update(done - bars[stage].n)
         if done == total or interrupted:
             bars[stage].close()
