@@ -1,15 +1,27 @@
 """One attribution shared by the ranks of a process group, against the same in one process."""
 
+import os
+import socket
+from contextlib import redirect_stdout
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import soundfile
 import torch
 import torch.distributed as dist
 from captum.attr import Saliency
 from torch.multiprocessing import start_processes
 
-from captum_spes import SPES, BubbleNoise, GradientSPES, SpeechToTextAttribution, grid_feature_mask
+from captum_spes import (
+    SPES,
+    BubbleNoise,
+    GradientSPES,
+    SpeechToTextAttribution,
+    SpeechToTextExplanation,
+    grid_feature_mask,
+)
+from captum_spes.attr import _checkpoint
 from captum_spes.attr._features import FeatureLayout, MaskSampler, sample_groups
 from captum_spes.attr._ranks import Ranks
 
@@ -76,6 +88,20 @@ def in_a_rank(rank, size, folder):
             attribute(process_group=group)
         errors.append(f"{error.type.__name__}: {error.value}")
     results["errors"] = errors
+    _checkpoint.SECONDS = _checkpoint.PATIENCE = 0
+    results["resumed from"] = []
+    for stop in (True, False):  # stopped, and goes on
+        results["resumed"] = ATTRIBUTES["spes"](
+            return_reliability=True,
+            process_group=group,
+            checkpoint=folder / "run.safetensors",
+            callback=lambda done, total: results["resumed from"].append(done) or (stop and done > 40),  # noqa: B023
+        )
+        if stop:
+            results["files"] = sorted(path.name for path in folder.glob("*.safetensors"))
+            if rank == 0:
+                (folder / "kept").write_bytes((folder / "run.safetensors").read_bytes())
+            dist.barrier()
     dist.destroy_process_group()
     torch.save(results, folder / f"{rank}.pt")
 
@@ -84,7 +110,9 @@ def in_a_rank(rank, size, folder):
 def ranks(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     start_processes(in_a_rank, (request.param, folder), nprocs=request.param)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+    found = [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+    found[0]["folder"] = folder
+    return found
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
@@ -127,6 +155,21 @@ def test_an_error_on_one_rank_ends_all(ranks):
         assert ("ZeroDivisionError" if rank == 0 else "rank 0 of") in callback
 
 
+def test_ranks_go_on_from_their_checkpoints(ranks):
+    size, folder = len(ranks), ranks[0]["folder"]
+    for results in ranks:
+        assert results["files"] == [*(f"run-rank{rank}.safetensors" for rank in range(1, size)), "run.safetensors"]
+        done = results["resumed from"]
+        stop = next(n for n in done if n > 40)
+        assert done[done.index(stop) + 1] > stop - 4 * size and done[-1] == 101  # not from the beginning
+        torch.testing.assert_close(results["resumed"], results["spes"], rtol=0, atol=0)
+    assert not list(folder.glob("*.safetensors"))
+    (folder / "kept").rename(folder / "kept.safetensors")
+    with pytest.raises(ValueError, match=f"ranks is {size} there and 1 now"):
+        ATTRIBUTES["spes"](checkpoint=folder / "kept.safetensors")
+    (folder / "kept.safetensors").unlink()
+
+
 METHODS = [SPES, BubbleNoise, GradientSPES]
 
 
@@ -143,6 +186,27 @@ def speech_in_a_rank(rank, size, folder):
         found[method.get_name()] = (explanation.spectrogram_attr, explanation.token_attr, explanation.metadata)
     dist.destroy_process_group()
     torch.save(found, folder / f"{rank}.pt")
+    command_in_a_rank(rank, size, folder)
+
+
+def command_in_a_rank(rank, size, folder):
+    """The command line, in the environment that torchrun makes."""
+    from captum_spes.cli import app
+
+    port = (folder / "port").read_text()
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "TORCHELASTIC_RUN_ID": "test"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, options in {"shared": [], "refused": ["--method", "gradient_shap"]}.items():
+        with open(folder / f"{name}{rank}.out", "w") as out, redirect_stdout(out):
+            try:
+                app([*command(folder), "-o", str(folder / name), *options], standalone_mode=False)
+            except ValueError as error:
+                print(error)
+
+
+def command(folder):
+    arguments = ["explain", folder / "audio.wav", "--model", folder / "model", "--target", "so what"]
+    return [*map(str, arguments), "--method", "spes", "--n-samples", "21", "--device", "cpu"]
 
 
 @pytest.mark.filterwarnings("ignore:the maps are noisy")
@@ -150,6 +214,10 @@ def test_ranks_explain_what_the_first_hears(tiny_whisper, tiny_processor, tiny_m
     tiny_whisper.save_pretrained(tmp_path / "model")
     tiny_processor.save_pretrained(tmp_path / "model")
     torch.save(torch.from_numpy(audio), tmp_path / "audio.pt")
+    soundfile.write(tmp_path / "audio.wav", audio, 16000)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
     start_processes(speech_in_a_rank, (2, tmp_path), nprocs=2)
     for method in METHODS:
         alone = explain(tiny_model, torch.from_numpy(audio), method)
@@ -159,6 +227,24 @@ def test_ranks_explain_what_the_first_hears(tiny_whisper, tiny_processor, tiny_m
             torch.testing.assert_close(token_attr, alone.token_attr)
             for key in ("token_ids", "passes", "done", "partial"):
                 assert metadata[key] == alone.metadata[key]
+    check_command(tmp_path)
+
+
+def check_command(folder):
+    """The first rank alone has spoken and written, what one process writes."""
+    from captum_spes.cli import app
+
+    app([*command(folder), "-o", str(folder / "alone")], standalone_mode=False)
+    alone, shared = (
+        SpeechToTextExplanation.load(folder / name / "explanation.safetensors") for name in ("alone", "shared")
+    )
+    torch.testing.assert_close(shared.spectrogram_attr, alone.spectrogram_attr)
+    torch.testing.assert_close(shared.token_attr, alone.token_attr)
+    assert {path.name for path in (folder / "shared").iterdir()} == {path.name for path in (folder / "alone").iterdir()}
+    out = (folder / "shared0.out").read_text()
+    assert "shared by 2 ranks" in out and "Wrote" in out
+    assert not (folder / "shared1.out").read_text()
+    assert all("cannot share its passes" in (folder / f"refused{rank}.out").read_text() for rank in range(2))
 
 
 def test_methods_of_captum_share_nothing(tiny_model, audio):
