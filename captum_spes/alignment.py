@@ -41,6 +41,12 @@ class Segment:
         text: the word, or the phone in the aligner's symbols.
         begin: seconds.
         end: seconds, after the beginning.
+
+    Example::
+
+        >>> from captum_spes.alignment import Segment
+        >>> Segment("so", 0.2, 0.5).middle
+        0.35
     """
 
     text: str
@@ -91,7 +97,13 @@ class Alignment:
                 last = segment.begin
 
     def phones_of(self, word: Segment) -> list[Segment]:
-        """The phones whose middle lies in a word."""
+        """The phones whose middle lies in a word.
+
+        Example::
+
+            >>> [phone.text for phone in alignment.phones_of(alignment.words[1])]
+            ['N', 'OW']
+        """
         return [phone for phone in self.phones if word.begin <= phone.middle < word.end]
 
     # Files
@@ -108,6 +120,13 @@ class Alignment:
         Raises:
             ValueError: no such file, or one that holds no alignment.
             ImportError: the extra ``alignment`` is missing, which reads TextGrids.
+
+        Example::
+
+            >>> from captum_spes.alignment import Alignment
+            >>> alignment.save("speech.json")
+            >>> Alignment.load("speech.json").words
+            [Segment(text='so', begin=0.2, end=0.6), Segment(text='no', begin=0.8, end=1.2)]
         """
         path = Path(path)
         if not path.is_file():
@@ -133,6 +152,10 @@ class Alignment:
         Raises:
             ValueError: another suffix, or a duration that ends before the words.
             ImportError: the extra ``alignment`` is missing, which writes TextGrids.
+
+        Example::
+
+            >>> alignment.save("speech.json")
         """
         end = max((segment.end for segment in (*self.words, *self.phones)), default=0.0)
         whole = end if duration is None else duration
@@ -168,7 +191,15 @@ class Alignment:
 
 
 def find_alignment(audio: str | os.PathLike[str]) -> Path | None:
-    """The alignment beside an audio file: ``name.TextGrid``, ``name.phone.json`` or ``name.json``, or None."""
+    """The alignment beside an audio file: ``name.TextGrid``, ``name.phone.json`` or ``name.json``, or None.
+
+    Example::
+
+        >>> from captum_spes.alignment import find_alignment
+        >>> alignment.save("speech.json")
+        >>> find_alignment("speech.wav").name
+        'speech.json'
+    """
     candidates = (Path(audio).with_suffix(suffix) for suffix in SUFFIXES)
     return next((path for path in candidates if path.is_file()), None)
 
@@ -233,7 +264,7 @@ def attention_alignment(model: SpeechToTextModel, utterance: Utterance, tokens: 
 
     Args:
         model: one whose adapter has ``token_times``, such as Whisper's.
-        utterance: from :meth:`SpeechToTextAttribution.prepare`.
+        utterance: from :meth:`.SpeechToTextAttribution.prepare`.
         tokens: from there too.
 
     Raises:

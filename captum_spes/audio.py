@@ -31,6 +31,15 @@ def load_audio(audio: AudioLike, target_rate: int, sampling_rate: int | None = N
 
     Raises:
         ValueError: audio that :func:`read_audio` refuses.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from captum_spes.audio import load_audio
+        >>> load_audio("speech.wav", target_rate=16000).shape
+        (9600,)
+        >>> load_audio(np.random.rand(2, 8000), target_rate=16000, sampling_rate=8000).shape
+        (16000,)
     """
     samples, rate = read_audio(audio, sampling_rate)
     if rate != target_rate:
@@ -53,6 +62,13 @@ def read_audio(audio: AudioLike, sampling_rate: int | None = None) -> tuple[np.n
     Raises:
         ValueError: no such file, no audio file, an array without a rate, or audio that is empty, silent, shorter than
             0.1 s, or holds NaN or infinite values. The message says which.
+
+    Example::
+
+        >>> from captum_spes.audio import read_audio
+        >>> samples, rate = read_audio("speech.wav")
+        >>> samples.shape, rate
+        ((9600,), 16000)
     """
     if isinstance(audio, (str, os.PathLike)):
         name = str(audio)

@@ -48,7 +48,7 @@ class Comparison:
     Args:
         model: the model.
         utterance: what it hears, and
-        tokens: what it writes, both from :meth:`SpeechToTextAttribution.prepare`.
+        tokens: what it writes, both from :meth:`.SpeechToTextAttribution.prepare`.
         preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones.
         seed: of all that is random.
         perturbations_per_eval: perturbations in a batch.
@@ -60,15 +60,26 @@ class Comparison:
 
     Example::
 
+        >>> from pathlib import Path
         >>> from captum_spes import SPES, SpeechToTextAttribution
         >>> from captum_spes.comparison import Comparison
         >>> from captum_spes.models import load_model
-        >>> model = load_model("whisper-tiny.en")  # doctest: +SKIP
-        >>> prepared = SpeechToTextAttribution(SPES(model)).prepare("speech.wav", context="auto")  # doctest: +SKIP
-        >>> comparison = Comparison(model, *prepared)  # doctest: +SKIP
-        >>> for name in ("spes", "integrated_gradients"):  # doctest: +SKIP
-        ...     comparison.run(name)
-        >>> comparison.plot_words().savefig("words.png")  # doctest: +SKIP
+        >>> model = load_model("whisper-tiny.en")
+        >>> prepared = SpeechToTextAttribution(SPES(model)).prepare("speech.wav", "so what")
+        >>> comparison = Comparison(model, *prepared)
+        >>> for name in ("gradient_shap", "integrated_gradients"):
+        ...     explanation = comparison.run(name)
+        >>> comparison.rank_correlation().shape
+        torch.Size([2, 2])
+        >>> len(comparison.table()), len(comparison.rank_table())
+        (4, 3)
+        >>> sorted(comparison.infidelity())
+        ['(uniform)', 'gradient_shap', 'integrated_gradients']
+        >>> comparison.to_dict()["text"]
+        'so what'
+        >>> comparison.plot_words().savefig("words.png")
+        >>> comparison.plot_sentence().savefig("sentence.png")
+        >>> paths = comparison.save(Path("."))
     """
 
     def __init__(

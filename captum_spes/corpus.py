@@ -38,6 +38,13 @@ class CorpusUtterance:
         path: its audio file.
         transcription: what is said in it, on one line; None where that is not known.
         fields: what else the manifest says of it, by column.
+
+    Example::
+
+        >>> from captum_spes.corpus import load_corpus
+        >>> first = load_corpus("speech").utterances[0]
+        >>> first.id, first.transcription, first.fields
+        ('one', 'so', {'gender': 'female'})
     """
 
     id: str
@@ -54,6 +61,13 @@ class Corpus:
         source: the manifest, or the folder where there is none.
         utterances: one or more.
         problems: what was left out, by its file name in the manifest or folder: the reason in one sentence.
+
+    Example::
+
+        >>> from captum_spes.corpus import load_corpus
+        >>> corpus = load_corpus("speech")
+        >>> len(corpus.utterances), corpus.problems
+        (2, {})
     """
 
     source: Path

@@ -66,7 +66,7 @@ class Evaluation:
         metrics: which of ``"deletion"``, ``"insertion"`` and ``"size"``.
         preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones.
         seed: of all that is random.
-        context: window given to the model, as in :meth:`SpeechToTextAttribution.attribute`.
+        context: window given to the model, as in :meth:`.SpeechToTextAttribution.attribute`.
         dtype: precision of the model.
         gen_args: arguments of the model's generation.
         percentages: steps of deletion and insertion; see :func:`~captum_spes.metrics.deletion`.
@@ -82,11 +82,18 @@ class Evaluation:
         >>> from captum_spes.evaluation import Evaluation
         >>> from captum_spes.models import load_model
         >>> from captum_spes.named_methods import METHODS
-        >>> methods = {name: METHODS[name] for name in ("spes", "integrated_gradients", "random", "energy")}
-        >>> model, corpus = load_model("whisper-tiny.en"), load_corpus("speech")  # doctest: +SKIP
-        >>> evaluation = Evaluation(model, corpus, methods, "spes-output/speech", context="auto")  # doctest: +SKIP
-        >>> evaluation.run()  # doctest: +SKIP
-        >>> print(evaluation.results().markdown())  # doctest: +SKIP
+        >>> methods = {name: METHODS[name] for name in ("integrated_gradients", "random", "energy")}
+        >>> model, corpus = load_model("whisper-tiny.en"), load_corpus("speech")
+        >>> evaluation = Evaluation(model, corpus, methods, "spes-output/speech", metrics=["size"])
+        >>> evaluation.run()
+        >>> evaluation.progress()
+        (6, 6)
+        >>> evaluation.results().metrics
+        ['size', 'token size']
+        >>> evaluation.writes, evaluation.is_done(corpus.utterances[0], "energy")
+        (False, True)
+        >>> evaluation.explanation_path(corpus.utterances[0], "energy").name
+        'one.safetensors'
     """
 
     def __init__(

@@ -80,6 +80,8 @@ class SpeechToTextExplanation:
         ['So', 'what']
         >>> explanation.sentence().spectrogram_attr.shape
         torch.Size([1, 10, 4])
+        >>> explanation.duration, explanation.is_previous.tolist()
+        (0.1, [[True, False], [True, True]])
     """
 
     text: str
@@ -123,7 +125,7 @@ class SpeechToTextExplanation:
 
     @property
     def is_previous(self) -> Tensor:
-        """Which previous tokens are features of which row: bool, (K, J)."""
+        """Which previous tokens are features of which row, bool (K, J)."""
         return torch.arange(len(self.previous_tokens)) < self.n_previous[:, None]
 
     @property
@@ -138,6 +140,11 @@ class SpeechToTextExplanation:
 
         The two steps of the paper's §4.3. Deviations are those of a sample; a map without deviation becomes 0. A
         normalised explanation is returned as it is.
+
+        Example::
+
+            >>> explanation.normalize().spectrogram_attr.amax((1, 2))
+            tensor([1., 1., 1., 1.])
         """
         if self.normalized:
             return self
@@ -162,6 +169,11 @@ class SpeechToTextExplanation:
 
         Args:
             normalize: normalise the tokens' maps first, without which the tokens with the largest values prevail.
+
+        Example::
+
+            >>> explanation.sentence().spectrogram_attr.shape
+            torch.Size([1, 15, 4])
         """
         source = self.normalize() if normalize else self
         return replace(
@@ -183,6 +195,11 @@ class SpeechToTextExplanation:
         Args:
             normalize: normalise the tokens' maps first.
             group_previous: make words of the previous tokens too, each the mean of its tokens.
+
+        Example::
+
+            >>> explanation.words(group_previous=True).previous_tokens
+            ['<|startoftranscript|>', 'So', 'no', '.']
         """
         if self.grouped:
             raise ValueError("this explanation is of words or a sentence already: call words() on that of the tokens.")
@@ -216,6 +233,11 @@ class SpeechToTextExplanation:
 
         Raises:
             ValueError: the model has no previous tokens.
+
+        Example::
+
+            >>> explanation.top_previous_tokens()
+            ['<|startoftranscript|>', ' So', ' no', ' So']
         """
         self._check_previous()
         scores = self.token_attr.masked_fill(~self.is_previous, -torch.inf)
@@ -233,6 +255,11 @@ class SpeechToTextExplanation:
 
         Raises:
             ValueError: no such token, or several.
+
+        Example::
+
+            >>> explanation.index("no"), explanation.index(-1)
+            (1, 3)
         """
         if isinstance(token, str):
             rows = [row for row, text in enumerate(self.tokens) if text.strip() == token.strip()]
@@ -345,6 +372,10 @@ class SpeechToTextExplanation:
         Args:
             path: the file.
             half: write scores in half precision.
+
+        Example::
+
+            >>> explanation.save("so-no.safetensors", half=True)
         """
         serialize = require("safetensors.torch").save
         tensors = {
@@ -379,6 +410,13 @@ class SpeechToTextExplanation:
 
         Raises:
             ValueError: no such file, or one that is no explanation, is damaged or of a newer version.
+
+        Example::
+
+            >>> from captum_spes import SpeechToTextExplanation
+            >>> explanation.save("so-no.safetensors")
+            >>> SpeechToTextExplanation.load("so-no.safetensors")
+            <SpeechToTextExplanation of 'So no.' by SPES: 4 tokens, 4 previous tokens, 1.50 s>
         """
         safe_open, error_type = require("safetensors").safe_open, require("safetensors").SafetensorError
         if not Path(path).is_file():
@@ -411,11 +449,21 @@ class SpeechToTextExplanation:
     # Pictures
 
     def plot_spectrogram(self) -> Figure:
-        """The spectrogram alone."""
+        """The spectrogram alone.
+
+        Example::
+
+            >>> explanation.plot_spectrogram().savefig("spectrogram.png")
+        """
         return plot_spectrogram(self.spectrogram, self.frames_per_second, self.mel_frequencies)
 
     def plot_sentence(self) -> Figure:
-        """The map of the whole text over the spectrogram, coloured up to its own maximum: it is the mean of many."""
+        """The map of the whole text over the spectrogram, coloured up to its own maximum: it is the mean of many.
+
+        Example::
+
+            >>> explanation.plot_sentence().savefig("sentence.png")
+        """
         if self._is_signed:
             relative = self._relative()
             return self._plot(replace(relative.sentence(normalize=False), tokens=[self.text]), SIGNED_LABEL)
@@ -431,11 +479,20 @@ class SpeechToTextExplanation:
 
         The maps are normalised. Those with both signs, where 0 is no effect, keep them: they are divided by the largest
         value of each token.
+
+        Example::
+
+            >>> explanation.plot_tokens().savefig("tokens.png")
         """
         return self._plot(self._relative(), SIGNED_LABEL, (-1, 1)) if self._is_signed else self._plot(self.normalize())
 
     def plot_words(self) -> Figure:
-        """One panel a word, as :meth:`plot_tokens` has one a token."""
+        """One panel a word, as :meth:`plot_tokens` has one a token.
+
+        Example::
+
+            >>> explanation.plot_words().savefig("words.png")
+        """
         if self._is_signed:
             return self._plot(self._relative().words(normalize=False)._relative(), SIGNED_LABEL, (-1, 1))
         return self._plot(self.words())
@@ -470,6 +527,10 @@ class SpeechToTextExplanation:
 
         Raises:
             ValueError: the model has no previous tokens.
+
+        Example::
+
+            >>> explanation.plot_previous_tokens().savefig("previous_tokens.png")
         """
         self._check_previous()
         source = self.normalize()
@@ -480,6 +541,13 @@ class SpeechToTextExplanation:
 
         Raises:
             ValueError: the method used no patches.
+
+        Example::
+
+            >>> from dataclasses import replace
+            >>> from captum_spes import grid_feature_mask
+            >>> patches = grid_feature_mask(explanation.spectrogram[None], (5, 2))
+            >>> replace(explanation, feature_mask=patches).plot_segmentation().savefig("segmentation.png")
         """
         if self.feature_mask is None:
             raise ValueError("this explanation has no patches: every bin of the spectrogram was a feature.")
@@ -500,6 +568,10 @@ class SpeechToTextExplanation:
 
         Returns:
             (Figure, Axes): the picture, frequency upwards.
+
+        Example::
+
+            >>> figure, axes = explanation.visualize("no", method="blended_heat_map")
         """
         from captum.attr import visualization
 

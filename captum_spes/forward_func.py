@@ -2,7 +2,7 @@
 
 Each wraps a function of the inputs that returns log-probabilities, ``(B, K, V)`` or ``(B, V)``, and returns scores
 ``(B, K)`` or ``(B,)`` that are larger the closer the prediction is to the original. Any of them can be the
-``forward_func`` of any Captum method. :class:`ContrastiveProbability` compares two words and gives one score an
+``forward_func`` of any Captum method. :class:`.ContrastiveProbability` compares two words and gives one score an
 example, ``(B,)``.
 """
 
@@ -65,7 +65,7 @@ class KLDivergence(_Score):
     be said of the token that was chosen.
 
     The score is 0 at the reference itself, and so is its gradient: gradient methods (Saliency, Integrated Gradients)
-    want :class:`TokenLogProbability`.
+    want :class:`.TokenLogProbability`.
 
     Args:
         log_prob_func: returns log-probabilities of shape ``(B, K, V)`` or ``(B, V)`` for the inputs. They pass
@@ -98,6 +98,7 @@ class KLDivergence(_Score):
     def from_prediction(
         cls, log_prob_func: Callable[..., Tensor], log_probs: Tensor, token_ids: Tensor
     ) -> KLDivergence:
+        """Scores closeness to the whole distributions ``log_probs``, (1, K, V)."""
         return cls(log_prob_func, log_probs)
 
     def _prepare(self, reference: Tensor, log_probs: Tensor) -> Tensor:
@@ -146,6 +147,7 @@ class CTCLogLikelihood:
     def from_prediction(
         cls, log_prob_func: Callable[..., Tensor], log_probs: Tensor, token_ids: Tensor, blank: int = 0
     ) -> CTCLogLikelihood:
+        """Scores the text ``token_ids``, (K,)."""
         return cls(log_prob_func, token_ids, blank)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -189,7 +191,7 @@ class TokenLogProbability(_TokenScore):
     """Scores the log-probability of the chosen tokens: the forward function for gradient methods.
 
     Args:
-        log_prob_func: as for :class:`KLDivergence`.
+        log_prob_func: as for :class:`.KLDivergence`.
         reference: the tokens' ids, of shape ``(K,)`` or ``(1, K)`` (for predictions ``(B, V)``: ``()`` or ``(1,)``).
             Without it the last of the call's arguments, of shape ``(B, K)`` or ``(B,)``.
 
@@ -212,8 +214,8 @@ class TokenLogProbability(_TokenScore):
 class TokenProbability(_TokenScore):
     """Scores the probability of the chosen tokens; the impact is the probability difference.
 
-    In place of :class:`KLDivergence` this is the paper's ablation "- KL" (§7.2). Arguments, shapes and errors are those
-    of :class:`TokenLogProbability`; scores lie in [0, 1].
+    In place of :class:`.KLDivergence` this is the paper's ablation "- KL" (§7.2). Arguments, shapes and errors are
+    those of :class:`.TokenLogProbability`; scores lie in [0, 1].
 
     Example::
 
@@ -234,10 +236,10 @@ class TokenLogit(_TokenScore):
     :math:`z_k - \frac{1}{V} \sum_j z_j` is linear in the logits, and the same for logits and for log-probabilities:
     the score for methods whose attributions add up to a difference of scores by linear rules. Captum's DeepLift has no
     rule for the log-softmax, so that its completeness can be checked with this score and not with
-    :class:`TokenLogProbability`. Shrikumar et al. (2017, §3.6) normalise contributions to the logits before a softmax
+    :class:`.TokenLogProbability`. Shrikumar et al. (2017, §3.6) normalise contributions to the logits before a softmax
     this way.
 
-    Arguments, shapes and errors are those of :class:`TokenLogProbability`. Scores have no bounds, and no floor makes
+    Arguments, shapes and errors are those of :class:`.TokenLogProbability`. Scores have no bounds, and no floor makes
     them finite: a model that suppresses tokens with logits of −∞ must return the logits from before that.
 
     Example::

@@ -48,12 +48,26 @@ class NamedMethod:
         summary: what it does, in words.
         score: its forward function; None for the method's default.
         feature_mask: its patches with the paper's budget; None for the method's default.
-        arguments: further arguments of :meth:`SpeechToTextAttribution.attribute`.
+        arguments: further arguments of :meth:`.SpeechToTextAttribution.attribute`.
         fast_feature_mask: its patches with the fast budget, where they are others.
         fast: arguments that replace those with the fast budget; a function makes one of the number of tokens.
         absolute: whether the values of the maps lose their sign.
         features: what it attributes to with the paper's budget, in words; None as for the method's class.
         cost: what it passes through the model for the spectrogram, in words; None as for the method's class.
+
+    Example::
+
+        >>> from captum_spes import SPES, SpeechToTextAttribution
+        >>> from captum_spes.models import load_model
+        >>> from captum_spes.named_methods import NamedMethod
+        >>> method = NamedMethod(SPES, "SPES with few samples", fast={"n_samples": 30})
+        >>> model = load_model("whisper-tiny.en")
+        >>> method.arguments_of(model, "fast"), method.takes_samples, method.samples_perturbations
+        ({'n_samples': 30}, True, True)
+        >>> utterance, tokens = method.wrap(model).prepare("speech.wav", "so what")
+        >>> explanation = method.with_samples(90).explain(model, utterance, tokens, "fast")
+        >>> explanation.metadata["arguments"]["n_samples"]
+        90
     """
 
     make: Callable[[Any], Attribution]
@@ -79,7 +93,7 @@ class NamedMethod:
             raise ValueError(str(error)) from error
 
     def arguments_of(self, model: SpeechToTextModel, preset: Preset, n_tokens: int | None = None) -> dict[str, Any]:
-        """The arguments of :meth:`SpeechToTextAttribution.attribute` for a budget, and for so many tokens."""
+        """The arguments of :meth:`.SpeechToTextAttribution.attribute` for a budget, and for so many tokens."""
         mask = self.fast_feature_mask if preset == "fast" and self.fast_feature_mask else self.feature_mask
         masks = {} if mask is None else {"feature_mask": mask(model.frames_per_second)}
         fast = self.fast if preset == "fast" else {}
@@ -118,7 +132,14 @@ class NamedMethod:
 
 
 def absolute(explanation: SpeechToTextExplanation) -> SpeechToTextExplanation:
-    """An explanation whose values have lost their sign."""
+    """An explanation whose values have lost their sign.
+
+    Example::
+
+        >>> from captum_spes.named_methods import absolute
+        >>> absolute(explanation).metadata["method"]
+        '|SPES|'
+    """
     return replace(
         explanation,
         spectrogram_attr=explanation.spectrogram_attr.abs(),
@@ -165,6 +186,7 @@ _GRADIENT_SHAP = NamedMethod(
 )
 _INPUT_X_GRADIENT = NamedMethod(InputXGradient, "gradient times input")
 
+#: The methods that the command line knows by name. Each is a :class:`NamedMethod`.
 METHODS: dict[str, NamedMethod] = {
     "spes": _SPES,
     "spes_single_granularity": replace(
@@ -251,6 +273,12 @@ def find_method(name: str) -> NamedMethod:
 
     Raises:
         ValueError: no such method; the message has them all.
+
+    Example::
+
+        >>> from captum_spes.named_methods import find_method
+        >>> find_method("integrated_gradients").summary
+        'gradients along the way from the baseline'
     """
     if name not in METHODS:
         raise ValueError(f"there is no method {name!r}: give one of {', '.join(METHODS)}.")
@@ -258,7 +286,14 @@ def find_method(name: str) -> NamedMethod:
 
 
 def describe_methods() -> list[tuple[str, str, str, str, str]]:
-    """A table of the methods, the header first: name, what it does, score, features, passes for the spectrogram."""
+    """A table of the methods, the header first: name, what it does, score, features, passes for the spectrogram.
+
+    Example::
+
+        >>> from captum_spes.named_methods import describe_methods
+        >>> describe_methods()[1]
+        ('spes', "SPES: the paper's method", 'KLDivergence', '400, 500 and 600 patches a second', 'n_samples: 20,000')
+    """
     rows = [("name", "what it does", "forward function", "features", "passes for the spectrogram")]
     for name, method in METHODS.items():
         attr_method = method.make(_nothing)

@@ -20,7 +20,7 @@ class Contrast:
     """Why this word and not that one: a word of the text, and the foil that might have been written in its place.
 
     After Conti et al. (2025, "The Unheard Alternative"). Both words are scored on the same perturbed inputs, by
-    :class:`ContrastiveProbability`.
+    :class:`.ContrastiveProbability`.
 
     Args:
         word: a word of the target text, or its number where the text has it more than once.
@@ -29,6 +29,16 @@ class Contrast:
         word_boundaries: whether the probability of a word of several tokens is that of the whole *word*
             (Pimentel & Meister, 2024), or the product of its tokens', the plain chain rule, which counts longer words
             that begin alike.
+
+    Example::
+
+        >>> from captum_spes import SPES, Contrast, SpeechToTextAttribution
+        >>> from captum_spes.models import load_model
+        >>> attribution = SpeechToTextAttribution(SPES(load_model("whisper-tiny.en")))
+        >>> contrast = Contrast("what", foil="was")
+        >>> explanation = attribution.attribute("speech.wav", "so what", contrast=contrast, n_samples=90)
+        >>> explanation.tokens
+        ['what (not was)']
     """
 
     word: str | int

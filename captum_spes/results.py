@@ -44,6 +44,15 @@ class MethodResult:
         forwards: inputs that passed through the model for each explanation.
         backwards: gradients for each.
         reliability: of each, the mean over its tokens; None for methods that do not tell.
+
+    Example::
+
+        >>> from captum_spes.metrics import SizeCurve
+        >>> from captum_spes.results import MethodResult
+        >>> import torch
+        >>> size = SizeCurve((0, 0.5, 1), torch.tensor([[100.0, 20, 0]]))
+        >>> MethodResult(None, None, {"spectrogram": size}, [60.0], [3000], [0], [0.5]).sizes["spectrogram"].auc
+        35.0
     """
 
     deletion: DeletionCurve | None
@@ -65,6 +74,12 @@ class Difference:
         high: upper end.
         verdict: what that says of the first: whether it is better or worse, or that the interval holds 0 or the
             utterances are fewer than six.
+
+    Example::
+
+        >>> from captum_spes.results import Difference
+        >>> Difference(value=4.1, low=1.6, high=6.7, verdict="better").verdict
+        'better'
     """
 
     value: float
@@ -102,12 +117,23 @@ class Results:
         ...         seconds=[1.0] * 6, forwards=[9] * 6, backwards=[0] * 6,
         ...         reliability=[None] * 6)
         ...     for name, texts in curves.items()})
+        >>> results.metrics, results.higher_is_better("deletion")
+        (['deletion'], True)
         >>> results.areas("deletion")
         {'spes': 50.0, 'random': 25.0}
         >>> results.interval("deletion", "spes")
         (50.0, 50.0)
         >>> results.compare("deletion", "random", "spes")
         Difference(value=-25.0, low=-25.0, high=-25.0, verdict='worse')
+        >>> results.table()
+        [('method', 'deletion ↑'), ('spes', '50.0 [50.0, 50.0]'), ('random', '25.0 [25.0, 25.0]')]
+        >>> results.paired_table(intervals=False)
+        [('against spes', 'deletion'), ('random', 'worse (−25.0)')]
+        >>> results.cost_table()[1]
+        ('spes', '9', '0', '1', '')
+        >>> results.to_dict()["compared_with"] == results.baseline
+        True
+        >>> results.plot(["deletion"]).savefig("deletion.png")
     """
 
     def __init__(
@@ -136,7 +162,7 @@ class Results:
 
     @property
     def metrics(self) -> list[str]:
-        """What was measured: ``"deletion"``, ``"insertion"``, ``"SRG"``, ``"size"`` and ``"token size"``, or some."""
+        """What was measured, some of ``"deletion"``, ``"insertion"``, ``"SRG"``, ``"size"`` and ``"token size"``."""
         both = "deletion" in self._metrics and "insertion" in self._metrics
         names = [name for name in ("deletion", "insertion") if name in self._metrics]
         return [*names, *(["SRG"] if both else []), *(name for name in ("size", "token size") if name in self._metrics)]
@@ -177,7 +203,7 @@ class Results:
 
     @property
     def baseline(self) -> str:
-        """The method that the others are compared with: ``"spes"``, or the first."""
+        """The method that the others are compared with, ``"spes"`` or the first."""
         return SPES if SPES in self.methods else next(iter(self.methods))
 
     @property
@@ -319,7 +345,20 @@ class Results:
     # Files
 
     def save(self, folder: Path) -> list[Path]:
-        """Writes results.json, summary.md, curves.csv and curves.png into a folder."""
+        """Writes results.json, summary.md, curves.csv and curves.png into a folder.
+
+        Example::
+
+            >>> from pathlib import Path
+            >>> from captum_spes.metrics import DeletionCurve, WordErrorRate
+            >>> from captum_spes.results import MethodResult, Results
+            >>> curve = DeletionCurve((0, 50), [["so what", ""]], ["so what"], WordErrorRate())
+            >>> results = Results(["speech"], {"spes": MethodResult(curve, None, {}, [1.0], [9], [0], [0.8])})
+            >>> [path.name for path in results.save(Path("."))]
+            ['results.json', 'summary.md', 'curves.csv', 'curves.png']
+            >>> results.markdown().splitlines()[0]
+            '# Model on 1 utterance'
+        """
         paths = [folder / name for name in ("results.json", "summary.md", "curves.csv", "curves.png")]
         write_atomically(paths[0], json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
         write_atomically(paths[1], self.markdown())

@@ -66,8 +66,8 @@ class SpeechToTextAttribution(Attribution):
         attr_method: an attribution method of this library or of Captum whose ``forward_func`` is a model from
             :func:`~captum_spes.models.load_model` or another :class:`~captum_spes.models.SpeechToTextModel`:
             ``SPES(model)``, ``IntegratedGradients(model)``, ``NoiseTunnel(Saliency(model))``.
-        score: the forward function: :class:`KLDivergence`, :class:`TokenProbability`, :class:`TokenLogProbability`
-            or :class:`TokenLogit`; or :class:`CTCLogLikelihood`, for the whole text of a CTC model in place of its
+        score: the forward function: :class:`.KLDivergence`, :class:`.TokenProbability`, :class:`.TokenLogProbability`
+            or :class:`.TokenLogit`; or :class:`.CTCLogLikelihood`, for the whole text of a CTC model in place of its
             tokens. Default: KLDivergence (the paper's) for perturbation methods,
             TokenLogProbability for gradient methods, TokenLogit for DeepLift.
 
@@ -80,10 +80,12 @@ class SpeechToTextAttribution(Attribution):
         >>> from captum.attr import IntegratedGradients
         >>> from captum_spes import SPES, SpeechToTextAttribution
         >>> from captum_spes.models import load_model
-        >>> model = load_model("whisper-tiny.en")  # doctest: +SKIP
-        >>> explanation = SpeechToTextAttribution(SPES(model)).attribute("speech.wav", n_samples=500)  # doctest: +SKIP
-        >>> explanation.plot_tokens().savefig("tokens.png")  # doctest: +SKIP
-        >>> other = SpeechToTextAttribution(IntegratedGradients(model)).attribute("speech.wav")  # doctest: +SKIP
+        >>> model = load_model("whisper-tiny.en")
+        >>> explanation = SpeechToTextAttribution(SPES(model)).attribute("speech.wav", n_samples=90)
+        >>> explanation.plot_tokens().savefig("tokens.png")
+        >>> other = SpeechToTextAttribution(IntegratedGradients(model)).attribute("speech.wav", n_steps=5)
+        >>> other.spectrogram_attr.shape == explanation.spectrogram_attr.shape
+        True
     """
 
     def __init__(self, attr_method: Attribution, score: methods.Score | None = None) -> None:
@@ -119,6 +121,16 @@ class SpeechToTextAttribution(Attribution):
 
         Returns:
             (Utterance, Tokens): what the model hears, and the tokens to explain.
+
+        Example::
+
+            >>> from captum_spes import SPES, SpeechToTextAttribution
+            >>> from captum_spes.models import load_model
+            >>> attribution = SpeechToTextAttribution(SPES(load_model("whisper-tiny.en")))
+            >>> utterance, tokens = attribution.prepare("speech.wav", "so what")
+            >>> attribution.text(tokens)
+            'so what'
+            >>> explanation = attribution.attribute(utterance, tokens, n_samples=90)
         """
         if isinstance(inputs, Utterance):
             if context != "full" or dtype is not None:
@@ -139,7 +151,17 @@ class SpeechToTextAttribution(Attribution):
         return utterance, target
 
     def text(self, tokens: Tokens) -> str:
-        """The text of the target tokens, without marks such as the end of the text."""
+        """The text of the target tokens, without marks such as the end of the text.
+
+        Example::
+
+            >>> from captum_spes import SPES, SpeechToTextAttribution
+            >>> from captum_spes.models import load_model
+            >>> attribution = SpeechToTextAttribution(SPES(load_model("whisper-tiny.en")))
+            >>> utterance, tokens = attribution.prepare("speech.wav", "so what")
+            >>> attribution.text(tokens)
+            'so what'
+        """
         texts = zip(self.model.token_texts(tokens.target), self.model.is_special(tokens.target))
         return "".join(text for text, special in texts if not special).strip()
 
@@ -234,6 +256,18 @@ class SpeechToTextAttribution(Attribution):
         Raises:
             ValueError: audio, target, mask or another argument that cannot be used; the message says why.
             TypeError: an argument that the method does not take.
+
+        Example::
+
+            >>> from captum_spes import SPES, SpeechToTextAttribution
+            >>> from captum_spes.models import load_model
+            >>> attribution = SpeechToTextAttribution(SPES(load_model("whisper-tiny.en")))
+            >>> explanation = attribution.attribute("speech.wav", "so what", n_samples=90, seed=0)
+            >>> explanation.tokens, explanation.spectrogram_attr.shape[0]
+            ([' so', ' what'], 2)
+            >>> one_row = attribution.attribute("speech.wav", "so what", n_samples=90, sentence=True)
+            >>> one_row.tokens
+            ['so what']
         """
         # what cannot be is refused before anything is computed
         methods.check_arguments(self.attr_method, baselines, feature_mask, joint, token_values, process_group)

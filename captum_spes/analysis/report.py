@@ -27,6 +27,24 @@ class Report:
         problems: what could not be computed or read: the reason in one sentence, by what it is about.
         n_explanations: of each method.
         settings: arguments.
+
+    Example::
+
+        >>> from pathlib import Path
+        >>> from captum_spes.analysis import analyze
+        >>> Path("spes").mkdir()
+        >>> for number, each in enumerate(explanations):
+        ...     each.save(f"spes/u{number}.safetensors")
+        >>> report = analyze("spes", min_count=4)
+        >>> report.n_explanations
+        {'SPES': 4}
+        >>> sorted(report.to_dict())
+        ['analyses', 'n_explanations', 'problems', 'settings']
+        >>> report.markdown().splitlines()[0]
+        '# Plausibility of 4 explanations'
+        >>> paths = report.save("plausibility")
+        >>> "previous tokens" in report.findings, "time" in report.findings
+        (True, True)
     """
 
     folder: Path

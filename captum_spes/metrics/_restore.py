@@ -29,7 +29,7 @@ def restore(
         tokens_only: refuse one of the text as a whole.
 
     Returns:
-        (Utterance, Tokens): as :meth:`SpeechToTextAttribution.prepare` gives them.
+        (Utterance, Tokens): as :meth:`.SpeechToTextAttribution.prepare` gives them.
 
     Raises:
         ValueError: an explanation of another model, of words or of a contrast, or one that does not

@@ -27,7 +27,10 @@ class SizeCurve:
 
         >>> import torch
         >>> from captum_spes.metrics import SizeCurve
-        >>> SizeCurve((0.0, 0.5, 1.0), torch.tensor([[100.0, 20.0, 0.0], [100.0, 40.0, 0.0]])).auc
+        >>> curve = SizeCurve((0, 0.5, 1), torch.tensor([[100.0, 20, 0], [100, 40, 0]]))
+        >>> curve.scores
+        tensor([100.,  30.,   0.])
+        >>> curve.auc
         40.0
     """
 

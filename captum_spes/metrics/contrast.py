@@ -103,11 +103,14 @@ def flip_rate(
         >>> from captum_spes import SPES, Contrast, SpeechToTextAttribution
         >>> from captum_spes.metrics import flip_rate
         >>> from captum_spes.models import load_model
-        >>> model = load_model("whisper-tiny.en")  # doctest: +SKIP
-        >>> attribution = SpeechToTextAttribution(SPES(model))  # doctest: +SKIP
-        >>> explanation = attribution.attribute("pan.wav", contrast=Contrast("pan", "pen"))  # doctest: +SKIP
-        >>> flip_rate(model, explanation).rate.mean()  # doctest: +SKIP
-        >>> flip_rate(model, explanation, maps="random").rate.mean()  # doctest: +SKIP
+        >>> model = load_model("whisper-tiny.en")
+        >>> attribution = SpeechToTextAttribution(SPES(model))
+        >>> contrast = Contrast("what", foil="was")
+        >>> explanation = attribution.attribute("speech.wav", "so what", contrast=contrast, n_samples=90)
+        >>> flip_rate(model, explanation, percentages=(5, 10)).rate.shape
+        torch.Size([2])
+        >>> flip_rate(model, explanation, percentages=(5, 10), maps="random").coverage.shape
+        torch.Size([2])
     """
     if isinstance(explanations, SpeechToTextExplanation):
         explanations = [explanations]

@@ -34,8 +34,8 @@ class DeletionCurve:
 
         >>> from captum_spes.metrics import DeletionCurve, WordErrorRate
         >>> curve = DeletionCurve((0, 50, 100), [["so what", "so", ""]], ["So what?"], WordErrorRate())
-        >>> curve.scores
-        tensor([  0.,  50., 100.])
+        >>> curve.scores, curve.utterance_scores.shape, curve.counts.shape
+        (tensor([  0.,  50., 100.]), torch.Size([1, 3]), (1, 3, 2))
         >>> curve.auc
         50.0
     """
@@ -47,7 +47,7 @@ class DeletionCurve:
 
     @property
     def counts(self) -> np.ndarray:
-        """What the score is made of: float64 (U, S, n)."""
+        """What the score is made of, float64 (U, S, n)."""
         pairs = zip(self.texts, self.references)
         return np.array([[self.score.counts(text, reference) for text in texts] for texts, reference in pairs])
 
@@ -118,10 +118,15 @@ def deletion(
         >>> from captum_spes import SPES, SpeechToTextAttribution
         >>> from captum_spes.metrics import deletion
         >>> from captum_spes.models import load_model
-        >>> model = load_model("whisper-tiny.en")  # doctest: +SKIP
-        >>> explanation = SpeechToTextAttribution(SPES(model)).attribute("speech.wav")  # doctest: +SKIP
-        >>> deletion(model, explanation).auc, deletion(model, explanation, maps="random").auc  # doctest: +SKIP
-        (91.3, 38.7)
+        >>> model = load_model("whisper-tiny.en")
+        >>> attribution = SpeechToTextAttribution(SPES(model))
+        >>> explanation = attribution.attribute("speech.wav", "so what", n_samples=90)
+        >>> curve = deletion(model, explanation, percentages=(0, 20, 50))
+        >>> curve.steps, curve.scores.shape, len(curve.texts[0])
+        ((0.0, 20.0, 50.0), torch.Size([3]), 3)
+        >>> control = deletion(model, explanation, percentages=(0, 20, 50), maps="random")
+        >>> 0 <= curve.auc <= 100 and 0 <= control.auc <= 100
+        True
     """
     check_positive(perturbations_per_eval=perturbations_per_eval)
     cases = _Cases(model, explanations, references, percentages, score, maps, max_new_tokens, seed)
@@ -153,10 +158,11 @@ def insertion(
         >>> from captum_spes import SPES, SpeechToTextAttribution
         >>> from captum_spes.metrics import insertion
         >>> from captum_spes.models import load_model
-        >>> model = load_model("whisper-tiny.en")  # doctest: +SKIP
-        >>> explanation = SpeechToTextAttribution(SPES(model)).attribute("speech.wav")  # doctest: +SKIP
-        >>> insertion(model, explanation).auc  # doctest: +SKIP
-        27.9
+        >>> model = load_model("whisper-tiny.en")
+        >>> attribution = SpeechToTextAttribution(SPES(model))
+        >>> explanation = attribution.attribute("speech.wav", "so what", n_samples=90)
+        >>> insertion(model, explanation, percentages=(0, 50, 100)).scores.shape
+        torch.Size([3])
     """
     check_positive(perturbations_per_eval=perturbations_per_eval)
     cases = _Cases(model, explanations, references, percentages, score, maps, max_new_tokens, seed)
@@ -179,6 +185,14 @@ def symmetric_relevance_gain(deleted: DeletionCurve, inserted: DeletionCurve) ->
 
     Raises:
         ValueError: curves of other steps, references or scores.
+
+    Example::
+
+        >>> from captum_spes.metrics import DeletionCurve, WordErrorRate, symmetric_relevance_gain
+        >>> deleted = DeletionCurve((0, 50, 100), [["so what", "", ""]], ["So what?"], WordErrorRate())
+        >>> inserted = DeletionCurve((0, 50, 100), [["", "so what", "so what"]], ["So what?"], WordErrorRate())
+        >>> symmetric_relevance_gain(deleted, inserted)
+        50.0
     """
     settings = [(curve.steps, curve.references, curve.score.name) for curve in (deleted, inserted)]
     if settings[0] != settings[1]:

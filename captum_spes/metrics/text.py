@@ -55,8 +55,11 @@ class WordErrorRate:
         >>> counts = score.counts("so that is the next step", "So what's the next step?")
         >>> counts  # wrong words, words of the reference
         array([1., 6.])
-        >>> score.score(counts).round(1)
-        np.float64(16.7)
+        >>> round(float(score.score(counts)), 1)
+        16.7
+        >>> loop = score.counts("so so so so so", "So what?")
+        >>> loop, score.bounded(loop)
+        (array([4., 2.]), array([2., 2.]))
     """
 
     name = "WER"
@@ -104,8 +107,11 @@ class Bleu:
 
         >>> from captum_spes.metrics import Bleu
         >>> score = Bleu()
-        >>> score.score(score.counts("So what was the next step", "So what was the next step?")).round(1)
-        np.float64(84.6)
+        >>> counts = score.counts("So what was the next step", "So what was the next step?")
+        >>> round(float(score.score(counts)), 1)
+        84.6
+        >>> score.bounded(counts) is counts
+        True
     """
 
     name = "BLEU"

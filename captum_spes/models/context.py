@@ -51,6 +51,16 @@ def fit_utterance(
 
     Raises:
         ValueError: a context that is shorter than the utterance or longer than the window, or values of another kind.
+
+    Example::
+
+        >>> from captum_spes.models import load_model
+        >>> from captum_spes.audio import load_audio
+        >>> from captum_spes.models.context import fit_utterance
+        >>> model = load_model("whisper-tiny.en")
+        >>> utterance = model.utterance(load_audio("speech.wav", model.sample_rate))
+        >>> fit_utterance(model, utterance, context="auto").n_frames <= utterance.n_frames
+        True
     """
     gen_args = gen_args or {}
     if isinstance(context, str) and context not in ("full", "auto"):

@@ -22,6 +22,13 @@ class Utterance:
         padding: what follows them in the model's window, shape (1, P, C): it is never perturbed. A shorter padding
             is a shorter context and a faster model.
         dtype: the precision in which the model runs; other than float32 it is used through autocast.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.models import Utterance
+        >>> Utterance(torch.rand(1, 200, 80), torch.zeros(1, 2800, 80)).n_frames
+        3000
     """
 
     spectrogram: Tensor
@@ -49,6 +56,13 @@ class Tokens:
         path: of a model that writes all tokens at once (CTC), the number of the token that each of its frames belongs
             to, −1 for none, shape (F,). Such a model has no previous tokens, and :meth:`SpeechToTextModel.logits` has
             a row for each frame of a token: a token's score is the mean over its frames. None: token after token.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.models import Tokens
+        >>> Tokens(prompt=torch.tensor([1, 2]), target=torch.tensor([7, 8, 0])).previous
+        tensor([1, 2, 7, 8])
     """
 
     prompt: Tensor
@@ -58,7 +72,7 @@ class Tokens:
 
     @property
     def previous(self) -> Tensor:
-        """All that the decoder reads to write the target, shape (J,): the prompt and the target but its last token."""
+        """All that the decoder reads to write the target, the prompt and the target but its last token, shape (J,)."""
         if self.path is not None:
             return self.target[:0]
         return torch.cat((self.prompt, self.target[:-1]))
@@ -83,6 +97,27 @@ class SpeechToTextModel(Protocol):
         mel_frequencies: centre of each mel channel in Hz, shape (C,).
         baseline_name: what :meth:`baseline` is, in words.
         embedding_dim: values of a token's embedding, D.
+
+    Example::
+
+        >>> from captum_spes.models import load_model
+        >>> from captum_spes.audio import load_audio
+        >>> from captum_spes.models import SpeechToTextModel
+        >>> model = load_model("whisper-tiny.en")
+        >>> isinstance(model, SpeechToTextModel)
+        True
+        >>> utterance = model.utterance(load_audio("speech.wav", model.sample_rate))
+        >>> tokens = model.tokens("so what", utterance)
+        >>> model.token_texts(tokens.target), model.is_special(tokens.target)
+        ([' so', ' what'], [False, False])
+        >>> encoded = model.encode(utterance.spectrogram, utterance)
+        >>> model.logits(encoded, tokens).shape[:2]  # and the vocabulary
+        torch.Size([1, 2])
+        >>> hidden = model.baseline(utterance).expand_as(utterance.spectrogram)
+        >>> texts = model.generate_batch(hidden, utterance, tokens.prompt, max_new_tokens=5)
+        >>> written = model.generate(utterance, max_new_tokens=5)
+        >>> model.from_features(utterance.spectrogram).n_frames == utterance.n_frames
+        True
     """
 
     name: str

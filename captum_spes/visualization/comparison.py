@@ -43,7 +43,7 @@ def plot_comparison(
 ) -> Figure:
     """Draws the maps of several methods over the spectrogram: one row a method, one column a word, one colour scale.
 
-    More than ten words go on in further bands of rows beneath. Colours are those of :func:`plot_attributions`.
+    More than ten words go on in further bands of rows beneath. Colours are those of :func:`.plot_attributions`.
 
     The maps are drawn as they come, and are comparable only if their values are. Values normalised to 0–1 are not:
     one spike of Integrated Gradients leaves all other bins near 0.5, and Saliency's near 0. Which bins each method
@@ -59,7 +59,7 @@ def plot_comparison(
         titles: one for each column, such as the word that its maps explain. Those too wide for their column are cut;
             a single one, such as the sentence, may run over several lines.
         value_label: what the values are, written at the colour bar. None takes words that fit the colours' range.
-        value_range: the values at both ends of the colours; as for :func:`plot_attributions`.
+        value_range: the values at both ends of the colours; as for :func:`.plot_attributions`.
 
     Returns:
         Figure: to save or to change; pyplot does not know it.

@@ -56,6 +56,14 @@ class CurvePanel:
         y_range: the ends of the y axis; values beyond them are cut. None shows all values.
         auc: the area under a method's curve, written beside its name.
         mel_scale: whether the steps are frequencies in Hz, which lie on their axis as the mel channels do.
+
+    Example::
+
+        >>> from captum_spes.visualization import CurvePanel
+        >>> panel = CurvePanel(
+        ...     "Deletion", "bins deleted (%)", "WER (%)", steps=[0, 50, 100], curves={"spes": [0, 90, 100]})
+        >>> panel.y_range
+        (0, 100)
     """
 
     title: str

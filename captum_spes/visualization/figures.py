@@ -150,7 +150,7 @@ def plot_token_attributions(
         previous_tokens: the J tokens that explain them.
         is_feature: which previous tokens are features of which row, bool (K, J).
         value_label: what the values are, written at the colour bar. None takes words that fit the colours' range.
-        value_range: the values at both ends of the colours; as for :func:`plot_attributions`.
+        value_range: the values at both ends of the colours; as for :func:`.plot_attributions`.
 
     Returns:
         Figure: to save or to change; pyplot does not know it.

@@ -27,6 +27,15 @@ class MeanComparison:
         p_value: of the t-test, which takes the values for independent; NaN where there are too few.
         test: which t-test.
         n: values in each group.
+
+    Example::
+
+        >>> from captum_spes.metrics import time_localization
+        >>> found = time_localization(explanations, alignments).test
+        >>> print(found)
+        +0.563 [+0.560, +0.566], paired t-test, one-sided: t = 12.0, p < 0.0001
+        >>> found.low < found.difference < found.high, found.n
+        (True, (8, 8))
     """
 
     difference: float

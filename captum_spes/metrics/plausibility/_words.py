@@ -24,6 +24,14 @@ class UnmatchedWord:
         utterance: number of its explanation.
         word: as the model wrote it.
         reason: in words.
+
+    Example::
+
+        >>> from captum_spes.alignment import Alignment, Segment
+        >>> from captum_spes.metrics import time_localization
+        >>> alignment = Alignment([Segment("so", 0.2, 0.6)], source="by hand")
+        >>> time_localization(explanation, alignment).unmatched
+        [UnmatchedWord(utterance=0, word='no', reason='no word of the alignment is like it')]
     """
 
     utterance: int

@@ -31,6 +31,15 @@ class BoundaryScore:
         chance_recall: the same.
         n_found: boundaries in the maps.
         n_phones: boundaries of phones.
+
+    Example::
+
+        >>> from captum_spes.metrics import phone_boundaries
+        >>> found = phone_boundaries(explanations, alignments).onsets
+        >>> round(found.precision, 2), round(found.recall, 2), round(found.f1, 2)
+        (0.25, 0.25, 0.25)
+        >>> found.precision > found.chance_precision
+        True
     """
 
     precision: float
@@ -55,6 +64,13 @@ class PhoneBoundaries:
         onsets: where high frames begin, against where phones do.
         offsets: where they end.
         tolerance: seconds between two boundaries that are called the same.
+
+    Example::
+
+        >>> from captum_spes.metrics import phone_boundaries
+        >>> found = phone_boundaries(explanations, alignments)
+        >>> found.onsets.n_phones, found.offsets.n_phones, found.tolerance
+        (16, 16, 0.02)
     """
 
     onsets: BoundaryScore
@@ -88,6 +104,12 @@ def phone_boundaries(
 
     Raises:
         ValueError: not one alignment for each explanation, or no phones of words that are in both.
+
+    Example::
+
+        >>> from captum_spes.metrics import phone_boundaries
+        >>> phone_boundaries(explanations, alignments).onsets.recall
+        0.25
     """
     given, times = aligned(explanations, alignments)
     check_limits(tolerance, threshold)

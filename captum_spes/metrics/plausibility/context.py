@@ -27,6 +27,21 @@ class ContextShare:
         tokens: the K tokens of each utterance.
         shares: of each utterance from 0, only the spectrogram counts, to 1, only the previous tokens do, (K,).
         measure: what was compared.
+
+    Example::
+
+        >>> from captum_spes.metrics import context_share
+        >>> found = context_share(explanations)
+        >>> found.guessed(threshold=0.8)
+        [' So', '.', '<|endoftext|>']
+        >>> round(found.mean("words"), 2), round(found.mean("marks"), 2)
+        (0.74, 0.88)
+        >>> low, high = found.interval("words")
+        >>> low < found.mean("words") < high, len(found.of("words"))
+        (True, 4)
+        >>> print(found.test)
+        +0.150 [+0.142, +0.156], Welch t-test, one-sided: t = 4.1, p = 0.0021
+        >>> found.plot().savefig("heard_or_guessed.png")
     """
 
     tokens: list[list[str]]

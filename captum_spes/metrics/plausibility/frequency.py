@@ -36,6 +36,22 @@ class FrequencyProfile:
         texts: what the occurrences are, n words or phones.
         utterances: number of the explanation that each is of.
         n_utterances: explanations that were looked at.
+
+    Example::
+
+        >>> from captum_spes.metrics import frequency_profile
+        >>> so, no = (frequency_profile(explanations, alignments, word) for word in ("so", "no"))
+        >>> float(so.frequencies[so.mean.argmax()]), so.interval.shape
+        (6000.0, (2, 4))
+        >>> so.band(4000, 8000).round(1)
+        array([1., 1., 1., 1.])
+        >>> print(so.compare_band(no, 4000, 8000))
+        +0.890 [+0.883, +0.896], Welch t-test, one-sided: t = 67.7, p < 0.0001
+        >>> low, high = so.mean_frequency_interval
+        >>> low < so.mean_frequency < high, so.compare_mean_frequency(no).p_value < 0.01
+        (True, True)
+        >>> len(so.of([1, 3]).mean_frequencies)
+        2
     """
 
     frequencies: np.ndarray
@@ -59,13 +75,13 @@ class FrequencyProfile:
 
     @property
     def mean_frequencies(self) -> np.ndarray:
-        """Of each occurrence: the mean of the frequencies in Hz, each weighed by its value, (n,)."""
+        """The mean of the frequencies in Hz of each occurrence, each weighed by its value, (n,)."""
         weights = self.values + (self.values.sum(1, keepdims=True) == 0)  # all the same where all are 0
         return weights @ self.frequencies / weights.sum(1)
 
     @property
     def mean_frequency(self) -> float:
-        """Hz: the mean over the occurrences."""
+        """The mean over the occurrences, in Hz."""
         return float(self.mean_frequencies.mean())
 
     @property
@@ -206,6 +222,12 @@ def plot_frequency_profiles(profiles: Mapping[str, FrequencyProfile], title: str
 
     Raises:
         ValueError: no profile, or mel channels that differ.
+
+    Example::
+
+        >>> from captum_spes.metrics import frequency_profile, plot_frequency_profiles
+        >>> profiles = {word: frequency_profile(explanations, alignments, word) for word in ("so", "no")}
+        >>> plot_frequency_profiles(profiles, "so and no").savefig("profiles.png")
     """
     if not profiles:
         raise ValueError("there is no profile: give one, or several.")

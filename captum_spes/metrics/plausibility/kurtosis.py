@@ -39,6 +39,19 @@ class TokenKurtosis:
             by utterance.
         min_count: how often is enough.
         n_flat: maps that are constant and have no kurtosis; left out.
+
+    Example::
+
+        >>> from captum_spes.metrics import token_kurtosis
+        >>> found = token_kurtosis(explanations, min_count=4)
+        >>> found.top(2), found.bottom(1)
+        ([' no', ' So'], ['<|endoftext|>'])
+        >>> print(found.test)
+        +20.298 [+20.134, +20.465], Welch t-test, one-sided: t = 11.7, p < 0.0001
+        >>> low, high = found.interval("words")
+        >>> low < found.mean("words") < high
+        True
+        >>> found.plot(n=2).savefig("kurtosis.png")
     """
 
     means: dict[str, float]
@@ -57,7 +70,7 @@ class TokenKurtosis:
 
     @property
     def test(self) -> MeanComparison:
-        """Words against punctuation and marks, whatever their counts: one-sided."""
+        """Words against punctuation and marks, whatever their counts, one-sided."""
         others = [np.concatenate(both) for both in zip(self.values["punctuation"], self.values["marks"])]
         return compare_means(self.values["words"], others)
 

@@ -30,6 +30,13 @@ class Monotonicity:
         taus: Kendall's rank correlation of each utterance's centres with the order of its tokens, from −1 to 1, (U,);
             NaN with fewer than two tokens, or centres that are all the same.
         forward: how many of the steps from token to token go forward in time, of each utterance, (U,).
+
+    Example::
+
+        >>> from captum_spes.metrics import monotonicity
+        >>> found = monotonicity(explanations)
+        >>> found.taus, found.mean, found.interval
+        (array([1., 1., 1., 1.]), 1.0, (1.0, 1.0))
     """
 
     centres: list[np.ndarray]
@@ -62,6 +69,13 @@ def monotonicity(explanations: Explanations, *, threshold: float = THRESHOLD) ->
 
     Raises:
         ValueError: no explanation, or one of words or a sentence.
+
+    Example::
+
+        >>> from captum_spes.metrics import monotonicity
+        >>> found = monotonicity(explanation)
+        >>> found.centres[0].round(2), found.forward
+        (array([0.39, 1.05]), array([1.]))
     """
     given = as_list(explanations)
     check_tokens(given)

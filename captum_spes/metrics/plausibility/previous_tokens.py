@@ -35,6 +35,13 @@ class ExplainedToken:
         count: how often it occurs.
         share: how many of its occurrences have their largest value at an intermediate token, 0 to 1.
         by: the intermediate tokens and how often each was it, the most frequent first.
+
+    Example::
+
+        >>> from captum_spes.metrics import previous_token_saliency
+        >>> [found] = previous_token_saliency(explanations, min_count=4).explained
+        >>> found.token, found.share, found.by
+        ('<|endoftext|>', 1.0, [(' So', 4)])
     """
 
     token: str
@@ -54,6 +61,19 @@ class PreviousTokens:
         n_often: how many tokens occur often enough.
         min_count: how often that is.
         min_share: from which a token is in ``explained``.
+
+    Example::
+
+        >>> from captum_spes.metrics import previous_token_saliency
+        >>> found = previous_token_saliency(explanations, min_count=4)
+        >>> round(found.mean("last"), 2), round(found.mean("start"), 2)
+        (0.49, 0.17)
+        >>> low, high = found.interval("last")
+        >>> low < found.mean("last") < high
+        True
+        >>> print(found.compare("last", "start"))
+        +0.329 [+0.325, +0.332], Welch t-test, two-sided: t = 4.0, p = 0.0010
+        >>> found.plot().savefig("previous_tokens.png")
     """
 
     values: dict[Position, list[np.ndarray]]

@@ -50,6 +50,13 @@ class WordTime:
         chance: how many of all frames are there: the hits of a curve that knows nothing.
         precision: how many of the high frames are in the span.
         recall: how many of the span's frames are high.
+
+    Example::
+
+        >>> from captum_spes.metrics import time_localization
+        >>> word = time_localization(explanation, alignment).words[1]
+        >>> word.word, word.hit, round(word.offset, 3)
+        ('no', 1.0, -0.05)
     """
 
     utterance: int
@@ -67,7 +74,7 @@ class WordTime:
 
     @property
     def offset(self) -> float:
-        """Seconds from the middle of the span to the peak: negative where it is early."""
+        """Seconds from the middle of the span to the peak, negative where it is early."""
         return self.peak - (self.begin + self.end) / 2
 
 
@@ -82,6 +89,19 @@ class TimeLocalization:
         n_utterances: explanations.
         tolerance: seconds beside a word that count for the pointing game.
         threshold: of the scaled curve, from which a frame is high.
+
+    Example::
+
+        >>> from captum_spes.metrics import time_localization
+        >>> found = time_localization(explanations, alignments)
+        >>> print(found.test)
+        +0.563 [+0.560, +0.566], paired t-test, one-sided: t = 12.0, p < 0.0001
+        >>> found.papers_test.p_value < 0.01, found.test_against_other_words.p_value < 0.01
+        (True, True)
+        >>> found.mean("hit"), round(found.mean("chance"), 2)
+        (1.0, 0.3)
+        >>> found.interval("hit")
+        (1.0, 1.0)
     """
 
     words: list[WordTime]
@@ -103,7 +123,7 @@ class TimeLocalization:
 
     @property
     def test_against_other_words(self) -> MeanComparison:
-        """Inside against the other words alone: what a map that finds all speech important does not pass."""
+        """Inside against the other words alone, which a map that finds all speech important does not pass."""
         return self._compare("other_words", paired=True)
 
     def _compare(self, other: str, paired: bool) -> MeanComparison:
@@ -224,6 +244,11 @@ def plot_time(explanation: SpeechToTextExplanation, alignment: Alignment) -> Fig
 
     Returns:
         Figure: to save or to change.
+
+    Example::
+
+        >>> from captum_spes.metrics import plot_time
+        >>> plot_time(explanation, alignment).savefig("time.png")
     """
     [given], [times] = aligned(explanation, alignment)
     words = given.words()
