@@ -1,13 +1,37 @@
 """Sphinx configuration: ``sphinx-build -W docs build/docs``."""
 
+import sys
+from pathlib import Path
+
 import captum_spes
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "captum-spes"
 author = copyright = "the captum-spes developers"
 version = release = captum_spes.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    "architecture",
+    "command_line",
+    "external",
+    "mathml",
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
 html_theme = "furo"
+html_title = f"captum-spes {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+toc_object_entries_show_parents = "hide"
+html_math_renderer = "mathml"
+nitpicky = True  # every reference in a docstring or page leads somewhere
+# types of the fields of dataclasses, which no page is about
+nitpick_ignore_regex = [("py:class", r"(captum|collections|numpy|pathlib|captum_spes)\..*")]
+napoleon_use_ivar = True  # attributes as a list in the class, without types of their own
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings say what is taken and returned
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]

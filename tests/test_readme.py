@@ -1,4 +1,4 @@
-"""The Python of the README and of the pages on evaluation, models and plausibility runs as printed."""
+"""The Python of the README, the quick start and the pages on evaluation, models and plausibility runs as printed."""
 
 import re
 import warnings
@@ -15,8 +15,7 @@ from captum_spes.metrics import WordErrorRate, deletion
 from captum_spes.models import SpeechToTextModel
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-
-
+QUICK_START = README.parent / "docs" / "quick_start.md"
 EVALUATION = README.parent / "docs" / "evaluation.md"
 MODELS = README.parent / "docs" / "models.md"
 PLAUSIBILITY = README.parent / "docs" / "plausibility.md"
@@ -32,9 +31,9 @@ def shapes(block):
 
 
 def test_other_methods(tiny_model, audio, tmp_path):
-    """The words of the README's recording, said to a tiny model."""
+    """The words of the quick start's recording, said to a tiny model."""
     soundfile.write(tmp_path / "speech.wav", audio, 16000)
-    found = [block for block in blocks() if "IntegratedGradients(model)" in block or "contrast=" in block]
+    found = [block for block in blocks(QUICK_START) if "IntegratedGradients(model)" in block or "contrast=" in block]
     assert len(found) == 2
     names = {"model": tiny_model, "SPES": SPES, "SpeechToTextAttribution": SpeechToTextAttribution}
     with warnings.catch_warnings():
@@ -46,7 +45,7 @@ def test_other_methods(tiny_model, audio, tmp_path):
 
 
 def test_the_swap():
-    block = next(block for block in blocks() if "FeatureAblation(model)" in block)
+    block = next(block for block in blocks(QUICK_START) if "FeatureAblation(model)" in block)
     names = {}
     exec(block, names)
     assert len(shapes(block)) == 2
@@ -54,10 +53,23 @@ def test_the_swap():
         assert str(list(eval(expression, names))) == f"[{shape}]"
 
 
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+def test_one_word_to_swap(tiny_model, audio, tmp_path, monkeypatch):
+    """The README's Python, on a tiny model in place of Whisper."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("captum_spes.models.load_model", lambda name: tiny_model)
+    soundfile.write("speech.wav", audio, 16000)
+    [block] = blocks()
+    names = {}
+    exec(block.replace("n_samples=1000", "n_samples=90"), names)
+    assert names["explanation"].metadata["method"] == "Integrated Gradients"
+    assert {path.name for path in tmp_path.iterdir()} == {"speech.wav", "spes.png", "integrated_gradients.png"}
+
+
 def test_from_python(bundled_model, sample, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    block = blocks()[0]
-    small = block.replace('"speech.wav", n_samples=3000', f"{str(sample)!r}, n_samples=3, n_token_samples=4")
+    block = blocks(QUICK_START)[0]
+    small = block.replace('"speech.wav", n_samples=1000', f"{str(sample)!r}, n_samples=3, n_token_samples=4")
     assert small != block
     names = {}
     with warnings.catch_warnings():
@@ -76,9 +88,7 @@ def test_metrics(tiny_model, audio):
         audio, "so what", sampling_rate=16000, n_samples=9, n_token_samples=4
     )
     names = {"model": tiny_model, "explanation": explanation, "WordErrorRate": WordErrorRate}
-    readme = next(block for block in blocks() if "import deletion" in block)
-    for block in (readme, blocks(EVALUATION)[0]):
-        exec(block, names)
+    exec(blocks(EVALUATION)[0], names)
     assert len(names["curve"].texts[0]) == 21 and 0 <= names["curve"].auc <= 100
 
 
@@ -115,7 +125,7 @@ def test_a_model_of_ones_own(sample):
     assert len(deletion(model, explanation, percentages=(0, 50)).texts[0]) == 2
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\(([^:)]+)\)", README.read_text()))
+@pytest.mark.parametrize("path", re.findall(r"\]\(([^:)#]+)(?:#[^)]*)?\)", README.read_text()))
 def test_links_lead_somewhere(path):
     assert (README.parent / path).exists()
 
