@@ -27,7 +27,7 @@ class Utterance:
 
         >>> import torch
         >>> from captum_spes.models import Utterance
-        >>> Utterance(torch.rand(1, 200, 80), torch.zeros(1, 2800, 80)).n_frames
+        >>> Utterance(torch.rand(1, 200, 80), torch.zeros(1, 2800, 80)).to("cpu").n_frames
         3000
     """
 
@@ -61,7 +61,7 @@ class Tokens:
 
         >>> import torch
         >>> from captum_spes.models import Tokens
-        >>> Tokens(prompt=torch.tensor([1, 2]), target=torch.tensor([7, 8, 0])).previous
+        >>> Tokens(prompt=torch.tensor([1, 2]), target=torch.tensor([7, 8, 0])).to("cpu").previous
         tensor([1, 2, 7, 8])
     """
 
