@@ -28,7 +28,7 @@ MEASURES = {
     "base_insertion": "insertion, base decodes ↓",
     "size": "size ↓",
     "pointing": "pointing game ↑",
-    "rank_correlation": "rank correlation with long SPES ↑",
+    "rank_correlation": "rank correlation with long SPES, × 100 ↑",
 }
 SMALLER_IS_BETTER = {"insertion", "base_insertion", "size"}
 # of the figure: a curve for each family

@@ -302,7 +302,12 @@ def load_study(items: list[CorpusUtterance], root: Path) -> Study:
 
 def report(items: list[CorpusUtterance], root: Path) -> tuple[str, Figure]:
     study = load_study(items, root)
-    everywhere = study.with_map(*(name for name, recipe in MAPS.items() if recipe.run in CORE and recipe.n_pieces <= 4))
+    core = [
+        name
+        for name, recipe in MAPS.items()
+        if recipe.run in CORE and recipe.first + recipe.n_pieces <= CORE[recipe.run][1]
+    ]
+    everywhere = study.with_map(*(name for name in core if ", run " not in name))
     long = study.with_map(LONG_MAP)
     base = "SPES fine, N = 1,008"
     pairs = [
