@@ -31,6 +31,7 @@ SILENCES = {"", "sil", "<sil>", "sp", "spn", "pau", "<s>", "</s>", "<eps>", "[no
 # those of the Montreal Forced Aligner, of WebMAUS and of other habits
 WORD_TIERS, PHONE_TIERS = ("words", "word", "ort-mau"), ("phones", "phone", "phonemes", "mau")
 SOURCE_TIER = "source"
+MAX_SECONDS = 1e7  # nothing that is spoken lasts longer
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,10 @@ class Alignment:
         for segments in (self.words, self.phones):
             last = 0.0
             for segment in segments:
-                if not last <= segment.begin < segment.end:  # refuses NaN as well
+                if not last <= segment.begin < segment.end < MAX_SECONDS:  # refuses NaN as well
                     raise ValueError(
                         f"{segment.text!r} from {segment.begin} to {segment.end} s is out of order: segments must not "
-                        "end before they begin, nor begin before the one before them."
+                        "end before they begin, nor begin before the one before them, nor last for years."
                     )
                 last = segment.begin
 
@@ -139,7 +140,11 @@ class Alignment:
             else:
                 raise ValueError("it is neither a .TextGrid nor a .json file")
             return cls(_spoken(words, word=True), _spoken(phones), source or path.name)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
+        except KeyError as error:
+            raise ValueError(f"{path} is no alignment that can be read: it has no {error.args[0]!r}.") from error
+        except (ValueError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path} is no alignment that can be read: {error}.".replace("..", ".")) from error
 
     def save(self, path: str | os.PathLike[str], duration: float | None = None) -> None:
@@ -330,10 +335,14 @@ def _read_json(path: Path) -> tuple[list[Segment], list[Segment], str]:
     whole = json.loads(path.read_text(encoding="utf-8"))
     words = whole["w"]
     phones = [phone for word in words for phone in word.get("w", [])]
-    found = (
-        [Segment(str(item["t"]), item["b"], round(item["b"] + item["d"], 6)) for item in x] for x in (words, phones)
-    )
-    return (*found, str(whole.get("source", "")))  # type: ignore[return-value]
+    return list(map(_read_segment, words)), list(map(_read_segment, phones)), str(whole.get("source", ""))
+
+
+def _read_segment(item: dict[str, Any]) -> Segment:
+    text, begin, duration = item["t"], item["b"], item["d"]
+    if not isinstance(text, str) or any(type(seconds) not in (int, float) for seconds in (begin, duration)):
+        raise ValueError(f"a segment has the text {text!r:.80} and the times {begin!r:.40} and {duration!r:.40}")
+    return Segment(text, begin, round(begin + duration, 6))
 
 
 def _read_textgrid(path: Path) -> tuple[list[Segment], list[Segment], str]:

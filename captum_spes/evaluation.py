@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -324,7 +325,9 @@ class Evaluation:
             curve("deletion"),
             curve("insertion"),
             # of models that write all tokens at once, that of the previous tokens does not exist
-            {inputs: sizes(inputs) for inputs in found[0]["size"]} if "size" in self.metrics else {},
+            {inputs: sizes(inputs) for inputs in INPUTS if all(inputs in scores["size"] for scores in found)}
+            if "size" in self.metrics
+            else {},
             seconds=[scores["seconds"] for scores in found],
             forwards=[scores["forwards"] for scores in found],
             backwards=[scores["backwards"] for scores in found],
@@ -348,7 +351,29 @@ class Evaluation:
         scores = _read_json(path)
         if missing := OF_EXPLANATION - scores.keys():
             raise ValueError(f"{path} is damaged (no {', '.join(sorted(missing))}): {ADVICE}.")
+        if wrong := sorted(name for name, value in scores.items() if not self._is_score(name, value)):
+            raise ValueError(f"{path} is damaged ({', '.join(wrong)} cannot be): {ADVICE}.")
         return scores
+
+    def _is_score(self, name: str, value: Any) -> bool:
+        """Whether a file may say so of an explanation."""
+        if name in ("audio_sha256", "text"):
+            return isinstance(value, str)
+        if name in ("forwards", "backwards"):
+            return isinstance(value, int) and 0 <= value < 2**63
+        if name in ("seconds", "reliability"):
+            return value is None or _is_number(value)
+        if name in ("deletion", "insertion"):
+            texts = isinstance(value, list) and all(isinstance(text, str) for text in value)
+            return texts and len(value) == len(self.percentages)
+        if name == "size":
+            if not isinstance(value, dict) or not {INPUTS[0]} <= value.keys() <= set(INPUTS):
+                return False
+            rows = list(value.values())
+            return all(isinstance(row, list) and len(row) == len(THRESHOLDS) for row in rows) and all(
+                _is_number(number) for row in rows for number in row
+            )
+        return True
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -379,6 +404,8 @@ class Evaluation:
         path = self.folder / SETTINGS
         if path.is_file():
             before = _read_json(path, "give another folder")
+            if not isinstance(before.get("methods"), dict):
+                raise ValueError(f"{path} is damaged (no methods): give another folder.")
             if differences := list(_differences(before, self.settings)):
                 raise ValueError(
                     f"{self.folder} holds an evaluation with other arguments: {'; '.join(differences)}. Give the same "
@@ -416,13 +443,22 @@ def _read_json(path: Path, advice: str = ADVICE) -> dict[str, Any]:
             raise ValueError("no object")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): {advice}.") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
     return content
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _passes(explanation: SpeechToTextExplanation) -> dict[str, int]:
     """Inputs that passed through the model, and gradients."""
-    stages = explanation.metadata["passes"].values()
-    return {f"{way}s": sum(stage[way] for stage in stages) for way in ("forward", "backward")}
+    try:
+        stages = list(explanation.metadata["passes"].values())
+        return {f"{way}s": sum(int(stage[way]) for stage in stages) for way in ("forward", "backward")}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError("the metadata of its explanation does not tell its passes: delete that file.") from error
 
 
 def _check_audio(item: CorpusUtterance, digest: str) -> None:

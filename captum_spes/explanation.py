@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 FORMAT = "captum-spes explanation"
 VERSION = 1
+# of a file: one is never larger in memory than some times its size, and these
+MAX_HEADER = 2**24  # characters of what is not in tensors
+MAX_MAPS = 2**28  # values of maps that are written by their patches, 1 GiB; Whisper's longest have 172 million
 
 # seconds between the ends of a recording and of its last frame: models leave out what does not fill a window or a frame
 MAX_DIFFERENCE = 0.05
@@ -65,7 +70,8 @@ class SpeechToTextExplanation:
         metadata: what was done: model, method, arguments, baseline, context, dtype, seed, versions.
 
     Raises:
-        ValueError: shapes that do not fit each other.
+        ValueError: shapes that do not fit each other, or values that are none: texts that are no text, maps with NaN,
+            numbers of tokens, frames or hertz that cannot be.
 
     Example::
 
@@ -100,21 +106,48 @@ class SpeechToTextExplanation:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        n_rows, n_columns = len(self.tokens), len(self.previous_tokens)
-        n_frames, n_channels = self.spectrogram.shape
-        expected = {
-            "spectrogram_attr": (n_rows, n_frames, n_channels),
-            "token_attr": (n_rows, n_columns),
-            "n_previous": (n_rows,),
-            "mel_frequencies": (n_channels,),
+        self._check_values()
+        self._check_tensors()
+
+    def _check_values(self) -> None:
+        for name in ("tokens", "previous_tokens"):
+            texts = getattr(self, name)
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise ValueError(f"{name} must be a list of texts, one for each token.")
+        if not self.tokens:
+            raise ValueError("tokens is empty: an explanation is of one token or more.")
+        kinds: dict[str, tuple[type, str]] = {
+            "text": (str, "a text"),
+            "normalized": (bool, "True or False"),
+            "grouped": (bool, "True or False"),
+            "metadata": (dict, "a dict of what was done"),
         }
+        for name, (kind, words) in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name} must be {words}, not {getattr(self, name)!r:.80}.")
+        rate = self.frames_per_second
+        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate < math.inf:
+            raise ValueError(f"frames_per_second must be a positive number, not {rate!r:.80}.")
+
+    def _check_tensors(self) -> None:
+        n_rows, n_columns = len(self.tokens), len(self.previous_tokens)
+        _check_tensor("spectrogram", self.spectrogram, None)
+        if self.spectrogram.dim() != 2 or not self.spectrogram.numel():
+            raise ValueError(f"spectrogram must be of shape (frames, channels), not {tuple(self.spectrogram.shape)}.")
+        n_frames, n_channels = self.spectrogram.shape
+        _check_tensor("spectrogram_attr", self.spectrogram_attr, (n_rows, n_frames, n_channels))
+        _check_tensor("token_attr", self.token_attr, (n_rows, n_columns))
+        _check_tensor("n_previous", self.n_previous, (n_rows,), integers=True)
+        _check_tensor("mel_frequencies", self.mel_frequencies, (n_channels,))
         if self.reliability is not None:
-            expected["reliability"] = (n_rows,)
+            _check_tensor("reliability", self.reliability, (n_rows,))
         if self.feature_mask is not None:
-            expected["feature_mask"] = (len(self.feature_mask), n_frames, n_channels)
-        for name, shape in expected.items():
-            if tuple(getattr(self, name).shape) != shape:
-                raise ValueError(f"{name} must be of shape {shape}, not {tuple(getattr(self, name).shape)}.")
+            n_granularities = max(len(self.feature_mask), 1) if isinstance(self.feature_mask, Tensor) else 1
+            _check_tensor("feature_mask", self.feature_mask, (n_granularities, n_frames, n_channels), integers=True)
+        if self.n_previous.min() < 0 or self.n_previous.max() > n_columns:
+            raise ValueError(f"n_previous must be from 0 to {n_columns}, the number of previous tokens.")
+        if self.mel_frequencies[0] < 0 or not (self.mel_frequencies.diff() > 0).all():
+            raise ValueError("mel_frequencies must be ascending frequencies in Hz, from 0 on.")
 
     def __repr__(self) -> str:
         method = self.metadata.get("method", "unknown method")
@@ -371,7 +404,11 @@ class SpeechToTextExplanation:
 
         Args:
             path: the file.
-            half: write scores in half precision.
+            half: write the spectrogram and scores in half precision.
+
+        Raises:
+            ValueError: metadata that JSON cannot hold, or values that half precision cannot.
+
 
         Example::
 
@@ -388,25 +425,38 @@ class SpeechToTextExplanation:
             tensors["reliability"] = self.reliability
         dense = True
         if self.feature_mask is not None:
-            tensors["feature_mask"] = self.feature_mask.int()
+            tensors["feature_mask"] = _as_int32(self.feature_mask)
             patches, first = _intersections(self.feature_mask)
             scores = self.spectrogram_attr.flatten(1)[:, first]
-            if scores.shape[1] < patches.numel() and torch.equal(scores[:, patches], self.spectrogram_attr.flatten(1)):
+            smaller = scores.shape[1] < patches.numel() and self.spectrogram_attr.numel() <= MAX_MAPS
+            if smaller and torch.equal(scores[:, patches], self.spectrogram_attr.flatten(1)):
                 tensors["patch_scores"], dense = scores, False
         if dense:
             tensors["spectrogram_attr"] = self.spectrogram_attr
         if half:
-            tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-        fields = ("text", "tokens", "previous_tokens", "frames_per_second", "normalized", "grouped", "metadata")
-        content = {name: getattr(self, name) for name in fields}
+            for name in tensors.keys() - {"n_previous", "mel_frequencies", "feature_mask"}:
+                tensors[name] = tensors[name].half()
+                if not tensors[name].isfinite().all():
+                    raise ValueError(f"{name} holds values that half precision cannot: save with half=False.")
+        content = {name: getattr(self, name) for name in _PLAIN}
+        try:
+            text = json.dumps({"version": VERSION, **content})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"the metadata cannot be written ({error}): it may hold texts, numbers, lists and dicts alone."
+            ) from error
+        if len(text) > MAX_HEADER:
+            raise ValueError(f"the texts and metadata have more than {MAX_HEADER:,} characters: put less into them.")
         # one entry, for safetensors writes several in random order: equal explanations are equal files
-        header = {FORMAT: json.dumps({"version": VERSION, **content})}
-        data = serialize({name: t.cpu().contiguous() for name, t in tensors.items()}, header)
+        data = serialize({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, {FORMAT: text})
         write_atomically(path, data)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SpeechToTextExplanation:
         """Reads what :meth:`save` wrote.
+
+        A file may come from anyone: nothing in it is run, all of it is checked, and it takes no more memory than some
+        times its size and a gigabyte.
 
         Raises:
             ValueError: no such file, or one that is no explanation, is damaged or of a newer version.
@@ -424,26 +474,32 @@ class SpeechToTextExplanation:
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except (error_type, OSError) as error:
+                tensors = {name: file.get_tensor(name) for name in _TENSORS & set(file.keys())}
+        except (error_type, OSError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged or no explanation: {error}") from error
         if FORMAT not in header:
             raise ValueError(f"{path} is no explanation: it is a safetensors file that captum-spes has not written.")
         try:
-            content = json.loads(header[FORMAT])
-            version = int(content.pop("version"))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:  # no such object
+            content = _read_header(header[FORMAT])
+            version = content.pop("version")
+        except (KeyError, TypeError, ValueError, RecursionError) as error:  # no such object
             raise ValueError(f"{path} is damaged: {error}") from error
         if version > VERSION:
             raise ValueError(f"{path} is of version {version}, newer than this library reads ({VERSION}): upgrade it.")
         try:
+            if content.keys() - set(_PLAIN):
+                raise ValueError(f"unknown entries: {', '.join(sorted(content.keys() - set(_PLAIN)))[:80]}")
             tensors = {name: t.float() if t.is_floating_point() else t.long() for name, t in tensors.items()}
             if "patch_scores" in tensors:
-                patches, _ = _intersections(tensors["feature_mask"])
-                dense = tensors.pop("patch_scores")[:, patches]
-                tensors["spectrogram_attr"] = dense.view(-1, *tensors["spectrogram"].shape)
+                tensors["spectrogram_attr"] = _paint(
+                    tensors.pop("patch_scores"), tensors["feature_mask"], len(content["tokens"])
+                )
+            if missing := _REQUIRED - content.keys() - tensors.keys():
+                raise ValueError(f"it has no {', '.join(sorted(missing))}")
             return cls(**content, **tensors)
-        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        except KeyError as error:
+            raise ValueError(f"{path} is damaged: it has no {error.args[0]}") from error
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
 
     # Pictures
@@ -583,6 +639,57 @@ class SpeechToTextExplanation:
         # (T, C) to rows of frequency, the highest first
         pictures = (np.ascontiguousarray(m.T.flip(0).numpy())[..., None] for m in (attr, image))
         return visualization.visualize_image_attr(*pictures, **kwargs)
+
+
+_PLAIN = ("text", "tokens", "previous_tokens", "frames_per_second", "normalized", "grouped", "metadata")
+_TENSORS = {item.name for item in fields(SpeechToTextExplanation)} - set(_PLAIN) | {"patch_scores"}
+_REQUIRED = {
+    item.name for item in fields(SpeechToTextExplanation) if item.default is MISSING and item.default_factory is MISSING
+}
+
+
+def _check_tensor(name: str, value: object, shape: tuple[int, ...] | None, integers: bool = False) -> None:
+    """Raises a ValueError for what is no tensor of a shape and kind, or holds NaN or infinite values."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a tensor, not {type(value).__name__}.")
+    if shape is not None and tuple(value.shape) != shape:
+        raise ValueError(f"{name} must be of shape {shape}, not {tuple(value.shape)}.")
+    if integers:
+        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+            raise ValueError(f"{name} must hold integers, not {value.dtype}.")
+    elif not value.is_floating_point():
+        raise ValueError(f"{name} must hold floating-point numbers, not {value.dtype}.")
+    elif not value.sum(dtype=torch.float64).isfinite():  # without a mask as large as the maps
+        raise ValueError(f"{name} holds NaN or infinite values: the model or the method overflows.")
+
+
+def _as_int32(mask: Tensor) -> Tensor:
+    """Feature ids as a file holds them."""
+    if mask.min() < -(2**31) or mask.max() >= 2**31:
+        raise ValueError("the feature mask holds ids that 32 bits cannot: number the patches 0, 1, ….")
+    return mask.int()
+
+
+def _read_header(text: str) -> dict[str, Any]:
+    """The texts, numbers and metadata of a file, with the version of its format."""
+    if len(text) > MAX_HEADER:
+        raise ValueError(f"its header has {len(text):,} characters, more than any that captum-spes writes")
+    content = json.loads(text)
+    if not isinstance(content, dict) or type(content.get("version")) is not int or content["version"] < 1:
+        raise ValueError("its header is no JSON object with a version")
+    return content
+
+
+def _paint(patch_scores: Tensor, feature_mask: Tensor, n_rows: int) -> Tensor:
+    """Maps (K, T, C) of the scores (K, P) of patches, checked before they take up memory."""
+    if feature_mask.dim() != 3 or not feature_mask.numel():
+        raise ValueError(f"feature_mask must be of shape (granularities, frames, channels), not {feature_mask.shape}")
+    patches, first = _intersections(feature_mask)
+    if patch_scores.shape != (n_rows, len(first)):
+        raise ValueError(f"patch_scores must be of shape {(n_rows, len(first))}, not {tuple(patch_scores.shape)}")
+    if n_rows * len(patches) > MAX_MAPS:
+        raise ValueError(f"its maps would have {n_rows * len(patches):,} values, more than {MAX_MAPS:,}")
+    return patch_scores[:, patches].view(-1, *feature_mask.shape[1:])
 
 
 def _is_positive(explanation: SpeechToTextExplanation) -> bool:

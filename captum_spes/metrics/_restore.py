@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+MAX_MISSING = 2  # frames
 NEEDED = ("model", "token_ids", "previous_token_ids", "context_seconds", "dtype")
 
 
@@ -47,11 +51,17 @@ def restore(
         raise ValueError("the explanation is of a contrast of two words: give one of the tokens.")
     if explanation.grouped and (tokens_only or len(explanation.tokens) > 1):
         raise ValueError("the explanation is of words or a sentence: give that of the tokens, before words().")
+    _check(metadata, len(explanation.previous_tokens))
     target, previous = metadata["token_ids"], metadata["previous_token_ids"]
     utterance = model.from_features(explanation.spectrogram[None])
     n_padding = round(metadata["context_seconds"] * model.frames_per_second) - len(explanation.spectrogram)
     # SeamlessM4T's may end with a pair of frames that it does not hear, of which the spectrogram knows nothing
     n_missing = max(n_padding - utterance.padding.shape[1], 0)
+    if n_missing > MAX_MISSING:
+        raise ValueError(
+            f"the explanation's context of {metadata['context_seconds']} s is longer than the window of {model.name}: "
+            "its metadata is damaged."
+        )
     padding = torch.nn.functional.pad(utterance.padding[:, :n_padding], (0, 0, 0, n_missing))
     utterance = replace(utterance, padding=padding, dtype=getattr(torch, metadata["dtype"]))
     generated = metadata.get("target") == "generated"
@@ -62,3 +72,24 @@ def restore(
     return utterance, Tokens(
         torch.tensor(prompt, device=device), torch.tensor(target, device=device), generated=generated
     )
+
+
+def _check(metadata: dict[str, Any], n_previous: int) -> None:
+    """Raises a ValueError for metadata, of a file maybe, that no explanation has."""
+    target, previous = metadata["token_ids"], metadata["previous_token_ids"]
+    seconds = metadata["context_seconds"]
+    valid = {
+        "token_ids": _is_ids(target) and len(target) > 0,
+        "previous_token_ids": _is_ids(previous) and len(previous) == n_previous,
+        "context_seconds": isinstance(seconds, (int, float)) and 0 < seconds < math.inf,
+        "dtype": metadata["dtype"] in DTYPES,
+        "gen_args": isinstance(metadata.get("gen_args", {}), dict),
+    }
+    if wrong := [name for name, is_valid in valid.items() if not is_valid]:
+        raise ValueError(f"the explanation's metadata is damaged: {' and '.join(wrong)} cannot be so.")
+    if previous and previous[len(previous) - len(target) + 1 :] != target[:-1]:
+        raise ValueError("the explanation's metadata is damaged: its previous tokens do not end with its tokens.")
+
+
+def _is_ids(ids: object) -> bool:
+    return isinstance(ids, list) and all(type(token) is int and 0 <= token < 2**31 for token in ids)

@@ -15,6 +15,8 @@ from captum_spes.models.protocol import SpeechToTextModel
 # a map (T, C) for each explanation, or a random order
 Maps = Tensor | Sequence[Tensor] | Literal["random"]
 
+# arguments of generation by which transformers fetches code and runs it
+CODE = {"custom_generate", "trust_remote_code"}
 # a text is not let grow beyond so many tokens, unless the original is as long
 MAX_NEW_TOKENS = 200
 
@@ -41,6 +43,11 @@ class Rewriter:
         self.utterance, self.tokens = restore(model, explanation)
         self.baseline = model.baseline(self.utterance)
         gen_args = explanation.metadata.get("gen_args", {})
+        if unsafe := CODE & gen_args.keys():
+            raise ValueError(
+                f"the explanation's metadata has {' and '.join(sorted(unsafe))} among its gen_args, which would run "
+                "code from elsewhere: it is not to be trusted."
+            )
         if max_new_tokens is None:
             n_tokens = len(self.tokens.target)
             longest = max(n_tokens, min(2 * n_tokens + 10, MAX_NEW_TOKENS))
