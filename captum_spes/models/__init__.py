@@ -44,6 +44,9 @@ def load_model(
     Returns:
         SpeechToTextModel: to be wrapped, ``SpeechToTextAttribution(SPES(model))``.
 
+    Weights are read from safetensors files alone: pickled ones (``pytorch_model.bin``) may run code. A model's own code
+    (``trust_remote_code``) is never run; load such a model yourself and give it with its processor.
+
     Raises:
         ValueError: the model cannot be found, read or supported, or the device is not there; the message says which.
         ImportError: the ``speech`` extra is missing, or that of a family's tokenizer; the message says which.
@@ -77,14 +80,19 @@ def load_model(
 
 
 def _load_pretrained(name: str, bundle: Bundle | None) -> tuple[Any, Any]:
-    """A model of the hub or a folder, or the hub's of a bundle that is not installed."""
+    """A model of the hub or a folder, or the hub's of a bundle that is not installed.
+
+    Nothing of it is run: weights are read from safetensors files, never from pickles, and its own code is left alone.
+    """
     from transformers import AutoConfig
 
     hub_name = f"openai/{name}" if bundle else name
     try:
-        config = AutoConfig.from_pretrained(hub_name)
+        config = AutoConfig.from_pretrained(hub_name, trust_remote_code=False)
         family = find_family(config.model_type, (config.architectures or [config.model_type])[0])
-        model, info = family.model_class().from_pretrained(hub_name, dtype=torch.float32, output_loading_info=True)
+        model, info = family.model_class().from_pretrained(
+            hub_name, dtype=torch.float32, output_loading_info=True, use_safetensors=True, weights_only=True
+        )
         processor = _load_processor(hub_name, family)
     except (UnsupportedModelError, ImportError):
         raise
@@ -95,6 +103,11 @@ def _load_pretrained(name: str, bundle: Bundle | None) -> tuple[Any, Any]:
             else "give the id of a Hugging Face model, the path of a folder that holds one, or whisper-tiny.en"
         )
         reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if "custom code" in reason:
+            hint = "its own code is not run; load it yourself, and give it in memory with its processor"
+        elif "safetensors" in reason or "weights_only" in reason:
+            hint = "weights are read from safetensors files alone, for pickled ones may run code: save it anew"
+            reason = reason.split(". ")[0]
         raise ValueError(f"the model {name!r} cannot be loaded: {hint}. ({reason})") from error
     if info["missing_keys"] or info["mismatched_keys"]:
         missing = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
@@ -109,7 +122,7 @@ def _load_processor(name: str, family: Family) -> Any:
     from transformers import AutoProcessor
 
     try:
-        return AutoProcessor.from_pretrained(name)
+        return AutoProcessor.from_pretrained(name, trust_remote_code=False)
     except ImportError as error:
         reason = str(error).strip().split("\n")[0]
         raise ImportError(

