@@ -84,26 +84,30 @@ class _Entry:
     fields: dict[str, str]
 
 
-def load_corpus(path: str | os.PathLike[str]) -> Corpus:
+def load_corpus(path: str | os.PathLike[str], *, allow_outside: bool = False) -> Corpus:
     """Reads a corpus; the audio itself is not opened.
 
     A manifest follows the ``audiofolder`` convention of Hugging Face datasets: a CSV file with a header, or a JSONL
     file with one object a line, in UTF-8. ``file_name`` is the audio's path, absolute or relative to the manifest's
-    folder; ``transcription`` is optional, and all else is kept as text.
+    folder; ``transcription`` is optional, and all else is kept as text. What a manifest from elsewhere names is read
+    within its own folder alone, unless you allow more.
 
     Args:
         path: a manifest, ``.csv`` or ``.jsonl``; or a folder. In a folder ``metadata.csv`` or ``metadata.jsonl`` is
             read where there is one. Otherwise all of its audio files, those of its subfolders too, make the corpus,
             sorted by path; the transcription of ``name.wav`` is ``name.txt`` beside it, where there is one. Hidden
             files are passed over.
+        allow_outside: whether the manifest may name audio outside its folder: by an absolute path, by ``..``, or by a
+            symbolic link that leads out.
 
     Returns:
         Corpus: its utterances. Audio that does not exist and transcriptions that are no text are left out and told
         as its problems.
 
     Raises:
-        ValueError: no such path; a manifest that is malformed, names a file twice, or is empty; a folder with two
-            manifests or without audio; no utterance is left. The message says which, and on which line.
+        ValueError: no such path; a manifest that is malformed, names a file twice or one outside its folder, or is
+            empty; a folder with two manifests or without audio; no utterance is left. The message says which, and on
+            which line.
 
     Warns:
         UserWarning: transcriptions are probably missed: they have another column, or a manifest is in a subfolder.
@@ -126,7 +130,7 @@ def load_corpus(path: str | os.PathLike[str]) -> Corpus:
     if source.is_dir():
         folder, entries = source, _read_folder(source, problems)
     else:
-        folder, entries = source.parent, _read_manifest(source)
+        folder, entries = source.parent, _read_manifest(source, allow_outside)
     utterances = []
     # ids of all entries: they stay as they are when missing audio turns up
     for entry, name in zip(entries, _make_ids([entry.file_name for entry in entries])):
@@ -221,7 +225,7 @@ def _read_folder(folder: Path, problems: dict[str, str]) -> list[_Entry]:
 # Manifests
 
 
-def _read_manifest(path: Path) -> list[_Entry]:
+def _read_manifest(path: Path, allow_outside: bool) -> list[_Entry]:
     records = _csv_records(path) if path.suffix.lower() == ".csv" else _json_records(path)
     entries = []
     lines: dict[str, int] = {}
@@ -232,6 +236,11 @@ def _read_manifest(path: Path) -> list[_Entry]:
         name, transcription = record.pop("file_name"), record.pop("transcription", None)
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"{where}: file_name must be the path of an audio file, not {_as_text(name)!r}.")
+        if not allow_outside and not _is_inside(path.parent, name):
+            raise ValueError(
+                f"{where}: {name} is outside the manifest's folder: move the audio there, or allow it with "
+                "allow_outside=True (--allow-outside) if you trust the manifest."
+            )
         if name in lines:
             raise ValueError(
                 f"{where}: {name} is on line {lines[name]} already: list every file once, as the results of one would "
@@ -251,6 +260,14 @@ def _read_manifest(path: Path) -> list[_Entry]:
             stacklevel=3,
         )
     return entries
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Whether a path, links followed, is in a folder."""
+    try:
+        return (folder / name).resolve().is_relative_to(folder.resolve())
+    except (ValueError, OSError, RuntimeError):  # no file can have such a name, or a link leads to itself
+        return True  # it is told as missing
 
 
 def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

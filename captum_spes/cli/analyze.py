@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from captum_spes.analysis import MINIMAL_PAIR, SECTIONS, analyze
-from captum_spes.cli.options import split_names
-from captum_spes.cli.output import make_folder
+from captum_spes.cli.options import AllowOutside, split_names
+from captum_spes.cli.output import make_folder, say
 from captum_spes.corpus import load_corpus
 from captum_spes.metrics.plausibility.kurtosis import MIN_COUNT
 
@@ -23,6 +23,7 @@ def analyze_folder(
         Path | None,
         typer.Option(help="Manifest or folder of the audio: for alignments beside it, and for its column gender."),
     ] = None,
+    allow_outside: AllowOutside = False,
     force_align: Annotated[
         bool, typer.Option("--force-align", help="Align the corpus' English audio where there is no alignment.")
     ] = False,
@@ -38,17 +39,17 @@ def analyze_folder(
     report = analyze(
         folder,
         alignments=alignments,
-        corpus=None if corpus is None else load_corpus(corpus),
+        corpus=None if corpus is None else load_corpus(corpus, allow_outside=allow_outside),
         min_count=min_count,
         words=split_names(words, "--words"),
         align=force_align,
-        callback=lambda method: print(f"Analysing {method}", flush=True),
+        callback=lambda method: say(f"Analysing {method}"),
     )
     paths = report.save(make_folder(output or folder / "analysis"))
     done = [section.title for name, section in SECTIONS.items() if report.findings[name]]
-    print(f"\nDone: {', '.join(done)} (min_count {min_count})")
+    say(f"\nDone: {', '.join(done)} (min_count {min_count})")
     if report.problems:
-        print("\nNot computed:")
+        say("\nNot computed:")
         for name, reason in report.problems.items():
-            print(f"  {name}: {reason}")
-    print(f"\nWrote {paths[0]}\n      {paths[1]}\n      and {len(paths) - 2} figures")
+            say(f"  {name}: {reason}")
+    say(f"\nWrote {paths[0]}\n      {paths[1]}\n      and {len(paths) - 2} figures")

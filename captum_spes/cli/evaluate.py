@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from captum_spes.cli.options import (
     WINDOWS,
+    AllowOutside,
     Budget,
     Context,
     Device,
@@ -28,7 +29,7 @@ from captum_spes.cli.options import (
     parse_context,
     split_names,
 )
-from captum_spes.cli.output import make_folder, print_table
+from captum_spes.cli.output import make_folder, print_table, say
 from captum_spes.corpus import CorpusUtterance, load_corpus
 from captum_spes.evaluation import METRICS, Evaluation
 from captum_spes.metrics import Bleu, WordErrorRate
@@ -52,6 +53,7 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Perturbations of SPES, its variants and Bubble Noise, in place of the preset's."),
     ] = None,
+    allow_outside: AllowOutside = False,
     n_utterances: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     reference: Annotated[
         ReferenceName | None,
@@ -81,7 +83,7 @@ def evaluate(
     if n_samples is not None:
         chosen = {k: m.with_samples(n_samples) if m.samples_perturbations else m for k, m in chosen.items()}
     how = WordErrorRate(normalizer.value) if score is ScoreName.wer else Bleu()
-    utterances = load_corpus(corpus)
+    utterances = load_corpus(corpus, allow_outside=allow_outside)
     utterances = replace(utterances, utterances=utterances.utterances[:n_utterances])
     window, dtype = WINDOWS[preset]
     name = (corpus.parent if corpus.is_file() else corpus).resolve().name
@@ -117,11 +119,11 @@ def _run_evaluation(evaluation: Evaluation) -> bool:
     corpus = evaluation.corpus
     n_done, total = evaluation.progress()
     left_out = f", {len(corpus.problems)} left out" if corpus.problems else ""
-    print(f"Corpus:     {len(corpus.utterances)} utterances of {corpus.source}{left_out}")
-    print(f"Model:      {evaluation.model.name}")
-    print(f"Methods:    {', '.join(evaluation.methods)}")
+    say(f"Corpus:     {len(corpus.utterances)} utterances of {corpus.source}{left_out}")
+    say(f"Model:      {evaluation.model.name}")
+    say(f"Methods:    {', '.join(evaluation.methods)}")
     if n_done:
-        print(f"Resuming:   {n_done} of {total} explanations are there.")
+        say(f"Resuming:   {n_done} of {total} explanations are there.")
     sys.stdout.flush()
     warnings.filterwarnings("ignore", "the maps are noisy")  # a table says how reliable they are
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what is finished is on disk
@@ -154,10 +156,10 @@ def _report_results(results: Results, folder: Path) -> None:
     few = f"fewer than {MIN_PAIRS} utterances decide nothing; intervals are in summary.md"
     print_table(results.paired_table(intervals=False), f"Against {results.baseline} ({few})")
     if results.problems:
-        print("\nLeft out:")
+        say("\nLeft out:")
         for name, reason in results.problems.items():
-            print(f"  {name}: {reason}")
-    print("\nWrote " + "\n      ".join(map(str, results.save(folder))))
+            say(f"  {name}: {reason}")
+    say("\nWrote " + "\n      ".join(map(str, results.save(folder))))
 
 
 def percentages(step: float, until: float) -> list[float]:

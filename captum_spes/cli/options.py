@@ -64,6 +64,10 @@ BatchSize = Annotated[
     int | None,
     typer.Option(min=1, help="Perturbations evaluated at once. Default: 16, on a GPU what a short probe finds fast."),
 ]
+AllowOutside = Annotated[
+    bool,
+    typer.Option("--allow-outside", help="Let the manifest name audio outside its folder, by absolute paths, say."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is random.")]
 
 
