@@ -1,20 +1,24 @@
-"""Files that are there whole or not at all, and tables in them."""
+"""Files that are there whole or not at all, tables in them, and text of others that is safe to show."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+# what a terminal obeys in place of showing it, what turns the direction of writing, and halves of characters
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
     """Writes a file all at once: a process that is killed leaves the old one, or none. Text is in UTF-8."""
     path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        part = Path(folder) / path.name
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder:
+        part = Path(folder) / "part"
+        part.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
         os.replace(part, path)
 
 
@@ -30,7 +34,21 @@ def sha256(path: str | os.PathLike[str]) -> str:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
 
 
+def printable(text: object) -> str:
+    """A text that no terminal obeys: control characters but line ends and tabs become their escapes, such as ``\\x1b``.
+
+    Transcripts, file names and messages of libraries may hold them.
+    """
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
+
+
+def markdown_line(text: object) -> str:
+    """A text as one line of Markdown that shows it as it is: no cell, tag, link or picture begins in it."""
+    line = printable(" ".join(str(text).split()))
+    return re.sub(r"[\\|<]|(?<=\])\(", r"\\\g<0>", line)
+
+
 def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table, the header first."""
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(map(markdown_line, row)) + " |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from captum_spes._files import markdown_table
+from captum_spes._files import markdown_line, markdown_table, write_atomically
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.metrics import additive_attributions, infidelity, rank_correlation
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
@@ -249,8 +249,8 @@ class Comparison:
     def save(self, folder: Path) -> list[Path]:
         """Writes comparison.json, comparison.md and the figures into a folder; the explanations are not among them."""
         paths = [folder / name for name in ("comparison.json", "comparison.md", "words.png", "sentence.png")]
-        paths[0].write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        paths[1].write_text(self._markdown(), encoding="utf-8")
+        write_atomically(paths[0], json.dumps(self.to_dict(), indent=1) + "\n")
+        write_atomically(paths[1], self._markdown())
         self.plot_words().savefig(paths[2], dpi=150)
         self.plot_sentence().savefig(paths[3], dpi=150)
         return paths
@@ -259,7 +259,7 @@ class Comparison:
         entry = self.to_dict()
         return "\n".join(
             [
-                f"# {entry['text']}",
+                f"# {markdown_line(entry['text'])}",
                 "",
                 f"Budgets: {entry['preset']}; seed {entry['seed']}. Forwards and backwards count inputs that pass "
                 "through the model, for the spectrogram and for the previous tokens. Infidelity (smaller is better) is "

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from captum_spes._files import markdown_table, write_atomically
+from captum_spes._files import markdown_line, markdown_table, write_atomically
 from captum_spes.metrics import DeletionCurve, SizeCurve
 from captum_spes.metrics._bootstrap import LEVEL, N_RESAMPLES, draw_utterances, interval, interval_ends
 from captum_spes.metrics._curve import auc
@@ -371,7 +371,7 @@ class Results:
     def markdown(self) -> str:
         """The tables, and what is to be known of them."""
         lines = [
-            f"# {self.settings.get('model', 'Model')} on {_count(len(self.utterances), 'utterance')}",
+            f"# {markdown_line(self.settings.get('model', 'Model'))} on {_count(len(self.utterances), 'utterance')}",
             "",
             *markdown_table(self.table(bold=True)),
             "",
@@ -390,7 +390,12 @@ class Results:
                 "",
             ]
         if self.problems:
-            lines += ["## Left out", "", *(f"- {name}: {reason}" for name, reason in self.problems.items()), ""]
+            lines += [
+                "## Left out",
+                "",
+                *(f"- {markdown_line(f'{name}: {reason}')}" for name, reason in self.problems.items()),
+                "",
+            ]
         methods = self.settings.get("methods", {})
         given = {**self.settings, **{f"method {name}": value for name, value in methods.items()}}
         given.pop("methods", None)

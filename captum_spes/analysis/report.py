@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from captum_spes._files import markdown_table, write_atomically
+from captum_spes._files import markdown_line, markdown_table, write_atomically
 from captum_spes.analysis.sections import SECTIONS, Finding
+
+MAX_NAME = 200  # bytes of a file's name; file systems allow 255
 
 
 @dataclass
@@ -88,7 +91,7 @@ class Report:
         """The tables, links to the figures, and what could not be computed."""
         total = sum(self.n_explanations.values())
         lines = [f"# Plausibility of {total} explanations", ""]
-        lines += [f"- {method}: {n} explanations" for method, n in self.n_explanations.items()]
+        lines += [f"- {markdown_line(method)}: {n} explanations" for method, n in self.n_explanations.items()]
         for name, section in SECTIONS.items():
             if found := self.findings.get(name):
                 rows = [(method, *row) for method, finding in found.items() for row in finding.rows]
@@ -96,15 +99,18 @@ class Report:
                 lines += markdown_table([("method", *section.columns), *rows])
                 figures = [figure for finding in found.values() for figure in finding.figures]
                 # those of single utterances are many
-                pictures = [f"![{figure}](<{_file_name(figure)}>)" for figure in figures if "/" not in figure]
-                single = [f"[{figure}](<{_file_name(figure)}>)" for figure in figures if "/" in figure]
+                pictures = [
+                    f"![{markdown_line(figure)}](<{_file_name(figure)}>)" for figure in figures if "/" not in figure
+                ]
+                single = [f"[{markdown_line(figure)}](<{_file_name(figure)}>)" for figure in figures if "/" in figure]
                 lines += ["", *pictures] if pictures else []
                 lines += ["", f"Utterances: {', '.join(single)}"] if single else []
         unmatched = self._unmatched()
         if unmatched:
-            lines += ["", "## Words without a time", "", ", ".join(unmatched)]
+            lines += ["", "## Words without a time", "", markdown_line(", ".join(unmatched))]
         if self.problems:
-            lines += ["", "## Not computed", "", *(f"- {name}: {reason}" for name, reason in self.problems.items())]
+            lines += ["", "## Not computed", ""]
+            lines += [f"- {markdown_line(f'{name}: {reason}')}" for name, reason in self.problems.items()]
         lines += ["", "## Settings", ""]
         lines += [f"- {key}: `{json.dumps(value, ensure_ascii=False)}`" for key, value in self.settings.items()]
         return "\n".join(lines) + "\n"
@@ -117,8 +123,13 @@ class Report:
 
 
 def _file_name(figure: str) -> str:
-    """Methods may have any name, such as |IntegratedGradients|."""
-    return re.sub(r"[^\w()+~./-]+", "_", figure) + ".png"
+    """Methods may have any name, such as |IntegratedGradients|, and one in a file from elsewhere, ../../x."""
+    parts = (re.sub(r"[^\w()+~.-]+", "_", part).lstrip(".") or "_" for part in figure.split("/"))
+    return "/".join(part if len(part.encode()) <= MAX_NAME else part[:50] + _digest(part) for part in parts) + ".png"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def _without_nan(value: Any) -> Any:

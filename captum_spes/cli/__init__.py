@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import warnings
@@ -10,6 +11,7 @@ import torch
 import typer
 
 from captum_spes.cli import analyze, compare, evaluate, explain, listen
+from captum_spes.cli.output import say
 
 app = typer.Typer(
     help="Explain why a speech-to-text model wrote each word.",
@@ -26,7 +28,10 @@ app.command()(listen.listen)
 def run() -> None:
     """Runs the command line with errors as single sentences on stderr, exit code 2 for what the user can mend."""
     signal.signal(signal.SIGINT, lambda *_: _fail("interrupted: what is not written yet is lost.", 128 + signal.SIGINT))
-    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: say(f"Warning: {message}", error=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what an old terminal's encoding lacks is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (ValueError, ImportError, OSError) as error:
@@ -40,5 +45,5 @@ def run() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"Error: {' '.join(message.split())}", file=sys.stderr)
+    say(f"Error: {' '.join(message.split())}", error=True)
     sys.exit(code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +22,7 @@ from captum_spes.cli.options import (
     Target,
     split_names,
 )
-from captum_spes.cli.output import make_folder, print_table, progress
+from captum_spes.cli.output import make_folder, print_table, progress, say
 from captum_spes.comparison import DEFAULT_METHODS, Comparison
 from captum_spes.named_methods import describe_methods, find_method
 
@@ -63,7 +62,7 @@ def compare(
         raise ValueError("no method could be run.")
     print_table(comparison.table(), "Cost and infidelity (smaller is better)")
     print_table(comparison.rank_table(), "Spearman's correlation of the maps, mean over the tokens")
-    print("\nWrote " + "\n      ".join(map(str, [*paths, *comparison.save(folder)])))
+    say("\nWrote " + "\n      ".join(map(str, [*paths, *comparison.save(folder)])))
     if interrupted:
         raise typer.Exit(128 + signal.SIGINT)
 
@@ -72,15 +71,15 @@ def _run_all(comparison: Comparison, names: list[str], folder: Path) -> tuple[li
     """Runs methods one by one and saves each explanation at once; whether Ctrl-C ended it."""
     paths: list[Path] = []
     for number, name in enumerate(names, 1):
-        print(f"\n[{number}/{len(names)}] {name}", flush=True)
+        say(f"\n[{number}/{len(names)}] {name}")
         try:
             with progress(can_stop=False) as callback:
                 explanation = comparison.run(name, callback)
         except ValueError as error:
-            print(f"Left out: {error}", file=sys.stderr)
+            say(f"Left out: {error}", error=True)
             continue
         except KeyboardInterrupt:
-            print(f"Stopped in {name}; the methods before it are kept.", file=sys.stderr)
+            say(f"Stopped in {name}; the methods before it are kept.", error=True)
             return paths, True
         paths.append(folder / f"{name}.safetensors")
         explanation.save(paths[-1])

@@ -23,7 +23,7 @@ from captum_spes.cli.options import (
     Seed,
     Target,
 )
-from captum_spes.cli.output import make_folder, progress
+from captum_spes.cli.output import make_folder, progress, say
 from captum_spes.cli.ranks import device_of_rank, torchrun_ranks
 from captum_spes.methods import ALL_TOKENS
 from captum_spes.named_methods import find_method
@@ -77,11 +77,11 @@ def explain(
         given = named.arguments_of(inputs.model, preset.value, len(inputs.tokens.target))
         numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))
         ranks = "" if group is None else f", shared by {group.size()} ranks"
-        print(f"Method:     {method} ({preset.value} preset{numbers}{ranks})", flush=True)
+        say(f"Method:     {method} ({preset.value} preset{numbers}{ranks})")
         folder = make_folder(output or Path("spes-output") / stem(audio))
         checkpoint = folder / "checkpoint"
         if any(checkpoint.glob("*.safetensors")):
-            print(f"Resuming:   what was done before is in {checkpoint}", flush=True)
+            say(f"Resuming:   what was done before is in {checkpoint}")
         is_first = group is None or group.rank() == 0
         with progress(can_stop=True, show=is_first) as callback:
             explanation = named.explain(
@@ -123,8 +123,8 @@ def _write(explanation: SpeechToTextExplanation, folder: Path) -> list[Path]:
 def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:
     if explanation.metadata["partial"]:
         done = explanation.metadata["done"]
-        print("\nPartial: stopped after " + " and ".join(f"{n} samples of the {stage}" for stage, n in done.items()))
-        print("The same command goes on with the rest.")
+        say("\nPartial: stopped after " + " and ".join(f"{n} samples of the {stage}" for stage, n in done.items()))
+        say("The same command goes on with the rest.")
     # only methods that sample know how reliable they are
     known = explanation.reliability
     reliability = [""] * len(explanation.tokens) if known is None else [f"{value:.2f}" for value in known.tolist()]
@@ -136,11 +136,11 @@ def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:
     for token, top, value in zip(explanation.tokens, top_tokens, reliability):
         columns.append((token.strip(), top.strip(), value))
     widths = [max(len(row[i]) for row in columns) for i in range(2)]
-    print()
+    say()
     for row in columns:
-        print(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}".rstrip())
+        say(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}".rstrip())
     if not has_previous:
-        print("\nThere are no previous tokens to explain them, as of a model that writes all tokens at once.")
+        say("\nThere are no previous tokens to explain them, as of a model that writes all tokens at once.")
     if known is not None:
-        print(f"\nReliability (correlation of two halves of the samples, mean of the tokens): {known.mean():.2f}")
-    print("\nWrote " + "\n      ".join(map(str, paths)))
+        say(f"\nReliability (correlation of two halves of the samples, mean of the tokens): {known.mean():.2f}")
+    say("\nWrote " + "\n      ".join(map(str, paths)))

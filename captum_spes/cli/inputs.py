@@ -11,6 +11,7 @@ from typing import Any
 
 from captum_spes import SPES, SpeechToTextAttribution
 from captum_spes.cli.options import WINDOWS, Preset, parse_context
+from captum_spes.cli.output import say
 from captum_spes.models import load_model
 from captum_spes.models.context import context_seconds
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
@@ -41,17 +42,17 @@ def prepare(
     window, dtype = WINDOWS[preset]
     if context is not None:
         window = parse_context(context)
-    print(f"Audio:      {audio or 'the bundled sample (synthesised speech)'}", flush=True)
+    say(f"Audio:      {audio or 'the bundled sample (synthesised speech)'}")
     speech_model = load_model(model, device=device)
     gen_args = {"num_beams": num_beams} if num_beams > 1 else {}
     attribution = SpeechToTextAttribution(SPES(speech_model))
     with audio_file(audio) as path:
         utterance, tokens = attribution.prepare(path, target, gen_args=gen_args, context=window, dtype=dtype)
-    print(
+    say(
         f"Model:      {speech_model.name} on {utterance.spectrogram.device}, "
         f"{str(utterance.dtype).removeprefix('torch.')}, {context_seconds(speech_model, utterance):g} s of context"
     )
-    print(f"Transcript: {attribution.text(tokens)}", flush=True)
+    say(f"Transcript: {attribution.text(tokens)}")
     return Inputs(speech_model, utterance, tokens, gen_args)
 
 

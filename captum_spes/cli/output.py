@@ -12,13 +12,21 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from tqdm import tqdm
+
+from captum_spes._files import printable
 
 if TYPE_CHECKING:
     from types import FrameType
 
 # of the tables, in characters: numbers that a narrow terminal breaks are read better than those it leaves out
 MAX_WIDTH = 130
+
+
+def say(text: object = "", error: bool = False) -> None:
+    """Prints a text at once, on stderr where it is an error. What a terminal would obey in it is shown as it is."""
+    print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
@@ -28,10 +36,10 @@ def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
         # names are to be copied and numbers to be read: only sentences are folded
         table.add_column(column[0], no_wrap=max(map(len, column)) < 28)
     for row in rows[1:]:
-        table.add_row(*row)
+        table.add_row(*(Text(printable(cell)) for cell in row))  # no markup: [red] is text, too
     console = Console(width=MAX_WIDTH)
     width = console.measure(table).maximum
-    print()
+    say()
     Console(width=max(Console().width, width)).print(table)
 
 
