@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,12 +65,12 @@ def slic_feature_mask(
     from skimage.segmentation import slic
 
     _check_spectrogram(spectrogram)
-    counts = patches_per_second if n_patches is None else n_patches
-    counts = list(counts) if isinstance(counts, Sequence) else [counts]
+    given = patches_per_second if n_patches is None else n_patches
+    counts: list[Any] = list(given) if isinstance(given, (tuple, list)) else [given]
     name = "patches_per_second" if n_patches is None else "n_patches"
-    if not counts or min(counts) <= 0:
+    if not counts or not all(_is_positive(count) for count in counts):
         raise ValueError(f"{name} must be positive numbers, one for each granularity, not {counts}.")
-    if min(max_seconds, frames_per_second, compactness) <= 0 or sigma < 0:
+    if not all(map(_is_positive, (max_seconds, frames_per_second, compactness, sigma or 1))):
         raise ValueError("max_seconds, frames_per_second and compactness must be positive, and sigma not negative.")
     n_frames, n_channels = spectrogram.shape[1:]
     if n_patches is None:
@@ -122,7 +125,8 @@ def grid_feature_mask(spectrogram: Tensor, patch_size: tuple[int, int]) -> Tenso
                  [2, 2, 3, 3]]])
     """
     _check_spectrogram(spectrogram)
-    if len(patch_size) != 2 or min(patch_size) < 1:
+    sizes = patch_size if isinstance(patch_size, (tuple, list)) else ()
+    if len(sizes) != 2 or not all(isinstance(size, Integral) and size > 0 for size in sizes):
         raise ValueError(f"patch_size must be two positive integers, frames and mel channels, not {patch_size}.")
     n_frames, n_channels = spectrogram.shape[1:]
     rows = torch.arange(n_frames, device=spectrogram.device) // patch_size[0]
@@ -130,7 +134,13 @@ def grid_feature_mask(spectrogram: Tensor, patch_size: tuple[int, int]) -> Tenso
     return (rows[:, None] * (columns[-1] + 1) + columns)[None]
 
 
+def _is_positive(number: object) -> bool:
+    return isinstance(number, Real) and 0 < float(number) < math.inf
+
+
 def _check_spectrogram(spectrogram: Tensor) -> None:
+    if not isinstance(spectrogram, Tensor):
+        raise TypeError(f"the spectrogram must be a tensor, not {type(spectrogram).__name__}.")
     if spectrogram.dim() != 3 or not spectrogram.numel():
         raise ValueError(
             f"the spectrogram must be of shape (batch, frames, mel channels), not {tuple(spectrogram.shape)}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -193,7 +193,7 @@ def _format_probs(perturbation_prob: float | tuple[float, ...], n_inputs: int) -
     if len(probs) != n_inputs:
         raise ValueError(f"perturbation_prob has {len(probs)} values for {n_inputs} inputs: give one, or one each.")
     for prob in probs:
-        if not 0 < prob < 1:
+        if not isinstance(prob, Real) or not 0 < prob < 1:
             raise ValueError(f"perturbation_prob must lie strictly between 0 and 1, not {prob}.")
     return tuple(float(prob) for prob in probs)
 
