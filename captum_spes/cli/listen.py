@@ -12,7 +12,7 @@ from captum_spes import SpeechToTextExplanation
 from captum_spes._extras import require
 from captum_spes.audio import read_audio
 from captum_spes.cli.inputs import audio_file
-from captum_spes.cli.output import make_folder
+from captum_spes.cli.output import make_folder, say
 from captum_spes.explanation import is_word
 
 SHARE = 0.1
@@ -56,7 +56,7 @@ def listen(
     folder = make_folder(output or file.parent / "listen")
     for name, samples in sounds.items():
         require("soundfile").write(folder / name, samples, sampling_rate)
-    print("Wrote " + "\n      ".join(str(folder / name) for name in sounds))
+    say("Wrote " + "\n      ".join(str(folder / name) for name in sounds))
 
 
 def _chosen(
