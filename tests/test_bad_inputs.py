@@ -3,7 +3,10 @@
 Every message is one clear sentence: what was wrong, what was expected, what to do.
 """
 
+import signal
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +29,7 @@ from captum_spes import (
     grid_feature_mask,
     slic_feature_mask,
 )
+from captum_spes.__main__ import main
 from captum_spes.alignment import Alignment, Segment
 from captum_spes.analysis import analyze
 from captum_spes.audio import load_audio
@@ -346,3 +350,67 @@ def test_bad_input(call, words, e):
     with pytest.raises((ValueError, TypeError, AssertionError)) as caught:
         call(e)
     assert words in str(caught.value)
+
+
+# arguments of the command line, and what it must say; recording.wav and the folder speech, with a manifest, are there
+COMMANDS = [
+    (["magic"], "No such command"),
+    (["explain", "none.wav"], "none.wav does not exist: give the path of an audio file."),
+    (["explain", "speech"], "speech is a folder: give an audio file."),
+    (["explain", "--method", "magic"], "there is no method 'magic': give one of spes,"),
+    (["explain", "--method", "energy", "--n-samples", "9"], "energy takes no samples: leave out --n-samples."),
+    (["explain", "--n-samples", "0"], "Invalid value for '--n-samples'"),
+    (["explain", "--n-samples", "many"], "Invalid value for '--n-samples'"),
+    (["explain", "--preset", "slow"], "Invalid value for '--preset'"),
+    (["explain", "--word", "so"], "--word and --foil belong together: give both, or none."),
+    (["explain", "--context", "soon"], "--context must be full, auto or a number of seconds, not 'soon'."),
+    (["explain", "--num-beams", "0"], "Invalid value for '--num-beams'"),
+    (["explain", "--batch-size", "-1"], "Invalid value for '--batch-size'"),
+    (["explain", "--seed", "-1"], "Invalid value for '--seed'"),
+    (["explain", "--model"], "requires an argument"),
+    (["explain", "recording.wav", "recording.wav"], "unexpected extra argument"),
+    (["compare", "--methods", ","], "--methods is empty: name at least one."),
+    (["compare", "--methods", "spes;lime"], "there is no method 'spes;lime'"),
+    (["evaluate"], "Missing argument"),
+    (["evaluate", "none"], "none does not exist: give a .csv or .jsonl manifest, or a folder of audio files."),
+    (["evaluate", "recording.wav"], "is neither a folder nor a manifest"),
+    (["evaluate", "speech"], "is outside the manifest's folder"),
+    (["evaluate", "speech", "--score", "cer"], "Invalid value for '--score'"),
+    (["evaluate", "speech", "--normalizer", "french"], "Invalid value for '--normalizer'"),
+    (["evaluate", "speech", "--allow-outside", "--metrics", "beauty"], "there is no metric 'beauty'"),
+    (["evaluate", "speech", "--allow-outside", "--step", "0"], "--step and --until must be percentages"),
+    (["evaluate", "speech", "--allow-outside", "--step", "nan"], "--step and --until must be percentages"),
+    (["evaluate", "speech", "--allow-outside", "--until", "500"], "--step and --until must be percentages"),
+    (["evaluate", "speech", "--allow-outside", "-o", "recording.wav"], "cannot be written to"),
+    (["evaluate", "speech", "--reference", "truth"], "Invalid value for '--reference'"),
+    (["analyze", "none"], "none is no folder: give one with explanations"),
+    (["analyze", "speech"], "speech holds no explanations (.safetensors)"),
+    (["analyze", "speech", "--min-count", "0"], "Invalid value for '--min-count'"),
+    (["analyze", "speech", "--words", ""], "--words is empty: name at least one."),
+    (["analyze", "speech", "--corpus", "none"], "none does not exist: give a .csv or .jsonl manifest"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), COMMANDS, ids=[" ".join(case[0]) for case in COMMANDS])
+def test_bad_arguments(arguments, words, audio, tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    soundfile.write("recording.wav", audio, 16000)
+    Path("speech").mkdir()
+    Path("speech", "metadata.csv").write_text("file_name\n../recording.wav\n")
+    for module in ("inputs", "evaluate"):
+        monkeypatch.setattr(f"captum_spes.cli.{module}.load_model", lambda *args, **kwargs: tiny_model)
+    monkeypatch.setattr(sys, "argv", ["captum-spes", *arguments])
+    monkeypatch.setattr("warnings.showwarning", None)
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main()
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+    err = capsys.readouterr().err
+    assert caught.value.code == 2
+    said = " ".join(err.replace("│", " ").split())  # without a terminal's box around typer's messages
+    assert words in said and "Traceback" not in err
+    if "Error: " in err:
+        assert len([line for line in err.splitlines() if line.startswith("Error: ")]) == 1

@@ -115,8 +115,11 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
         if "max_new_tokens" in gen_args:
             # no more than it has positions for: transformers refuses, where all that is meant is a limit
             gen_args["max_new_tokens"] = min(gen_args["max_new_tokens"], n_positions)
-        elif "max_length" not in gen_args and config.max_length is None and config.max_new_tokens is None:
-            gen_args["max_new_tokens"] = n_positions  # transformers would stop at 20
+        elif "max_length" not in gen_args:
+            # said again, for versions of transformers differ in what the config's own limits mean, and stop at 20
+            # where there is none
+            limit = n_positions if config.max_length is None else config.max_length - len(prompt)
+            gen_args["max_new_tokens"] = max(min(config.max_new_tokens or limit, n_positions), 1)
         mask = self._mask(utterance)
         if mask is not None:
             gen_args["attention_mask"] = mask.expand(len(spectrograms), -1)
