@@ -16,7 +16,7 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
     """Writes a file all at once: a process that is killed leaves the old one, or none. Text is in UTF-8."""
     path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:50]}.") as folder:
         part = Path(folder) / "part"
         part.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
         os.replace(part, path)

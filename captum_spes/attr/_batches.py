@@ -126,14 +126,19 @@ class Batches:
     def _restore(self) -> int:
         """Takes the sums from the checkpoint, and says how many samples are in them."""
         found = None if self.checkpoint is None else self.checkpoint.load()
-        if found is None:
+        if found is None or self.checkpoint is None:
             return 0
         state, sums = found
+        done, per_eval = (state.get(name, -1) for name in ("done", "per_eval"))
+        shapes = [[tensor.shape for tensor in tensors] for tensors in (sums, self.sums.tensors)]
+        valid = type(done) is int and type(per_eval) is int and 0 <= done <= len(self.share) and per_eval > 0
+        if not valid or shapes[0] != shapes[1] or not all(tensor.isfinite().all() for tensor in sums):
+            raise ValueError(f"{self.checkpoint.path} is a damaged checkpoint: delete it to begin anew.")
         for tensor, saved in zip(self.sums.tensors, sums):
             tensor.copy_(saved)
-        self.left = self.share[state["done"] :]
-        self.per_eval = min(state["per_eval"], self.most)
-        return state["done"]
+        self.left = self.share[done:]
+        self.per_eval = min(per_eval, self.most)
+        return done
 
     def _save(self) -> int:
         if self.checkpoint is not None:

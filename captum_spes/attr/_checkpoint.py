@@ -91,9 +91,11 @@ class Checkpoint:
             if metadata.get("format") != FORMAT:
                 raise ValueError("another format")
             arguments, progress = json.loads(metadata["arguments"]), json.loads(metadata["progress"])
+            if not isinstance(arguments, dict) or not isinstance(progress, dict):
+                raise ValueError("no objects in it")
             scores = tensors.pop("scores")
             sums = [tensors[str(index)] for index in range(len(tensors))]
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.path} is no checkpoint, or a damaged one ({error}): {advice}") from error
         differences = [
             f"{name} is {arguments.get(name)} there and {self.arguments.get(name)} now"
