@@ -129,6 +129,8 @@ PROMPTS = ["<|start|>", "<|en|>", "<|de|>", "<|pnc|>"]
 
 
 def canary():
+    if not hasattr(transformers, "CanaryConfig"):
+        pytest.skip("this version of transformers has no Canary yet")
     config = transformers.CanaryConfig(
         vocab_size=60,
         encoder_config=PARAKEET,
