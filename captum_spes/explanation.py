@@ -409,7 +409,6 @@ class SpeechToTextExplanation:
         Raises:
             ValueError: metadata that JSON cannot hold, or values that half precision cannot.
 
-
         Example::
 
             >>> explanation.save("so-no.safetensors", half=True)
