@@ -218,6 +218,8 @@ class Evaluation:
                 checkpoint=checkpoint,
             )
             seconds = None if resumed else time.perf_counter() - start  # how long it took before, nobody knows
+            # where the corpus lay is no part of a result: equal explanations are equal files
+            explanation.metadata.pop("audio_file", None)
             explanation.metadata["audio_sha256"] = audio
             path.parent.mkdir(parents=True, exist_ok=True)
             explanation.save(path)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from captum_spes.visualization import (
     plot_spectrogram,
     plot_token_attributions,
 )
+from captum_spes.visualization.report import ReportMethod, ReportView, iframe, render_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -500,6 +501,147 @@ class SpeechToTextExplanation:
             raise ValueError(f"{path} is damaged: it has no {error.args[0]}") from error
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
+
+    # The interactive report
+
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        audio: AudioLike | Literal[False] | None = None,
+        sampling_rate: int | None = None,
+        others: Sequence[SpeechToTextExplanation] = (),
+    ) -> None:
+        """Writes one HTML file that plays the audio and shows, word by word, what the model heard.
+
+        The file is whole: it can be sent to others, opens in any browser of 2024 or later, and never asks a network.
+
+        Args:
+            path: the file.
+            audio: the recording that was explained, as for :func:`~captum_spes.audio.read_audio`. Default: the file
+                that the metadata name (``audio_file``), where it is still there and the same (``audio_sha256``).
+                False: no audio, for reports that may go where the voice may not. Without a recording the report says
+                that there is none.
+            sampling_rate: samples a second of an array. A file tells its own.
+            others: explanations of the same utterance and text by other methods, shown beside this one. Their colours
+                are then percentile ranks, since values of different methods do not compare.
+
+        Raises:
+            ValueError: audio that cannot be read or is another recording, or others that explain something else.
+
+        Example::
+
+            >>> import tempfile
+            >>> from pathlib import Path
+            >>> import torch
+            >>> from captum_spes import SpeechToTextExplanation
+            >>> explanation = SpeechToTextExplanation(
+            ...     text="So", tokens=[" So"], previous_tokens=[], spectrogram=torch.rand(50, 4),
+            ...     spectrogram_attr=torch.rand(1, 50, 4), token_attr=torch.zeros(1, 0), n_previous=torch.zeros(1),
+            ...     frames_per_second=100, mel_frequencies=torch.linspace(100, 7000, 4))
+            >>> path = Path(tempfile.mkdtemp()) / "report.html"
+            >>> explanation.to_html(path, audio=torch.rand(8000) - 0.5, sampling_rate=16000)
+            >>> path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+            True
+        """
+        write_atomically(path, self._html(audio, sampling_rate, others))
+
+    def show(
+        self,
+        *,
+        audio: AudioLike | Literal[False] | None = None,
+        sampling_rate: int | None = None,
+        others: Sequence[SpeechToTextExplanation] = (),
+    ) -> None:
+        """Shows the report of :meth:`to_html`, which says what is taken, in a notebook, in a frame of its own.
+
+        Raises:
+            ValueError: what :meth:`to_html` refuses.
+            ImportError: there is no IPython.
+
+        Example::
+
+            >>> explanation = SpeechToTextExplanation.load("explanation.safetensors")  # doctest: +SKIP
+            >>> explanation.show(audio="speech.wav")  # doctest: +SKIP
+        """
+        try:
+            from IPython.display import HTML, display
+        except ImportError as error:
+            raise ImportError("show() is for notebooks, and IPython is not there: use to_html(path).") from error
+        display(HTML(iframe(self._html(audio, sampling_rate, others))))
+
+    def _repr_html_(self) -> str:
+        return iframe(self._html())
+
+    def _html(
+        self,
+        audio: AudioLike | Literal[False] | None = None,
+        sampling_rate: int | None = None,
+        others: Sequence[SpeechToTextExplanation] = (),
+    ) -> str:
+        given = self._recording() if audio is None else audio
+        recording, name = None, ""
+        if given is not None and given is not False:
+            recording = read_audio(given, sampling_rate)
+            name = Path(given).name if isinstance(given, (str, os.PathLike)) else ""
+            if given is audio:  # else it is known to be the same file
+                self._check_recording(audio, len(recording[0]) / recording[1])
+        for number, other in enumerate(others, 1):
+            if (other.tokens, other.previous_tokens) != (self.tokens, self.previous_tokens):
+                raise ValueError(
+                    f"explanation {number} of the others explains {other.tokens}, and this one {self.tokens}: only "
+                    "explanations of the same tokens can stand side by side."
+                )
+            if other.spectrogram.shape != self.spectrogram.shape or not torch.allclose(
+                other.spectrogram, self.spectrogram, atol=0.01
+            ):
+                raise ValueError(f"explanation {number} of the others is of another recording, or of another model.")
+        views = self._report_rows()
+        return render_report(
+            self.text,
+            self.spectrogram,
+            self.frames_per_second,
+            self.mel_frequencies,
+            [
+                ReportView(name, rows.tokens, self._spans(name), rows.previous_tokens, rows.n_previous.tolist())
+                for name, rows in views.items()
+            ],
+            [explanation._report_method() for explanation in (self, *others)],
+            model=str(self.metadata.get("model", "")),
+            audio=recording,
+            audio_name=name,
+        )
+
+    def _recording(self) -> str | None:
+        """The file that was explained, where it is still there and the same."""
+        name = self.metadata.get("audio_file")
+        if not isinstance(name, str) or not Path(name).is_file():
+            return None
+        return name if sha256(name) == self.metadata.get("audio_sha256") else None
+
+    def _report_rows(self) -> dict[str, SpeechToTextExplanation]:
+        """What a reader of the report chooses from."""
+        rows = self.normalize()
+        if self.grouped:
+            return {"explained": rows}
+        return {"tokens": rows, "words": rows.words(group_previous=True), "sentence": rows.sentence()}
+
+    def _spans(self, view: str) -> list[tuple[int, int]]:
+        """The tokens of each row of the report."""
+        if view == "words":
+            return word_spans(self.tokens)
+        return [(0, len(self.tokens))] if view == "sentence" else [(row, row + 1) for row in range(len(self.tokens))]
+
+    def _report_method(self) -> ReportMethod:
+        rows = self._report_rows().values()
+        hidden = ("method", "token_ids", "previous_token_ids", "audio_file")
+        return ReportMethod(
+            name=str(self.metadata.get("method", "unknown method")),
+            maps=(self._relative() if self._is_signed else self.normalize()).spectrogram_attr,
+            previous=[explanation.token_attr for explanation in rows],
+            reliability=[e.reliability for e in rows if e.reliability is not None],
+            facts={name: fact for name, fact in self.metadata.items() if name not in hidden},
+        )
 
     # Pictures
 

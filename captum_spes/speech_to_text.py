@@ -21,6 +21,7 @@ from captum.attr import Attribution
 from torch import Tensor
 
 import captum_spes.methods as methods
+from captum_spes._files import sha256
 from captum_spes.attr import GradientSPES
 from captum_spes.attr._batches import check_counts, fastest_batch_size
 from captum_spes.attr._features import FeatureLayout
@@ -144,6 +145,8 @@ class SpeechToTextAttribution(Attribution):
             target = self.model.tokens(target, utterance)
         if not isinstance(inputs, Utterance):
             utterance = fit_utterance(self.model, utterance, context, dtype, gen_args)
+        if isinstance(inputs, (str, os.PathLike)):
+            utterance = replace(utterance, source={"audio_file": str(inputs), "audio_sha256": sha256(inputs)})
         if target is None:
             target = self.model.generate(utterance, **(gen_args or {}))
             if not self.text(target):
@@ -724,6 +727,7 @@ def _describe_inputs(model: SpeechToTextModel, utterance: Utterance, tokens: Tok
         "padding_value": float(utterance.padding.min()) if utterance.padding.numel() else None,
         "dtype": str(utterance.dtype).removeprefix("torch."),
         "device": str(utterance.spectrogram.device),
+        **utterance.source,
     }
 
 

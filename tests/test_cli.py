@@ -26,6 +26,7 @@ from captum_spes.metrics import rank_correlation
 from captum_spes.named_methods import METHODS, describe_methods
 
 PICTURES = {"spectrogram", "segmentation", "sentence", "words", "tokens", "previous_tokens"}
+FILES = {"explanation.safetensors", "report.html", *(f"{name}.png" for name in PICTURES)}
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_explain(run, tiny_folder, recording, tmp_path):
     )
     assert code == 0, err
     folder = tmp_path / "spes-output" / "recording"
-    assert {path.name for path in folder.iterdir()} == {"explanation.safetensors", *(f"{n}.png" for n in PICTURES)}
+    assert {path.name for path in folder.iterdir()} == FILES
     for path in folder.iterdir():
         assert str(path.relative_to(tmp_path)) in out
     explanation = SpeechToTextExplanation.load(folder / "explanation.safetensors")
@@ -122,7 +123,7 @@ def test_another_method_and_a_contrast(run, tiny_folder, recording, tmp_path):
     explanation = SpeechToTextExplanation.load(tmp_path / "saliency" / "explanation.safetensors")
     assert explanation.metadata["method"] == "Saliency" and "eliability" not in out
     written = {path.stem for path in (tmp_path / "saliency").iterdir()}
-    assert written == PICTURES - {"segmentation"} | {"explanation"}  # it has no patches
+    assert written == PICTURES - {"segmentation"} | {"explanation", "report"}  # it has no patches
     code, out, err = run(*common, "--word", "what", "--foil", "was", "-o", "contrast")
     assert code == 0, err
     explanation = SpeechToTextExplanation.load(tmp_path / "contrast" / "explanation.safetensors")

@@ -29,6 +29,7 @@ MODULES = [
         ".named_methods",
         ".results",
         ".visualization",
+        ".visualization.report",
     )
 ]
 # in modules without a list of public names

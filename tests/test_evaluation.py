@@ -223,6 +223,7 @@ def test_explanations_are_those_of_the_methods(evaluate, model):
             assert torch.equal(found.spectrogram_attr, expected.spectrogram_attr)
             assert torch.equal(found.token_attr, expected.token_attr)
             digest = hashlib.sha256(item.path.read_bytes()).hexdigest()
+            assert expected.metadata.pop("audio_file") == str(item.path)
             assert found.metadata == {**json.loads(json.dumps(expected.metadata)), "audio_sha256": digest}
             assert found.metadata["context_seconds"] == 0.8
 

@@ -79,7 +79,7 @@ def test_from_python(bundled_model, sample, tmp_path, monkeypatch):
     assert len(shapes(block)) == 2
     for expression, shape in shapes(block):
         assert str(list(eval(expression, names))) == f"[{shape}]"
-    assert {path.name for path in tmp_path.iterdir()} == {"words.png", "explanation.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"words.png", "report.html", "explanation.safetensors"}
 
 
 @pytest.mark.filterwarnings("ignore:the maps are noisy", "ignore:the maps of .* are the same everywhere")

@@ -10,7 +10,7 @@ import warnings
 import torch
 import typer
 
-from captum_spes.cli import analyze, compare, evaluate, explain, listen
+from captum_spes.cli import analyze, compare, evaluate, explain, listen, report
 from captum_spes.cli.output import say
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command()(compare.compare)
 app.command()(evaluate.evaluate)
 app.command("analyze")(analyze.analyze_folder)
 app.command()(listen.listen)
+app.command()(report.report)
 
 
 def run() -> None:

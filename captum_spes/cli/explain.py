@@ -117,6 +117,8 @@ def _write(explanation: SpeechToTextExplanation, folder: Path) -> list[Path]:
     for name, plot in pictures.items():
         paths.append(folder / f"{name}.png")
         plot().savefig(paths[-1], dpi=150)
+    paths.append(folder / "report.html")
+    explanation.to_html(paths[-1])
     return paths
 
 

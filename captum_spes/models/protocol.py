@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,6 +22,8 @@ class Utterance:
         padding: what follows them in the model's window, shape (1, P, C): it is never perturbed. A shorter padding
             is a shorter context and a faster model.
         dtype: the precision in which the model runs; other than float32 it is used through autocast.
+        source: the audio file that it came from, for the metadata: ``audio_file``, its path as it was given, and
+            ``audio_sha256``. Empty where there was none.
 
     Example::
 
@@ -34,6 +36,7 @@ class Utterance:
     spectrogram: Tensor
     padding: Tensor
     dtype: torch.dtype = torch.float32
+    source: dict[str, str] = field(default_factory=dict)
 
     @property
     def n_frames(self) -> int:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # the reds of many maps are a grey, and they keep their order in print: here light is little.
 MAP, MAP_PART, SIGNED_MAP = "plasma_r", (0.3, 0.95), "PuOr"
 OPACITY, OPACITY_EXPONENT = 0.9, 1.3
+# the same on a dark ground
+DARK_PART, DARK_ARM = (0.35, 0.95), (0.24, 0.12)
 GREY_HEADROOM = 2.0
 
 Extend = Literal["neither", "min", "max", "both"]
@@ -42,7 +44,7 @@ class Scale:
         if not -math.inf < low < high < math.inf:
             raise ValueError(f"value_range must be two numbers, the smaller first, not {value_range}.")
         label = _value_label(low, high) if label is None else label
-        return cls(Normalize(low, high), _fading_colors(signed=low < 0), label, _extend(values, low, high))
+        return cls(Normalize(low, high), fading_colors(signed=low < 0), label, _extend(values, low, high))
 
     def draw(self, ax: Axes, values: np.ndarray, mel: MelSpectrogram) -> AxesImage:
         """Draws a map over its grey spectrogram."""
@@ -83,11 +85,21 @@ def _value_label(low: float, high: float) -> str:
     return f"attribution, {scale}: larger = hiding it changes the prediction more"
 
 
-def _fading_colors(signed: bool) -> Colormap:
+def fading_colors(signed: bool, dark: bool = False) -> Colormap:
+    """The colours of maps, the more opaque, the larger the value.
+
+    On a dark ground the largest values are the lightest; hues mean the same.
+    """
     from matplotlib.colors import ListedColormap
 
-    colormap = part_of(SIGNED_MAP, (0, 1)) if signed else part_of(MAP, MAP_PART)
-    colors = colormap(np.arange(colormap.N))
+    if signed:
+        colormap = part_of(SIGNED_MAP, (0, 1))
+        # of PuOr's two arms, towards the white between them
+        arms = np.concatenate((np.linspace(*DARK_ARM, 128), np.linspace(1 - DARK_ARM[1], 1 - DARK_ARM[0], 128)))
+        colors = colormap(arms if dark else np.arange(colormap.N))
+    else:
+        colormap = part_of(*((MAP.removesuffix("_r"), DARK_PART) if dark else (MAP, MAP_PART)))
+        colors = colormap(np.arange(colormap.N))
     size = np.abs(np.linspace(-1, 1, colormap.N)) if signed else np.linspace(0, 1, colormap.N)
     colors[:, 3] = OPACITY * size**OPACITY_EXPONENT
     return ListedColormap(colors)

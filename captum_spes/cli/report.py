@@ -1,0 +1,34 @@
+"""``captum-spes report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from captum_spes import SpeechToTextExplanation
+
+
+def report(
+    explanations: Annotated[
+        list[Path],
+        typer.Argument(help="Explanation (.safetensors), or several of the same text by different methods."),
+    ],
+    audio: Annotated[
+        Path | None,
+        typer.Option(help="The recording that was explained. Default: the file it was then, if it is still there."),
+    ] = None,
+    no_audio: Annotated[
+        bool, typer.Option("--no-audio", help="Leave the recording out, for reports that may go where it may not.")
+    ] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
+) -> None:
+    """Write an interactive report, one HTML file: it plays the audio and shows, word by word, what the model heard."""
+    first, *others = (SpeechToTextExplanation.load(path) for path in explanations)
+    if not output.parent.is_dir():
+        raise ValueError(f"the folder {output.parent} does not exist: make it first, or give another --output.")
+    if no_audio and audio is not None:
+        raise ValueError("--audio and --no-audio exclude each other: leave out one of them.")
+    first.to_html(output, audio=False if no_audio else audio, others=others)
+    print(f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")

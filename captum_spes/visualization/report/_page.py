@@ -1,0 +1,246 @@
+"""The page of the report, filled with what is to be seen and heard."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from captum_spes._extras import require
+from captum_spes.visualization._colors import fading_colors
+from captum_spes.visualization._layout import ROUND_FREQUENCIES, MelSpectrogram, checked_array
+from captum_spes.visualization._text import clean
+from captum_spes.visualization.report._data import flac, packed, quantized, script_safe_json
+
+# in the order in which they build on each other
+SCRIPTS = ("maps.js", "sound.js", "spectrogram.js", "page.js")
+MAX_FACT = 400  # characters
+
+
+@dataclass(frozen=True)
+class ReportView:
+    """Rows to choose from: the tokens, the words or the sentence.
+
+    Attributes:
+        name: what the rows are.
+        titles: the text of each of the R rows.
+        spans: for each row the maps that it is the mean of: the first, and the one after the last.
+        previous: the texts of the J previous tokens.
+        n_previous: how many of them, from the first, are features of each row.
+
+    Example::
+
+        >>> from captum_spes.visualization.report import ReportView
+        >>> tokens = ReportView("tokens", [" step", "?"], [(0, 1), (1, 2)], ["<s>", " step"], [1, 2])
+        >>> sentence = ReportView("sentence", ["step?"], [(0, 2)], ["<s>", " step"], [2])
+    """
+
+    name: str
+    titles: Sequence[str]
+    spans: Sequence[tuple[int, int]]
+    previous: Sequence[str]
+    n_previous: Sequence[int]
+
+
+@dataclass(frozen=True)
+class ReportMethod:
+    """What one method found.
+
+    Attributes:
+        name: the method.
+        maps: (K, T, C), as they are to be coloured: from 0 to 1, or from −1 to 1 where both signs occur.
+        previous: for each view what the rows owe to the previous tokens, (R, J), from 0 to 1.
+        reliability: for each view that of the rows, (R,); empty where the method does not tell.
+        facts: how it was done, by name.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.visualization.report import ReportMethod
+        >>> found = ReportMethod("SPES", torch.rand(2, 200, 80), [torch.rand(2, 2)], facts={"seed": 0})
+    """
+
+    name: str
+    maps: Tensor
+    previous: Sequence[Tensor]
+    reliability: Sequence[Tensor] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def render_report(
+    text: str,
+    spectrogram: Tensor,
+    frames_per_second: float,
+    mel_frequencies: Tensor,
+    views: Sequence[ReportView],
+    methods: Sequence[ReportMethod],
+    model: str = "",
+    audio: tuple[np.ndarray, int] | None = None,
+    audio_name: str = "",
+) -> str:
+    """An HTML page that shows maps over a spectrogram and plays the audio. It is whole: it never asks a network.
+
+    The maps of several methods stand side by side, coloured by :func:`~captum_spes.visualization.percentile_ranks` and
+    not by values, as in :func:`~captum_spes.visualization.plot_comparison`, which says why.
+
+    Whatever the texts are, they stay texts: everything is escaped, and the page's own policy (Content-Security-Policy)
+    lets no program run but its own, and nothing be loaded.
+
+    Args:
+        text: the explained text.
+        spectrogram: log-mel energies, (T, C).
+        frames_per_second: frames a second of the spectrogram.
+        mel_frequencies: centre of each mel channel in Hz, rising, (C,).
+        views: what there is to choose from; the first is shown.
+        methods: what each method found.
+        model: what the page calls the model.
+        audio: mono samples (n,) in [−1, 1] and samples a second. None: the page says that there is none.
+        audio_name: what the page calls the recording.
+
+    Returns:
+        str: the page.
+
+    Raises:
+        ValueError: shapes that do not fit each other, or values that are not finite.
+        ImportError: jinja2, or with audio soundfile, is not installed.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.visualization.report import ReportMethod, ReportView, render_report
+        >>> tokens = ReportView("tokens", [" So", " what"], [(0, 1), (1, 2)], ["<s>", " So"], [1, 2])
+        >>> found = ReportMethod("SPES", torch.rand(2, 200, 80), [torch.rand(2, 2)])
+        >>> page = render_report(
+        ...     "So what", torch.rand(200, 80), 100, torch.linspace(40, 7700, 80), [tokens], [found])
+        >>> page.startswith("<!DOCTYPE html>") and "default-src" in page
+        True
+    """
+    mel = MelSpectrogram(spectrogram, frames_per_second, mel_frequencies)
+    if not views or not methods:
+        raise ValueError(f"there must be a view and a method: {len(views)} and {len(methods)} came.")
+    names = _distinct([clean(method.name) for method in methods])
+    energy = np.clip((mel.energy - mel.quiet) / mel.span, 0, 1)
+    data = {
+        "duration": mel.duration,
+        "framesPerSecond": float(frames_per_second),
+        "frames": mel.energy.shape[0],
+        "channels": mel.energy.shape[1],
+        "frequencies": [round(float(frequency), 3) for frequency in mel.mel_frequencies],
+        "roundFrequencies": ROUND_FREQUENCIES,
+        "spectrogram": packed(np.round(255 * energy).astype(np.uint8)),
+        "views": [_view_data(view) for view in views],
+        "methods": [{"name": name, **_method_data(method, views, mel)} for name, method in zip(names, methods)],
+        "colors": {
+            f"{theme}{kind}": packed(_color_table(signed, theme == "dark"))
+            for theme in ("light", "dark")
+            for kind, signed in (("", False), ("Signed", True))
+        },
+        "audio": None if audio is None else {"flac": flac(*audio), "rate": audio[1], "name": clean(audio_name)},
+    }
+    style, *scripts = (_part(name) for name in ("page.css", *SCRIPTS))
+    jinja2 = require("jinja2")
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_part("page.html"))
+    return template.render(
+        title=clean(text),
+        subtitle=[f"{mel.duration:.2f} s", *([clean(model)] if model else []), ", ".join(names)],
+        facts=[(name, _readable(method.facts)) for name, method in zip(names, methods)],
+        has_audio=audio is not None,
+        policy="; ".join(
+            (
+                "default-src 'none'",
+                "script-src " + " ".join(map(_source_hash, scripts)),
+                f"style-src {_source_hash(style)}",
+                "img-src data: blob:",
+                "media-src data: blob:",
+                "base-uri 'none'",
+                "form-action 'none'",
+            )
+        ),
+        style=style,
+        scripts=scripts,
+        data=script_safe_json(data),
+    )
+
+
+def iframe(page: str, height: int = 760) -> str:
+    """A page as a frame for notebooks: neither reaches the other's styles and scripts.
+
+    Example::
+
+        >>> iframe("<p>", height=90)
+        '<div><iframe sandbox="allow-scripts" width="100%" height="90" srcdoc="&lt;p&gt;"></iframe></div>'
+    """
+    attributes = f'sandbox="allow-scripts" width="100%" height="{height}" srcdoc="{html.escape(page)}"'
+    return f"<div><iframe {attributes}></iframe></div>"
+
+
+def _part(name: str) -> str:
+    return (files("captum_spes.visualization.report") / "page" / name).read_text(encoding="utf-8")
+
+
+def _source_hash(content: str) -> str:
+    """What a policy calls the content of an element."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode('ascii')}'"
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The names, those that came before with a number."""
+    counts = [names[:number].count(name) for number, name in enumerate(names)]
+    return [f"{name} ({count + 1})" if count else name for name, count in zip(names, counts)]
+
+
+def _view_data(view: ReportView) -> dict[str, Any]:
+    rows = [
+        {"title": clean(title), "first": first, "stop": stop, "attached": view.name == "tokens" and title[:1] != " "}
+        for title, (first, stop) in zip(view.titles, view.spans, strict=True)
+    ]
+    previous = [clean(token) for token in view.previous]
+    return {"name": view.name, "rows": rows, "previous": previous, "nPrevious": [int(n) for n in view.n_previous]}
+
+
+def _method_data(method: ReportMethod, views: Sequence[ReportView], mel: MelSpectrogram) -> dict[str, Any]:
+    n_maps = max(stop for view in views for _, stop in view.spans)
+    maps = checked_array(f"the maps of {method.name}", method.maps, (n_maps, *mel.energy.shape))
+    levels, largest = quantized(maps)
+    previous = [
+        checked_array("previous", values, (len(view.titles), len(view.previous)))
+        for view, values in zip(views, method.previous, strict=True)
+    ]
+    return {
+        "signed": bool((maps < 0).any()),
+        "largest": largest,
+        "maps": packed(levels),
+        "previous": [np.round(values.astype(float), 4).tolist() for values in previous],
+        "reliability": [
+            [None if np.isnan(one) else round(one, 3) for one in rows.tolist()] for rows in method.reliability
+        ],
+    }
+
+
+def _color_table(signed: bool, dark: bool) -> np.ndarray:
+    """256 colours, (256, 4) of 8 bits."""
+    return np.round(255 * fading_colors(signed, dark)(np.arange(256))).astype(np.uint8)
+
+
+def _readable(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Names and values in words; those that are nothing are left out."""
+    texts = ((clean(str(name).replace("_", " ")), clean(_in_words(fact))) for name, fact in facts.items())
+    return [(name, text[:MAX_FACT]) for (name, text), fact in zip(texts, facts.values()) if fact not in (None, {}, [])]
+
+
+def _in_words(fact: Any) -> str:
+    if isinstance(fact, dict):
+        parts = (
+            (name, f"({_in_words(part)})" if isinstance(part, dict) else _in_words(part)) for name, part in fact.items()
+        )
+        return ", ".join(f"{name} {part}" for name, part in parts)
+    if isinstance(fact, bool):
+        return "yes" if fact else "no"
+    return ", ".join(map(_in_words, fact)) if isinstance(fact, (list, tuple)) else str(fact)
