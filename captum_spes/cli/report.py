@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from captum_spes import SpeechToTextExplanation
+from captum_spes.cli.output import say
 
 
 def report(
@@ -31,4 +32,4 @@ def report(
     if no_audio and audio is not None:
         raise ValueError("--audio and --no-audio exclude each other: leave out one of them.")
     first.to_html(output, audio=False if no_audio else audio, others=others)
-    print(f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    say(f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
