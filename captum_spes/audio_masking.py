@@ -1,14 +1,16 @@
-"""Audio without parts of its spectrogram."""
+"""Audio without parts of its spectrogram, and what may stand in their place."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 WINDOW_SECONDS = 0.025  # of speech models' spectrograms; the window here is the power of two that is nearest
+SILENCE = 1e-8  # of the largest power: below it, as Whisper has it, all is equally silent
 
 
 def mask_audio(
@@ -59,16 +61,55 @@ def mask_audio(
     n_frames, n_channels = mask.shape
     if len(mel_frequencies) != n_channels:
         raise ValueError(f"a mask (T, C) of {n_channels} channels does not fit {len(mel_frequencies)} mel_frequencies.")
-    n_fft = 2 ** round(math.log2(WINDOW_SECONDS * sampling_rate))
-    hop_length = n_fft // 4
-    transform = {"n_fft": n_fft, "hop_length": hop_length, "window": torch.hann_window(n_fft)}
-    audio = torch.as_tensor(samples, dtype=torch.float32)
-    spectrum = torch.stft(audio, **transform, pad_mode="constant", return_complex=True)  # (N / 2 + 1, frames)
+    transform = _transform(sampling_rate)
+    spectrum = _spectrum(samples, transform)  # (N / 2 + 1, windows)
     n_frequencies, n_windows = spectrum.shape
-    times = np.arange(n_windows) * hop_length / sampling_rate
-    frequencies = np.arange(n_frequencies) * sampling_rate / n_fft
+    times = np.arange(n_windows) * transform["hop_length"] / sampling_rate
+    frequencies = np.arange(n_frequencies) * sampling_rate / transform["n_fft"]
     centers = np.arange(n_frames) / frames_per_second
     channels = np.stack([np.interp(times, centers, channel) for channel in np.asarray(mask, np.float32).T])
     triangles = np.stack([np.interp(frequencies, np.asarray(mel_frequencies), one) for one in np.eye(n_channels)])
-    gains = torch.from_numpy(triangles.T @ channels).float()  # (N / 2 + 1, frames)
-    return torch.istft(spectrum * gains, **transform, length=len(audio)).numpy()
+    gains = torch.from_numpy(triangles.T @ channels).float()  # (N / 2 + 1, windows)
+    return torch.istft(spectrum * gains, **transform, length=len(samples)).numpy()
+
+
+def mean_noise(samples: np.ndarray, sampling_rate: int, seed: int) -> np.ndarray:
+    """Steady noise that is at each frequency as loud as some audio is in the mean of its decibels.
+
+    In the spectrogram of a model it looks like the baseline that SPES puts in the place of hidden bins, each mel
+    channel's mean.
+
+    Args:
+        samples: mono, floating-point, (n,).
+        sampling_rate: samples a second.
+        seed: of the noise.
+
+    Returns:
+        numpy.ndarray: float32 samples of shape (n,).
+
+    Example::
+
+        >>> import numpy as np
+        >>> from captum_spes.audio_masking import mean_noise
+        >>> tone = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
+        >>> noise = mean_noise(tone, 16000, seed=0)
+        >>> bool(0.1 < noise.std() < 1), int(np.abs(np.fft.rfft(noise)).argmax() // 100)  # 1,000 of 8,000 Hz
+        (True, 10)
+    """
+    transform = _transform(sampling_rate)
+    power = _spectrum(samples, transform).abs().square()
+    level = power.clamp(min=float(power.max()) * SILENCE).log().mean(1, keepdim=True).exp()
+    level *= math.exp(np.euler_gamma)  # the power of noise varies: its mean decibels are those of less than its mean
+    white = torch.randn(len(samples), generator=torch.Generator().manual_seed(seed))
+    noise = _spectrum(white, transform) / transform["window"].square().sum().sqrt()  # its power is 1 on average
+    return torch.istft(noise * level.sqrt(), **transform, length=len(samples)).numpy()
+
+
+def _transform(sampling_rate: int) -> dict[str, Any]:
+    n_fft = 2 ** round(math.log2(WINDOW_SECONDS * sampling_rate))
+    return {"n_fft": n_fft, "hop_length": n_fft // 4, "window": torch.hann_window(n_fft)}
+
+
+def _spectrum(samples: np.ndarray | Tensor, transform: dict[str, Any]) -> Tensor:
+    audio = torch.as_tensor(samples, dtype=torch.float32)
+    return torch.stft(audio, **transform, pad_mode="constant", return_complex=True)

@@ -21,7 +21,7 @@ from captum_spes._bins import descending, top_bins
 from captum_spes._extras import require
 from captum_spes._files import sha256, write_atomically
 from captum_spes.audio import AudioLike, read_audio
-from captum_spes.audio_masking import mask_audio
+from captum_spes.audio_masking import mask_audio, mean_noise
 from captum_spes.visualization import (
     plot_attributions,
     plot_segmentation,
@@ -314,6 +314,7 @@ class SpeechToTextExplanation:
         *,
         keep: float | None = None,
         remove: float | None = None,
+        background: Literal["silence", "noise"] = "silence",
         sampling_rate: int | None = None,
         seed: int = 0,
     ) -> np.ndarray:
@@ -321,8 +322,11 @@ class SpeechToTextExplanation:
 
         The bins with the largest values of the token's map are the regions, as in
         :func:`~captum_spes.metrics.deletion`; all but them, or they, are silenced (:func:`mask_audio
-        <captum_spes.audio_masking.mask_audio>`). Silence is what a listener expects, and is not the baseline of SPES,
-        which is a steady murmur. Nothing is made louder: what little is kept is as faint as it was in the recording.
+        <captum_spes.audio_masking.mask_audio>`). Silence is not what SPES puts in the place of hidden bins: that sounds
+        like steady noise, and is the other background. People hear speech go on through gaps that noise fills, not
+        through silent ones (Warren, 1970, "Perceptual restoration of missing speech sounds"), and Whisper writes a kept
+        word more often in noise (``benchmarks/listening.py``). Nothing is made louder: what little is kept is as faint
+        as in the recording.
 
         For a word, ``explanation.words().to_audio(audio, "next", keep=0.1)``; for the text as a whole,
         ``explanation.sentence().to_audio(audio, 0, keep=0.1)``.
@@ -331,10 +335,12 @@ class SpeechToTextExplanation:
             audio: the recording that was explained, as for :func:`~captum_spes.audio.read_audio`.
             token: its row or its text.
             keep: the share of the utterance's bins that is kept, from 0 to 1.
-            remove: the share that is removed. Exactly one of the two is given; with equal shares the two results add
-                up to the recording.
+            remove: the share that is removed. Exactly one of the two is given; with equal shares and silence, the two
+                results add up to the recording.
+            background: what is heard in place of hidden bins: ``"silence"``, or ``"noise"``, at each frequency as loud
+                as the recording is in the mean (:func:`mean_noise <captum_spes.audio_masking.mean_noise>`).
             sampling_rate: samples a second of an array. A file tells its own.
-            seed: of the order of bins with equal values, as all of a patch have.
+            seed: of the order of bins with equal values, as all of a patch have, and of the noise.
 
         Returns:
             numpy.ndarray: float32 samples of shape (n,), mono, at the recording's own rate and as long as it is.
@@ -364,6 +370,8 @@ class SpeechToTextExplanation:
         """
         if (keep is None) == (remove is None):
             raise ValueError("give either keep or remove: the share of the bins that is kept, or that is removed.")
+        if background not in ("silence", "noise"):
+            raise ValueError(f"background must be 'silence' or 'noise', not {background!r}.")
         share = keep if keep is not None else remove
         assert share is not None  # one of the two
         if not 0 <= share <= 1:  # refuses NaN as well
@@ -379,7 +387,11 @@ class SpeechToTextExplanation:
             )
         top = top_bins(descending(attributions, seed), (100 * share,)).view(attributions.shape)
         mask = top if remove is None else ~top
-        return mask_audio(samples, rate, mask, self.frames_per_second, self.mel_frequencies)
+        heard = mask_audio(samples, rate, mask, self.frames_per_second, self.mel_frequencies)
+        if background == "noise":
+            noise = mean_noise(samples, rate, seed)
+            heard += mask_audio(noise, rate, ~mask, self.frames_per_second, self.mel_frequencies)
+        return heard
 
     def _check_recording(self, audio: AudioLike, seconds: float) -> None:
         """Raises a ValueError where audio of so many seconds is not what was explained."""

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captum_spes.audio_masking import mask_audio
+from captum_spes.audio_masking import mask_audio, mean_noise
 
 MEL_FREQUENCIES = 700 * (10 ** (np.linspace(100, 2800, 40) / 2595) - 1)
 RATES = [8000, 11025, 16000, 22050, 44100, 48000]
@@ -115,3 +115,31 @@ def test_the_algorithm_is_the_one_that_is_described():
 def test_masks_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"3 channels does not fit 40 mel_frequencies"):
         mask_audio(noise(1000), 16000, np.ones((5, 3)), 100, MEL_FREQUENCIES)
+
+
+@pytest.mark.parametrize("rate", RATES[2:])
+def test_noise_is_as_loud_as_the_audio_at_each_frequency(rate):
+    """Noise, and a tone that sounds half of the time: decibels are averaged, not powers."""
+    samples = noise(rate) * 0.05 + tone(1000, rate) * np.clip(10 - 20 * np.arange(rate) / rate, 0, 1)
+    masking = mean_noise(samples, rate, seed=0)
+    assert masking.dtype == np.float32 and masking.shape == samples.shape
+
+    def level(audio, frequency):
+        band = np.fft.rfftfreq(rate, 1 / rate)
+        return 10 * np.log10(np.square(np.abs(np.fft.rfft(audio)))[np.abs(band - frequency) < 100].mean())
+
+    for frequency in (3000, 6000):
+        assert level(masking, frequency) == pytest.approx(level(noise(rate) * 0.05, frequency), abs=1.5)
+    loud, quiet = level(tone(1000, rate), 1000), level(noise(rate) * 0.05, 1000)
+    assert quiet + 5 < level(masking, 1000) < loud - 5
+    # and steady, where the audio is not
+    halves = [np.square(part).sum() for part in np.split(masking, 2)]
+    assert halves[0] == pytest.approx(halves[1], rel=0.5)
+    assert np.array_equal(masking, mean_noise(samples, rate, seed=0))
+    assert not np.array_equal(masking, mean_noise(samples, rate, seed=1))
+
+
+def test_noise_of_audio_with_digital_silence_is_finite():
+    samples = noise(8000)
+    samples[:6000] = 0
+    assert np.isfinite(mean_noise(samples, 16000, seed=0)).all()

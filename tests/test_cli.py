@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from captum_spes.methods import accepted
 from captum_spes.metrics import rank_correlation
 from captum_spes.named_methods import METHODS, describe_methods
 
+SAMPLE = Path(__file__).parents[1] / "captum_spes" / "data" / "so_what_was_the_next_step.wav"
 PICTURES = {"spectrogram", "segmentation", "sentence", "words", "tokens", "previous_tokens"}
 FILES = {"explanation.safetensors", "report.html", *(f"{name}.png" for name in PICTURES)}
 
@@ -215,6 +217,7 @@ def test_listen(run, explained):
         (["--word", "2", "--word", "-3", "--remove", "0.125"], ["word-00-so-remove-12.5", "word-02-mark-remove-12.5"]),
         (["--token", "wh", "--sentence", "--keep", "0.2"], ["sentence-keep-20", "token-01-wh-keep-20"]),
         (["--sentence", "--keep", "0", "--remove", "1"], ["sentence-keep-0", "sentence-remove-100"]),
+        (["--word", "so", "--keep", "0.1", "--background", "noise"], ["word-00-so-keep-10-noise"]),
     ],
 )
 def test_what_is_listened_to(run, explained, options, names):
@@ -224,6 +227,18 @@ def test_what_is_listened_to(run, explained, options, names):
     )
     assert code == 0, err
     assert sorted(path.stem for path in Path("out").iterdir()) == names
+
+
+def test_the_recording_that_is_listened_to_is_known(run, explained):
+    explanation, folder = explained
+    file = folder / "known.safetensors"
+    replace(explanation, metadata={"audio_file": str(folder / "speech.wav")}).save(file)
+    code, _, err = run("listen", file, "--word", "so", "--keep", "0.1", "-o", "out")
+    assert code == 0, err
+    assert soundfile.info("out/word-00-so-keep-10.wav").frames == 6615
+    (folder / "speech.wav").unlink()
+    code, _, err = run("listen", file)
+    assert code == 2 and "speech.wav does not exist" in err
 
 
 def test_listening_to_what_is_grouped_already(run, explained):
@@ -242,7 +257,8 @@ def test_listening_to_what_is_grouped_already(run, explained):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "so_what_was_the_next_step.wav lasts 2.02 s and the explained utterance 0.30 s"),
+        ([], "explanation.safetensors does not tell which recording it explains: give that as --audio"),
+        (["--audio", SAMPLE], "so_what_was_the_next_step.wav lasts 2.02 s and the explained utterance 0.30 s"),
         (["--audio", "missing.wav"], "missing.wav does not exist"),
         (["--word", "why"], "none is 'why'"),
         (["--word", "7"], "there is no token 7"),

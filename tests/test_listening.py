@@ -1,6 +1,7 @@
 """Hearing an explanation: what is kept is what the map shows, and only of the recording that was explained."""
 
 import hashlib
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_explanation import make
+
+from captum_spes import GradientSPES, SpeechToTextAttribution
+from captum_spes.audio import load_audio
+from captum_spes.audio_masking import mean_noise
+from captum_spes.explanation import is_word
+from captum_spes.models import Tokens
 
 RATE = 16000
 
@@ -52,6 +59,29 @@ def test_all_and_nothing(explanation):
     for everything, nothing in (({"keep": 1}, {"keep": 0}), ({"remove": 0}, {"remove": 1})):
         assert np.abs(explanation.to_audio(recording, 0, sampling_rate=RATE, **everything) - recording).max() < 1e-5
         assert not explanation.to_audio(recording, 0, sampling_rate=RATE, **nothing).any()
+
+
+def test_noise_in_place_of_silence(explanation):
+    recording = noise()
+    given = {"sampling_rate": RATE, "background": "noise"}
+    assert np.abs(explanation.to_audio(recording, 0, keep=1, **given) - recording).max() < 1e-5
+    hidden = explanation.to_audio(recording, 0, remove=1, **given)
+    assert 0.02 < hidden.std() < 0.2 and np.corrcoef(hidden, recording)[0, 1] < 0.2
+    # what is kept is as it was, under either background
+    kept = explanation.to_audio(recording, "?", keep=1 / 3, **given)
+    assert np.abs(kept - recording)[int(0.125 * RATE) : int(0.165 * RATE)].max() < 1e-5
+    assert kept[int(0.23 * RATE) :].std() > 0.02
+    with pytest.raises(ValueError, match="background must be 'silence' or 'noise', not 'music'"):
+        explanation.to_audio(recording, 0, keep=1, sampling_rate=RATE, background="music")
+
+
+def test_noise_looks_like_the_baseline(tiny_model, sample):
+    """To a model it is what hidden bins become: the mean of each channel."""
+    speech = load_audio(sample, RATE)[:RATE]
+    baseline = tiny_model.baseline(tiny_model.utterance(speech))[0, 0]
+    heard = tiny_model.utterance(mean_noise(speech, RATE, seed=0)).spectrogram[0, 2:-2]
+    assert (heard.mean(0) - baseline).abs().mean() * 40 < 1.5  # decibels: Whisper has a quarter of the bels
+    assert heard.std(0).mean() < tiny_model.utterance(speech).spectrogram.std(1).mean() / 3
 
 
 def test_words_and_the_sentence_are_heard_by_the_same_name(explanation):
@@ -114,3 +144,25 @@ def test_a_map_without_regions_is_told(explanation):
     broken = replace(explanation, spectrogram_attr=torch.full_like(explanation.spectrogram_attr, torch.nan))
     with pytest.raises(ValueError, match="NaN"):
         broken.to_audio(noise(), "so", keep=0.1, sampling_rate=RATE)
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+def test_a_model_hears_the_word_that_is_kept(bundled_model, sample):
+    """A tenth of the bins is enough for Whisper to write a word again, if it is the word's own tenth."""
+    attribution = SpeechToTextAttribution(GradientSPES(bundled_model))
+    utterance, tokens = attribution.prepare(sample, context=4)
+    explanation = attribution.attribute(utterance, tokens, n_samples=6, n_token_samples=1, seed=0)
+    words = explanation.words()
+    rows = [row for row, word in enumerate(words.tokens) if is_word(word)]
+    sounds = [words.to_audio(sample, row, keep=0.1, background="noise") for row in rows]
+    windows = torch.cat([whole_window(bundled_model.utterance(sound))[:, : utterance.n_frames] for sound in sounds])
+    heard = replace(utterance, spectrogram=windows[:1], padding=utterance.padding[:, :0])
+    ids = bundled_model.generate_batch(windows, heard, tokens.prompt, max_new_tokens=12)
+    texts = [re.findall(r"\w+", attribution.text(Tokens(tokens.prompt, target)).lower()) for target in ids]
+    written = np.array([[words.tokens[row].lower() in text for row in rows] for text in texts])  # by what was kept
+    own, others = written.diagonal().mean(), written[~np.eye(len(rows), dtype=bool)].mean()
+    assert own >= 2 / 3 and own > 2 * others
+
+
+def whole_window(utterance):
+    return torch.cat((utterance.spectrogram, utterance.padding), dim=1)

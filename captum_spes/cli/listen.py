@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,18 +12,25 @@ import typer
 from captum_spes import SpeechToTextExplanation
 from captum_spes._extras import require
 from captum_spes.audio import read_audio
-from captum_spes.cli.inputs import audio_file
 from captum_spes.cli.output import make_folder, say
 from captum_spes.explanation import is_word
 
-SHARE = 0.1
+SHARE = 0.1  # that is kept and removed where none is given
 MAX_LENGTH = 40  # of a word in a file name, in characters
+
+
+class Background(str, Enum):
+    """What is heard in place of hidden bins."""
+
+    silence = "silence"
+    noise = "noise"
 
 
 def listen(
     file: Annotated[Path, typer.Argument(help="Explanation (explanation.safetensors), as explain writes it.")],
     audio: Annotated[
-        Path | None, typer.Option(help="The recording that was explained. Without it: the bundled sample.")
+        Path | None,
+        typer.Option(help="The recording that was explained. Default: the file it was then, if it is still there."),
     ] = None,
     word: Annotated[list[str] | None, typer.Option(help="A word, or its number from 0; may be given again.")] = None,
     token: Annotated[list[str] | None, typer.Option(help="A token, or its number from 0; may be given again.")] = None,
@@ -31,6 +39,7 @@ def listen(
         float | None, typer.Option(min=0, max=1, help="Share of the spectrogram's bins that is heard alone.")
     ] = None,
     remove: Annotated[float | None, typer.Option(min=0, max=1, help="Share that is left out of the recording.")] = None,
+    background: Annotated[Background, typer.Option(help="What is heard in place of the rest.")] = Background.silence,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for the results. Default: listen, in the explanation's folder."),
@@ -45,14 +54,20 @@ def listen(
     shares: dict[str, Any] = {"keep": keep, "remove": remove}
     if keep is None and remove is None:
         shares = {"keep": SHARE, "remove": SHARE}
-    with audio_file(audio) as path:
-        _, sampling_rate = read_audio(path)
-        sounds = {
-            f"{name}-{way}-{100 * share:g}.wav": source.to_audio(path, row, **{way: share})
-            for name, (source, row) in chosen.items()
-            for way, share in shares.items()
-            if share is not None
-        }
+    if audio is None:
+        if "audio_file" not in explanation.metadata:
+            raise ValueError(f"{file} does not tell which recording it explains: give that as --audio.")
+        audio = Path(explanation.metadata["audio_file"])
+    _, sampling_rate = read_audio(audio)
+    suffix = "" if background is Background.silence else f"-{background.value}"
+    sounds = {
+        f"{name}-{way}-{100 * share:g}{suffix}.wav": source.to_audio(
+            audio, row, background=background.value, **{way: share}
+        )
+        for name, (source, row) in chosen.items()
+        for way, share in shares.items()
+        if share is not None
+    }
     folder = make_folder(output or file.parent / "listen")
     for name, samples in sounds.items():
         require("soundfile").write(folder / name, samples, sampling_rate)
