@@ -1,4 +1,4 @@
-"""The Python of the README, the quick start and the pages on evaluation, models and plausibility runs as printed."""
+"""The Python of the README, the quick start and the pages on listening, evaluation, models and plausibility runs."""
 
 import re
 import warnings
@@ -17,6 +17,7 @@ from captum_spes.models import SpeechToTextModel
 README = Path(__file__).resolve().parents[1] / "README.md"
 QUICK_START = README.parent / "docs" / "quick_start.md"
 EVALUATION = README.parent / "docs" / "evaluation.md"
+LISTENING = README.parent / "docs" / "listening.md"
 MODELS = README.parent / "docs" / "models.md"
 PLAUSIBILITY = README.parent / "docs" / "plausibility.md"
 
@@ -144,6 +145,19 @@ def test_the_page_on_plausibility(tmp_path, monkeypatch):
         exec(block, names)
     assert names["found"].guessed() and names["women"].mean_frequency > 0
     assert (tmp_path / "time.png").is_file() and (tmp_path / "heard_or_guessed.png").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+def test_the_page_on_listening(tiny_model, audio, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("speech.wav", audio, 16000)
+    explanation = SpeechToTextAttribution(SPES(tiny_model)).attribute(
+        "speech.wav", "so what was the next step?", n_samples=9, n_token_samples=4
+    )
+    names = {"explanation": explanation}
+    [block] = blocks(LISTENING)
+    exec(block, names)
+    assert names["samples"].shape == audio.shape
 
 
 def test_alignments_of_the_page_on_plausibility(bundled_model, sample, tmp_path, monkeypatch):
