@@ -1,5 +1,6 @@
 """Sphinx configuration: ``sphinx-build -W docs build/docs``."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ extensions = [
     "command_line",
     "external",
     "mathml",
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -35,3 +36,11 @@ autodoc_typehints = "none"  # docstrings say what is taken and returned
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]
+
+# The tutorials lie at the root, where a user looks for them. Their copies here have links that start from here.
+nb_execution_mode = "off"
+pages = Path(__file__).parent / "tutorials"
+shutil.rmtree(pages, ignore_errors=True)
+pages.mkdir()
+for notebook in (pages.parents[1] / "tutorials").glob("*.ipynb"):
+    (pages / notebook.name).write_text(notebook.read_text("utf-8").replace("](../docs/", "](../"), "utf-8")
