@@ -465,4 +465,5 @@ def test_contrasts_and_models_without_previous_tokens(open_report):
     page.locator("#rows [role=radio]").nth(1).click()
     assert "before it" not in page.locator("#summary").inner_text()
     page.get_by_text("As a table").click()
+    page.locator("#table tbody tr").last.wait_for()  # it is filled a moment later
     assert page.locator("#table tbody tr").count() == 5
