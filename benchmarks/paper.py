@@ -208,7 +208,8 @@ class Study:
         """Prints a table, and writes it."""
         text = "\n".join(lines)
         print(f"\n{self.experiment.title}\n\n{text}")
-        self.write(f"{self.args.experiment}.md", text + "\n")
+        language = f"-{self.args.language}" if self.args.language else ""
+        self.write(f"{self.args.experiment}{language}.md", text + "\n")
 
 
 def cell(results: Results, metric: str, method: str) -> str:

@@ -10,6 +10,7 @@ from captum_spes.forward_func import (
     TokenLogProbability,
     TokenProbability,
 )
+from captum_spes.long_explanation import LongExplanation
 from captum_spes.prediction import Contrast
 from captum_spes.segmentation import grid_feature_mask, slic_feature_mask
 from captum_spes.speech_to_text import SpeechToTextAttribution
@@ -22,6 +23,7 @@ __all__ = [
     "ContrastiveProbability",
     "GradientSPES",
     "KLDivergence",
+    "LongExplanation",
     "SpeechToTextAttribution",
     "SpeechToTextExplanation",
     "TokenLogProbability",

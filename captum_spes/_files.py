@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, tables in them, and text of others that is safe to show."""
+"""Files that are there whole or not at all, tables and settings in them, and text of others that is safe to show."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 # what a terminal obeys in place of showing it, what turns the direction of writing, and halves of characters
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -52,3 +53,14 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table, the header first."""
     lines = ["| " + " | ".join(map(markdown_line, row)) + " |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], name: str = "") -> Iterator[str]:
+    """What is not alike, in words; methods that only one has are no difference."""
+    keys = before.keys() & now.keys() if name == "methods" else before.keys() | now.keys()
+    for key in sorted(keys):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from differences(old, new, f"{name}.{key}".strip("."))
+        elif old != new:
+            yield f"{name}.{key}".strip(".") + f" is {old} there and {new} now"

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from captum_spes._bins import descending, top_bins
-from captum_spes._files import sha256, write_atomically
+from captum_spes._files import differences, sha256, write_atomically
 from captum_spes.corpus import Corpus, CorpusUtterance
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.methods import title
@@ -30,7 +30,7 @@ from captum_spes.models.context import Context, Dtype
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.named_methods import NamedMethod, Preset
 from captum_spes.results import MethodResult, Results
-from captum_spes.speech_to_text import describe
+from captum_spes.speech_to_text import describe, describe_model
 
 Metric = Literal["deletion", "insertion", "size"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -379,12 +379,9 @@ class Evaluation:
 
     def _settings(self) -> dict[str, Any]:
         return {
-            "model": self.model.name,
+            **describe_model(self.model, self.gen_args, self.context, self.dtype),
             "preset": self.preset,
             "seed": self.seed,
-            "context": self.context,
-            "dtype": None if self.dtype is None else str(self.dtype).removeprefix("torch."),
-            "gen_args": {key: describe(value) for key, value in self.gen_args.items()},
             "percentages": [int(step) if step == int(step) else step for step in self.percentages],
             "methods": {
                 name: {
@@ -408,9 +405,9 @@ class Evaluation:
             before = _read_json(path, "give another folder")
             if not isinstance(before.get("methods"), dict):
                 raise ValueError(f"{path} is damaged (no methods): give another folder.")
-            if differences := list(_differences(before, self.settings)):
+            if found := list(differences(before, self.settings)):
                 raise ValueError(
-                    f"{self.folder} holds an evaluation with other arguments: {'; '.join(differences)}. Give the same "
+                    f"{self.folder} holds an evaluation with other arguments: {'; '.join(found)}. Give the same "
                     "ones to go on with it, or another folder."
                 )
             methods = {**before["methods"], **self.settings["methods"]}
@@ -425,17 +422,6 @@ class Evaluation:
 
 def _ignore(*progress: Any) -> None:
     """A callback that does nothing."""
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], name: str = "") -> Iterator[str]:
-    """What is not alike, in words; methods that only one has are no difference."""
-    keys = before.keys() & now.keys() if name == "methods" else before.keys() | now.keys()
-    for key in sorted(keys):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{name}.{key}".strip("."))
-        elif old != new:
-            yield f"{name}.{key}".strip(".") + f" is {old} there and {new} now"
 
 
 def _read_json(path: Path, advice: str = ADVICE) -> dict[str, Any]:

@@ -29,8 +29,9 @@ from captum_spes.attr._ranks import Ranks
 from captum_spes.audio import AudioLike, load_audio
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import CTCLogLikelihood
+from captum_spes.long_explanation import LongExplanation, explain_parts
 from captum_spes.models.context import Context, Dtype, context_seconds, fit_utterance
-from captum_spes.models.protocol import SpeechToTextModel, Task, Tokens, Utterance, task_of
+from captum_spes.models.protocol import SpeechToTextModel, Task, Tokens, Utterance, language_of, task_of
 from captum_spes.passes import HookedPasses, SharedPasses, rewrapped
 from captum_spes.prediction import (
     Contrast,
@@ -49,8 +50,14 @@ Stage = Callable[[str, int, int], bool | None]
 
 # perturbations in a batch where none are given
 BATCH_SIZE = 16
+# arguments that change no more than rounding
+FREE = {"perturbations_per_eval", "show_progress", "callback"}
 # of two halves of the samples; below it, a map says little about single patches
 LOW_RELIABILITY = 0.5
+
+
+class NoWordsError(ValueError):
+    """There is nothing to explain: the model hears no words."""
 
 
 class SpeechToTextAttribution(Attribution):
@@ -150,7 +157,9 @@ class SpeechToTextAttribution(Attribution):
         if target is None:
             target = self.model.generate(utterance, **(gen_args or {}))
             if not self.text(target):
-                raise ValueError(f"{self.model.name} hears no words in this audio: give the text to explain as target.")
+                raise NoWordsError(
+                    f"{self.model.name} hears no words in this audio: give the text to explain as target."
+                )
         return utterance, target
 
     def text(self, tokens: Tokens) -> str:
@@ -346,6 +355,7 @@ class SpeechToTextAttribution(Attribution):
             feature_mask=describe(mask_source),
             gen_args={key: describe(value) for key, value in (gen_args or {}).items()},
             task=task,
+            language=language_of(self.model, tokens),
         )
         for message in _doubts(explanation):
             warnings.warn(message, stacklevel=2)
@@ -353,6 +363,77 @@ class SpeechToTextAttribution(Attribution):
             with suppress(OSError):  # it holds the files of a run that was stopped
                 folder.rmdir()
         return explanation
+
+    def attribute_long(
+        self,
+        inputs: AudioLike,
+        folder: str | os.PathLike[str],
+        *,
+        sampling_rate: int | None = None,
+        max_seconds: float | None = None,
+        gen_args: dict[str, Any] | None = None,
+        context: Context = "full",
+        dtype: Dtype | None = None,
+        **arguments: Any,
+    ) -> LongExplanation:
+        """Explains a recording of any length, part by part.
+
+        It is cut in the middle of its pauses into parts that the model can hear at once, and each part is explained as
+        by :meth:`attribute`: the model hears nothing of its neighbours, and reads nothing of what it wrote of them.
+        Parts are written into the folder as they are finished, so that memory does not grow with their number. The same
+        call goes on with a run that was stopped.
+
+        Args:
+            inputs: path of an audio file, or samples with ``sampling_rate``.
+            folder: where the parts are written, a new one or that of the same explanation.
+            sampling_rate: samples a second of an array of samples.
+            max_seconds: of a part, at most. Default: the model's window, or the context where it is given in seconds.
+            gen_args: arguments of the model's generation.
+            context: window given to the model, as in :meth:`attribute`.
+            dtype: precision of the model.
+            **arguments: further ones of :meth:`attribute`, but for ``target``, ``contrast``, ``checkpoint`` and
+                ``process_group``, which belong to one utterance. Where a ``callback`` returns True, the run ends after
+                the part before.
+
+        Returns:
+            LongExplanation: what is in the folder.
+
+        Raises:
+            ValueError: as :meth:`attribute`; or a folder with the parts of something else.
+
+        Example::
+
+            >>> from captum_spes import GradientSPES, SpeechToTextAttribution
+            >>> from captum_spes.models import load_model
+            >>> attribution = SpeechToTextAttribution(GradientSPES(load_model("whisper-tiny.en")))  # doctest: +SKIP
+            >>> talk = attribution.attribute_long("talk.wav", "talk", n_samples=24, context="auto")  # doctest: +SKIP
+            >>> talk.plot().savefig("talk.png")  # doctest: +SKIP
+        """
+        if given := sorted(arguments.keys() & {"target", "contrast", "checkpoint", "process_group"}):
+            raise ValueError(
+                f"attribute_long explains all parts of a recording alike, in one process: leave out "
+                f"{' and '.join(given)}, or explain one part by attribute."
+            )
+        rate = self.model.sample_rate
+        samples = load_audio(inputs, rate, sampling_rate)
+        if max_seconds is None:
+            max_seconds = longest_seconds(self.model, context, len(samples) / rate)
+
+        def explain(long: LongExplanation, number: int, part: np.ndarray) -> SpeechToTextExplanation | None:
+            try:
+                prepared = self.prepare(part, sampling_rate=rate, gen_args=gen_args, context=context, dtype=dtype)
+            except NoWordsError:
+                return None
+            return self.attribute(*prepared, gen_args=gen_args, **arguments)
+
+        described = {key: describe(value) for key, value in arguments.items() if key not in FREE}
+        settings = {
+            "method": methods.title(self.attr_method),
+            "score": None if self.score is None else self.score.__name__,
+            "arguments": described,
+            **describe_model(self.model, gen_args, context, dtype),
+        }
+        return explain_parts(samples, rate, folder, explain, max_seconds, settings)
 
     def attribute_future(self) -> None:
         """Not implemented."""
@@ -427,6 +508,28 @@ class SpeechToTextAttribution(Attribution):
                 "versions": _versions(),
             },
         )
+
+
+def longest_seconds(model: SpeechToTextModel, context: Context, duration: float) -> float:
+    """Seconds that a model hears at once in a context; the duration of the audio where nothing limits them."""
+    window = getattr(model, "window", None)
+    longest = duration if window is None else window / model.frames_per_second
+    return longest if isinstance(context, str) else min(float(context), longest)
+
+
+def describe_model(
+    model: SpeechToTextModel, gen_args: dict[str, Any] | None, context: Context, dtype: Dtype | None
+) -> dict[str, Any]:
+    """How a model is run: what the results of several utterances must have in common."""
+    return {
+        "model": model.name,
+        # of models that are told
+        "language": getattr(model, "language", None),
+        "task": getattr(model, "task", "transcribe"),
+        "context": context,
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        "gen_args": {key: describe(value) for key, value in (gen_args or {}).items()},
+    }
 
 
 def _doubts(explanation: SpeechToTextExplanation) -> Iterator[str]:

@@ -118,6 +118,56 @@ def test_fast_gradients_depend_on_the_number_of_tokens(tiny_model, n_tokens, n_s
     assert METHODS["gradient_spes"].arguments_of(tiny_model, "fast", n_tokens)["n_samples"] == n_samples
 
 
+@pytest.fixture
+def multilingual_folder(tiny_whisper, tiny_processor, tmp_path):
+    config = tiny_whisper.generation_config
+    config.is_multilingual = True
+    config.lang_to_id = {"<|en|>": 70, "<|de|>": 71}
+    config.task_to_id = {"transcribe": 80, "translate": 81}
+    tiny_whisper.save_pretrained(tmp_path / "multilingual")
+    tiny_processor.save_pretrained(tmp_path / "multilingual")
+    return tmp_path / "multilingual"
+
+
+def test_languages_and_tasks(run, multilingual_folder, recording, tmp_path):
+    common = [recording, "--model", multilingual_folder]
+    given = [*common, "--target", "so what"]
+    code, out, err = run("explain", *given, "--n-samples", "6", "--language", "de", "--task", "translate", "-o", "out")
+    assert code == 0, err
+    assert "Language:   de, translate" in out
+    metadata = SpeechToTextExplanation.load(tmp_path / "out" / "explanation.safetensors").metadata
+    assert metadata["task"] == "translate" and metadata["language"] == "de"
+    assert metadata["previous_token_ids"][:4] == [1, 71, 81, 2]
+    code, out, err = run("compare", *given, "--methods", "energy", "-o", "compared")
+    assert code == 0, err
+    assert "Language:   en (detected), transcribe" in out or "Language:   de (detected), transcribe" in out
+    evaluate = [
+        "evaluate",
+        recording.parent,
+        *common[1:],
+        "--methods",
+        "energy",
+        "--metrics",
+        "size",
+        "-o",
+        "out-2",
+    ]
+    code, out, err = run(*evaluate, "--language", "de")
+    assert code == 0, err
+    assert "Language:   de, transcribe" in out
+    assert "language" in (tmp_path / "out-2" / "summary.md").read_text()
+    code, _, err = run(*evaluate, "--language", "en")
+    assert code == 2 and "language is de there and en now" in err
+
+
+@pytest.mark.parametrize("option", [("--language", "de"), ("--task", "translate")])
+def test_models_of_one_language_say_so(run, tiny_folder, recording, option):
+    for command in (["explain", recording], ["compare", recording], ["evaluate", recording.parent]):
+        code, _, err = run(*command, "--model", tiny_folder, *option)
+        assert code == 2 and "Traceback" not in err
+        assert "English-only model and can only transcribe: leave out language and task" in err
+
+
 def test_another_method_and_a_contrast(run, tiny_folder, recording, tmp_path):
     common = ["explain", recording, "--model", tiny_folder, "--target", "so what"]
     code, out, err = run(*common, "--method", "saliency", "-o", "saliency")

@@ -494,6 +494,14 @@ def test_other_settings_are_refused(evaluate, tmp_path, arguments, differences):
     assert (tmp_path / "out" / "settings.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("told, words", [("language", "language is None there and de now"), ("task", "task is ")])
+def test_another_language_or_task_is_refused(evaluate, model, monkeypatch, told, words):
+    evaluate()
+    monkeypatch.setattr(model, told, {"language": "de", "task": "translate"}[told])
+    with pytest.raises(ValueError, match=words):
+        evaluate()
+
+
 def test_another_model_is_refused(evaluate, model, monkeypatch):
     evaluate()
     monkeypatch.setattr(model, "name", "whisper-huge")

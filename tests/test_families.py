@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 import tempfile
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from captum_spes import (
     SPES,
     Contrast,
     CTCLogLikelihood,
+    GradientSPES,
     SpeechToTextAttribution,
     SpeechToTextExplanation,
     grid_feature_mask,
@@ -777,6 +779,58 @@ def test_instructions(cases, audio):
 # What the families do not share
 
 
+@pytest.fixture
+def voxtral_processor(tmp_path):
+    """Voxtral's own processor, with Mistral's marks and a token for each byte."""
+    base = pytest.importorskip("mistral_common.tokens.tokenizers.base", reason="needs the extra voxtral")
+    from transformers.tokenization_mistral_common import MistralCommonBackend
+
+    marks = ["<unk>", "<s>", "</s>"]
+    marks += [mark.value for mark in base.SpecialTokens if mark.value not in marks]
+    content = {
+        "config": {
+            "pattern": r"\s?\S+|\s+",
+            "num_vocab_tokens": 256,
+            "default_vocab_size": 256 + len(marks),
+            "default_num_special_tokens": len(marks),
+            "version": "v7",
+        },
+        "vocab": [{"rank": i, "token_bytes": b64encode(bytes([i])).decode(), "token_str": None} for i in range(256)],
+        "special_tokens": [{"rank": rank, "token_str": mark, "is_control": True} for rank, mark in enumerate(marks)],
+        "audio": {
+            "sampling_rate": 16000,
+            "frame_rate": 12.5,
+            "audio_encoding_config": {"num_mel_bins": 80, "window_size": 400, "hop_length": 160},
+        },
+    }
+    (tmp_path / "tekken.json").write_text(json.dumps(content))
+    features = transformers.WhisperFeatureExtractor(feature_size=80, chunk_length=1)
+    return transformers.VoxtralProcessor(features, MistralCommonBackend(tokenizer_path=tmp_path / "tekken.json"))
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+@pytest.mark.parametrize("language, request_text", [(None, ""), ("de", "lang:de")])
+def test_voxtrals_request(voxtral_processor, audio, language, request_text):
+    """The instruction is the one that its tokenizer makes for a transcript, and its tokens are read and written."""
+    torch.manual_seed(0)
+    config = transformers.VoxtralConfig(
+        audio_config={"model_type": "voxtral_encoder", **AUDIO, "intermediate_size": 32},
+        text_config={"model_type": "llama", **TEXT, "head_dim": 8, "vocab_size": 300},
+        audio_token_id=22,
+    )
+    model = load_model(
+        transformers.VoxtralForConditionalGeneration(config).eval(), voxtral_processor, language=language
+    )
+    asked = "".join(model.token_texts(torch.tensor([*model._before, 22, *model._after])))
+    assert asked == f"<s>[INST][BEGIN_AUDIO][AUDIO][/INST]{request_text}[TRANSCRIBE]"
+    explanation = SpeechToTextAttribution(SPES(model)).attribute(
+        audio, "so what", sampling_rate=16000, n_samples=8, n_token_samples=4
+    )
+    assert explanation.text == "so what" and explanation.words().tokens == ["so", "what"]
+    with pytest.raises(ValueError, match="asked for transcripts alone"):
+        load_model(model.model, voxtral_processor, task="translate")
+
+
 def test_speech2text_languages(audio):
     torch.manual_seed(0)
     plain, processor = speech2text()
@@ -871,3 +925,19 @@ def test_another_class_of_a_family(cases):
         load_model(case.plain.model, case.processor)
     with pytest.raises(ValueError, match="or its feature extractor alone, not str"):
         load_model(case.plain, "a processor")
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+def test_a_text_of_ctc_as_a_whole(ctc_case, audio, tmp_path):
+    """Its score is the sum of the tokens', so that its map is the sum of theirs; and gradients need one backward."""
+    tokens, text = (explain_ctc(ctc_case, audio, target="so what", sentence=flag) for flag in (False, True))
+    assert text.tokens == ["so what"] and text.grouped and text.token_attr.shape == (1, 0)
+    torch.testing.assert_close(text.spectrogram_attr[0], tokens.spectrogram_attr.sum(0), rtol=1e-4, atol=1e-6)
+    text.save(tmp_path / "text.safetensors")
+    loaded = SpeechToTextExplanation.load(tmp_path / "text.safetensors")
+    assert torch.equal(loaded.spectrogram_attr, text.spectrogram_attr)
+    assert len(deletion(ctc_case.adapter, text, percentages=(0, 100)).texts[0]) == 2
+    drawn = SpeechToTextAttribution(GradientSPES(ctc_case.adapter)).attribute(
+        audio, "so what", sampling_rate=16000, n_samples=4, sentence=True
+    )
+    assert drawn.metadata["passes"]["spectrogram"]["backward"] == 4 and drawn.spectrogram_attr.abs().max() > 0

@@ -14,6 +14,7 @@ from captum_spes.models import SpeechToTextModel, load_model
 from captum_spes.models import bundled as bundled_module
 from captum_spes.models.bundled import BUNDLES, load_bundled, read_ctranslate2
 from captum_spes.models.context import context_seconds, fit_utterance
+from captum_spes.models.protocol import language_of
 from captum_spes.models.whisper import WhisperModel
 
 
@@ -260,6 +261,8 @@ def test_multilingual_prompts(tiny_whisper, tiny_processor, audio):
     ):
         forced = WhisperModel(tiny_whisper, tiny_processor, language=language)
         assert forced.task_of(utterance, forced.tokens([60], utterance)) == task
+        assert language_of(forced, forced.tokens([60], utterance)) == forced.language == language
+    assert language_of(detected, detected.tokens([60], utterance)) == {70: "en", 71: "de"}[heard]
     assert german.task_of(utterance, german.tokens([60], utterance)) == "translate"
     assert detected.task_of(utterance, detected.tokens([60], utterance)) == "transcribe"
     config.task_to_id = None
@@ -281,7 +284,7 @@ def test_refused_models(tiny_whisper, tiny_processor, tmp_path):
         load_model(tiny_whisper, tiny_processor, device="nonsense")
     with pytest.raises(ValueError, match="English-only"):
         load_model(tiny_whisper, tiny_processor, task="translate")
-    with pytest.raises(ValueError, match="'transcribe' or 'translate'"):
+    with pytest.raises(ValueError, match="one of transcribe, translate"):
         load_model(tiny_whisper, tiny_processor, task="summarise")
 
 

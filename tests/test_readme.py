@@ -1,7 +1,9 @@
 """The Python of the README, the quick start and the pages on listening, evaluation, models and plausibility runs."""
 
 import re
+import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import soundfile
 import torch
 from captum.attr import IntegratedGradients
 from test_analysis import ALIGNMENT, make
+from test_evaluation import write_words
 
 from captum_spes import SPES, SpeechToTextAttribution
 from captum_spes.metrics import WordErrorRate, deletion
@@ -110,7 +113,7 @@ def test_evaluation(tiny_model, audio, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore:the maps are noisy")
 def test_a_model_of_ones_own(sample):
     """The whole protocol in less than 40 lines, run by what the library does with a model."""
-    own, use = blocks(MODELS)[1:]
+    own, use = blocks(MODELS)[-2:]
     assert len([line for line in own.splitlines() if line.strip()]) < 40
     names = {}
     torch.manual_seed(0)
@@ -124,6 +127,19 @@ def test_a_model_of_ones_own(sample):
     gradients = SpeechToTextAttribution(IntegratedGradients(model)).attribute(str(sample), n_steps=3)
     assert gradients.metadata["target"] == "generated"
     assert len(deletion(model, explanation, percentages=(0, 50)).texts[0]) == 2
+
+
+@pytest.mark.filterwarnings("ignore:the maps")
+def test_long_recordings(tiny_model, tiny_processor, sample, tmp_path, monkeypatch):
+    """2 s of speech, of which the tiny model hears 1 s at once."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(sample, "talk.wav")
+    block = next(block for block in blocks(MODELS) if "attribute_long" in block)
+    names = {"model": tiny_model, "SPES": SPES, "deletion": partial(deletion, percentages=(0, 100))}
+    write_words(tiny_model.model, tiny_processor)
+    tiny_model.model.generation_config.min_new_tokens = 2
+    exec(block.replace("n_samples=3000", "n_samples=9, n_token_samples=4").replace("60, 120", "0, 2"), names)
+    assert names["talk"].words and (tmp_path / "second_minute.png").is_file()
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^:)#]+)(?:#[^)]*)?\)", README.read_text()))

@@ -8,22 +8,26 @@ from typing import Annotated
 
 import typer
 
-from captum_spes.cli.inputs import prepare, stem
+from captum_spes.cli.inputs import audio_line, prepare, stem
 from captum_spes.cli.options import (
     Audio,
     BatchSize,
     Budget,
     Context,
     Device,
+    Language,
     Model,
     NumBeams,
     Preset,
     Seed,
     Target,
+    Task,
+    TaskName,
     split_names,
 )
 from captum_spes.cli.output import make_folder, print_table, progress, say
 from captum_spes.comparison import DEFAULT_METHODS, Comparison
+from captum_spes.models import load_model
 from captum_spes.named_methods import describe_methods, find_method
 
 
@@ -34,6 +38,8 @@ def compare(
     ),
     list_methods: Annotated[bool, typer.Option("--list", help="List the methods and what they take, and end.")] = False,
     model: Model = "whisper-tiny.en",
+    language: Language = None,
+    task: Task = TaskName.TRANSCRIBE,
     preset: Budget = Preset.fast,
     context: Context = None,
     target: Target = None,
@@ -52,7 +58,9 @@ def compare(
     names = split_names(methods, "--methods")
     for name in names:
         find_method(name)
-    inputs = prepare(audio, model, preset, context, target, num_beams, device)
+    speech_model = load_model(model, device=device, language=language, task=task.value)
+    say(audio_line(audio))
+    inputs = prepare(audio, speech_model, preset, context, target, num_beams)
     folder = make_folder(output or Path("spes-output") / f"{stem(audio)}-compare")
     comparison = Comparison(
         inputs.model, inputs.utterance, inputs.tokens, preset.value, seed, batch_size, inputs.gen_args

@@ -13,12 +13,14 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
+from captum_spes.cli.inputs import generation, language_line, window_of
 from captum_spes.cli.options import (
     WINDOWS,
     AllowOutside,
     Budget,
     Context,
     Device,
+    Language,
     Model,
     NormalizerName,
     NumBeams,
@@ -26,7 +28,8 @@ from captum_spes.cli.options import (
     ReferenceName,
     ScoreName,
     Seed,
-    parse_context,
+    Task,
+    TaskName,
     split_names,
 )
 from captum_spes.cli.output import make_folder, print_table, say
@@ -48,6 +51,8 @@ def evaluate(
     ] = "spes,feature_wise,bubble_noise,integrated_gradients",
     metrics: Annotated[str, typer.Option(help="Some of deletion,insertion,size.")] = ",".join(METRICS),
     model: Model = "whisper-tiny.en",
+    language: Language = None,
+    task: Task = TaskName.TRANSCRIBE,
     preset: Budget = Preset.fast,
     n_samples: Annotated[
         int | None,
@@ -85,20 +90,19 @@ def evaluate(
     how = WordErrorRate(normalizer.value) if score is ScoreName.wer else Bleu()
     utterances = load_corpus(corpus, allow_outside=allow_outside)
     utterances = replace(utterances, utterances=utterances.utterances[:n_utterances])
-    window, dtype = WINDOWS[preset]
     name = (corpus.parent if corpus.is_file() else corpus).resolve().name
     folder = make_folder(output or Path("spes-output") / f"{name}-evaluation")
     evaluation = Evaluation(
-        load_model(model, device=device),
+        load_model(model, device=device, language=language, task=task.value),
         utterances,
         chosen,
         folder,
         metrics=split_names(metrics, "--metrics"),  # type: ignore[arg-type]
         preset=preset.value,
         seed=seed,
-        context=window if context is None else parse_context(context),
-        dtype=dtype,
-        gen_args={"num_beams": num_beams} if num_beams > 1 else {},
+        context=window_of(preset, context),
+        dtype=WINDOWS[preset][1],
+        gen_args=generation(num_beams),
         percentages=percentages(step, until),
         perturbations_per_eval=batch_size,
     )
@@ -121,6 +125,8 @@ def _run_evaluation(evaluation: Evaluation) -> bool:
     left_out = f", {len(corpus.problems)} left out" if corpus.problems else ""
     say(f"Corpus:     {len(corpus.utterances)} utterances of {corpus.source}{left_out}")
     say(f"Model:      {evaluation.model.name}")
+    if line := language_line(evaluation.model, getattr(evaluation.model, "language", None)):
+        say(line)
     say(f"Methods:    {', '.join(evaluation.methods)}")
     if n_done:
         say(f"Resuming:   {n_done} of {total} explanations are there.")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from captum_spes import Contrast, SpeechToTextExplanation
-from captum_spes.cli.inputs import prepare, stem
+from captum_spes import Contrast
+from captum_spes.cli.inputs import audio_line, prepare, read, stem, window_of
+from captum_spes.cli.long import LongRun
 from captum_spes.cli.options import (
     METHOD,
     Audio,
@@ -17,21 +19,29 @@ from captum_spes.cli.options import (
     Budget,
     Context,
     Device,
+    Language,
     Model,
     NumBeams,
     Preset,
     Seed,
     Target,
+    Task,
+    TaskName,
 )
-from captum_spes.cli.output import make_folder, progress, say
+from captum_spes.cli.output import make_folder, progress, say, write_explanation
 from captum_spes.cli.ranks import device_of_rank, torchrun_ranks
+from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.methods import ALL_TOKENS
+from captum_spes.models import load_model
 from captum_spes.named_methods import find_method
+from captum_spes.speech_to_text import longest_seconds
 
 
 def explain(
     audio: Audio = None,
     model: Model = "whisper-tiny.en",
+    language: Language = None,
+    task: Task = TaskName.TRANSCRIBE,
     method: Annotated[
         str | None,
         typer.Option(
@@ -66,14 +76,24 @@ def explain(
         raise ValueError("--word and --foil belong together: give both, or none.")
     contrast = None if word is None or foil is None else Contrast(int(word) if word.isdigit() else word, foil)
     with torchrun_ranks() as group:
-        inputs = prepare(audio, model, preset, context, target, num_beams, device_of_rank(device))
-        attr_method = named.wrap(
-            inputs.model
-        ).attr_method  # what cannot explain this model is refused before a folder is
+        speech_model = load_model(model, device=device_of_rank(device), language=language, task=task.value)
+        attr_method = named.wrap(speech_model).attr_method  # what cannot explain is refused before a folder is
         if group is not None and not isinstance(attr_method, ALL_TOKENS):
             raise ValueError(
                 f"{method} cannot share its passes among ranks: take spes or gradient_spes, or one process."
             )
+        say(audio_line(audio))
+        samples = read(audio, speech_model)
+        longest = longest_seconds(speech_model, window_of(preset, context), math.inf)
+        if len(samples) > longest * speech_model.sample_rate:
+            if target is not None or word is not None or group is not None:
+                raise ValueError(
+                    f"the audio is longer than the {longest:g} s that are explained at once: leave out --target, "
+                    "--word and --foil, and take one process, or cut out the part that they belong to."
+                )
+            long = LongRun(speech_model, method, named, preset, context, num_beams, batch_size, seed)
+            return long.explain(samples, make_folder(output or Path("spes-output") / stem(audio)), longest)
+        inputs = prepare(audio, speech_model, preset, context, target, num_beams)
         given = named.arguments_of(inputs.model, preset.value, len(inputs.tokens.target))
         numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))
         ranks = "" if group is None else f", shared by {group.size()} ranks"
@@ -98,28 +118,9 @@ def explain(
                 checkpoint=checkpoint,
             )
         if is_first:
-            _report(explanation, _write(explanation, folder))
+            _report(explanation, write_explanation(explanation, folder))
         if explanation.metadata["partial"]:
             raise typer.Exit(128 + signal.SIGINT)
-
-
-def _write(explanation: SpeechToTextExplanation, folder: Path) -> list[Path]:
-    pictures = {
-        "spectrogram": explanation.plot_spectrogram,
-        **({} if explanation.feature_mask is None else {"segmentation": explanation.plot_segmentation}),
-        "sentence": explanation.plot_sentence,
-        **({} if explanation.grouped else {"words": explanation.plot_words}),
-        "tokens": explanation.plot_tokens,
-        **({"previous_tokens": explanation.plot_previous_tokens} if explanation.previous_tokens else {}),
-    }
-    paths = [folder / "explanation.safetensors"]
-    explanation.save(paths[0])
-    for name, plot in pictures.items():
-        paths.append(folder / f"{name}.png")
-        plot().savefig(paths[-1], dpi=150)
-    paths.append(folder / "report.html")
-    explanation.to_html(paths[-1])
-    return paths
 
 
 def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from captum_spes import SPES, SpeechToTextAttribution
+from captum_spes.audio import load_audio
 from captum_spes.cli.options import WINDOWS, Preset, parse_context
 from captum_spes.cli.output import say
-from captum_spes.models import load_model
 from captum_spes.models.context import context_seconds
-from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance, language_of
 
 SAMPLE = "so_what_was_the_next_step.wav"
 
@@ -29,31 +31,64 @@ class Inputs:
     gen_args: dict[str, Any]
 
 
+def read(audio: Path | None, model: SpeechToTextModel) -> np.ndarray:
+    """The samples of the recording, or of the bundled sample."""
+    with audio_file(audio) as path:
+        return load_audio(path, model.sample_rate)
+
+
 def prepare(
-    audio: Path | None,
-    model: str,
+    audio: Path | np.ndarray | None,
+    model: SpeechToTextModel,
     preset: Preset,
     context: str | None,
     target: str | None,
     num_beams: int,
-    device: str | None,
 ) -> Inputs:
-    """Loads the model, lets it write, and says what it wrote."""
-    window, dtype = WINDOWS[preset]
-    if context is not None:
-        window = parse_context(context)
-    say(f"Audio:      {audio or 'the bundled sample (synthesised speech)'}")
-    speech_model = load_model(model, device=device)
-    gen_args = {"num_beams": num_beams} if num_beams > 1 else {}
-    attribution = SpeechToTextAttribution(SPES(speech_model))
-    with audio_file(audio) as path:
-        utterance, tokens = attribution.prepare(path, target, gen_args=gen_args, context=window, dtype=dtype)
+    """Lets the model write of a file or of samples at its rate, and says what it wrote."""
+    gen_args = generation(num_beams)
+    attribution = SpeechToTextAttribution(SPES(model))
+    with nullcontext(audio) if isinstance(audio, np.ndarray) else audio_file(audio) as source:
+        utterance, tokens = attribution.prepare(
+            source,
+            target,
+            sampling_rate=model.sample_rate,
+            gen_args=gen_args,
+            context=window_of(preset, context),
+            dtype=WINDOWS[preset][1],
+        )
     say(
-        f"Model:      {speech_model.name} on {utterance.spectrogram.device}, "
-        f"{str(utterance.dtype).removeprefix('torch.')}, {context_seconds(speech_model, utterance):g} s of context"
+        f"Model:      {model.name} on {utterance.spectrogram.device}, "
+        f"{str(utterance.dtype).removeprefix('torch.')}, {context_seconds(model, utterance):g} s of context"
     )
+    if line := language_line(model, language_of(model, tokens)):
+        say(line)
     say(f"Transcript: {attribution.text(tokens)}")
-    return Inputs(speech_model, utterance, tokens, gen_args)
+    return Inputs(model, utterance, tokens, gen_args)
+
+
+def language_line(model: SpeechToTextModel, language: str | None) -> str | None:
+    """What to print of the language and the task; None where the model is told neither."""
+    task = getattr(model, "task", "transcribe")
+    if language is None and task == "transcribe":
+        return None
+    detected = " (detected)" if getattr(model, "language", None) is None else ""
+    return f"Language:   {'any' if language is None else language + detected}, {task}"
+
+
+def window_of(preset: Preset, context: str | None) -> Any:
+    """The window given to the model: what was asked for, or the preset's."""
+    return WINDOWS[preset][0] if context is None else parse_context(context)
+
+
+def generation(num_beams: int) -> dict[str, Any]:
+    """The arguments of the model's generation."""
+    return {"num_beams": num_beams} if num_beams > 1 else {}
+
+
+def audio_line(audio: Path | None) -> str:
+    """What to print of the recording."""
+    return f"Audio:      {audio or 'the bundled sample (synthesised speech)'}"
 
 
 def stem(audio: Path | None) -> str:

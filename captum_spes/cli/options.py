@@ -26,6 +26,13 @@ WINDOWS: dict[Preset, tuple[Literal["full", "auto"], torch.dtype | Literal["auto
 }
 
 
+class TaskName(str, Enum):
+    """What a model may be asked for."""
+
+    TRANSCRIBE = "transcribe"
+    TRANSLATE = "translate"
+
+
 class ReferenceName(str, Enum):
     """What texts may be scored against."""
 
@@ -53,6 +60,16 @@ Audio = Annotated[
     Path | None, typer.Argument(help="Audio file (WAV, FLAC, OGG, MP3, …). Without it: the bundled sample.")
 ]
 Model = Annotated[str, typer.Option(help="Bundled whisper-tiny.en, a Hugging Face id, or a local folder.")]
+Language = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a multilingual model's text, as a code of its family (de, deu). Default: detected by Whisper, which "
+        "translates where another is spoken."
+    ),
+]
+Task = Annotated[
+    TaskName, typer.Option(help="translate: into English from --language, by multilingual Whisper and Canary.")
+]
 Budget = Annotated[Preset, typer.Option(help="fast: quick budgets, for 2 cores; paper: the paper's hyper-parameters.")]
 Context = Annotated[
     str | None, typer.Option(help="Window given to the model: full, auto or seconds, in place of the preset's.")

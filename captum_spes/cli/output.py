@@ -16,6 +16,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 from captum_spes._files import printable
+from captum_spes.explanation import SpeechToTextExplanation
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -91,3 +92,23 @@ def progress(can_stop: bool, show: bool = True) -> Iterator[Callable[[str, int, 
         signal.signal(signal.SIGINT, previous)
         for bar in bars.values():
             bar.close()
+
+
+def write_explanation(explanation: SpeechToTextExplanation, folder: Path) -> list[Path]:
+    """Writes an explanation and its figures."""
+    pictures = {
+        "spectrogram": explanation.plot_spectrogram,
+        **({} if explanation.feature_mask is None else {"segmentation": explanation.plot_segmentation}),
+        "sentence": explanation.plot_sentence,
+        **({} if explanation.grouped else {"words": explanation.plot_words}),
+        "tokens": explanation.plot_tokens,
+        **({"previous_tokens": explanation.plot_previous_tokens} if explanation.previous_tokens else {}),
+    }
+    paths = [folder / "explanation.safetensors"]
+    explanation.save(paths[0])
+    for name, plot in pictures.items():
+        paths.append(folder / f"{name}.png")
+        plot().savefig(paths[-1], dpi=150)
+    paths.append(folder / "report.html")
+    explanation.to_html(paths[-1])
+    return paths

@@ -65,10 +65,7 @@ class AudioLanguageModel(WhisperFeatures, ABC):
         language: str | None = None,
         task: str = "transcribe",
     ) -> None:
-        super().__init__(model, processor, name)
-        if task not in ("transcribe", "translate"):
-            raise ValueError(f"task must be 'transcribe' or 'translate', not {task!r}.")
-        self.task: Task = "translate" if task == "translate" else "transcribe"
+        super().__init__(model, processor, name, language, task)
         self.window = 2 * model.config.audio_config.max_source_positions
         self.embedding = model.get_input_embeddings()
         self.embedding_dim: int = self.embedding.embedding_dim
@@ -221,8 +218,6 @@ class VoxtralModel(AudioLanguageModel):
             language=language,
             sampling_rate=self.sample_rate,
             format="WAV",
-            tokenize=True,
-            return_dict=True,
         )
         return request["input_ids"][0].tolist()
 

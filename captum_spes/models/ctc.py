@@ -42,7 +42,7 @@ class CtcModel(HuggingFaceModel, ABC):
         language: str | None = None,
         task: str = "transcribe",
     ) -> None:
-        super().__init__(model, processor, name)
+        super().__init__(model, processor, name, language, task)
         if language is not None or task != "transcribe":
             raise ValueError(f"{self.name} can only transcribe its own language: leave out language and task.")
         self.blank: int = model.config.pad_token_id

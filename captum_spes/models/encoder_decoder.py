@@ -60,10 +60,7 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
         language: str | None = None,
         task: str = "transcribe",
     ) -> None:
-        super().__init__(model, processor, name)
-        if task not in ("transcribe", "translate"):
-            raise ValueError(f"task must be 'transcribe' or 'translate', not {task!r}.")
-        self.task: Task = "translate" if task == "translate" else "transcribe"
+        super().__init__(model, processor, name, language, task)
         self.decoder = model.get_decoder()
         self.embedding_dim: int = self.decoder.embed_tokens.embedding_dim
         self._prompt = self._fixed_prompt(language, task)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 from transformers.utils import logging
 
-from captum_spes.models.protocol import Utterance
+from captum_spes.models.protocol import Task, Utterance
 
 
 class HuggingFaceModel:
@@ -24,9 +24,11 @@ class HuggingFaceModel:
         processor: its processor (feature extractor and tokenizer), or the feature extractor alone: targets are token
             ids then, and each token's text is its id.
         name: how results call it. Default: the name that it was loaded by.
+        language: that the model is told, as its family calls it; None where it is not told.
+        task: ``"transcribe"`` or ``"translate"``.
 
     Raises:
-        ValueError: a processor that is neither.
+        ValueError: a processor that is neither, or another task.
     """
 
     frames_per_second: float
@@ -38,10 +40,21 @@ class HuggingFaceModel:
     # the tokenizers of some families begin every word with a space, also the first
     text_prefix = ""
 
-    def __init__(self, model: Any, processor: Any, name: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        name: str | None = None,
+        language: str | None = None,
+        task: str = "transcribe",
+    ) -> None:
+        if task not in get_args(Task):
+            raise ValueError(f"task must be one of {', '.join(get_args(Task))}, not {task!r}.")
         self.model = model
         self.feature_extractor, self.tokenizer = _parts(processor)
         self.name: str = name or model.config._name_or_path or type(model).__name__
+        self.language = language
+        self.task: Task = "translate" if task == "translate" else "transcribe"
         self.sample_rate: int = self.feature_extractor.sampling_rate
         self._special = self._special_ids()
 
@@ -86,7 +99,8 @@ class HuggingFaceModel:
             return
         raise ValueError(
             f"the audio lasts {len(audio) / self.sample_rate:.1f} s, longer than the "
-            f"{self.window / self.frames_per_second:g} s window of {self.name}: cut it into shorter utterances."
+            f"{self.window / self.frames_per_second:g} s window of {self.name}: explain it part by part, by "
+            "SpeechToTextAttribution.attribute_long or captum-spes explain, or cut it into shorter utterances."
         )
 
     def _features(self, audio: np.ndarray) -> Tensor:
@@ -134,7 +148,8 @@ class HuggingFaceModel:
 
     def _special_ids(self) -> set[int]:
         if self.tokenizer is not None:
-            return set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
+            added = self.tokenizer.added_tokens_decoder  # of mistral-common's a method, and not implemented
+            return set(self.tokenizer.all_special_ids) | set(added if isinstance(added, Mapping) else ())
         names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
         configs = (self.model.config, self.model.config.get_text_config(decoder=True))
         found = (getattr(config, name, None) for name in names for config in configs)

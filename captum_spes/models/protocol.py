@@ -91,7 +91,9 @@ class SpeechToTextModel(Protocol):
     """A model that writes tokens from a spectrogram and the tokens before.
 
     One that translates has a method ``task_of(utterance, tokens)`` as well, which returns ``"transcribe"`` or
-    ``"translate"``; the others transcribe.
+    ``"translate"``; the others transcribe. One that is told a language or a task has attributes ``language`` and
+    ``task``, by which an evaluation knows that it goes on with the same. One that hears only so much at once has an
+    attribute ``window``, its frames, by which long recordings are cut.
 
     Attributes:
         name: how results call the model.
@@ -167,6 +169,12 @@ class SpeechToTextModel(Protocol):
         values. Where the batch of one of ``encoded`` and ``token_gate`` is 1, it serves the other's whole batch.
         Gradients flow to both.
         """
+
+
+def language_of(model: SpeechToTextModel, tokens: Tokens) -> str | None:
+    """The language that the model was told or has detected, as it calls it; None where it is not told."""
+    found = getattr(model, "language_of", None)
+    return getattr(model, "language", None) if found is None else found(tokens)
 
 
 def task_of(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> Task:

@@ -110,7 +110,10 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
                 prompt.append(config.lang_to_id[f"<|{language}|>"])
             prompt.append(config.task_to_id[task])
         elif task == "translate" or language not in (None, "en"):
-            raise ValueError(f"{self.name} is an English-only model: it can only transcribe English.")
+            raise ValueError(
+                f"{self.name} is an English-only model and can only transcribe: leave out language and task, or take a "
+                "multilingual model such as whisper-base."
+            )
         if getattr(config, "no_timestamps_token_id", None) is not None:
             prompt.append(config.no_timestamps_token_id)
         return prompt
@@ -126,6 +129,13 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
         if self.task == "translate" or self._detect_language or not self._is_multilingual:
             return self.task
         return "transcribe" if int(tokens.prompt[1]) == self._spoken_language(utterance) else "translate"
+
+    def language_of(self, tokens: Tokens) -> str | None:
+        """The language that the prompt names: told or detected; None for English-only models."""
+        if not self._is_multilingual:
+            return None
+        codes = {index: token[2:-2] for token, index in self.model.generation_config.lang_to_id.items()}
+        return codes.get(int(tokens.prompt[1]))
 
     def _spoken_language(self, utterance: Utterance) -> int:
         """The id of the language that the model hears."""

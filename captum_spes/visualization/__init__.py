@@ -15,9 +15,11 @@ from captum_spes.visualization.plausibility import (
     plot_token_bars,
     plot_word_times,
 )
+from captum_spes.visualization.transcript import TranscriptLine, plot_transcript
 
 __all__ = [
     "CurvePanel",
+    "TranscriptLine",
     "percentile_ranks",
     "plot_attributions",
     "plot_comparison",
@@ -29,5 +31,6 @@ __all__ = [
     "plot_spectrogram",
     "plot_token_attributions",
     "plot_token_bars",
+    "plot_transcript",
     "plot_word_times",
 ]

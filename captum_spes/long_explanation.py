@@ -1,0 +1,310 @@
+"""The explanation of a recording that is longer than its model's window: one of each part, on one axis of time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from captum_spes._files import differences, write_atomically
+from captum_spes.audio import split_at_pauses
+from captum_spes.explanation import SpeechToTextExplanation, is_mark, is_word
+from captum_spes.visualization import TranscriptLine, plot_transcript
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INDEX = "parts.json"
+VERSION = 1
+VALUE_LABEL = "mean attribution of the tokens: larger = hiding it changes their predictions more"
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word and its time: where its map peaks.
+
+    Attributes:
+        text: the word, as the model wrote it.
+        time: seconds from the beginning of the recording at which the maximum of its map over the frequencies is
+            largest; the mean of several such frames.
+    """
+
+    text: str
+    time: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a recording.
+
+    Attributes:
+        start: seconds from the beginning of the recording.
+        stop: seconds.
+        text: what the model wrote; empty where it heard no words.
+        tokens: the explained ones, marks such as the end of the text among them.
+        words: the words of the text.
+        done: whether it is explained, or known to have no words.
+    """
+
+    start: float
+    stop: float
+    text: str = ""
+    tokens: list[str] = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
+    done: bool = False
+
+
+class LongExplanation(Sequence[SpeechToTextExplanation]):
+    """The explanations of the parts of a long recording, in a folder, of which one at a time is in memory.
+
+    It is a sequence of :class:`SpeechToTextExplanation`, those of the parts with words, which are read from their files
+    when they are asked for: metrics take it as they take a list, and pool its parts. ::
+
+        folder/parts.json                          settings; texts, tokens and words of the parts, with their times
+        folder/part-001/explanation.safetensors
+
+    Attributes:
+        folder: where it is.
+        duration: seconds of the recording.
+        parts: all of them, those that are not explained yet among them.
+        settings: how everything was done.
+
+    Example::
+
+        >>> from captum_spes import SPES, LongExplanation, SpeechToTextAttribution
+        >>> from captum_spes.models import load_model
+        >>> attribution = SpeechToTextAttribution(SPES(load_model("whisper-tiny.en")))  # doctest: +SKIP
+        >>> talk = attribution.attribute_long("talk.wav", "talk", n_samples=3000)  # doctest: +SKIP
+        >>> talk.text, talk.words[0], talk[0].spectrogram_attr.shape  # doctest: +SKIP
+        >>> talk.plot(0, 60).savefig("first_minute.png")  # doctest: +SKIP
+        >>> LongExplanation.load("talk").duration  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: Path, duration: float, parts: Sequence[Part], settings: dict[str, Any]) -> None:
+        self.folder = folder
+        self.duration = duration
+        self.parts = list(parts)
+        self.settings = settings
+
+    def __repr__(self) -> str:
+        done = sum(part.done for part in self.parts)
+        return f"<LongExplanation of {self.duration:.2f} s in {self.folder}: {done} of {len(self.parts)} parts>"
+
+    # The sequence
+
+    @property
+    def explained(self) -> list[int]:
+        """The numbers of the parts that have an explanation."""
+        return [number for number, part in enumerate(self.parts) if part.tokens]
+
+    @property
+    def missing(self) -> list[int]:
+        """The numbers of the parts that are not explained yet."""
+        return [number for number, part in enumerate(self.parts) if not part.done]
+
+    def __len__(self) -> int:
+        return len(self.explained)
+
+    @overload
+    def __getitem__(self, index: int) -> SpeechToTextExplanation: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[SpeechToTextExplanation]: ...
+    def __getitem__(self, index: int | slice) -> SpeechToTextExplanation | list[SpeechToTextExplanation]:
+        found = self.explained[index]
+        if isinstance(found, list):
+            return [SpeechToTextExplanation.load(self.path(number)) for number in found]
+        return SpeechToTextExplanation.load(self.path(found))
+
+    def path(self, number: int) -> Path:
+        """The file of a part's explanation; figures of the part may stand beside it."""
+        return self.folder / f"part-{number + 1:03}" / "explanation.safetensors"
+
+    # Reading
+
+    @property
+    def text(self) -> str:
+        """What was written of the whole recording."""
+        return " ".join(part.text for part in self.parts if part.text)
+
+    @property
+    def tokens(self) -> list[str]:
+        """All explained tokens, with the marks at the end of each part."""
+        return [token for part in self.parts for token in part.tokens]
+
+    @property
+    def words(self) -> list[Word]:
+        """All words with their times on the recording's axis."""
+        return [word for part in self.parts for word in part.words]
+
+    def at(self, token: int) -> tuple[Part, SpeechToTextExplanation]:
+        """The part that a token is in, and the explanation of this token alone.
+
+        Args:
+            token: its number in :attr:`tokens`, from the end where negative.
+
+        Raises:
+            ValueError: no such token.
+        """
+        if not -len(self.tokens) <= token < len(self.tokens):
+            raise ValueError(f"there is no token {token}: there are {len(self.tokens)}.")
+        row = token % len(self.tokens)
+        for number in self.explained:
+            part = self.parts[number]
+            if row < len(part.tokens):
+                break
+            row -= len(part.tokens)
+        whole = SpeechToTextExplanation.load(self.path(number))
+        rows = slice(row, row + 1)
+        return part, replace(
+            whole,
+            tokens=whole.tokens[rows],
+            spectrogram_attr=whole.spectrogram_attr[rows],
+            token_attr=whole.token_attr[rows],
+            n_previous=whole.n_previous[rows],
+            reliability=None if whole.reliability is None else whole.reliability[rows],
+            grouped=True,
+        )
+
+    def plot(self, start: float = 0, stop: float | None = None) -> Figure:
+        """A stretch of the recording: the words at their times above the map of the text, one line a part.
+
+        Args:
+            start: seconds from the beginning.
+            stop: seconds. Default: the end. Some minutes make a figure that can be looked at.
+
+        Raises:
+            ValueError: no words there.
+        """
+        stop = self.duration if stop is None else stop
+        lines = []
+        for number in self.explained:
+            part = self.parts[number]
+            if part.stop <= start or part.start >= stop:
+                continue
+            sentence = SpeechToTextExplanation.load(self.path(number)).sentence()
+            rate = sentence.frames_per_second
+            # what of the part lies in the stretch
+            first, last = (round(max(time - part.start, 0) * rate) for time in (start, stop))
+            begin = part.start + first / rate
+            lines.append(
+                TranscriptLine(
+                    begin,
+                    sentence.spectrogram[first:last],
+                    sentence.spectrogram_attr[0, first:last],
+                    [(w.text, w.time) for w in part.words if begin <= w.time <= stop and is_word(w.text)],
+                )
+            )
+        if not lines:
+            raise ValueError(f"there are no words between {start:g} and {stop:g} s: there are {self.duration:g} s.")
+        return plot_transcript(lines, rate, sentence.mel_frequencies, VALUE_LABEL)
+
+    # Files
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> LongExplanation:
+        """Reads what was written into a folder.
+
+        Raises:
+            ValueError: no such folder, or an index that is damaged or of a newer version.
+        """
+        path = Path(folder) / INDEX
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist: give the folder of a long recording's explanation.")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            version = content["version"]
+            if version > VERSION:
+                raise ValueError(f"it is of version {version}, newer than this library reads ({VERSION})")
+            parts = [Part(**{**part, "words": [Word(**word) for word in part["words"]]}) for part in content["parts"]]
+            return cls(Path(folder), float(content["duration"]), parts, dict(content["settings"]))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged ({error}): delete it to explain the recording anew.") from error
+
+    def _write_index(self) -> None:
+        content = {
+            "version": VERSION,
+            "duration": self.duration,
+            "settings": self.settings,
+            "parts": [asdict(part) for part in self.parts],
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / INDEX, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def _finish(self, number: int, explanation: SpeechToTextExplanation | None) -> None:
+        """Keeps the explanation of a part, or that it has no words."""
+        part = self.parts[number]
+        if explanation is not None:
+            self.path(number).parent.mkdir(parents=True, exist_ok=True)
+            explanation.save(self.path(number))
+            words = [Word(word.text, part.start + word.time) for word in word_times(explanation)]
+            part = replace(part, text=explanation.text, tokens=explanation.tokens, words=words)
+        self.parts[number] = replace(part, done=True)
+        self._write_index()
+
+
+def explain_parts(
+    samples: np.ndarray,
+    sampling_rate: int,
+    folder: str | os.PathLike[str],
+    explain: Callable[[LongExplanation, int, np.ndarray], SpeechToTextExplanation | None],
+    max_seconds: float,
+    settings: dict[str, Any],
+) -> LongExplanation:
+    """Explains a recording part by part, and writes each part into a folder as soon as it is finished.
+
+    A run that was stopped goes on with the parts that are missing.
+
+    Args:
+        samples: of the whole recording, mono, of shape (n,).
+        sampling_rate: samples a second.
+        folder: a new one, or that of the same explanation.
+        explain: explains a part, called with what is there so far, the part's number and its samples; None where there
+            are no words. Where it returns a partial explanation, the run ends and the part is not kept.
+        max_seconds: of a part, at most.
+        settings: what the explanations depend on, in values that JSON can hold.
+
+    Returns:
+        LongExplanation: of what is there; where all went well, nothing is :attr:`~LongExplanation.missing`.
+
+    Raises:
+        ValueError: a folder that holds the parts of something else; the message names the difference.
+    """
+    digest = hashlib.sha256(samples.tobytes()).hexdigest()
+    settings = {"audio_sha256": digest, "max_seconds": max_seconds, **settings}
+    if (Path(folder) / INDEX).is_file():
+        long = LongExplanation.load(folder)
+        if found := list(differences(long.settings, settings)):
+            raise ValueError(
+                f"{folder} holds parts that were explained otherwise: {'; '.join(found)}. Give the same arguments "
+                "to go on with it, or another folder."
+            )
+    else:
+        spans = split_at_pauses(samples, sampling_rate, max_seconds)
+        parts = [Part(begin / sampling_rate, end / sampling_rate) for begin, end in spans]
+        long = LongExplanation(Path(folder), len(samples) / sampling_rate, parts, settings)
+        long._write_index()
+    for number in long.missing:
+        part = long.parts[number]
+        begin, end = (round(time * sampling_rate) for time in (part.start, part.stop))
+        explanation = explain(long, number, samples[begin:end])
+        if explanation is not None:
+            if explanation.metadata.get("partial"):
+                break
+            explanation = replace(explanation, metadata={**explanation.metadata, "start_seconds": part.start})
+        long._finish(number, explanation)
+    return long
+
+
+def word_times(explanation: SpeechToTextExplanation) -> list[Word]:
+    """The words of an explanation, each with the seconds at which its map peaks."""
+    words = explanation if explanation.grouped else explanation.words()
+    curves = words.spectrogram_attr.amax(2)  # (K, T)
+    peaks = [float(row.argwhere().double().mean()) for row in curves == curves.amax(1, keepdim=True)]
+    rate = words.frames_per_second
+    return [Word(text, (peak + 0.5) / rate) for text, peak in zip(words.tokens, peaks) if not is_mark(text)]

@@ -1,0 +1,276 @@
+"""Recordings that are longer than the model's window: how they are cut, explained in parts, kept and read."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from test_cli import multilingual_folder, recording, run, tiny_folder  # noqa: F401 (fixtures)
+from test_evaluation import write_words
+
+from captum_spes import SPES, GradientSPES, LongExplanation, SpeechToTextAttribution
+from captum_spes.alignment import Alignment, Segment, match_words
+from captum_spes.attr import Energy
+from captum_spes.audio import load_audio, split_at_pauses
+from captum_spes.long_explanation import word_times
+from captum_spes.metrics import deletion
+
+pytestmark = pytest.mark.filterwarnings("ignore:the maps")
+
+RATE = 16000
+WRITES = {"min_new_tokens": 2}  # for else the tiny model leaves some parts without words
+
+
+@pytest.fixture(scope="module")
+def speech():
+    """2 s of synthesised speech."""
+    from pathlib import Path
+
+    import captum_spes
+
+    return load_audio(Path(captum_spes.__file__).parent / "data" / "so_what_was_the_next_step.wav", RATE)
+
+
+def silence(seconds):
+    return np.random.default_rng(0).normal(0, 1e-4, int(seconds * RATE)).astype(np.float32)
+
+
+# Cutting
+
+
+def test_parts_begin_and_end_in_pauses(speech):
+    sentences = [(speech, silence(0.5 + 0.1 * (number % 3))) for number in range(8)]
+    samples = np.concatenate([piece for pair in sentences for piece in pair])
+    ends = np.cumsum([len(piece) for pair in sentences for piece in pair])
+    pauses = list(zip(ends[::2], ends[1::2]))
+    parts = split_at_pauses(samples, RATE, max_seconds=7)
+    assert parts[0][0] == 0 and parts[-1][1] == len(samples)
+    assert all(end - begin <= 7 * RATE for begin, end in parts)
+    for (_, end), (begin, _) in pairwise(parts):
+        assert end == begin  # nothing is lost, nothing doubled
+        assert any(first < end < last for first, last in pauses)
+
+
+@pytest.mark.parametrize("seconds, max_seconds", [(2.51, 1.0), (70, 30), (30.001, 30), (61.7, 10.3)])
+def test_without_pauses_nothing_is_lost(seconds, max_seconds):
+    samples = np.random.default_rng(1).normal(0, 0.2, int(seconds * RATE)).astype(np.float32)
+    parts = split_at_pauses(samples, RATE, max_seconds)
+    assert [part[0] for part in parts] == [0, *(end for _, end in parts[:-1])] and parts[-1][1] == len(samples)
+    lengths = [end - begin for begin, end in parts]
+    assert max(lengths) <= max_seconds * RATE and min(lengths) >= 0.24 * max_seconds * RATE
+
+
+def test_parts_without_speech_are_left_out(speech):
+    samples = np.concatenate((speech, silence(30), speech))
+    parts = split_at_pauses(samples, RATE, max_seconds=5)
+    assert parts[0][0] == 0 and parts[-1][1] == len(samples)
+    assert sum(end - begin for begin, end in parts) < 12 * RATE
+    assert parts[0][1] > len(speech) and parts[-1][0] < len(samples) - len(speech)
+
+
+def test_short_audio_is_one_part(speech):
+    assert split_at_pauses(speech, RATE, 30) == [(0, len(speech))]
+    with pytest.raises(ValueError, match="max_seconds must be at least 1"):
+        split_at_pauses(speech, RATE, 0.5)
+
+
+# Explaining. The tiny model hears 1 s at once.
+
+
+@pytest.fixture
+def long_audio(speech):
+    return np.concatenate((speech, silence(0.4), speech))[: int(3.3 * RATE)]
+
+
+@pytest.fixture
+def attribution(tiny_whisper, tiny_processor):
+    from captum_spes.models import load_model
+
+    write_words(tiny_whisper, tiny_processor)
+    return SpeechToTextAttribution(SPES(load_model(tiny_whisper, tiny_processor)))
+
+
+def explain(attribution, long_audio, folder, **arguments):
+    given = {"n_samples": 9, "n_token_samples": 4, "seed": 2, "gen_args": WRITES, **arguments}
+    return attribution.attribute_long(long_audio, folder, sampling_rate=RATE, **given)
+
+
+def test_parts_are_explained_as_they_are_alone(attribution, long_audio, tmp_path):
+    long = explain(attribution, long_audio, tmp_path / "long")
+    assert not long.missing and len(long) == len(long.parts) >= 4
+    assert long.duration == pytest.approx(3.3) and long.parts[-1].stop == pytest.approx(3.3)
+    for part, found in zip(long.parts, long):
+        samples = long_audio[round(part.start * RATE) : round(part.stop * RATE)]
+        alone = attribution.attribute(
+            samples, sampling_rate=RATE, n_samples=9, n_token_samples=4, seed=2, gen_args=WRITES
+        )
+        assert torch.equal(found.spectrogram_attr, alone.spectrogram_attr)
+        assert torch.equal(found.token_attr, alone.token_attr) and found.tokens == alone.tokens == part.tokens
+        assert found.metadata["start_seconds"] == part.start
+        times = [word.time - part.start for word in part.words]
+        assert times == pytest.approx([word.time for word in word_times(alone)])
+        assert all(0 <= time <= part.stop - part.start for time in times)
+    assert long.text == " ".join(found.text for found in long)
+    assert long.tokens == [token for found in long for token in found.tokens]
+    assert [word.text for word in long.words] == [w for found in long for w in found.words().tokens if "<|" not in w]
+
+
+def test_reading(attribution, long_audio, tmp_path):
+    explain(attribution, long_audio, tmp_path / "long")
+    long = LongExplanation.load(tmp_path / "long")
+    first = len(long[0].tokens)
+    part, explanation = long.at(first + 1)
+    assert part == long.parts[1] and explanation.tokens == [long.tokens[first + 1]]
+    assert torch.equal(explanation.spectrogram_attr[0], long[1].spectrogram_attr[1])
+    assert torch.equal(long.at(-1)[1].spectrogram_attr[0], long[-1].spectrogram_attr[-1])
+    with pytest.raises(ValueError, match="there is no token 999"):
+        long.at(999)
+    assert [each.text for each in long[:2]] == [part.text for part in long.parts[:2]]
+    assert repr(long).endswith(f"{len(long.parts)} of {len(long.parts)} parts>")
+    figure = long.plot()
+    assert len(figure.axes) == len(long) + 1  # and the colour bar
+    drawn = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert sorted(drawn) == sorted(word.text for word in long.words)
+    begin = long.parts[1].start
+    [ax, _] = long.plot(begin + 0.1, begin + 0.3).axes
+    assert ax.images[0].get_extent()[:2] == pytest.approx([begin + 0.1, begin + 0.3], abs=0.011)
+    with pytest.raises(ValueError, match="there are no words between 90 and 95 s"):
+        long.plot(90, 95)
+    with pytest.raises(ValueError, match="does not exist: give the folder"):
+        LongExplanation.load(tmp_path)
+
+
+def test_metrics_pool_the_parts(attribution, long_audio, tmp_path):
+    long = explain(attribution, long_audio, tmp_path / "long")
+    curve = deletion(attribution.model, long, percentages=(0, 50, 100))
+    listed = deletion(attribution.model, list(long), percentages=(0, 50, 100))
+    assert curve.texts == listed.texts and curve.references == [part.text for part in long.parts]
+
+
+def test_a_stopped_run_goes_on(attribution, long_audio, tmp_path, monkeypatch):
+    whole = explain(attribution, long_audio, tmp_path / "whole")
+    calls = []
+    attribute = attribution.attribute
+
+    def count(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return attribute(*args, **kwargs)
+
+    monkeypatch.setattr(attribution, "attribute", count)
+    with pytest.raises(KeyboardInterrupt):
+        explain(attribution, long_audio, tmp_path / "long")
+    assert LongExplanation.load(tmp_path / "long").missing == list(range(2, len(whole.parts)))
+    # other batches change no more than rounding
+    again = explain(attribution, long_audio, tmp_path / "long", perturbations_per_eval=16)
+    assert len(calls) == 1 + len(whole.parts) and not again.missing
+    files = [sorted(each.folder.rglob("*.*")) for each in (again, whole)]
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+    explain(attribution, long_audio, tmp_path / "long")
+    assert len(calls) == 1 + len(whole.parts)
+
+
+def test_a_callback_ends_the_run(attribution, long_audio, tmp_path):
+    long = explain(attribution, long_audio, tmp_path / "long", perturbations_per_eval=2, callback=lambda *_: True)
+    assert not len(long) and len(long.missing) == len(long.parts)
+
+
+def test_other_arguments_are_refused(attribution, long_audio, tmp_path):
+    explain(attribution, long_audio, tmp_path / "long")
+    before = (tmp_path / "long" / "parts.json").read_bytes()
+    with pytest.raises(ValueError, match="arguments.seed is 2 there and 3 now"):
+        explain(attribution, long_audio, tmp_path / "long", seed=3)
+    with pytest.raises(ValueError, match="audio_sha256 is"):
+        explain(attribution, long_audio[: 3 * RATE], tmp_path / "long")
+    with pytest.raises(ValueError, match="leave out target"):
+        explain(attribution, long_audio, tmp_path / "long", target="so")
+    assert (tmp_path / "long" / "parts.json").read_bytes() == before
+    content = json.loads(before)
+    for damage in ({**content, "version": 99}, {"version": 1}, []):
+        (tmp_path / "long" / "parts.json").write_text(json.dumps(damage))
+        with pytest.raises(ValueError, match="is damaged"):
+            LongExplanation.load(tmp_path / "long")
+
+
+def test_parts_in_which_nothing_is_heard(attribution, long_audio, tmp_path, monkeypatch):
+    generate = attribution.model.generate
+    n_calls = []
+
+    def silent_once(utterance, **gen_args):
+        tokens = generate(utterance, **gen_args)
+        n_calls.append(1)
+        if len(n_calls) > 1:
+            return tokens
+        return type(tokens)(tokens.prompt, tokens.target[-1:], generated=True)
+
+    monkeypatch.setattr(attribution.model, "generate", silent_once)
+    long = explain(attribution, long_audio, tmp_path / "long")
+    assert not long.missing and len(long) == len(long.parts) - 1 and not long.parts[0].text
+    assert long.at(0)[0] == long.parts[1]
+
+
+def test_attribute_names_the_way(attribution, long_audio):
+    with pytest.raises(ValueError, match=r"longer than the 1 s window .* by SpeechToTextAttribution.attribute_long"):
+        attribution.attribute(long_audio, sampling_rate=RATE)
+
+
+# The command line
+
+
+def test_explain_a_long_recording(run, tiny_folder, long_audio, tmp_path):  # noqa: F811
+    soundfile.write(tmp_path / "talk.wav", long_audio, RATE)
+    command = ["explain", "talk.wav", "--model", tiny_folder, "--n-samples", "4"]
+    code, out, err = run(*command)
+    assert code == 0, err
+    folder = tmp_path / "spes-output" / "talk"
+    long = LongExplanation.load(folder)
+    assert not long.missing and long.settings["method"] == "gradient_spes"
+    assert "Length:     3.3 s, in parts of at most 1 s" in out and f"Part 1 of {len(long.parts)}: 0.0 to" in out
+    assert (folder / "overview.png").is_file() and f"Transcript: {long.text}" in out
+    pages = [sorted(path.name for path in (folder / f"part-{n + 1:03}").iterdir()) for n in long.explained]
+    assert all({"words.png", "tokens.png", "explanation.safetensors"} <= set(page) for page in pages)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    code, out, err = run(*command)
+    assert code == 0 and "Part 1" not in out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == before
+    code, _, err = run(*command, "--seed", "1")
+    assert code == 2 and "seed is 0 there and 1 now" in err
+    code, _, err = run(*command, "--target", "so")
+    assert code == 2 and "longer than the 1 s that are explained at once: leave out --target" in err
+
+
+# The real model
+
+
+def test_no_text_is_lost_at_the_seams(bundled_model, speech, tmp_path):
+    """Each part has one sentence, and is written as alone."""
+    samples = np.concatenate([piece for _ in range(4) for piece in (silence(0.3), speech, silence(0.3))])
+    attribution = SpeechToTextAttribution(Energy(bundled_model))
+    long = attribution.attribute_long(samples, tmp_path, sampling_rate=RATE, max_seconds=4)
+    assert long.text == " ".join(["So what was the next step?"] * 4)
+    assert [word.text for word in long.words[:7]] == ["So", "what", "was", "the", "next", "step", "?"]
+
+
+@pytest.mark.slow
+def test_words_light_up_on_the_recordings_axis(bundled_model, librivox, tmp_path):
+    """Two sentences, three times: their words peak where they are spoken, which alignments of the sentences tell."""
+    names = [f"sense_and_sensibility_01_austen_64kb-{number}" for number in ("0930", "0920")] * 3
+    pieces = [load_audio(librivox / f"{name}.wav", RATE) for name in names]
+    starts = np.cumsum([0, *(len(piece) for piece in pieces)]) / RATE
+    attribution = SpeechToTextAttribution(GradientSPES(bundled_model))
+    long = attribution.attribute_long(
+        np.concatenate(pieces), tmp_path, sampling_rate=RATE, max_seconds=10, n_samples=12, context="auto"
+    )
+    alone = [attribution.text(attribution.prepare(piece, sampling_rate=RATE)[1]) for piece in pieces[:2]]
+    assert long.text.lower().split() == " ".join(alone * 3).lower().split()
+    spoken = [
+        Segment(word.text, start + word.begin, start + word.end)
+        for name, start in zip(names, starts)
+        for word in Alignment.load(librivox / f"{name}.json").words
+    ]
+    matches = match_words([word.text for word in long.words], spoken)
+    hits = [match.begin - 0.05 <= word.time <= match.end + 0.05 for word, match in zip(long.words, matches) if match]
+    assert len(hits) > 60 and np.mean(hits) > 0.8
