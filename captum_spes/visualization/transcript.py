@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WORD_SIZE = 8.0  # points
+MAX_ROWS = 8  # of words; where a map knows no word from another, all of them are in one place
 WORD_GAP = 0.06  # inches between neighbours in a row
 MIN_SECONDS = 10.0  # that fill the page's width, where all lines are shorter
 HEIGHT = 0.9  # inches of a spectrogram
@@ -56,7 +57,7 @@ def plot_transcript(
     """Draws a long recording as lines beneath each other, as of a score: what was written, above its map.
 
     All lines have one scale of time, and their maps one scale of colours. Words stand at their times, in as many rows
-    as they need, each with a line down to the map.
+    as they need, each with a line down to the map; what eight rows have no room for is left out.
 
     Args:
         lines: in the order of time.
@@ -91,7 +92,7 @@ def plot_transcript(
     inches = PAGE_WIDTH / seconds
     rows = [_rows([(text, inches * (time - line.start)) for text, time in line.words]) for line in lines]
     row_height = LINE_HEIGHT * WORD_SIZE / 72
-    heights = [HEIGHT + row_height * (max(numbers, default=0) + 1) for numbers in rows]
+    heights = [HEIGHT + row_height * min(max(numbers, default=0) + 1, MAX_ROWS) for numbers in rows]
     margin = 0.3  # the times beneath each line
     figure = new_figure(PAGE_WIDTH + SIDE_MARGIN, sum(heights) + margin * len(lines) + BAR_MARGIN)
     grid = figure.add_gridspec(len(lines), 1, height_ratios=heights)
@@ -109,6 +110,8 @@ def plot_transcript(
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=TICK_SIZE)
         for (_, time), text, number in zip(line.words, clean_labels([text for text, _ in line.words]), numbers):
+            if number >= MAX_ROWS:
+                continue
             bottom = channels + a_row * number
             ax.plot([time, time], [channels, bottom + 0.2 * a_row], color="0.75", linewidth=0.5, zorder=1)
             ax.text(
