@@ -180,6 +180,24 @@ def _is_speech(samples: np.ndarray, sampling_rate: int, n_frames: int, mode: int
     return np.array([detector.is_speech(frame.tobytes(), VAD_RATE) for frame in frames])
 
 
+def duration(path: Path) -> float:
+    """Seconds of an audio file, as its header has them; 0 where it cannot be read.
+
+    Example::
+
+        >>> from importlib.resources import as_file, files
+        >>> from captum_spes.audio import duration
+        >>> with as_file(files("captum_spes") / "data" / "so_what_was_the_next_step.wav") as path:
+        ...     round(duration(path), 1)
+        2.0
+    """
+    soundfile = require("soundfile")
+    try:
+        return soundfile.info(path).duration
+    except (soundfile.LibsndfileError, OSError, TypeError):
+        return 0.0
+
+
 def _as_array(audio: npt.ArrayLike) -> np.ndarray:
     try:
         return np.asarray(audio)

@@ -16,7 +16,9 @@ import torch
 
 from captum_spes._bins import descending, top_bins
 from captum_spes._files import differences, sha256, write_atomically
+from captum_spes.audio import duration
 from captum_spes.corpus import Corpus, CorpusUtterance
+from captum_spes.distributed import Sharing
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.methods import title
 from captum_spes.metrics import DeletionCurve, SizeCurve, size
@@ -38,6 +40,8 @@ Reference = Literal["transcription", "model"]
 INPUTS: tuple[Literal["spectrogram", "tokens"], ...] = ("spectrogram", "tokens")
 SETTINGS = "settings.json"
 ADVICE = "delete it, and what it says is measured again"
+# for which files of other machines may be unseen: network file systems remember up to a minute what is not there
+PATIENCE_SECONDS = 120
 # what the scores of an explanation have beside the metrics
 OF_EXPLANATION = {"audio_sha256", "text", "seconds", "reliability", "forwards", "backwards"}
 
@@ -144,30 +148,36 @@ class Evaluation:
 
     # The run
 
-    def run(self, callback: Callback | None = None) -> None:
+    def run(self, callback: Callback | None = None, sharing: Sharing | None = None) -> None:
         """Does what is missing, utterance by utterance.
 
         Args:
             callback: called as ``callback(utterance, method, stage, done, total)`` after every batch of perturbations,
                 and with the stage ``"finished"`` when a method's explanation of an utterance is measured and written.
+            sharing: the ranks that run the same evaluation into the same folder, as
+                :func:`captum_spes.distributed.connect` finds them: each utterance is done by one of them, long ones
+                first, and all return when all utterances are done. Default: this process does all.
+
+        Raises:
+            torch.distributed.DistError: the launcher of the ranks is gone.
 
         Warns:
             UserWarning: an utterance is left out, for its file is broken, say, or the model hears no words in it.
         """
         self.problems = {}
-        for item in self.corpus.utterances:
-            try:
-                names = [name for name in self.methods if not self.is_done(item, name)]
-                for name in self.methods.keys() - set(names):
-                    _check_audio(item, self._scores(item, name)["audio_sha256"])
-                if not names:
-                    continue
-                prepared = self._prepare(item)
-                for name in names:
-                    self._evaluate(item, name, prepared, callback or _ignore)
-            except ValueError as error:
-                self.problems[item.id] = str(error)
-                warnings.warn(f"{item.id} is left out: {error}", stacklevel=2)
+        items = {item.id: item for item in self.corpus.utterances}
+
+        def complete(name: str) -> str:
+            return self._complete(items[name], callback or _ignore)
+
+        if sharing is None:
+            for name in items:
+                complete(name)
+            return
+        longest_first = sorted(items, key=lambda name: duration(items[name].path), reverse=True)
+        problems = sharing.map(complete, longest_first)
+        self.problems = {name: problems[name] for name in items if problems[name]}
+        self._await_files([item for name, item in items.items() if name not in self.problems])
 
     def is_done(self, item: CorpusUtterance, method: str) -> bool:
         """Whether an utterance is explained by a method, and measured.
@@ -185,6 +195,28 @@ class Evaluation:
             with suppress(ValueError):
                 n_done += self.is_done(item, name)
         return n_done, len(pairs)
+
+    def _complete(self, item: CorpusUtterance, callback: Callback) -> str:
+        """Does what is missing of an utterance; returns why it cannot be done, or nothing."""
+        try:
+            names = [name for name in self.methods if not self.is_done(item, name)]
+            for name in self.methods.keys() - set(names):
+                _check_audio(item, self._scores(item, name)["audio_sha256"])
+            if names:
+                prepared = self._prepare(item)
+                for name in names:
+                    self._evaluate(item, name, prepared, callback)
+        except ValueError as error:
+            self.problems[item.id] = str(error)
+            warnings.warn(f"{item.id} is left out: {error}", stacklevel=4)
+        return self.problems.get(item.id, "")
+
+    def _await_files(self, items: Iterable[CorpusUtterance]) -> None:
+        """Waits until what other machines have written is seen here: a network file system may take its time."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        for item in items:
+            while not all(self.is_done(item, name) for name in self.methods) and time.monotonic() < deadline:
+                time.sleep(1)
 
     def _prepare(self, item: CorpusUtterance) -> tuple[Utterance, Tokens]:
         attribution = next(iter(self.methods.values())).wrap(self.model)
@@ -401,6 +433,9 @@ class Evaluation:
             ValueError: the folder holds something else, or something that was done otherwise.
         """
         path = self.folder / SETTINGS
+        # hidden files are what a process leaves behind that was killed as it wrote;
+        # looked at first, as another rank may be about to write the settings: they are there before all else
+        is_empty = not self.folder.is_dir() or all(part.name.startswith(".") for part in self.folder.iterdir())
         if path.is_file():
             before = _read_json(path, "give another folder")
             if not isinstance(before.get("methods"), dict):
@@ -411,8 +446,7 @@ class Evaluation:
                     "ones to go on with it, or another folder."
                 )
             methods = {**before["methods"], **self.settings["methods"]}
-        # hidden ones are what a process leaves behind that was killed as it wrote
-        elif self.folder.is_dir() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
+        elif not is_empty:
             raise ValueError(f"{self.folder} is not empty and holds no evaluation: give another folder.")
         else:
             self.folder.mkdir(parents=True, exist_ok=True)

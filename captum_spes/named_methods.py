@@ -62,8 +62,10 @@ class NamedMethod:
         >>> from captum_spes.named_methods import NamedMethod
         >>> method = NamedMethod(SPES, "SPES with few samples", fast={"n_samples": 30})
         >>> model = load_model("whisper-tiny.en")
-        >>> method.arguments_of(model, "fast"), method.takes_samples, method.samples_perturbations
-        ({'n_samples': 30}, True, True)
+        >>> method.arguments_of(model, "fast"), method.takes_samples
+        ({'n_samples': 30}, True)
+        >>> method.samples_perturbations, method.samples_gradients
+        (True, False)
         >>> utterance, tokens = method.wrap(model).prepare("speech.wav", "so what")
         >>> explanation = method.with_samples(90).explain(model, utterance, tokens, "fast")
         >>> explanation.metadata["arguments"]["n_samples"]
@@ -124,6 +126,11 @@ class NamedMethod:
     def samples_perturbations(self) -> bool:
         """Whether that is the number of its perturbations, as in SPES and Bubble Noise."""
         return isinstance(self.make(_nothing), (SPES, BubbleNoise))
+
+    @property
+    def samples_gradients(self) -> bool:
+        """Whether that is the number of random masks at which it takes gradients, as in GradientSPES."""
+        return isinstance(self.make(_nothing), GradientSPES)
 
     def with_samples(self, n_samples: int) -> NamedMethod:
         """The same with another ``n_samples``."""

@@ -522,6 +522,14 @@ def test_evaluate(evaluate, tmp_path):
     assert "explanations: 100%" in err and "noisy" not in err and "Traceback" not in err
 
 
+def test_numbers_of_samples_and_of_draws(evaluate, tmp_path):
+    methods = ["--methods", "spes,gradient_spes,gradient_spes_sentence", "--metrics", "size", "--n-utterances", "1"]
+    code, _, err = evaluate(*methods, "--n-samples", "9", "--n-draws", "3", "-o", "out")
+    assert code == 0, err
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())["methods"]
+    assert [settings[name]["n_samples"] for name in methods[1].split(",")] == [9, 3, 3]
+
+
 def test_evaluate_without_texts(evaluate, tmp_path):
     code, out, err = evaluate("--methods", "energy", "--metrics", "size", "--n-utterances", "2", "-o", "out")
     assert code == 0, err
@@ -598,6 +606,16 @@ def test_evaluate_leaves_out_what_is_damaged(evaluate, tmp_path):
         ([], ["--step", "30", "--until", "20"], "the step at most the other, not 30.0 and 20.0"),
         ([], ["--context", "soon"], "--context must be full, auto or a number"),
         ([], ["--n-samples", "2", "--methods", "spes"], "there are no results, for no utterance is finished"),
+        (
+            [],
+            ["--n-samples", "9", "--methods", "gradient_spes"],
+            "--n-samples is for SPES, its variants and Bubble Noise",
+        ),
+        (
+            [],
+            ["--n-draws", "9", "--methods", "spes"],
+            "--n-draws is for GradientSPES and its variants, and none of them",
+        ),
         ([], ["-o", "recording.wav"], "the output folder recording.wav cannot be written to"),
         ([], ["-o", "."], "is not empty and holds no evaluation: give another folder"),
         (QUICK, ["--seed", "1"], "out holds an evaluation with other arguments: seed is 0 there and 1 now."),

@@ -13,7 +13,7 @@ ROOT = Path(captum_spes.__file__).parent
 # each room may import those to its left, and within itself
 ROOMS = [
     {"_extras", "_files", "_bins"},
-    {"attr", "forward_func", "segmentation", "visualization", "audio", "audio_masking", "corpus"},
+    {"attr", "forward_func", "segmentation", "visualization", "audio", "audio_masking", "corpus", "distributed"},
     {"models"},
     {"explanation", "methods"},
     {"passes", "prediction", "alignment", "long_explanation"},

@@ -9,6 +9,7 @@ import warnings
 
 import torch
 import typer
+from torch.distributed import DistError
 
 from captum_spes.cli import analyze, compare, evaluate, explain, listen, report
 from captum_spes.cli.output import say
@@ -37,6 +38,12 @@ def run() -> None:
         app()
     except (ValueError, ImportError, OSError) as error:
         _fail(str(error), 2)
+    except DistError as error:
+        _fail(
+            f"the store of the ranks is gone, and so is what launched them ({error}). What is finished is kept; the "
+            "same command goes on with the rest.",
+            2,
+        )
     except (MemoryError, torch.OutOfMemoryError):
         _fail("out of memory: use a smaller --batch-size.", 2)
     except Exception as error:  # a traceback says nothing to who uses a command

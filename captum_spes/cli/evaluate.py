@@ -34,10 +34,11 @@ from captum_spes.cli.options import (
 )
 from captum_spes.cli.output import make_folder, print_table, say
 from captum_spes.corpus import CorpusUtterance, load_corpus
+from captum_spes.distributed import Sharing, connect, device_of_rank
 from captum_spes.evaluation import METRICS, Evaluation
 from captum_spes.metrics import Bleu, WordErrorRate
 from captum_spes.models import load_model
-from captum_spes.named_methods import FLOORS, find_method
+from captum_spes.named_methods import FLOORS, NamedMethod, find_method
 from captum_spes.results import MIN_PAIRS, Results
 
 
@@ -57,6 +58,10 @@ def evaluate(
     n_samples: Annotated[
         int | None,
         typer.Option(min=1, help="Perturbations of SPES, its variants and Bubble Noise, in place of the preset's."),
+    ] = None,
+    n_draws: Annotated[
+        int | None,
+        typer.Option(min=1, help="Random masks of GradientSPES and its variants, in place of the preset's."),
     ] = None,
     allow_outside: AllowOutside = False,
     n_utterances: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
@@ -82,18 +87,26 @@ def evaluate(
 ) -> None:
     """Evaluate attribution methods on a corpus: deletion, insertion and size, with intervals, tests and curves.
 
-    The same command goes on with a run that was stopped.
+    The same command goes on with a run that was stopped. Under torchrun, its ranks share the utterances:
+    torchrun --standalone --nproc-per-node 4 -m captum_spes evaluate speech/
     """
+    sharing = connect()
+    if sharing is not None and sharing.rank > 0:
+        _be_quiet()
     chosen = {name: find_method(name) for name in (*split_names(methods, "--methods"), *FLOORS)}
     if n_samples is not None:
-        chosen = {k: m.with_samples(n_samples) if m.samples_perturbations else m for k, m in chosen.items()}
+        perturbing = [name for name, method in chosen.items() if method.samples_perturbations]
+        chosen |= _with_samples(chosen, perturbing, n_samples, "--n-samples is for SPES, its variants and Bubble Noise")
+    if n_draws is not None:
+        by_gradients = [name for name, method in chosen.items() if method.samples_gradients]
+        chosen |= _with_samples(chosen, by_gradients, n_draws, "--n-draws is for GradientSPES and its variants")
     how = WordErrorRate(normalizer.value) if score is ScoreName.wer else Bleu()
     utterances = load_corpus(corpus, allow_outside=allow_outside)
     utterances = replace(utterances, utterances=utterances.utterances[:n_utterances])
     name = (corpus.parent if corpus.is_file() else corpus).resolve().name
     folder = make_folder(output or Path("spes-output") / f"{name}-evaluation")
     evaluation = Evaluation(
-        load_model(model, device=device, language=language, task=task.value),
+        load_model(model, device=device_of_rank(device), language=language, task=task.value),
         utterances,
         chosen,
         folder,
@@ -106,7 +119,9 @@ def evaluate(
         percentages=percentages(step, until),
         perturbations_per_eval=batch_size,
     )
-    interrupted = _run_evaluation(evaluation)
+    interrupted = _run_evaluation(evaluation, sharing)
+    if sharing is not None and sharing.rank > 0:
+        raise typer.Exit(128 + signal.SIGINT if interrupted else 0)
     try:
         results = evaluation.results(how, None if reference is None else reference.value)
     except ValueError:
@@ -118,8 +133,24 @@ def evaluate(
         raise typer.Exit(128 + signal.SIGINT)
 
 
-def _run_evaluation(evaluation: Evaluation) -> bool:
-    """Runs what is missing under progress bars; whether Ctrl-C ended it."""
+def _be_quiet() -> None:
+    """Of several ranks the first speaks for all; errors aside."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    warnings.simplefilter("ignore")
+
+
+def _with_samples(
+    methods: dict[str, NamedMethod], names: list[str], number: int, what_for: str
+) -> dict[str, NamedMethod]:
+    if not names:
+        raise ValueError(f"{what_for}, and none of them is among --methods: leave it out.")
+    return {name: methods[name].with_samples(number) for name in names}
+
+
+def _announce(evaluation: Evaluation, sharing: Sharing | None) -> int:
+    """Says what is to be done; the number of explanations that are missing."""
     corpus = evaluation.corpus
     n_done, total = evaluation.progress()
     left_out = f", {len(corpus.problems)} left out" if corpus.problems else ""
@@ -128,29 +159,46 @@ def _run_evaluation(evaluation: Evaluation) -> bool:
     if line := language_line(evaluation.model, getattr(evaluation.model, "language", None)):
         say(line)
     say(f"Methods:    {', '.join(evaluation.methods)}")
+    if sharing is not None:
+        say(f"Ranks:      {sharing.world_size}, which share the utterances")
     if n_done:
         say(f"Resuming:   {n_done} of {total} explanations are there.")
     sys.stdout.flush()
-    warnings.filterwarnings("ignore", "the maps are noisy")  # a table says how reliable they are
+    return total - n_done
+
+
+def _run_evaluation(evaluation: Evaluation, sharing: Sharing | None) -> bool:
+    """Runs what is missing under progress bars; whether Ctrl-C ended it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what is finished is on disk
+    n_before = 0 if sharing is None else sharing.count(0)
+    n_missing = _announce(evaluation, sharing) if sharing is None or sharing.rank == 0 else 0
+    warnings.filterwarnings("ignore", "the maps are noisy")  # a table says how reliable they are
     with (
-        tqdm(total=total - n_done, desc="explanations", dynamic_ncols=True, disable=n_done == total) as bar,
-        tqdm(leave=False, dynamic_ncols=True, disable=n_done == total) as batches,
+        tqdm(total=n_missing, desc="explanations", dynamic_ncols=True, disable=not n_missing) as bar,
+        tqdm(leave=False, dynamic_ncols=True, disable=not n_missing or sharing is not None) as batches,
     ):
+
+        def count(number: int = 0) -> None:
+            bar.update(number if sharing is None else sharing.count(number) - n_before - bar.n)
 
         def callback(item: CorpusUtterance, method: str, stage: str, n_done: int, total: int) -> None:
             if stage == "finished":
-                bar.update()
-                return
-            if batches.desc != f"{item.id}, {method}, {stage}: ":
-                batches.reset(total)
-                batches.set_description(f"{item.id}, {method}, {stage}")
-            batches.update(n_done - batches.n)
+                count(1)
+            elif sharing is None:
+                if batches.desc != f"{item.id}, {method}, {stage}: ":
+                    batches.reset(total)
+                    batches.set_description(f"{item.id}, {method}, {stage}")
+                batches.update(n_done - batches.n)
+            elif sharing.rank == 0:  # others may have finished something
+                count()
 
+        if sharing is not None:
+            sharing.on_wait = count
         try:
-            evaluation.run(callback)
+            evaluation.run(callback, sharing)
         except KeyboardInterrupt:
-            tqdm.write("Stopped. What is finished is kept; the same command goes on with the rest.", sys.stderr)
+            if sharing is None or sharing.rank == 0:
+                tqdm.write("Stopped. What is finished is kept; the same command goes on with the rest.", sys.stderr)
             return True
     return False
 

@@ -29,7 +29,8 @@ from captum_spes.cli.options import (
     TaskName,
 )
 from captum_spes.cli.output import make_folder, progress, say, write_explanation
-from captum_spes.cli.ranks import device_of_rank, torchrun_ranks
+from captum_spes.cli.ranks import torchrun_ranks
+from captum_spes.distributed import device_of_rank
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.methods import ALL_TOKENS
 from captum_spes.models import load_model

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
-import torch
 import torch.distributed as dist
+
+from captum_spes.distributed import has_ranks
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @contextmanager
 def torchrun_ranks() -> Iterator[ProcessGroup | None]:
     """Their process group while it lasts, in which the first alone prints and warns; None for a single process."""
-    if not _is_launched() or os.environ["WORLD_SIZE"] == "1":
+    if not has_ranks():
         yield None
         return
     dist.init_process_group("gloo")  # also on GPUs: what is reduced lies on the CPU
@@ -31,14 +32,3 @@ def torchrun_ranks() -> Iterator[ProcessGroup | None]:
             yield dist.group.WORLD
     finally:
         dist.destroy_process_group()
-
-
-def device_of_rank(device: str | None) -> str | None:
-    """The device that was asked for, or of several GPUs this rank's own."""
-    if device in (None, "cuda") and _is_launched() and torch.cuda.is_available():
-        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-    return device
-
-
-def _is_launched() -> bool:
-    return dist.is_available() and dist.is_torchelastic_launched()
