@@ -373,6 +373,14 @@ EXPERIMENTS = {
     "figure2": Experiment(
         "Figure 2: deletion by duration", figure2_methods, {}, FIGURE2, n_groups=len(LENGTHS), long=True
     ),
+    "figure4": Experiment(
+        "Figure 4: time by duration",
+        lambda n_samples: {"spes": spes(n_samples)},
+        {},
+        [],
+        metrics=("size",),
+        long=True,
+    ),
     "robustness": Experiment(
         "Robustness: noise and voices",
         main_methods,

@@ -17,6 +17,8 @@ Real speech comes first, then the synthesised one. Utterances that the model doe
 above 20 %); a context that is cut makes Whisper repeat itself now and then. table2, the model's own error rate, wants a
 corpus that leaves nothing out: make_corpus.py --no-filter.
 
+figure4 is about time: by the clock, so that it wants a machine that is idle.
+
 Figures 1, 3, 7 to 11, table10 and time_localisation are about plausibility (§8). Figures 7 to 9 want the minimal pair:
 
     python benchmarks/make_corpus.py build/minimal-pair --minimal-pair
@@ -350,6 +352,49 @@ def figure2(study: Study) -> None:
     study.write("figure2.png", plot_curves([panel]))
 
 
+def figure4(study: Study) -> None:
+    """How long SPES takes by the length of the utterance, and how many utterances are how long.
+
+    In the full window, and in what ``context="auto"`` cuts it to.
+    """
+    corpus, name, folder = study.corpus(lambda items: evenly(items, study.n_utterances)), study.name, study.folder
+    seconds = [float(item.fields["duration"]) for item in corpus.utterances]
+    found: dict[str, list[float]] = {}
+    for study.context in ("full", "auto"):
+        study.name, study.folder = f"{name}, {study.context}", folder / study.context
+        results = study.run(corpus).results(reference="model")
+        taken = dict(zip(results.utterances, results.methods["spes"].seconds))
+        found[study.context] = [taken.get(item.id) or np.nan for item in corpus.utterances]
+    study.name = name
+    rows = [("utterance", "seconds", *(f"{context} window" for context in found))]
+    for item, length, *taken in sorted(zip(corpus.utterances, seconds, *found.values()), key=lambda row: row[1]):
+        rows.append((item.id, f"{length:.1f}", *(f"{value:.1f} s" for value in taken)))
+    study.report([*markdown_table(rows), *study.footer(corpus.utterances)])
+    every = [float(item.fields["duration"]) for item in load_corpus(study.args.corpus).utterances]
+    study.write(f"{name}.png", draw_figure4(seconds, found, every))
+
+
+def evenly(items: list[CorpusUtterance], number: int | None) -> list[CorpusUtterance]:
+    """Utterances of all lengths: so many first, from the shortest to the longest, and then the others."""
+    items = sorted(items, key=lambda item: float(item.fields["duration"]))
+    chosen = dict.fromkeys(np.linspace(0, len(items) - 1, number or len(items)).round().astype(int).tolist())
+    return [items[place] for place in (*chosen, *(place for place in range(len(items)) if place not in chosen))]
+
+
+def draw_figure4(seconds: list[float], found: dict[str, list[float]], every: list[float]) -> Figure:
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    times, counts = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    for (context, taken), marker in zip(found.items(), "os"):
+        times.scatter(seconds, taken, marker=marker, label=f"{context} window")
+    times.set(ylabel="seconds of SPES", ylim=(0, None))
+    times.legend()
+    counts.hist(every, bins=np.arange(0, 31, 2.5), color="grey", edgecolor="white")
+    counts.set(xlabel="seconds of the utterance", ylabel="utterances", xlim=(0, 30))
+    for ax in (times, counts):
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def robustness(study: Study) -> None:
     """The main rows of Table 1 for levels of noise, on the same sentences, and for voices, without noise."""
     corpus = load_corpus(study.args.corpus)
@@ -388,6 +433,7 @@ OWN: dict[str, Callable[[Study], None]] = {
     "table2": table2,
     "table3": table3,
     "figure2": figure2,
+    "figure4": figure4,
     "figure5": curves,
     "figure6": curves,
     "robustness": robustness,
@@ -402,7 +448,8 @@ TITLES = {
 
 
 def main() -> None:
-    names = ["table1", *(f"table{number}" for number in range(2, 10)), "figure2", "figure5", "figure6", "robustness"]
+    names = ["table1", *(f"table{number}" for number in range(2, 10))]
+    names += ["figure2", "figure4", "figure5", "figure6", "robustness"]
     names += plausibility.EXPERIMENTS
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=names)
