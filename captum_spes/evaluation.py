@@ -173,11 +173,14 @@ class Evaluation:
         if sharing is None:
             for name in items:
                 complete(name)
+            self._remove_checkpoints()
             return
         longest_first = sorted(items, key=lambda name: duration(items[name].path), reverse=True)
         problems = sharing.map(complete, longest_first)
         self.problems = {name: problems[name] for name in items if problems[name]}
         self._await_files([item for name, item in items.items() if name not in self.problems])
+        if sharing.rank == 0:  # nobody makes folders any more
+            self._remove_checkpoints()
 
     def is_done(self, item: CorpusUtterance, method: str) -> bool:
         """Whether an utterance is explained by a method, and measured.
@@ -210,6 +213,13 @@ class Evaluation:
             self.problems[item.id] = str(error)
             warnings.warn(f"{item.id} is left out: {error}", stacklevel=4)
         return self.problems.get(item.id, "")
+
+    def _remove_checkpoints(self) -> None:
+        """Removes the folders of checkpoints that are empty, as those of finished explanations are."""
+        folder = self.folder / "checkpoints"
+        for empty in (*(folder / name for name in self.methods), folder):
+            with suppress(OSError):
+                empty.rmdir()
 
     def _await_files(self, items: Iterable[CorpusUtterance]) -> None:
         """Waits until what other machines have written is seen here: a network file system may take its time."""
