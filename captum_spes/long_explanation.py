@@ -33,6 +33,12 @@ class Word:
         text: the word, as the model wrote it.
         time: seconds from the beginning of the recording at which the maximum of its map over the frequencies is
             largest; the mean of several such frames.
+
+    Example::
+
+        >>> from captum_spes.long_explanation import Word
+        >>> Word("step", 61.5)
+        Word(text='step', time=61.5)
     """
 
     text: str
@@ -50,6 +56,12 @@ class Part:
         tokens: the explained ones, marks such as the end of the text among them.
         words: the words of the text.
         done: whether it is explained, or known to have no words.
+
+    Example::
+
+        >>> from captum_spes.long_explanation import Part
+        >>> Part(start=60, stop=75.5).done
+        False
     """
 
     start: float
@@ -79,11 +91,17 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
 
         >>> from captum_spes import SPES, LongExplanation, SpeechToTextAttribution
         >>> from captum_spes.models import load_model
-        >>> attribution = SpeechToTextAttribution(SPES(load_model("whisper-tiny.en")))  # doctest: +SKIP
-        >>> talk = attribution.attribute_long("talk.wav", "talk", n_samples=3000)  # doctest: +SKIP
-        >>> talk.text, talk.words[0], talk[0].spectrogram_attr.shape  # doctest: +SKIP
-        >>> talk.plot(0, 60).savefig("first_minute.png")  # doctest: +SKIP
-        >>> LongExplanation.load("talk").duration  # doctest: +SKIP
+        >>> attribution = SpeechToTextAttribution(SPES(load_model("whisper-tiny.en")))
+        >>> talk = attribution.attribute_long("speech.wav", "speech-parts", n_samples=30)
+        >>> len(talk.parts), talk.missing, talk[0].text == talk.text
+        (1, [], True)
+        >>> part, explanation = talk.at(0)
+        >>> explanation.tokens == talk.tokens[:1], all(part.start <= word.time <= part.stop for word in talk.words)
+        (True, True)
+        >>> talk.plot(0, 60).savefig("first_minute.png")
+        >>> again = LongExplanation.load("speech-parts")
+        >>> [again.path(number).name for number in again.explained]
+        ['explanation.safetensors']
     """
 
     def __init__(self, folder: Path, duration: float, parts: Sequence[Part], settings: dict[str, Any]) -> None:

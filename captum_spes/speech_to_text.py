@@ -405,9 +405,9 @@ class SpeechToTextAttribution(Attribution):
 
             >>> from captum_spes import GradientSPES, SpeechToTextAttribution
             >>> from captum_spes.models import load_model
-            >>> attribution = SpeechToTextAttribution(GradientSPES(load_model("whisper-tiny.en")))  # doctest: +SKIP
-            >>> talk = attribution.attribute_long("talk.wav", "talk", n_samples=24, context="auto")  # doctest: +SKIP
-            >>> talk.plot().savefig("talk.png")  # doctest: +SKIP
+            >>> attribution = SpeechToTextAttribution(GradientSPES(load_model("whisper-tiny.en")))
+            >>> talk = attribution.attribute_long("speech.wav", "speech-parts", n_samples=4)
+            >>> talk.plot().savefig("speech.png")
         """
         if given := sorted(arguments.keys() & {"target", "contrast", "checkpoint", "process_group"}):
             raise ValueError(

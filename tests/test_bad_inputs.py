@@ -398,7 +398,7 @@ def test_bad_arguments(arguments, words, audio, tiny_model, tmp_path, monkeypatc
     soundfile.write("recording.wav", audio, 16000)
     Path("speech").mkdir()
     Path("speech", "metadata.csv").write_text("file_name\n../recording.wav\n")
-    for module in ("inputs", "evaluate"):
+    for module in ("explain", "compare", "evaluate"):
         monkeypatch.setattr(f"captum_spes.cli.{module}.load_model", lambda *args, **kwargs: tiny_model)
     monkeypatch.setattr(sys, "argv", ["captum-spes", *arguments])
     monkeypatch.setattr("warnings.showwarning", None)

@@ -363,8 +363,8 @@ def test_wrong_methods_get_one_clear_sentence(run, tiny_folder, recording, argum
 
 def test_ctrl_c_before_there_is_anything(tiny_folder, recording, tmp_path):
     code = "import sys, os, signal; sys.argv[1:] = ['explain', sys.argv[1], '--model', sys.argv[2]]\n"
-    code += "from captum_spes.cli import inputs, run\n"
-    code += "inputs.load_model = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT)\nrun()"
+    code += "from captum_spes.cli import explain, run\n"
+    code += "explain.load_model = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT)\nrun()"
     process = subprocess.run(
         [sys.executable, "-c", code, recording, tiny_folder],
         capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

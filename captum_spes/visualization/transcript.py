@@ -43,6 +43,14 @@ class TranscriptLine:
         spectrogram: log-mel energies, (T, C).
         attributions: a map of it, (T, C).
         words: texts, each with its time from the beginning of the recording, in seconds.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.visualization import TranscriptLine
+        >>> line = TranscriptLine(60, torch.rand(100, 80), torch.rand(100, 80), [("so", 60.2), ("what", 60.5)])
+        >>> line.words[0]
+        ('so', 60.2)
     """
 
     start: float
