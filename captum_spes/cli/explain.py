@@ -86,7 +86,7 @@ def explain(
         say(audio_line(audio))
         samples = read(audio, speech_model)
         longest = longest_seconds(speech_model, window_of(preset, context), math.inf)
-        if len(samples) > longest * speech_model.sample_rate:
+        if 1 <= longest < len(samples) / speech_model.sample_rate:  # less is refused as a window
             if target is not None or word is not None or group is not None:
                 raise ValueError(
                     f"the audio is longer than the {longest:g} s that are explained at once: leave out --target, "

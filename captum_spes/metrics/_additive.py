@@ -65,7 +65,7 @@ def additive_attributions(explanation: SpeechToTextExplanation) -> Tensor:
         >>> explanation = SpeechToTextExplanation(
         ...     text="a", tokens=["a"], previous_tokens=["<s>"], spectrogram=spectrogram[0], spectrogram_attr=attr,
         ...     token_attr=torch.ones(1, 1), n_previous=torch.tensor([1]), frames_per_second=100.0,
-        ...     mel_frequencies=torch.arange(4), feature_mask=mask,
+        ...     mel_frequencies=torch.arange(4.0), feature_mask=mask,
         ...     metadata={"method": "SPES", "arguments": {"perturbation_prob": 0.5}})
         >>> attr[0, 0].round(decimals=3), additive_attributions(explanation)[0, 0].float()
         (tensor([6., 6., 5., 8.]), tensor([1., 1., 0., 3.]))

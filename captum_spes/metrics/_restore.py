@@ -51,7 +51,7 @@ def restore(
         raise ValueError("the explanation is of a contrast of two words: give one of the tokens.")
     if explanation.grouped and (tokens_only or len(explanation.tokens) > 1):
         raise ValueError("the explanation is of words or a sentence: give that of the tokens, before words().")
-    _check(metadata, len(explanation.previous_tokens))
+    _check(metadata)
     target, previous = metadata["token_ids"], metadata["previous_token_ids"]
     utterance = model.from_features(explanation.spectrogram[None])
     n_padding = round(metadata["context_seconds"] * model.frames_per_second) - len(explanation.spectrogram)
@@ -74,13 +74,13 @@ def restore(
     )
 
 
-def _check(metadata: dict[str, Any], n_previous: int) -> None:
+def _check(metadata: dict[str, Any]) -> None:
     """Raises a ValueError for metadata, of a file maybe, that no explanation has."""
     target, previous = metadata["token_ids"], metadata["previous_token_ids"]
     seconds = metadata["context_seconds"]
     valid = {
         "token_ids": _is_ids(target) and len(target) > 0,
-        "previous_token_ids": _is_ids(previous) and len(previous) == n_previous,
+        "previous_token_ids": _is_ids(previous),
         "context_seconds": isinstance(seconds, (int, float)) and 0 < seconds < math.inf,
         "dtype": metadata["dtype"] in DTYPES,
         "gen_args": isinstance(metadata.get("gen_args", {}), dict),

@@ -126,7 +126,7 @@ def test_arguments(command, paths, given, speech, tmp_path, monkeypatch):
     def refuse(name, **kwargs):
         raise ValueError(f"the model {name!r} cannot be loaded.")
 
-    for module in ("inputs", "evaluate"):
+    for module in ("explain", "compare", "evaluate"):
         monkeypatch.setattr(f"captum_spes.cli.{module}.load_model", refuse)
     monkeypatch.setattr(sys, "argv", ["captum-spes", command, *paths, *(word for pair in given for word in pair)])
     monkeypatch.setattr("warnings.showwarning", None)
