@@ -361,7 +361,7 @@ class SpeechToTextExplanation:
             >>> spectrogram_attr[0, 10:30] = 1  # 0.1 to 0.3 s
             >>> explanation = SpeechToTextExplanation(
             ...     text="So", tokens=[" So"], previous_tokens=[], spectrogram=torch.rand(50, 4),
-            ...     spectrogram_attr=spectrogram_attr, token_attr=torch.zeros(1, 0), n_previous=torch.zeros(1, dtype=torch.long),
+            ...     spectrogram_attr=spectrogram_attr, token_attr=torch.zeros(1, 0), n_previous=torch.tensor([0]),
             ...     frames_per_second=100, mel_frequencies=torch.linspace(100, 7000, 4))
             >>> recording = np.sin(np.arange(8000)).astype(np.float32)
             >>> kept = explanation.to_audio(recording, "So", keep=0.4, sampling_rate=16000)
@@ -549,7 +549,7 @@ class SpeechToTextExplanation:
             >>> from captum_spes import SpeechToTextExplanation
             >>> explanation = SpeechToTextExplanation(
             ...     text="So", tokens=[" So"], previous_tokens=[], spectrogram=torch.rand(50, 4),
-            ...     spectrogram_attr=torch.rand(1, 50, 4), token_attr=torch.zeros(1, 0), n_previous=torch.zeros(1, dtype=torch.long),
+            ...     spectrogram_attr=torch.rand(1, 50, 4), token_attr=torch.zeros(1, 0), n_previous=torch.tensor([0]),
             ...     frames_per_second=100, mel_frequencies=torch.linspace(100, 7000, 4))
             >>> path = Path(tempfile.mkdtemp()) / "report.html"
             >>> explanation.to_html(path, audio=torch.rand(8000) - 0.5, sampling_rate=16000)
