@@ -1,6 +1,7 @@
 """Runs that are killed, and go on from their checkpoint."""
 
 import errno
+import math
 import multiprocessing
 import os
 import random
@@ -47,16 +48,18 @@ def stopped(method, path, after=50, forward=scores, **arguments):
 # Killed
 
 
-def in_a_process(method, path, result, pipe):
+def in_a_process(method, path, result, pipe, told_at, last):
+    """Tells once it is at a sample, and goes no further than another, where it waits to be killed."""
     torch.set_num_threads(1)
     _checkpoint.SECONDS = _checkpoint.PATIENCE = 0
     seen = []
 
     def callback(done, total):
-        if not seen:
-            pipe.send("begun")
         seen.append(done)
-        time.sleep(0.002)
+        if done >= told_at and not pipe.closed:
+            pipe.send("there")
+            pipe.close()
+        time.sleep(0.002 if done < last else 600)
 
     found = method(scores).attribute(X, **arguments_of(method), checkpoint=path, callback=callback)
     torch.save((found, seen[0]), result)
@@ -69,18 +72,18 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(method, tmp_path):
     context.set_forkserver_preload(["captum_spes"])
     chance = random.Random(0)
 
-    def start(path, result):
+    def start(path, result, told_at=0, last=math.inf):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=in_a_process, args=(method, path, result, sender))
+        process = context.Process(target=in_a_process, args=(method, path, result, sender, told_at, last))
         process.start()
         receiver.recv()
         return process
 
     start(None, tmp_path / "whole.pt").join()
     path, result = tmp_path / "run.safetensors", tmp_path / "killed.pt"
-    for _ in range(4):
-        process = start(path, result)
-        time.sleep(chance.uniform(0, 0.08))
+    for told_at in (20, 60, 100, 140):  # of 201
+        process = start(path, result, told_at, last=told_at + 40)
+        time.sleep(chance.uniform(0, 0.02))
         process.kill()
         process.join()
     start(path, result).join()

@@ -1,5 +1,7 @@
 """One attribution shared by the ranks of a process group, against the same in one process."""
 
+import atexit
+import gc
 import os
 import socket
 from contextlib import nullcontext, redirect_stdout
@@ -61,6 +63,7 @@ def explain(model, audio, method, **arguments):
 
 def in_a_rank(rank, size, folder):
     """What the ranks do; the results are looked at in the test's own process."""
+    atexit.register(gc.collect)  # errors' frames hold the group, whose threads would abort Python at its end
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
     group = dist.group.WORLD
     results = {name: attribute(return_reliability=True, process_group=group) for name, attribute in ATTRIBUTES.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import warnings
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ def torchrun_ranks() -> Iterator[ProcessGroup | None]:
         yield None
         return
     dist.init_process_group("gloo")  # also on GPUs: what is reduced lies on the CPU
+    atexit.register(gc.collect)  # threads of a group that a cycle holds, an error's frames say, would abort Python
     try:
         if dist.get_rank() == 0:
             yield dist.group.WORLD
