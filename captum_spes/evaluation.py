@@ -18,6 +18,7 @@ from captum_spes._bins import descending, top_bins
 from captum_spes._files import differences, sha256, write_atomically
 from captum_spes.audio import duration
 from captum_spes.corpus import Corpus, CorpusUtterance
+from captum_spes.description import describe_arguments, describe_model
 from captum_spes.distributed import Sharing
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.methods import title
@@ -32,7 +33,6 @@ from captum_spes.models.context import Context, Dtype
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.named_methods import NamedMethod, Preset
 from captum_spes.results import MethodResult, Results
-from captum_spes.speech_to_text import describe, describe_model
 
 Metric = Literal["deletion", "insertion", "size"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -430,7 +430,7 @@ class Evaluation:
                     "method": title(method.wrap(self.model).attr_method),
                     "score": None if method.score is None else method.score.__name__,
                     "absolute": method.absolute,
-                    **{key: describe(value) for key, value in method.arguments_of(self.model, self.preset).items()},
+                    **describe_arguments(method.arguments_of(self.model, self.preset)),
                 }
                 for name, method in self.methods.items()
             },

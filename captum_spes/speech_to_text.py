@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import os
-import platform
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property, partial
-from importlib.metadata import PackageNotFoundError, version
-from inspect import signature
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from captum._utils.progress import NullProgress, progress
 from captum.attr import Attribution
 from torch import Tensor
 
 import captum_spes.methods as methods
 from captum_spes._files import sha256
-from captum_spes.attr import GradientSPES
-from captum_spes.attr._batches import check_counts, fastest_batch_size
+from captum_spes.attr._batches import check_counts
 from captum_spes.attr._features import FeatureLayout
 from captum_spes.attr._ranks import Ranks
 from captum_spes.audio import AudioLike, load_audio
+from captum_spes.description import describe, describe_arguments, describe_inputs, describe_model, versions
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import CTCLogLikelihood
 from captum_spes.long_explanation import LongExplanation, explain_parts
-from captum_spes.models.context import Context, Dtype, context_seconds, fit_utterance
+from captum_spes.models.context import Context, Dtype, fit_utterance
 from captum_spes.models.protocol import SpeechToTextModel, Task, Tokens, Utterance, language_of, task_of
-from captum_spes.passes import HookedPasses, SharedPasses, rewrapped
 from captum_spes.prediction import (
     Contrast,
     PathsPrediction,
@@ -41,15 +36,12 @@ from captum_spes.prediction import (
     TokenPrediction,
     WordPrediction,
 )
+from captum_spes.run import Run, Stage
 from captum_spes.segmentation import MAX_SECONDS, slic_feature_mask
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-Stage = Callable[[str, int, int], bool | None]
-
-# perturbations in a batch where none are given
-BATCH_SIZE = 16
 # arguments that change no more than rounding
 FREE = {"perturbations_per_eval", "show_progress", "callback"}
 # of two halves of the samples; below it, a map says little about single patches
@@ -297,18 +289,13 @@ class SpeechToTextAttribution(Attribution):
             dtype=dtype,
         )
         ranks = Ranks(process_group)
-        utterance, tokens = ranks.together(prepare)
-        if process_group is not None:  # devices round differently: what one rank hears and writes is for all
-            device = utterance.spectrogram.device
-            utterance = ranks.from_first(utterance.to("cpu")).to(device)
-            tokens = ranks.from_first(tokens.to("cpu")).to(device)
+        utterance, tokens = _agreed(ranks, *ranks.together(prepare))
         prediction = self._prediction(utterance, tokens, contrast, sentence)
         if joint and not len(prediction.previous):
             raise ValueError(f"{self.model.name} writes all tokens at once: there are no previous tokens to perturb.")
         baseline = _format_baseline(self.model.baseline(utterance) if baselines is None else baselines, utterance)
         task = task_of(self.model, utterance, tokens)
-        mask_source = self._default_mask(utterance, task, given) if feature_mask is None else feature_mask
-        mask_source = self._completed(mask_source, task)
+        mask_source = self._mask_source(utterance, task, given, feature_mask)
         mask = mask_source(utterance.spectrogram) if callable(mask_source) else mask_source
         if mask is not None and mask.dim() == 4 and not isinstance(self.attr_method, methods.MULTI_SCALE):
             mask = mask[0]
@@ -323,7 +310,7 @@ class SpeechToTextAttribution(Attribution):
             folder = Path(checkpoint)
             folder.mkdir(parents=True, exist_ok=True)
         run = ranks.together(
-            lambda: _Run(
+            lambda: Run(
                 prediction, utterance, perturbations_per_eval, seed, show_progress, callback, process_group, folder
             )
         )
@@ -343,8 +330,8 @@ class SpeechToTextAttribution(Attribution):
         explanation.metadata.update(
             score=prediction.score_name,
             seed=seed,
-            arguments={key: describe(value) for key, value in arguments.items()},
-            token_arguments={key: describe(value) for key, value in token_arguments.items()},
+            arguments=describe_arguments(arguments),
+            token_arguments=describe_arguments(token_arguments),
             joint=joint,
             token_values=token_values,
             contrast=prediction.contrast,
@@ -353,7 +340,7 @@ class SpeechToTextAttribution(Attribution):
             partial=run.stopped,
             baseline=self.model.baseline_name if baselines is None else describe(baselines),
             feature_mask=describe(mask_source),
-            gen_args={key: describe(value) for key, value in (gen_args or {}).items()},
+            gen_args=describe_arguments(gen_args),
             task=task,
             language=language_of(self.model, tokens),
         )
@@ -426,11 +413,10 @@ class SpeechToTextAttribution(Attribution):
                 return None
             return self.attribute(*prepared, gen_args=gen_args, **arguments)
 
-        described = {key: describe(value) for key, value in arguments.items() if key not in FREE}
         settings = {
             "method": methods.title(self.attr_method),
             "score": None if self.score is None else self.score.__name__,
-            "arguments": described,
+            "arguments": describe_arguments({name: value for name, value in arguments.items() if name not in FREE}),
             **describe_model(self.model, gen_args, context, dtype),
         }
         return explain_parts(samples, rate, folder, explain, max_seconds, settings)
@@ -455,25 +441,24 @@ class SpeechToTextAttribution(Attribution):
             raise ValueError(f"a contrast has a score of its own: leave out score={self.score.__name__}.")
         return WordPrediction(self.model, tokens, contrast, utterance)
 
-    def _default_mask(
-        self, utterance: Utterance, task: Task, given: dict[str, Any]
-    ) -> Callable[[Tensor], Tensor] | None:
-        seconds = min(utterance.spectrogram.shape[1] / self.model.frames_per_second, MAX_SECONDS[task])
-        patches = methods.default_patches(self.attr_method, given, seconds)
-        if patches is None:
-            return None
-        return partial(slic_feature_mask, patches_per_second=patches)
-
-    def _completed(
-        self, mask_source: Tensor | Callable[[Tensor], Tensor] | None, task: Task
+    def _mask_source(
+        self,
+        utterance: Utterance,
+        task: Task,
+        given: dict[str, Any],
+        feature_mask: Tensor | Callable[[Tensor], Tensor] | None,
     ) -> Tensor | Callable[[Tensor], Tensor] | None:
-        """SLIC with what depends on the model and its task, where it is not given."""
-        if mask_source is slic_feature_mask:
-            mask_source = partial(slic_feature_mask)
-        if not isinstance(mask_source, partial) or mask_source.func is not slic_feature_mask:
-            return mask_source
+        """The mask as it was given, or the method's default; SLIC with what depends on the model and its task."""
+        if feature_mask is None:
+            seconds = min(utterance.spectrogram.shape[1] / self.model.frames_per_second, MAX_SECONDS[task])
+            patches = methods.default_patches(self.attr_method, given, seconds)
+            feature_mask = None if patches is None else partial(slic_feature_mask, patches_per_second=patches)
+        elif feature_mask is slic_feature_mask:
+            feature_mask = partial(slic_feature_mask)
+        if not isinstance(feature_mask, partial) or feature_mask.func is not slic_feature_mask:
+            return feature_mask
         known = {"frames_per_second": self.model.frames_per_second, "max_seconds": MAX_SECONDS[task]}
-        return partial(mask_source, **{**known, **mask_source.keywords})
+        return partial(feature_mask, **{**known, **feature_mask.keywords})
 
     def _explanation(
         self,
@@ -504,8 +489,8 @@ class SpeechToTextAttribution(Attribution):
             metadata={
                 "model": self.model.name,
                 "method": methods.title(self.attr_method),
-                **_describe_inputs(self.model, utterance, tokens),
-                "versions": _versions(),
+                **describe_inputs(self.model, utterance, tokens),
+                "versions": versions(),
             },
         )
 
@@ -517,19 +502,12 @@ def longest_seconds(model: SpeechToTextModel, context: Context, duration: float)
     return longest if isinstance(context, str) else min(float(context), longest)
 
 
-def describe_model(
-    model: SpeechToTextModel, gen_args: dict[str, Any] | None, context: Context, dtype: Dtype | None
-) -> dict[str, Any]:
-    """How a model is run: what the results of several utterances must have in common."""
-    return {
-        "model": model.name,
-        # of models that are told
-        "language": getattr(model, "language", None),
-        "task": getattr(model, "task", "transcribe"),
-        "context": context,
-        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
-        "gen_args": {key: describe(value) for key, value in (gen_args or {}).items()},
-    }
+def _agreed(ranks: Ranks, utterance: Utterance, tokens: Tokens) -> tuple[Utterance, Tokens]:
+    """What the first rank hears and writes, for all: devices round differently."""
+    if ranks.group is None:
+        return utterance, tokens
+    device = utterance.spectrogram.device
+    return ranks.from_first(utterance.to("cpu")).to(device), ranks.from_first(tokens.to("cpu")).to(device)
 
 
 def _doubts(explanation: SpeechToTextExplanation) -> Iterator[str]:
@@ -552,240 +530,6 @@ def low_reliability(explanation: SpeechToTextExplanation) -> str | None:
         f"the maps are noisy: those of two halves of the samples correlate at {mean:.2f}. Take more samples "
         "(n_samples, --n-samples), or fewer and larger patches (feature_mask)."
     )
-
-
-class _Run:
-    """The calls of a method for one utterance."""
-
-    def __init__(
-        self,
-        prediction: Prediction,
-        utterance: Utterance,
-        perturbations_per_eval: int | None,
-        seed: int,
-        show_progress: bool,
-        callback: Stage | None,
-        process_group: ProcessGroup | None = None,
-        checkpoints: Path | None = None,
-    ) -> None:
-        self.model = prediction.model
-        self.prediction = prediction
-        self.utterance = utterance
-        self.perturbations_per_eval = perturbations_per_eval
-        self.seed = seed
-        self.show_progress = show_progress
-        self.callback = callback
-        self.process_group = process_group
-        self.checkpoints = checkpoints
-        self.done: dict[str, int] = {}
-        self.passes: dict[str, dict[str, int]] = {}
-        self.stopped = self.overflowed = False
-        self.encoded: dict[torch.dtype, Any] = {}
-        self.device = utterance.spectrogram.device
-        with torch.no_grad():
-            self.original = self._decoded()
-
-    def attribute_tokens(self, method: Attribution, arguments: dict[str, Any], token_values: bool) -> Tensor:
-        """Attributions (K, J) of the previous tokens: the encoder has run once, the decoder runs for each sample."""
-        gate = self._gate(token_values)
-        attr, _ = self._attribute(
-            "previous tokens",
-            method,
-            gate,
-            self._decoded,
-            methods.baselines_for(method, 0.0, gate) | arguments,
-        )
-        return attr.flatten(2).mean(2) if token_values else attr
-
-    def attribute_spectrogram(
-        self, method: Attribution, baseline: Tensor | float, mask: Tensor | None, arguments: dict[str, Any]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attributions (K, T, C) of the spectrogram."""
-        inputs = self.utterance.spectrogram
-        if mask is not None:
-            arguments = {"feature_mask": mask, **arguments}
-        return self._attribute(
-            "spectrogram",
-            method,
-            inputs,
-            self._outputs,
-            methods.baselines_for(method, baseline, inputs) | arguments,
-        )
-
-    def attribute_jointly(
-        self,
-        method: Attribution,
-        baseline: Tensor | float,
-        mask: Tensor | None,
-        arguments: dict[str, Any],
-        perturbation_prob: float,
-        token_values: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """SPES's attributions of both: (K, T, C), their reliability, and (K, J)."""
-        assert mask is not None  # of SPES
-        stage = "both"
-        gate = self._gate(token_values)
-        gate_mask = torch.arange(gate.numel(), device=gate.device).view(gate.shape) + mask.max() + 1
-        arguments = {**arguments, "perturbation_prob": (arguments["perturbation_prob"], perturbation_prob)}
-
-        score = self.prediction.score(self._outputs, self.original)
-        (attr, token_attr), (reliability, _) = rewrapped(method, score).attribute(
-            (self.utterance.spectrogram, gate),
-            baselines=(baseline, 0.0),
-            feature_mask=(mask, gate_mask),
-            **self._own_arguments(stage),
-            **arguments,
-        )
-        self._count_samples(stage, method)
-        return attr, reliability, token_attr.flatten(2).mean(2) if token_values else token_attr
-
-    def _batch_size(self, stage: str) -> int:
-        """Perturbations in a batch: those given, or what is fast on this device."""
-        if self.perturbations_per_eval is not None:
-            return self.perturbations_per_eval
-        # on a CPU the size makes little difference, and a fixed one gives the same result to the last bit
-        return BATCH_SIZE if self.device.type == "cpu" or stage == "previous tokens" else self.fastest
-
-    @cached_property
-    def fastest(self) -> int:
-        """The size of the batches of spectrograms that a short probe finds fast."""
-        score = self.prediction.score(self._outputs, self.original)
-
-        @torch.no_grad()
-        def evaluate(n_rows: int) -> float:
-            return score(self.utterance.spectrogram.expand(n_rows, -1, -1)).sum().item()  # waits for the device
-
-        return fastest_batch_size(evaluate)
-
-    def _outputs(self, spectrogram: Tensor, gate: Tensor | None = None) -> Any:
-        """What the model makes of spectrograms in the utterance's place."""
-        return self._finite(lambda utterance: self.prediction.outputs(self.model.encode(spectrogram, utterance), gate))
-
-    def _decoded(self, gate: Tensor | None = None) -> Any:
-        """What it makes of the utterance itself, for which the encoder need not run again."""
-        return self._finite(lambda utterance: self.prediction.outputs(self._encoded(utterance), gate))
-
-    def _encoded(self, utterance: Utterance) -> Any:
-        if utterance.dtype not in self.encoded:
-            with torch.no_grad():
-                self.encoded[utterance.dtype] = self.model.encode(utterance.spectrogram, utterance)
-        return self.encoded[utterance.dtype]
-
-    def _finite(self, outputs: Callable[[Utterance], Any]) -> Any:
-        """The outputs for the utterance, and where its precision overflows, those for it in float32.
-
-        NaN that is left there, or of a model that has no float32, is for the method to refuse.
-        """
-        found = outputs(self.utterance)
-        if self.utterance.dtype == torch.float32 or _is_finite(found) or self.wide is None:
-            return found
-        if not self.overflowed:
-            self.overflowed = True
-            name = str(self.utterance.dtype).removeprefix("torch.")
-            warnings.warn(
-                f"{self.model.name} overflows in {name} on this utterance: the batches in which it does are computed "
-                "in float32.",
-                stacklevel=2,
-            )
-        return outputs(self.wide)
-
-    @cached_property
-    def wide(self) -> Utterance | None:
-        """The utterance in float32; None for a model whose weights are narrower."""
-        wide = replace(self.utterance, dtype=torch.float32)
-        try:
-            self._encoded(wide)
-        except ValueError:
-            return None
-        return wide
-
-    def _own_arguments(self, stage: str) -> dict[str, Any]:
-        """What this library's methods take beside Captum's."""
-        return {
-            "perturbations_per_eval": self._batch_size(stage),
-            "show_progress": self.show_progress,
-            "seed": self.seed,
-            "return_reliability": True,
-            "callback": partial(self._after_batch, stage),
-            "process_group": self.process_group,
-            "checkpoint": self.checkpoints and self.checkpoints / f"{stage.replace(' ', '-')}.safetensors",
-        }
-
-    def _gate(self, token_values: bool) -> Tensor:
-        n_previous = len(self.prediction.previous)
-        shape = (1, n_previous, self.model.embedding_dim) if token_values else (1, n_previous)
-        return torch.ones(shape, device=self.device)
-
-    def _attribute(
-        self,
-        stage: str,
-        method: Attribution,
-        inputs: Tensor,
-        outputs: Callable[[Tensor], Any],
-        arguments: dict[str, Any],
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attributions (K, …), and the reliability where the method tells it."""
-        score = self.prediction.score(outputs, self.original)
-        n_rows = len(self.prediction.rows)
-        if isinstance(method, methods.ALL_TOKENS):
-            own = self._own_arguments(stage)
-            if isinstance(method, GradientSPES):
-                own["perturbations_per_eval"] = max(own["perturbations_per_eval"] // 4, 1)
-            found = rewrapped(method, score).attribute(inputs, **arguments, **own)
-            self._count_samples(stage, method)
-            return found
-        batch_size = self._batch_size(stage) if methods.asks_model(method) else 1
-        if "perturbations_per_eval" in methods.accepted(method):
-            arguments = {"perturbations_per_eval": batch_size, **arguments}
-        score = self._counted(stage, score)
-        passes: HookedPasses | SharedPasses
-        if methods.is_hooked(method):
-            passes = HookedPasses(self.model, score, n_rows, batch_size)
-        else:
-            passes = SharedPasses(score, n_rows, batch_size)
-        total = passes.count(method, inputs, arguments, self.seed) if self.show_progress or self.callback else 0
-        desc = f"{methods.title(method)} attribution"
-        with progress(desc=desc, total=total) if self.show_progress else NullProgress() as bar:
-
-            def on_pass(forward: int, backward: int) -> None:
-                self._count(stage, backward=backward)
-                bar.update(forward)
-                if self.callback is not None:
-                    done = self.passes[stage]["forward"]
-                    self.callback(stage, done, max(total, done))
-
-            return passes.attribute(method, inputs, arguments, self.seed, on_pass), None
-
-    def _counted(self, stage: str, score: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def counted(*inputs: Tensor) -> Tensor:
-            self._count(stage, forward=len(inputs[0]))
-            return score(*inputs)
-
-        return counted
-
-    def _count(self, stage: str, forward: int = 0, backward: int = 0) -> None:
-        passes = self.passes.setdefault(stage, {"forward": 0, "backward": 0})
-        passes["forward"] += forward
-        passes["backward"] += backward
-
-    def _count_samples(self, stage: str, method: Attribution) -> None:
-        """Counts what all ranks passed through the model: the samples, and the unperturbed input."""
-        n_done = self.done[stage]
-        if isinstance(method, GradientSPES):
-            self._count(stage, n_done, n_done * len(self.prediction.rows))
-        else:
-            self._count(stage, n_done + 1)
-
-    def _after_batch(self, stage: str, done: int, total: int) -> bool:
-        self.done[stage] = done
-        stop = self.callback is not None and bool(self.callback(stage, done, total))
-        self.stopped |= stop and done < total
-        return stop
-
-
-def _is_finite(outputs: Tensor | tuple[Tensor, ...]) -> bool:
-    """Whether a model's logits can be scored: -inf is a token that it never writes."""
-    return all(bool((part < torch.inf).all()) for part in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
 
 def _given(**arguments: Any) -> dict[str, Any]:
@@ -819,43 +563,3 @@ def _check(
     check_counts(n_samples, perturbations_per_eval, layout.n_granularities)
     leading = mask.shape[:-2] if mask.dim() > 2 else (1,)
     return mask.to(spectrogram.device).expand(*leading, *spectrogram.shape[1:])
-
-
-def _describe_inputs(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> dict[str, Any]:
-    return {
-        "target": "generated" if tokens.generated else "given",
-        "token_ids": tokens.target.tolist(),
-        "previous_token_ids": tokens.previous.tolist(),
-        "context_seconds": context_seconds(model, utterance),
-        "padding_value": float(utterance.padding.min()) if utterance.padding.numel() else None,
-        "dtype": str(utterance.dtype).removeprefix("torch."),
-        "device": str(utterance.spectrogram.device),
-        **utterance.source,
-    }
-
-
-def describe(value: object) -> Any:
-    """A value for the metadata: as it is where JSON can hold it."""
-    if isinstance(value, (bool, int, float, str, type(None))):
-        return value
-    if isinstance(value, Tensor):
-        return float(value) if value.numel() == 1 else f"tensor of shape {tuple(value.shape)}"
-    if isinstance(value, partial):
-        # what was given, and what the function takes by itself
-        parameters = signature(value.func).parameters.values()
-        defaults = {item.name: item.default for item in parameters if item.default is not item.empty}
-        return {
-            "function": value.func.__name__,
-            **{key: str(item) for key, item in {**defaults, **value.keywords}.items()},
-        }
-    return getattr(value, "__name__", str(value))
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("captum-spes", "captum", "torch", "transformers", "scikit-image", "numpy"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions

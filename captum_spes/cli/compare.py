@@ -27,6 +27,7 @@ from captum_spes.cli.options import (
 )
 from captum_spes.cli.output import make_folder, print_table, progress, say
 from captum_spes.comparison import DEFAULT_METHODS, Comparison
+from captum_spes.distributed import has_ranks
 from captum_spes.models import load_model
 from captum_spes.named_methods import describe_methods, find_method
 
@@ -55,6 +56,8 @@ def compare(
     """Compare attribution methods on one utterance: figures on one scale, and a table of cost and infidelity."""
     if list_methods:
         return print_table(describe_methods(), "Attribution methods (_abs: without the sign)")
+    if has_ranks():
+        raise ValueError("compare is the work of one process, for it measures time: start it without torchrun.")
     names = split_names(methods, "--methods")
     for name in names:
         find_method(name)

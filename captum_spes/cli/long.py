@@ -13,11 +13,12 @@ import typer
 from captum_spes.cli.inputs import generation, prepare, window_of
 from captum_spes.cli.options import WINDOWS, Preset
 from captum_spes.cli.output import make_folder, progress, say, write_explanation
+from captum_spes.description import describe_arguments, describe_model
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.long_explanation import LongExplanation, explain_parts
 from captum_spes.models.protocol import SpeechToTextModel
 from captum_spes.named_methods import NamedMethod
-from captum_spes.speech_to_text import NoWordsError, describe, describe_model
+from captum_spes.speech_to_text import NoWordsError
 
 # of an overview
 MAX_SECONDS = 300.0
@@ -77,11 +78,10 @@ class LongRun:
         return explanation
 
     def _settings(self) -> dict[str, object]:
-        arguments = self.named.arguments_of(self.model, self.preset.value)
         return {
             "method": self.method,
             "preset": self.preset.value,
-            "arguments": {key: describe(value) for key, value in arguments.items()},
+            "arguments": describe_arguments(self.named.arguments_of(self.model, self.preset.value)),
             "seed": self.seed,
             **describe_model(
                 self.model, generation(self.num_beams), window_of(self.preset, self.context), WINDOWS[self.preset][1]

@@ -1,0 +1,76 @@
+"""What an explanation tells of how it was made, as a file can hold it."""
+
+from __future__ import annotations
+
+import platform
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from inspect import signature
+from typing import Any
+
+from torch import Tensor
+
+from captum_spes.models.context import Context, Dtype, context_seconds
+from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+
+
+def describe_model(
+    model: SpeechToTextModel, gen_args: dict[str, Any] | None, context: Context, dtype: Dtype | None
+) -> dict[str, Any]:
+    """How a model is run: what the results of several utterances must have in common."""
+    return {
+        "model": model.name,
+        # of models that are told
+        "language": getattr(model, "language", None),
+        "task": getattr(model, "task", "transcribe"),
+        "context": context,
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        "gen_args": describe_arguments(gen_args),
+    }
+
+
+def describe_inputs(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> dict[str, Any]:
+    """What the model hears, and what it writes."""
+    return {
+        "target": "generated" if tokens.generated else "given",
+        "token_ids": tokens.target.tolist(),
+        "previous_token_ids": tokens.previous.tolist(),
+        "context_seconds": context_seconds(model, utterance),
+        "padding_value": float(utterance.padding.min()) if utterance.padding.numel() else None,
+        "dtype": str(utterance.dtype).removeprefix("torch."),
+        "device": str(utterance.spectrogram.device),
+        **utterance.source,
+    }
+
+
+def describe_arguments(arguments: dict[str, Any] | None) -> dict[str, Any]:
+    """Each of them, by name."""
+    return {name: describe(value) for name, value in (arguments or {}).items()}
+
+
+def describe(value: object) -> Any:
+    """A value for the metadata: as it is where JSON can hold it."""
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return value
+    if isinstance(value, Tensor):
+        return float(value) if value.numel() == 1 else f"tensor of shape {tuple(value.shape)}"
+    if isinstance(value, partial):
+        # what was given, and what the function takes by itself
+        parameters = signature(value.func).parameters.values()
+        defaults = {item.name: item.default for item in parameters if item.default is not item.empty}
+        return {
+            "function": value.func.__name__,
+            **{key: str(item) for key, item in {**defaults, **value.keywords}.items()},
+        }
+    return getattr(value, "__name__", str(value))
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in ("captum-spes", "captum", "torch", "transformers", "scikit-image", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
