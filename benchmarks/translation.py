@@ -5,13 +5,14 @@
 
 One picture a language, one panel a word, by SPES on large patches: some minutes on 2 cores for an utterance of 3 s. The
 language of multilingual Whisper is forced, which makes it translate English speech. With --into-english, Spanish and
-French sentences are spoken by espeak-ng (which must be installed), transcribed, and translated into English; the first
-of each language is explained.
+French sentences are spoken by SVOX Pico (Debian's libttspico-utils, of its section non-free; what espeak-ng speaks, the
+model does not understand), transcribed, and translated into English; the first of each language is explained.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,7 @@ FOREIGN = {
     "es": ("Mi hermano trabaja en un hospital grande.", "Buenos días. Me llamo Carlos y vivo en Madrid."),
     "fr": ("Mon frère travaille dans un grand hôpital.", "Bonjour. Je m'appelle Marie et j'habite à Paris."),
 }
-VOICES = {"es": "es-419", "fr": "fr"}
-WORDS_A_MINUTE = 120
+VOICES = {"es": "es-ES", "fr": "fr-FR"}
 
 
 def explain(attribution: SpeechToTextAttribution, audio: Path, args: argparse.Namespace) -> SpeechToTextExplanation:
@@ -43,7 +43,7 @@ def explain(attribution: SpeechToTextAttribution, audio: Path, args: argparse.Na
 
 def into_english(args: argparse.Namespace) -> None:
     """A table of what is heard, and a picture of the first sentence of each language."""
-    rows = [("spoken (espeak-ng)", "transcribed", "translated")]
+    rows = [("spoken (Pico)", "transcribed", "translated")]
     for language, sentences in FOREIGN.items():
         attributions = [
             SpeechToTextAttribution(SPES(load_model(args.model, language=language, task=task)))
@@ -51,8 +51,7 @@ def into_english(args: argparse.Namespace) -> None:
         ]
         for number, sentence in enumerate(sentences):
             audio = args.output / f"{language}-{number}.wav"
-            speak = ["espeak-ng", "-v", VOICES[language], "-s", str(WORDS_A_MINUTE), "-w", str(audio), sentence]
-            subprocess.run(speak, check=True)
+            subprocess.run(["pico2wave", "-l", VOICES[language], "-w", audio, sentence], check=True)
             texts = []
             for attribution in attributions:
                 _, tokens = attribution.prepare(audio, context=args.context, gen_args={"max_new_tokens": 60})
@@ -70,7 +69,7 @@ def into_english(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("audio", type=Path, nargs="?")
-    parser.add_argument("--into-english", action="store_true", help="of Spanish and French speech by espeak-ng")
+    parser.add_argument("--into-english", action="store_true", help="of Spanish and French speech by Pico")
     parser.add_argument("--languages", nargs="+", default=["en", "de", "es"])
     parser.add_argument("--model", default="whisper-base")
     parser.add_argument("--context", type=float, default=8.0, help="seconds of the model's window")
@@ -80,6 +79,8 @@ def main() -> None:
     if (args.audio is None) != args.into_english:
         parser.error("give an audio file, or --into-english")
     args.output.mkdir(parents=True, exist_ok=True)
+    if args.into_english and shutil.which("pico2wave") is None:
+        raise SystemExit("--into-english speaks with pico2wave, which is not there: apt install libttspico-utils.")
     if args.into_english:
         return into_english(args)
     for language in args.languages:

@@ -170,7 +170,7 @@ def _bins(frames_per_second: float) -> Callable[[Tensor], Tensor]:
 
 def draws_by_tokens(n_tokens: int) -> int:
     """A mask costs a backward a token: a budget of these for Whisper tiny.en on 2 cores."""
-    return max(min(FAST_BACKWARDS // n_tokens, 24), 6)
+    return max(min(FAST_BACKWARDS // n_tokens, 24), 5)
 
 
 # under a minute on 2 cores

@@ -112,7 +112,7 @@ def test_the_paper_preset_is_the_papers():
     assert METHODS["spes"].arguments_of(None, "paper") == {}  # SPES's own, which are the paper's
 
 
-@pytest.mark.parametrize("n_tokens, n_samples", [(3, 24), (10, 12), (200, 6)])
+@pytest.mark.parametrize("n_tokens, n_samples", [(3, 24), (10, 12), (200, 5)])
 def test_fast_gradients_depend_on_the_number_of_tokens(tiny_model, n_tokens, n_samples):
     """So many backwards in all, within bounds."""
     assert METHODS["gradient_spes"].arguments_of(tiny_model, "fast", n_tokens)["n_samples"] == n_samples
@@ -209,6 +209,13 @@ def test_compare(run, tiny_folder, recording, tmp_path):
     )
     report = (folder / "comparison.md").read_text()
     assert all(f"| {name} |" in report for name in names) and f"{entry['infidelity']:.3g}" in report
+
+
+def test_compare_is_for_one_process(run, recording, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = run("compare", recording)
+    assert code == 2 and "start it without torchrun" in err
 
 
 def test_compare_keeps_what_is_done_at_ctrl_c(run, tiny_folder, recording, tmp_path, monkeypatch):
