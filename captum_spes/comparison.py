@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor
 
 from captum_spes._files import markdown_line, markdown_table, write_atomically
+from captum_spes.attr._fingerprint import fingerprint
+from captum_spes.description import describe_arguments, describe_inputs
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.metrics import additive_attributions, infidelity, rank_correlation
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
-from captum_spes.named_methods import Preset, absolute, find_method
+from captum_spes.named_methods import NamedMethod, Preset, absolute, find_method
 from captum_spes.visualization import percentile_ranks, plot_comparison
 
 if TYPE_CHECKING:
@@ -53,10 +56,14 @@ class Comparison:
         seed: of all that is random.
         perturbations_per_eval: perturbations in a batch.
         gen_args: arguments of the generation that wrote the tokens; they are stored.
+        folder: where each explanation is written as soon as it is finished, ``<method>.safetensors``, and what takes
+            longer than a minute while it is done. What is there already, of the same utterance, tokens and arguments,
+            is not computed again. Default: explanations are kept in memory alone.
 
     Attributes:
         explanations: of each method that was run, by its name.
-        seconds: that each took; a method's absolute variant takes what the method took.
+        seconds: that each took; a method's absolute variant takes what the method took. None of one that went on from
+            where it was stopped.
 
     Example::
 
@@ -91,6 +98,7 @@ class Comparison:
         seed: int = 0,
         perturbations_per_eval: int | None = None,
         gen_args: dict[str, Any] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.model = model
         self.utterance = utterance
@@ -99,8 +107,9 @@ class Comparison:
         self.seed = seed
         self.perturbations_per_eval = perturbations_per_eval
         self.gen_args = gen_args
+        self.folder = folder
         self.explanations: dict[str, SpeechToTextExplanation] = {}
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float | None] = {}
         self._infidelity: dict[str, float | None] = {}
 
     def run(self, name: str, callback: Callable[[str, int, int], Any] | None = None) -> SpeechToTextExplanation:
@@ -111,29 +120,72 @@ class Comparison:
             callback: called after every batch as ``callback(stage, done, total)``.
 
         Raises:
-            ValueError: no such method, or one that cannot explain this model or its tokens.
+            ValueError: no such method, or one that cannot explain this model or its tokens; a damaged file or
+                another run's checkpoint in the folder.
         """
         method = find_method(name)
         if method.arguments.get("sentence"):
             raise ValueError(f"{name} explains the text as a whole, and there is nothing to compare token by token.")
+        explanation = self._finished(name) or self._explain(method, name, callback)
+        self.explanations[name] = explanation
+        self.seconds[name] = explanation.metadata["seconds"]
+        return explanation
+
+    def path(self, name: str) -> Path | None:
+        """Where the explanation by a method is kept; None without a folder."""
+        return self.folder and self.folder / f"{name}.safetensors"
+
+    def _explain(
+        self, method: NamedMethod, name: str, callback: Callable[[str, int, int], Any] | None
+    ) -> SpeechToTextExplanation:
         signed = name.removesuffix("_abs")
         if method.absolute and signed in self.explanations:
-            self.explanations[name] = absolute(self.explanations[signed])
-            self.seconds[name] = self.seconds[signed]
-            return self.explanations[name]
-        start = time.perf_counter()
-        self.explanations[name] = method.explain(
-            self.model,
-            self.utterance,
-            self.tokens,
-            self.preset,
-            perturbations_per_eval=self.perturbations_per_eval,
-            seed=self.seed,
-            gen_args=self.gen_args,
-            callback=callback,
-        )
-        self.seconds[name] = time.perf_counter() - start
-        return self.explanations[name]
+            explanation = absolute(self.explanations[signed])
+        else:
+            checkpoint = self.folder and self.folder / "checkpoints" / name
+            resumed = checkpoint is not None and any(checkpoint.glob("*.safetensors"))
+            start = time.perf_counter()
+            explanation = method.explain(
+                self.model,
+                self.utterance,
+                self.tokens,
+                self.preset,
+                perturbations_per_eval=self.perturbations_per_eval,
+                seed=self.seed,
+                gen_args=self.gen_args,
+                callback=callback,
+                checkpoint=checkpoint,
+            )
+            # how long it took before it was stopped, nobody knows
+            explanation.metadata["seconds"] = None if resumed else time.perf_counter() - start
+        explanation.metadata["compared"] = self._settings(method)
+        if (path := self.path(name)) is not None:
+            explanation.save(path)
+            with suppress(OSError):  # others are not finished
+                path.with_name("checkpoints").rmdir()
+        return explanation
+
+    def _finished(self, name: str) -> SpeechToTextExplanation | None:
+        """What an earlier run of the same has left."""
+        path = self.path(name)
+        if path is None or not path.is_file():
+            return None
+        explanation = SpeechToTextExplanation.load(path)
+        return explanation if explanation.metadata.get("compared") == self._settings(find_method(name)) else None
+
+    def _settings(self, method: NamedMethod) -> dict[str, Any]:
+        """What an explanation depends on; the batch size and the device round otherwise at most."""
+        inputs = describe_inputs(self.model, self.utterance, self.tokens)
+        arguments = method.arguments_of(self.model, self.preset, len(self.tokens.target))
+        return {
+            "model": self.model.name,
+            "spectrogram": fingerprint(self.utterance.spectrogram),
+            **{key: inputs[key] for key in ("token_ids", "previous_token_ids", "context_seconds", "dtype")},
+            "preset": self.preset,
+            "seed": self.seed,
+            "arguments": describe_arguments(arguments),
+            "gen_args": describe_arguments(self.gen_args),
+        }
 
     # Numbers
 
@@ -181,7 +233,7 @@ class Comparison:
                 name: {
                     "method": explanation.metadata["method"],
                     "score": explanation.metadata["score"],
-                    "seconds": round(self.seconds[name], 2),
+                    "seconds": self.seconds[name],
                     "passes": explanation.metadata["passes"],
                     "infidelity": infidelities[name],
                     "reliability": None if explanation.reliability is None else float(explanation.reliability.mean()),
@@ -203,7 +255,7 @@ class Comparison:
         for name, entry in results["methods"].items():
             totals = (str(sum(stage[way] for stage in entry["passes"].values())) for way in ("forward", "backward"))
             numbers = (_rounded(entry["infidelity"], ".3g"), _rounded(entry["reliability"], ".2f"))
-            rows.append((name, entry["score"], f"{entry['seconds']:.1f}", *totals, *numbers))
+            rows.append((name, entry["score"], _rounded(entry["seconds"], ".1f"), *totals, *numbers))
         rows.append((UNIFORM, "", "", "", "", _rounded(results["infidelity_of_a_uniform_map"], ".3g"), ""))
         return rows
 

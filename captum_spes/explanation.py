@@ -646,7 +646,7 @@ class SpeechToTextExplanation:
 
     def _report_method(self) -> ReportMethod:
         rows = self._report_rows().values()
-        hidden = ("method", "token_ids", "previous_token_ids", "audio_file")
+        hidden = ("method", "token_ids", "previous_token_ids", "audio_file", "compared")
         return ReportMethod(
             name=str(self.metadata.get("method", "unknown method")),
             maps=(self._relative() if self._is_signed else self.normalize()).spectrogram_attr,

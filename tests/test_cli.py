@@ -21,10 +21,9 @@ from captum_spes import SpeechToTextExplanation
 from captum_spes.__main__ import main
 from captum_spes._files import markdown_table
 from captum_spes.cli.evaluate import percentages
-from captum_spes.comparison import Comparison
 from captum_spes.methods import accepted
 from captum_spes.metrics import rank_correlation
-from captum_spes.named_methods import METHODS, describe_methods
+from captum_spes.named_methods import METHODS, NamedMethod, describe_methods
 
 SAMPLE = Path(__file__).parents[1] / "captum_spes" / "data" / "so_what_was_the_next_step.wav"
 PICTURES = {"spectrogram", "segmentation", "sentence", "words", "tokens", "previous_tokens"}
@@ -218,22 +217,37 @@ def test_compare_is_for_one_process(run, recording, monkeypatch):
     assert code == 2 and "start it without torchrun" in err
 
 
-def test_compare_keeps_what_is_done_at_ctrl_c(run, tiny_folder, recording, tmp_path, monkeypatch):
-    original = Comparison.run
+def test_compare_goes_on_after_ctrl_c(run, tiny_folder, recording, tmp_path, monkeypatch):
+    explained, stops = [], [METHODS["saliency"]]
+    original = NamedMethod.explain
 
-    def stop_at_the_second(self, name, callback):
-        if name == "saliency":
+    def explain(self, *args, **arguments):
+        if self in stops:
+            stops.remove(self)
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, name, callback)
+        explained.append(self.summary)
+        return original(self, *args, **arguments)
 
-    monkeypatch.setattr(Comparison, "run", stop_at_the_second)
-    code, _, err = run(
-        "compare", recording, "--model", tiny_folder, "--target", "so", "-o", "out",
-        "--methods", "feature_ablation,saliency,spes",
-    )  # fmt: skip
-    assert code == 130 and "Stopped in saliency; the methods before it are kept." in err
-    assert (tmp_path / "out" / "feature_ablation.safetensors").is_file()
-    assert list(json.loads((tmp_path / "out" / "comparison.json").read_text())["methods"]) == ["feature_ablation"]
+    monkeypatch.setattr(NamedMethod, "explain", explain)
+    given = ["compare", recording, "--model", tiny_folder, "--target", "so", "-o", "out"]
+    given += ["--methods", "feature_ablation,saliency,random"]
+    code, _, err = run(*given)
+    assert code == 130 and "Stopped in saliency. What is finished is kept" in err
+    folder = tmp_path / "out"
+    assert list(json.loads((folder / "comparison.json").read_text())["methods"]) == ["feature_ablation"]
+    first = (folder / "feature_ablation.safetensors").read_bytes()
+    explained.clear()
+    code, _, err = run(*given)
+    assert code == 0, err
+    assert explained == [METHODS[name].summary for name in ("saliency", "random")]
+    results = json.loads((folder / "comparison.json").read_text())["methods"]
+    assert list(results) == ["feature_ablation", "saliency", "random"] and results["feature_ablation"]["seconds"] > 0
+    assert (folder / "feature_ablation.safetensors").read_bytes() == first
+    assert run(*given, "--seed", "1")[0] == 0  # another comparison
+    assert explained[2:] == [METHODS[name].summary for name in results]
+    (folder / "saliency.safetensors").write_bytes(b"of something else")
+    code, _, err = run(*given, "--seed", "1")
+    assert code == 0 and "Left out: " in err and "saliency.safetensors" in err and len(explained) == 5
 
 
 @pytest.fixture

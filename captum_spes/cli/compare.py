@@ -53,7 +53,10 @@ def compare(
         typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<audio's name>-compare."),
     ] = None,
 ) -> None:
-    """Compare attribution methods on one utterance: figures on one scale, and a table of cost and infidelity."""
+    """Compare attribution methods on one utterance: figures on one scale, and a table of cost and infidelity.
+
+    The same command goes on with a comparison that was stopped.
+    """
     if list_methods:
         return print_table(describe_methods(), "Attribution methods (_abs: without the sign)")
     if has_ranks():
@@ -66,32 +69,31 @@ def compare(
     inputs = prepare(audio, speech_model, preset, context, target, num_beams)
     folder = make_folder(output or Path("spes-output") / f"{stem(audio)}-compare")
     comparison = Comparison(
-        inputs.model, inputs.utterance, inputs.tokens, preset.value, seed, batch_size, inputs.gen_args
+        inputs.model, inputs.utterance, inputs.tokens, preset.value, seed, batch_size, inputs.gen_args, folder
     )
-    paths, interrupted = _run_all(comparison, names, folder)
+    interrupted = _run_all(comparison, names)
     if not comparison.explanations:
         raise ValueError("no method could be run.")
     print_table(comparison.table(), "Cost and infidelity (smaller is better)")
     print_table(comparison.rank_table(), "Spearman's correlation of the maps, mean over the tokens")
-    say("\nWrote " + "\n      ".join(map(str, [*paths, *comparison.save(folder)])))
+    say(
+        "\nWrote "
+        + "\n      ".join(map(str, [*map(comparison.path, comparison.explanations), *comparison.save(folder)]))
+    )
     if interrupted:
         raise typer.Exit(128 + signal.SIGINT)
 
 
-def _run_all(comparison: Comparison, names: list[str], folder: Path) -> tuple[list[Path], bool]:
-    """Runs methods one by one and saves each explanation at once; whether Ctrl-C ended it."""
-    paths: list[Path] = []
+def _run_all(comparison: Comparison, names: list[str]) -> bool:
+    """Runs methods one by one; whether Ctrl-C ended it."""
     for number, name in enumerate(names, 1):
         say(f"\n[{number}/{len(names)}] {name}")
         try:
             with progress(can_stop=False) as callback:
-                explanation = comparison.run(name, callback)
+                comparison.run(name, callback)
         except ValueError as error:
             say(f"Left out: {error}", error=True)
-            continue
         except KeyboardInterrupt:
-            say(f"Stopped in {name}; the methods before it are kept.", error=True)
-            return paths, True
-        paths.append(folder / f"{name}.safetensors")
-        explanation.save(paths[-1])
-    return paths, False
+            say(f"Stopped in {name}. What is finished is kept; the same command goes on with the rest.", error=True)
+            return True
+    return False
