@@ -73,7 +73,7 @@ class Comparison:
         >>> from captum_spes.models import load_model
         >>> model = load_model("whisper-tiny.en")
         >>> prepared = SpeechToTextAttribution(SPES(model)).prepare("speech.wav", "so what")
-        >>> comparison = Comparison(model, *prepared)
+        >>> comparison = Comparison(model, *prepared, folder=Path("."))
         >>> for name in ("gradient_shap", "integrated_gradients"):
         ...     explanation = comparison.run(name)
         >>> comparison.rank_correlation().shape
@@ -86,6 +86,8 @@ class Comparison:
         'so what'
         >>> comparison.plot_words().savefig("words.png")
         >>> comparison.plot_sentence().savefig("sentence.png")
+        >>> comparison.path("gradient_shap").name
+        'gradient_shap.safetensors'
         >>> paths = comparison.save(Path("."))
     """
 
