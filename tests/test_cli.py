@@ -217,6 +217,12 @@ def test_compare_is_for_one_process(run, recording, monkeypatch):
     assert code == 2 and "start it without torchrun" in err
 
 
+def test_compare_is_stopped_in_the_first_method(run, tiny_folder, recording, monkeypatch):
+    monkeypatch.setattr(NamedMethod, "explain", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    code, _, err = run("compare", recording, "--model", tiny_folder, "--target", "so", "--methods", "energy")
+    assert code == 130 and "Stopped in energy." in err and "Error" not in err
+
+
 def test_compare_goes_on_after_ctrl_c(run, tiny_folder, recording, tmp_path, monkeypatch):
     explained, stops = [], [METHODS["saliency"]]
     original = NamedMethod.explain

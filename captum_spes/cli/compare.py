@@ -73,6 +73,8 @@ def compare(
     )
     interrupted = _run_all(comparison, names)
     if not comparison.explanations:
+        if interrupted:  # in the first
+            raise typer.Exit(128 + signal.SIGINT)
         raise ValueError("no method could be run.")
     print_table(comparison.table(), "Cost and infidelity (smaller is better)")
     print_table(comparison.rank_table(), "Spearman's correlation of the maps, mean over the tokens")
