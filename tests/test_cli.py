@@ -217,10 +217,19 @@ def test_compare_is_for_one_process(run, recording, monkeypatch):
     assert code == 2 and "start it without torchrun" in err
 
 
-def test_compare_is_stopped_in_the_first_method(run, tiny_folder, recording, monkeypatch):
-    monkeypatch.setattr(NamedMethod, "explain", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
-    code, _, err = run("compare", recording, "--model", tiny_folder, "--target", "so", "--methods", "energy")
-    assert code == 130 and "Stopped in energy." in err and "Error" not in err
+@pytest.mark.parametrize("method", ["saliency", "energy"])  # energy is finished before anybody could ask
+def test_compare_is_stopped_in_its_first_method(run, tiny_folder, recording, monkeypatch, method):
+    original = NamedMethod.explain
+
+    def explain(*args, **arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*args, **arguments)
+
+    monkeypatch.setattr(NamedMethod, "explain", explain)
+    given = ["--model", tiny_folder, "--target", "so", "--methods", f"{method},random"]
+    code, out, err = run("compare", recording, *given)
+    assert code == 130 and f"Stopped in {method}." in err and "Error" not in err and "[2/2]" not in out
+    assert ("Wrote" in out) == (method == "energy")
 
 
 def test_compare_goes_on_after_ctrl_c(run, tiny_folder, recording, tmp_path, monkeypatch):

@@ -88,6 +88,8 @@ def progress(can_stop: bool, show: bool = True) -> Iterator[Callable[[str, int, 
     previous = signal.signal(signal.SIGINT, interrupt)
     try:
         yield callback
+        if interrupted and not can_stop:  # after the last call
+            raise KeyboardInterrupt
     finally:
         signal.signal(signal.SIGINT, previous)
         for bar in bars.values():
