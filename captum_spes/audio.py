@@ -15,6 +15,7 @@ import torch
 from scipy.ndimage import uniform_filter1d
 
 from captum_spes._extras import require
+from captum_spes._files import sha256
 
 MIN_SECONDS = 0.1
 # below -80 dB of full scale there is nothing to hear, and nothing to explain
@@ -114,6 +115,20 @@ def read_audio(audio: AudioLike, sampling_rate: int | None = None) -> tuple[np.n
     if peak < SILENCE_PEAK:
         raise ValueError(f"{name} is silent (its peak is below -80 dB of full scale): there is no speech to explain.")
     return np.ascontiguousarray(samples, dtype=np.float32), rate
+
+
+def source_of(audio: AudioLike) -> dict[str, Any]:
+    """What metadata tell of an audio file, its path and SHA-256; nothing of samples.
+
+    Example::
+
+        >>> from captum_spes.audio import source_of
+        >>> sorted(source_of("speech.wav")), source_of([0.1, 0.2])
+        (['audio_file', 'audio_sha256'], {})
+    """
+    if not isinstance(audio, (str, os.PathLike)):
+        return {}
+    return {"audio_file": str(audio), "audio_sha256": sha256(audio)}
 
 
 def split_at_pauses(samples: np.ndarray, sampling_rate: int, max_seconds: float) -> list[tuple[int, int]]:

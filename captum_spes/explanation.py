@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
 import torch
@@ -332,7 +332,8 @@ class SpeechToTextExplanation:
         ``explanation.sentence().to_audio(audio, 0, keep=0.1)``.
 
         Args:
-            audio: the recording that was explained, as for :func:`~captum_spes.audio.read_audio`.
+            audio: the recording that was explained, as for :func:`~captum_spes.audio.read_audio`; of the file of a long
+                recording, the part that was explained is taken.
             token: its row or its text.
             keep: the share of the utterance's bins that is kept, from 0 to 1.
             remove: the share that is removed. Exactly one of the two is given; with equal shares and silence, the two
@@ -343,7 +344,8 @@ class SpeechToTextExplanation:
             seed: of the order of bins with equal values, as all of a patch have, and of the noise.
 
         Returns:
-            numpy.ndarray: float32 samples of shape (n,), mono, at the recording's own rate and as long as it is.
+            numpy.ndarray: float32 samples of shape (n,), mono, at the recording's own rate and as long as what was
+            explained.
 
         Raises:
             ValueError: both or none of ``keep`` and ``remove``, or no share; no such token; audio that cannot be read,
@@ -377,8 +379,7 @@ class SpeechToTextExplanation:
         if not 0 <= share <= 1:  # refuses NaN as well
             raise ValueError(f"keep and remove are shares of the bins, from 0 to 1, not {share}.")
         attributions = self.spectrogram_attr[self.index(token)]
-        samples, rate = read_audio(audio, sampling_rate)
-        self._check_recording(audio, len(samples) / rate)
+        samples, rate = self._read_recording(audio, sampling_rate)
         if attributions.min() == attributions.max():
             warnings.warn(
                 f"the map of {token!r} is the same everywhere: none of its regions is most salient, and those that are "
@@ -393,19 +394,25 @@ class SpeechToTextExplanation:
             heard += mask_audio(noise, rate, ~mask, self.frames_per_second, self.mel_frequencies)
         return heard
 
-    def _check_recording(self, audio: AudioLike, seconds: float) -> None:
-        """Raises a ValueError where audio of so many seconds is not what was explained."""
+    def _read_recording(self, audio: AudioLike, sampling_rate: int | None) -> tuple[np.ndarray, int]:
+        """The samples that were explained, and their rate; raises a ValueError where the audio is another recording."""
+        samples, rate = read_audio(audio, sampling_rate)
         name = "the audio"
         if isinstance(audio, (str, os.PathLike)):
             name = str(audio)
-            digest = sha256(audio)
-            if self.metadata.get("audio_sha256", digest) != digest:
+            known, digest = self.metadata.get("audio_sha256"), sha256(audio)
+            if known not in (None, digest):
                 raise ValueError(f"{name} is not the file that was explained, whose SHA-256 is another: give that one.")
+            start, stop = (self.metadata.get(end) for end in ("start_seconds", "stop_seconds"))
+            if known and _is_time(start) and _is_time(stop):
+                samples = samples[round(start * rate) : round(stop * rate)]
+        seconds = len(samples) / rate
         if abs(seconds - self.duration) > MAX_DIFFERENCE:
             raise ValueError(
                 f"{name} lasts {seconds:.2f} s and the explained utterance {self.duration:.2f} s: give the recording "
                 "that was explained."
             )
+        return samples, rate
 
     # Files
 
@@ -530,8 +537,9 @@ class SpeechToTextExplanation:
 
         Args:
             path: the file.
-            audio: the recording that was explained, as for :func:`~captum_spes.audio.read_audio`. Default: the file
-                that the metadata name (``audio_file``), where it is still there and the same (``audio_sha256``).
+            audio: the recording that was explained, as for :func:`~captum_spes.audio.read_audio`; of the file of a long
+                recording, the part that was explained is taken. Default: the file that the metadata name
+                (``audio_file``), where it is still there and the same (``audio_sha256``).
                 False: no audio, for reports that may go where the voice may not. Without a recording the report says
                 that there is none.
             sampling_rate: samples a second of an array. A file tells its own.
@@ -594,10 +602,8 @@ class SpeechToTextExplanation:
         given = self._recording() if audio is None else audio
         recording, name = None, ""
         if given is not None and given is not False:
-            recording = read_audio(given, sampling_rate)
+            recording = self._read_recording(given, sampling_rate)
             name = Path(given).name if isinstance(given, (str, os.PathLike)) else ""
-            if given is audio:  # else it is known to be the same file
-                self._check_recording(audio, len(recording[0]) / recording[1])
         for number, other in enumerate(others, 1):
             if (other.tokens, other.previous_tokens) != (self.tokens, self.previous_tokens):
                 raise ValueError(
@@ -843,6 +849,11 @@ def _paint(patch_scores: Tensor, feature_mask: Tensor, n_rows: int) -> Tensor:
     if n_rows * len(patches) > MAX_MAPS:
         raise ValueError(f"its maps would have {n_rows * len(patches):,} values, more than {MAX_MAPS:,}")
     return patch_scores[:, patches].view(-1, *feature_mask.shape[1:])
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    """Whether metadata, which may be anyone's, tell a time in seconds."""
+    return isinstance(value, (int, float)) and 0 <= value < math.inf
 
 
 def _is_positive(explanation: SpeechToTextExplanation) -> bool:

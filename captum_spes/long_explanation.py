@@ -270,9 +270,10 @@ def explain_parts(
     samples: np.ndarray,
     sampling_rate: int,
     folder: str | os.PathLike[str],
-    explain: Callable[[LongExplanation, int, np.ndarray], SpeechToTextExplanation | None],
+    explain: Callable[[LongExplanation, int, np.ndarray, dict[str, Any]], SpeechToTextExplanation | None],
     max_seconds: float,
     settings: dict[str, Any],
+    source: dict[str, Any],
 ) -> LongExplanation:
     """Explains a recording part by part, and writes each part into a folder as soon as it is finished.
 
@@ -282,10 +283,12 @@ def explain_parts(
         samples: of the whole recording, mono, of shape (n,).
         sampling_rate: samples a second.
         folder: a new one, or that of the same explanation.
-        explain: explains a part, called with what is there so far, the part's number and its samples; None where there
-            are no words. Where it returns a partial explanation, the run ends and the part is not kept.
+        explain: explains a part, called with what is there so far, the part's number, its samples and the source of
+            its :class:`~captum_spes.models.Utterance`; None where there are no words. Where it returns a partial
+            explanation, the run ends and the part is not kept.
         max_seconds: of a part, at most.
         settings: what the explanations depend on, in values that JSON can hold.
+        source: of the whole recording, as :func:`~captum_spes.audio.source_of` tells it.
 
     Returns:
         LongExplanation: of what is there; where all went well, nothing is :attr:`~LongExplanation.missing`.
@@ -310,11 +313,10 @@ def explain_parts(
     for number in long.missing:
         part = long.parts[number]
         begin, end = (round(time * sampling_rate) for time in (part.start, part.stop))
-        explanation = explain(long, number, samples[begin:end])
-        if explanation is not None:
-            if explanation.metadata.get("partial"):
-                break
-            explanation = replace(explanation, metadata={**explanation.metadata, "start_seconds": part.start})
+        span = {"start_seconds": part.start, "stop_seconds": part.stop}
+        explanation = explain(long, number, samples[begin:end], {**source, **span})
+        if explanation is not None and explanation.metadata.get("partial"):
+            break
         long._finish(number, explanation)
     return long
 

@@ -17,11 +17,10 @@ from captum.attr import Attribution
 from torch import Tensor
 
 import captum_spes.methods as methods
-from captum_spes._files import sha256
 from captum_spes.attr._batches import check_counts
 from captum_spes.attr._features import FeatureLayout
 from captum_spes.attr._ranks import Ranks
-from captum_spes.audio import AudioLike, load_audio
+from captum_spes.audio import AudioLike, load_audio, source_of
 from captum_spes.description import describe, describe_arguments, describe_inputs, describe_model, versions
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import CTCLogLikelihood
@@ -145,7 +144,7 @@ class SpeechToTextAttribution(Attribution):
         if not isinstance(inputs, Utterance):
             utterance = fit_utterance(self.model, utterance, context, dtype, gen_args)
         if isinstance(inputs, (str, os.PathLike)):
-            utterance = replace(utterance, source={"audio_file": str(inputs), "audio_sha256": sha256(inputs)})
+            utterance = replace(utterance, source=source_of(inputs))
         if target is None:
             target = self.model.generate(utterance, **(gen_args or {}))
             if not self.text(target):
@@ -368,7 +367,8 @@ class SpeechToTextAttribution(Attribution):
         It is cut in the middle of its pauses into parts that the model can hear at once, and each part is explained as
         by :meth:`attribute`: the model hears nothing of its neighbours, and reads nothing of what it wrote of them.
         Parts are written into the folder as they are finished, so that memory does not grow with their number. The same
-        call goes on with a run that was stopped.
+        call goes on with a run that was stopped. Of a file, the metadata of each part tell where the part is in it
+        (``start_seconds``, ``stop_seconds``), so that its report plays it.
 
         Args:
             inputs: path of an audio file, or samples with ``sampling_rate``.
@@ -406,12 +406,16 @@ class SpeechToTextAttribution(Attribution):
         if max_seconds is None:
             max_seconds = longest_seconds(self.model, context, len(samples) / rate)
 
-        def explain(long: LongExplanation, number: int, part: np.ndarray) -> SpeechToTextExplanation | None:
+        def explain(
+            long: LongExplanation, number: int, part: np.ndarray, source: dict[str, Any]
+        ) -> SpeechToTextExplanation | None:
             try:
-                prepared = self.prepare(part, sampling_rate=rate, gen_args=gen_args, context=context, dtype=dtype)
+                utterance, tokens = self.prepare(
+                    part, sampling_rate=rate, gen_args=gen_args, context=context, dtype=dtype
+                )
             except NoWordsError:
                 return None
-            return self.attribute(*prepared, gen_args=gen_args, **arguments)
+            return self.attribute(replace(utterance, source=source), tokens, gen_args=gen_args, **arguments)
 
         settings = {
             "method": methods.title(self.attr_method),
@@ -419,7 +423,7 @@ class SpeechToTextAttribution(Attribution):
             "arguments": describe_arguments({name: value for name, value in arguments.items() if name not in FREE}),
             **describe_model(self.model, gen_args, context, dtype),
         }
-        return explain_parts(samples, rate, folder, explain, max_seconds, settings)
+        return explain_parts(samples, rate, folder, explain, max_seconds, settings, source_of(inputs))
 
     def attribute_future(self) -> None:
         """Not implemented."""

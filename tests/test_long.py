@@ -1,6 +1,7 @@
 """Recordings that are longer than the model's window: how they are cut, explained in parts, kept and read."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,11 +10,13 @@ import soundfile
 import torch
 from test_cli import multilingual_folder, recording, run, tiny_folder  # noqa: F401 (fixtures)
 from test_evaluation import write_words
+from test_explanation import make
+from test_report import content, embedded, write
 
 from captum_spes import SPES, GradientSPES, LongExplanation, SpeechToTextAttribution
 from captum_spes.alignment import Alignment, Segment, match_words
 from captum_spes.attr import Energy
-from captum_spes.audio import load_audio, split_at_pauses
+from captum_spes.audio import load_audio, source_of, split_at_pauses
 from captum_spes.long_explanation import word_times
 from captum_spes.metrics import deletion
 
@@ -142,6 +145,44 @@ def test_reading(attribution, long_audio, tmp_path):
         LongExplanation.load(tmp_path)
 
 
+def test_parts_find_their_sound_in_the_recording(attribution, long_audio, tmp_path):
+    rate = 2 * RATE  # the recording's own, not the model's
+    path, moved = tmp_path / "talk.wav", tmp_path / "moved.wav"
+    soundfile.write(path, long_audio.repeat(2), rate, subtype="PCM_16")
+    samples, _ = soundfile.read(path)
+    long = attribution.attribute_long(path, tmp_path / "long", n_samples=9, n_token_samples=4, gen_args=WRITES)
+    for part, explanation in zip(long.parts, long):
+        assert (explanation.metadata["start_seconds"], explanation.metadata["stop_seconds"]) == (part.start, part.stop)
+        own = samples[round(part.start * rate) : round(part.stop * rate)].astype(np.float32)
+        assert np.array_equal(embedded(write(explanation, tmp_path / "report.html"))[0], own)
+        assert np.abs(explanation.to_audio(path, 0, keep=1) - own).max() < 1e-5
+        alone = explanation.to_audio(own, 0, keep=0.2, sampling_rate=rate)
+        assert np.array_equal(explanation.to_audio(path, 0, keep=0.2), alone)
+    path.rename(moved)
+    assert content(write(explanation, tmp_path / "report.html"))["audio"] is None
+    assert np.array_equal(embedded(write(explanation, tmp_path / "report.html", audio=moved))[0], own)
+    soundfile.write(path, long_audio, rate)
+    with pytest.raises(ValueError, match="whose SHA-256 is another"):
+        explanation.to_audio(path, 0, keep=0.2)
+
+
+@pytest.mark.parametrize(
+    "span", [(float("nan"), 1), (0, float("inf")), ("0", [1]), (-1, 0.5), (2, 1), (1e300, 1e301), (None, None)]
+)
+def test_spans_that_cannot_be_are_refused(span, tmp_path):
+    """An explanation may be anyone's."""
+    path = tmp_path / "talk.wav"
+    soundfile.write(path, np.sin(np.arange(RATE)), RATE)
+    metadata = {**source_of(path), **dict(zip(("start_seconds", "stop_seconds"), span))}
+    explanation = replace(make(), metadata=metadata)
+    with pytest.raises(
+        ValueError, match=r"s and the explained utterance 0\.30 s: give the recording that was explained"
+    ):
+        explanation.to_audio(path, 0, keep=0.2)
+    with pytest.raises(ValueError, match="give the recording that was explained"):
+        explanation.to_html(tmp_path / "report.html")
+
+
 def test_metrics_pool_the_parts(attribution, long_audio, tmp_path):
     long = explain(attribution, long_audio, tmp_path / "long")
     curve = deletion(attribution.model, long, percentages=(0, 50, 100))
@@ -232,6 +273,14 @@ def test_explain_a_long_recording(run, tiny_folder, long_audio, tmp_path):  # no
     assert (folder / "overview.png").is_file() and f"Transcript: {long.text}" in out
     pages = [sorted(path.name for path in (folder / f"part-{n + 1:03}").iterdir()) for n in long.explained]
     assert all({"words.png", "tokens.png", "explanation.safetensors"} <= set(page) for page in pages)
+    part, explanation = long.parts[1], folder / "part-002" / "explanation.safetensors"
+    for page in (folder / "part-002" / "report.html", tmp_path / "again.html"):
+        assert run("report", explanation, "-o", tmp_path / "again.html")[0] == 0
+        sound = embedded(page.read_text(encoding="utf-8"))[0]
+        assert np.abs(sound - long_audio[round(part.start * RATE) : round(part.stop * RATE)]).max() < 1e-3
+    assert run("listen", explanation, "--sentence")[0] == 0
+    [kept, removed] = sorted(folder.glob("part-002/listen/*.wav"))
+    assert np.abs(soundfile.read(kept)[0] + soundfile.read(removed)[0] - sound).max() < 1e-3
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
     code, out, err = run(*command)
     assert code == 0 and "Part 1" not in out

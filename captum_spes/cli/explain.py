@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from captum_spes import Contrast
-from captum_spes.cli.inputs import audio_line, prepare, read, stem, window_of
+from captum_spes.cli.inputs import audio_file, audio_line, prepare, read, stem, window_of
 from captum_spes.cli.long import LongRun
 from captum_spes.cli.options import (
     METHOD,
@@ -93,7 +93,8 @@ def explain(
                     "--word and --foil, and take one process, or cut out the part that they belong to."
                 )
             long = LongRun(speech_model, method, named, preset, context, num_beams, batch_size, seed)
-            return long.explain(samples, make_folder(output or Path("spes-output") / stem(audio)), longest)
+            with audio_file(audio) as path:
+                return long.explain(path, samples, make_folder(output or Path("spes-output") / stem(audio)), longest)
         inputs = prepare(audio, speech_model, preset, context, target, num_beams)
         given = named.arguments_of(inputs.model, preset.value, len(inputs.tokens.target))
         numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import typer
 
+from captum_spes.audio import source_of
 from captum_spes.cli.inputs import generation, prepare, window_of
 from captum_spes.cli.options import WINDOWS, Preset
 from captum_spes.cli.output import make_folder, progress, say, write_explanation
@@ -37,13 +39,15 @@ class LongRun:
     batch_size: int | None
     seed: int
 
-    def explain(self, samples: np.ndarray, folder: Path, longest: float) -> None:
+    def explain(self, audio: Path, samples: np.ndarray, folder: Path, longest: float) -> None:
         """Explains a recording in parts of at most ``longest`` seconds, and draws it as a whole."""
         say(f"Method:     {self.method} ({self.preset.value} preset)")
         say(f"Length:     {len(samples) / self.model.sample_rate:.1f} s, in parts of at most {longest:g} s")
         interrupted = False
         try:
-            explain_parts(samples, self.model.sample_rate, folder, self._explain_part, longest, self._settings())
+            explain_parts(
+                samples, self.model.sample_rate, folder, self._explain_part, longest, self._settings(), source_of(audio)
+            )
         except KeyboardInterrupt:
             interrupted = True
             say("\nStopped. Finished parts are kept; the same command goes on with the rest.", error=True)
@@ -55,7 +59,9 @@ class LongRun:
         if interrupted:
             raise typer.Exit(128 + signal.SIGINT)
 
-    def _explain_part(self, long: LongExplanation, number: int, samples: np.ndarray) -> SpeechToTextExplanation | None:
+    def _explain_part(
+        self, long: LongExplanation, number: int, samples: np.ndarray, source: dict[str, Any]
+    ) -> SpeechToTextExplanation | None:
         part = long.parts[number]
         say(f"\nPart {number + 1} of {len(long.parts)}: {part.start:.1f} to {part.stop:.1f} s")
         try:
@@ -66,7 +72,7 @@ class LongRun:
         with progress(can_stop=False) as callback:
             explanation = self.named.explain(
                 self.model,
-                inputs.utterance,
+                replace(inputs.utterance, source=source),
                 inputs.tokens,
                 self.preset.value,
                 perturbations_per_eval=self.batch_size,

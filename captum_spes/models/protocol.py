@@ -23,7 +23,8 @@ class Utterance:
             is a shorter context and a faster model.
         dtype: the precision in which the model runs; other than float32 it is used through autocast.
         source: the audio file that it came from, for the metadata: ``audio_file``, its path as it was given, and
-            ``audio_sha256``. Empty where there was none.
+            ``audio_sha256``; ``start_seconds`` and ``stop_seconds`` where it is a part of a recording. Empty where
+            there was none.
 
     Example::
 
@@ -36,7 +37,7 @@ class Utterance:
     spectrogram: Tensor
     padding: Tensor
     dtype: torch.dtype = torch.float32
-    source: dict[str, str] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
 
     @property
     def n_frames(self) -> int:
