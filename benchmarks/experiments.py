@@ -42,7 +42,7 @@ class Experiment:
         metrics: what is measured.
         quick: the methods of the quick setting; None for all.
         n_groups: of utterances that are looked at apart.
-        long: whether it is about long utterances, for which no window is cut.
+        long: whether it is about long utterances, for which no window is cut; those beyond it are explained in parts.
     """
 
     title: str
@@ -303,7 +303,7 @@ def plausibility_methods(n_samples: int) -> Methods:
 
 # Figure 2: numbers of patches, by the length of the utterance
 
-LENGTHS = (5, 10, 15, 20, 30)  # seconds: where groups of utterances end
+LENGTHS = (5, 10, 15, 20, 30, 60, 90)  # seconds: where groups of utterances end
 
 
 def figure2_methods(n_samples: int) -> Methods:
@@ -371,13 +371,20 @@ EXPERIMENTS = {
         metrics=("deletion", "insertion", "size"),
     ),
     "figure2": Experiment(
-        "Figure 2: deletion by duration", figure2_methods, {}, FIGURE2, n_groups=len(LENGTHS), long=True
+        "Figure 2: deletion by duration",
+        figure2_methods,
+        {},
+        FIGURE2,
+        seconds=(0, LENGTHS[-1]),
+        n_groups=len(LENGTHS),
+        long=True,
     ),
     "figure4": Experiment(
         "Figure 4: time by duration",
         lambda n_samples: {"spes": spes(n_samples)},
         {},
         [],
+        seconds=(0, LENGTHS[-1]),
         metrics=("size",),
         long=True,
     ),

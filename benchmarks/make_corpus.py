@@ -1,12 +1,16 @@
 """A small corpus of synthesised speech whose transcripts, word times and phone times are known.
 
     python benchmarks/make_corpus.py OUTPUT [--voices rms slt espeak:en-gb-scotland] [--snr 20 10] [--real FOLDER]
+    python benchmarks/make_corpus.py OUTPUT --joined 30 --joined-seconds 5 88
     python benchmarks/make_corpus.py OUTPUT --minimal-pair
 
 Speaks the first fifty Harvard sentences (lists 1 to 5 of "IEEE Recommended Practice for Speech Quality Measurements",
 IEEE Transactions on Audio and Electroacoustics 17(3), 1969) with flite (Debian package: flite) or espeak-ng (Debian
 package: espeak-ng), joins some into utterances of 5 to 28 s, adds recordings of real speech, and leaves out what the
 model does not hear right. All of it is 16 kHz, mono, 16 bit; the same command makes the same files.
+
+--joined-seconds makes recordings that are longer than the model's window, too. It hears them in parts, cut in their
+pauses.
 
 --minimal-pair speaks sentences with *so* and the same with *no* instead, each by every voice.
 
@@ -38,17 +42,17 @@ import soundfile
 from tqdm import tqdm
 
 from captum_spes import SPES, SpeechToTextAttribution
-from captum_spes.audio import load_audio
+from captum_spes.audio import load_audio, split_at_pauses
 from captum_spes.metrics import wer
 from captum_spes.models import load_model
 
 RATE = 16_000
 VOICES = ["rms", "awb", "slt"]  # two male, one female
-JOINED_SECONDS = (5, 28)
+JOINED_SECONDS = (5.0, 28.0)
 MARGIN = 2  # seconds: the sums of whole sentences miss the length that is aimed at
 GAP = 0.2  # seconds between joined sentences, beside the synthesiser's own pauses
-WINDOW = 30  # seconds of Whisper's window
-MAX_NEW_TOKENS = 200  # of an utterance that the model misses, and perhaps repeats
+WINDOW = 30  # seconds that Whisper hears at once
+MAX_NEW_TOKENS = 200  # of what the model misses, and perhaps repeats
 REAL = Path(__file__).resolve().parents[2] / "shared" / "speech" / "librivox"  # included where it is there
 COLUMNS = ["file_name", "transcription", "voice", "gender", "snr_db", "duration", "n_sentences", "alignment", "source"]
 
@@ -287,9 +291,9 @@ def join(parts: list[Recording], name: str) -> Recording:
     )
 
 
-def joined(voices: list[str], count: int) -> Iterator[Recording]:
+def joined(voices: list[str], count: int, seconds: tuple[float, float] = JOINED_SECONDS) -> Iterator[Recording]:
     """Utterances of lengths spread over the range, the voices in turn, the sentences in order."""
-    shortest, longest = JOINED_SECONDS
+    shortest, longest = seconds
     cursor = 0
     for index, target in enumerate(np.linspace(shortest + MARGIN, longest - MARGIN, count)):
         voice = voices[index % len(voices)]
@@ -317,10 +321,6 @@ def real(folder: Path) -> Iterator[Recording]:
         if not text.is_file():
             raise SystemExit(f"{path} has no transcript: {text} is missing.")
         samples = pcm(load_audio(path, RATE))
-        if len(samples) > WINDOW * RATE:
-            raise SystemExit(
-                f"{path} lasts {len(samples) / RATE:.1f} s, longer than the {WINDOW} s of a model's window."
-            )
         files = {suffix: path.with_suffix(suffix) for suffix in (".json", ".phone.json")}
         words = {suffix: json.loads(file.read_text())["w"] for suffix, file in files.items() if file.is_file()}
         source = f"{corpus} {path.stem}"
@@ -348,7 +348,9 @@ def transcriber(name: str) -> Callable[[Path], str]:
     text = SpeechToTextAttribution(SPES(model)).text
 
     def transcribe(path: Path) -> str:
-        return text(model.generate(model.utterance(load_audio(path, RATE)), max_new_tokens=MAX_NEW_TOKENS))
+        samples = load_audio(path, RATE)
+        parts = (model.utterance(samples[begin:end]) for begin, end in split_at_pauses(samples, RATE, WINDOW))
+        return " ".join(text(model.generate(part, max_new_tokens=MAX_NEW_TOKENS)) for part in parts)
 
     return transcribe
 
@@ -389,7 +391,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--every-voice", action="store_true", help="each sentence by all voices, not by one in turn")
     parser.add_argument("--minimal-pair", action="store_true", help="so and no in carrier sentences, and nothing else")
     parser.add_argument("--n-sentences", type=int, default=len(SENTENCES), help="only the first so many (default: 50)")
-    parser.add_argument("--joined", type=int, default=6, metavar="N", help="utterances of 5 to 28 s (default: 6)")
+    parser.add_argument("--joined", type=int, default=6, metavar="N", help="utterances of some sentences (default: 6)")
+    parser.add_argument(
+        "--joined-seconds",
+        type=float,
+        nargs=2,
+        default=JOINED_SECONDS,
+        metavar=("FROM", "TO"),
+        help="how long they are (default: 5 28)",
+    )
     parser.add_argument("--snr", type=float, nargs="+", default=[], metavar="DB", help="each utterance also with noise")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--real", type=Path, metavar="FOLDER", help="recordings: *.wav with .txt, .json, .phone.json")
@@ -400,6 +410,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if not 1 <= args.n_sentences <= len(SENTENCES):
         parser.error(f"--n-sentences is 1 to {len(SENTENCES)}, not {args.n_sentences}")
+    shortest, longest = args.joined_seconds
+    if not JOINED_SECONDS[0] <= shortest <= longest - 2 * MARGIN:
+        parser.error(f"--joined-seconds are {JOINED_SECONDS[0]:g} or more, and {2 * MARGIN} or more beyond them")
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise SystemExit(f"{args.output} is there and not an empty folder: give a new one.")
     check_voices(args.voices)
@@ -410,7 +423,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.minimal_pair:
         recordings = list(minimal_pair(args.voices))
     else:
-        recordings = [speak(*item) for item in plan] + list(joined(args.voices, args.joined))
+        recordings = [speak(*item) for item in plan] + list(joined(args.voices, args.joined, (shortest, longest)))
     folder = args.real or (REAL if REAL.is_dir() and not args.minimal_pair else None)
     if folder and not args.no_real:
         recordings += real(folder)

@@ -17,6 +17,13 @@ Real speech comes first, then the synthesised one. Utterances that the model doe
 above 20 %); a context that is cut makes Whisper repeat itself now and then. table2, the model's own error rate, wants a
 corpus that leaves nothing out: make_corpus.py --no-filter.
 
+figure2 and figure4 are about duration. Recordings that are longer than the window, which the default corpus has not,
+are cut in their pauses and explained in parts, as by SpeechToTextAttribution.attribute_long; each part is an utterance,
+in the group of its recording's length:
+
+    python benchmarks/make_corpus.py build/long --n-sentences 9 --joined 30 --joined-seconds 5 88
+    python benchmarks/paper.py figure2 --corpus build/long --n-samples 150 --n-utterances 2
+
 figure4 is about time: by the clock, so that it wants a machine that is idle.
 
 Figures 1, 3, 7 to 11, table10 and time_localisation are about plausibility (§8). Figures 7 to 9 want the minimal pair:
@@ -38,6 +45,7 @@ from pathlib import Path
 
 import numpy as np
 import plausibility
+import soundfile
 from experiments import (
     AS_THEY_ARE,
     EXPERIMENTS,
@@ -57,12 +65,15 @@ from tqdm import tqdm
 
 from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes._files import markdown_table
+from captum_spes.alignment import Alignment
+from captum_spes.audio import load_audio, split_at_pauses
 from captum_spes.corpus import Corpus, CorpusUtterance, load_corpus
 from captum_spes.evaluation import Evaluation
 from captum_spes.metrics import wer
 from captum_spes.models import load_model
 from captum_spes.named_methods import FLOORS
 from captum_spes.results import Results
+from captum_spes.speech_to_text import longest_seconds
 from captum_spes.visualization import CurvePanel, plot_curves
 
 MAX_WER = 20
@@ -126,8 +137,27 @@ class Study:
             longest = min(longest, self.context - 1)
         return shortest <= float(item.fields["duration"]) <= longest
 
+    def parts(self, item: CorpusUtterance) -> list[CorpusUtterance]:
+        """The utterance; of a longer recording than the model hears at once the parts, each with its words."""
+        seconds = float(item.fields["duration"])
+        longest = longest_seconds(self.model, self.context, seconds)
+        if seconds <= longest:
+            return [item]
+        rate = self.model.sample_rate
+        samples = load_audio(item.path, rate)
+        words = Alignment.load(item.path.with_suffix(".json")).words
+        found = []
+        for number, (begin, end) in enumerate(split_at_pauses(samples, rate, longest), 1):
+            name = f"{item.id}-{number:02}"
+            path = self.args.folder / "parts" / self.args.corpus.resolve().name / f"{name}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, samples[begin:end], rate)
+            text = " ".join(word.text for word in words if begin <= word.middle * rate < end)
+            found.append(replace(item, id=name, path=path, transcription=text, fields={**item.fields, "of": item.id}))
+        return found
+
     def is_heard(self, item: CorpusUtterance) -> bool:
-        return wer([self.heard(item)], [item.transcription or ""]) <= MAX_WER
+        return all(wer([self.heard(part)], [part.transcription or ""]) <= MAX_WER for part in self.parts(item))
 
     def heard(self, item: CorpusUtterance) -> str:
         """What the model writes; explanations that are there tell it, but for translations."""
@@ -173,11 +203,14 @@ class Study:
 
     def footer(self, items: list[CorpusUtterance]) -> list[str]:
         """Where the numbers come from."""
-        n_real = sum(item.fields["voice"] == "human" for item in items)
-        seconds = [float(item.fields["duration"]) for item in items]
+        parts = [item.fields["of"] for item in items if "of" in item.fields]
+        whole = list({item.fields.get("of", item.id): item for item in items}.values())
+        n_real = sum(item.fields["voice"] == "human" for item in whole)
+        seconds = [float(item.fields["duration"]) for item in whole]
         length = f"{min(seconds):.1f} to {max(seconds):.1f} s"
+        longer = f"; {len(set(parts))} longer than the window, in {len(parts)} parts" if parts else ""
         return self.origin(
-            data=f", {len(items)} utterances of {length} ({n_real} of real speech, the others synthesised)"
+            data=f", {len(whole)} utterances of {length} ({n_real} of real speech, the others synthesised{longer})"
         )
 
     def origin(self, model: str | None = None, data: str = "") -> list[str]:
@@ -326,14 +359,16 @@ def by_group(study: Study, evaluation: Evaluation, groups: dict[str, list[Corpus
 
 
 def figure2(study: Study) -> None:
-    """Deletion for groups of utterances of about one length."""
-    heard = list(filter(study.is_heard, filter(study.fits, load_corpus(study.args.corpus).utterances)))
+    """Deletion for groups of utterances of about one length, and for the parts of recordings of about one length."""
+    corpus = load_corpus(study.args.corpus)
+    fitting = list(filter(study.fits, corpus.utterances))
     groups: dict[str, list[CorpusUtterance]] = {}
     for shortest, longest in pairwise((0, *LENGTHS)):
-        items = [item for item in heard if shortest <= float(item.fields["duration"]) < longest]
-        if items := items[: study.n_utterances]:
-            groups[f"{shortest} to {longest} s"] = items
-    corpus = replace(load_corpus(study.args.corpus), utterances=[item for items in groups.values() for item in items])
+        items = (item for item in fitting if shortest <= float(item.fields["duration"]) < longest)
+        heard = islice(filter(study.is_heard, items), study.n_utterances)
+        if parts := [part for item in heard for part in study.parts(item)]:
+            groups[f"{shortest} to {longest} s"] = parts
+    corpus = replace(corpus, utterances=[item for items in groups.values() for item in items])
     found = by_group(study, study.run(corpus), groups)
     middles = [float(np.mean([float(item.fields["duration"]) for item in items])) for items in groups.values()]
     areas = [results.areas("deletion") for results in found.values()]
@@ -355,21 +390,25 @@ def figure2(study: Study) -> None:
 def figure4(study: Study) -> None:
     """How long SPES takes by the length of the utterance, and how many utterances are how long.
 
-    In the full window, and in what ``context="auto"`` cuts it to.
+    In the full window, and in what ``context="auto"`` cuts it to. A longer recording takes what its parts take.
     """
     corpus, name, folder = study.corpus(lambda items: evenly(items, study.n_utterances)), study.name, study.folder
     seconds = [float(item.fields["duration"]) for item in corpus.utterances]
+    parts = [study.parts(item) for item in corpus.utterances]
+    run = replace(corpus, utterances=[part for each in parts for part in each])
     found: dict[str, list[float]] = {}
     for study.context in ("full", "auto"):
         study.name, study.folder = f"{name}, {study.context}", folder / study.context
-        results = study.run(corpus).results(reference="model")
+        results = study.run(run).results(reference="model")
         taken = dict(zip(results.utterances, results.methods["spes"].seconds))
-        found[study.context] = [taken.get(item.id) or np.nan for item in corpus.utterances]
-    study.name = name
-    rows = [("utterance", "seconds", *(f"{context} window" for context in found))]
-    for item, length, *taken in sorted(zip(corpus.utterances, seconds, *found.values()), key=lambda row: row[1]):
-        rows.append((item.id, f"{length:.1f}", *(f"{value:.1f} s" for value in taken)))
-    study.report([*markdown_table(rows), *study.footer(corpus.utterances)])
+        found[study.context] = [sum(taken.get(part.id) or np.nan for part in each) for each in parts]
+    study.name, study.context = name, "full"
+    rows = [("utterance", "seconds", "parts", *(f"{context} window" for context in found))]
+    for item, length, each, *taken in sorted(
+        zip(corpus.utterances, seconds, parts, *found.values()), key=lambda row: row[1]
+    ):
+        rows.append((item.id, f"{length:.1f}", str(len(each)), *(f"{value:.1f} s" for value in taken)))
+    study.report([*markdown_table(rows), *study.footer(run.utterances)])
     every = [float(item.fields["duration"]) for item in load_corpus(study.args.corpus).utterances]
     study.write(f"{name}.png", draw_figure4(seconds, found, every))
 

@@ -111,6 +111,32 @@ def test_joined_lengths(corpus, script):
         assert recording.text.count(".") == recording.n_sentences >= 2
 
 
+@needs_flite
+def test_recordings_beyond_the_window(script, tmp_path):
+    arguments = ["--n-sentences", "1", "--no-filter", "--no-real", "--joined", "2", "--joined-seconds", "30", "45"]
+    script.main([str(tmp_path / "long"), *arguments])
+    for row in rows(tmp_path / "long")[1:]:
+        assert 30 <= float(row["duration"]) <= 45
+        words = json.loads((tmp_path / "long" / row["alignment"]).read_text())["w"]
+        assert [word["t"] for word in words if word["t"] != "<sil>"] == words_of(row["transcription"])
+    for seconds in (["1", "20"], ["20", "10"], ["30", "33"]):
+        with pytest.raises(SystemExit):
+            script.main([str(tmp_path / "other"), "--joined-seconds", *seconds])
+    assert not (tmp_path / "other").exists()
+
+
+def test_long_recordings_are_heard_in_parts(script, tiny_model, audio, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "load_model", lambda name: tiny_model)  # which hears 1 s at once
+    monkeypatch.setattr(script, "WINDOW", 1)
+    soundfile.write(tmp_path / "long.wav", np.tile(audio, 3), script.RATE)
+    lengths = []
+    monkeypatch.setattr(
+        tiny_model, "generate", lambda utterance, **_: lengths.append(utterance) or tiny_model.tokens(" so", utterance)
+    )
+    assert script.transcriber("tiny")(tmp_path / "long.wav") == " ".join(["so"] * len(lengths))
+    assert sum(utterance.spectrogram.shape[1] for utterance in lengths) == pytest.approx(180, abs=3)
+
+
 def test_noise_has_the_ratio_asked_for(corpus):
     clean = rows(corpus)[:5]
     for row in clean:

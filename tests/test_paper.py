@@ -1,17 +1,23 @@
 """The experiments of the benchmarks: what they compare is there, and their claims are what the paper's numbers say."""
 
+import argparse
+import csv
 import importlib
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+from test_evaluation import write_words
 
-from captum_spes.corpus import CorpusUtterance
+from captum_spes.corpus import CorpusUtterance, load_corpus
 from captum_spes.metrics import MeanComparison
 
 pytest.importorskip("transformers")
 
+RATE = 16000
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -125,3 +131,84 @@ def test_words_and_voices_take_turns(plausibility):
     first = [(plausibility.word_of(item), item.fields["gender"]) for item in plausibility.in_turn(items)[:4]]
     assert sorted(first) == [("no", "female"), ("no", "male"), ("so", "female"), ("so", "male")]
     assert sorted(item.id for item in plausibility.in_turn(items)) == sorted(item.id for item in items)
+
+
+# Duration. The tiny model hears 1 s at once.
+
+
+@pytest.fixture
+def study(tiny_whisper, tiny_processor, tiny_model, sample, experiments, tmp_path, monkeypatch):
+    """Makes the study of a figure, on an utterance of 0.8 s and a recording of 4.4 s: twice a sentence, and silence."""
+    paper = importlib.import_module("paper")
+    write_words(tiny_whisper, tiny_processor)
+    monkeypatch.setattr(paper, "load_model", lambda *args, **kwargs: tiny_model)
+    monkeypatch.setattr(paper, "LENGTHS", (1, 90))
+    monkeypatch.setattr(paper, "GEN_ARGS", {"min_new_tokens": 2, "max_new_tokens": 8})  # some words of each part
+    monkeypatch.setattr(paper, "MAX_WER", float("inf"))
+    speech = soundfile.read(sample)[0]
+    long = np.concatenate((speech, np.random.default_rng(0).normal(0, 1e-4, 6400), speech))
+    words = [{"t": f"w{number}", "b": 0.2 * number + 0.05, "d": 0.1} for number in range(22)]
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    soundfile.write(corpus / "short.wav", speech[: RATE * 8 // 10], RATE)
+    soundfile.write(corpus / "long.wav", long, RATE)
+    (corpus / "long.json").write_text(json.dumps({"w": words}))
+    with (corpus / "metadata.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("file_name", "transcription", "voice", "duration"))
+        writer.writerow(("short.wav", "so what", "slt", "0.8"))
+        writer.writerow(("long.wav", " ".join(word["t"] for word in words), "slt", str(len(long) / RATE)))
+    folder, output = tmp_path / "runs", tmp_path / "output"
+
+    def make(name):
+        given = {"experiment": name, "corpus": corpus, "folder": folder, "output": output, "n_samples": 9}
+        free = dict.fromkeys(("language", "model", "device", "quick", "n_utterances", "context"))
+        args = argparse.Namespace(**free, **given, seed=0, batch_size=16)
+        return paper, paper.Study(name, experiments.EXPERIMENTS[name], args)
+
+    return make
+
+
+def test_parts_of_long_recordings(study):
+    _, figure = study("figure2")
+    long, short = sorted(load_corpus(figure.args.corpus).utterances, key=lambda item: item.id)
+    assert figure.parts(short) == [short]
+    parts = figure.parts(long)
+    assert len(parts) >= 5 and [part.id for part in parts[:2]] == ["long-01", "long-02"]
+    assert " ".join(part.transcription for part in parts if part.transcription) == long.transcription
+    recorded = soundfile.read(long.path)[0]
+    begin = 0
+    for part in parts:
+        samples = soundfile.read(part.path)[0]
+        assert len(samples) <= RATE and part.fields["duration"] == long.fields["duration"]
+        assert np.abs(samples - recorded[begin : begin + len(samples)]).max() < 1e-4
+        begin += len(samples)
+    assert begin == len(recorded)
+    before = [part.path.read_bytes() for part in parts]
+    assert [part.path.read_bytes() for part in figure.parts(long)] == before  # a run that is gone on with finds its own
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_figure_2_pools_the_parts(study):
+    paper, figure = study("figure2")
+    paper.figure2(figure)
+    found = json.loads((figure.args.output / "figure2.json").read_text())
+    n_parts = len(found["1 to 90 s"]["utterances"])
+    assert list(found) == ["0 to 1 s", "1 to 90 s"] and len(found["0 to 1 s"]["utterances"]) == 1 and n_parts >= 4
+    table = (figure.args.output / "figure2.md").read_text()
+    assert "2 utterances of 0.8 to 4.4 s" in table and f"1 longer than the window, in {n_parts} parts" in table
+    assert (figure.args.output / "figure2.png").is_file()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_figure_4_sums_the_parts(study):
+    paper, figure = study("figure4")
+    paper.figure4(figure)
+    scores = {
+        path.stem: json.loads(path.read_text())["seconds"]
+        for path in figure.args.folder.glob("figure4/full/scores/spes/*.json")
+    }
+    rows = [line.split(" | ") for line in (figure.args.output / "figure4.md").read_text().splitlines()[2:4]]
+    assert [row[0].strip("| ") for row in rows] == ["short", "long"]
+    assert rows[1][2] == str(len(scores) - 1)
+    assert rows[0][3] == f"{scores.pop('short'):.1f} s" and rows[1][3] == f"{sum(scores.values()):.1f} s"
