@@ -19,6 +19,7 @@ from captum_spes.attr import Energy
 from captum_spes.audio import load_audio, source_of, split_at_pauses
 from captum_spes.long_explanation import word_times
 from captum_spes.metrics import deletion
+from captum_spes.visualization import TranscriptLine, plot_transcript
 
 pytestmark = pytest.mark.filterwarnings("ignore:the maps")
 
@@ -256,6 +257,19 @@ def test_parts_in_which_nothing_is_heard(attribution, long_audio, tmp_path, monk
 def test_attribute_names_the_way(attribution, long_audio):
     with pytest.raises(ValueError, match=r"longer than the 1 s window .* by SpeechToTextAttribution.attribute_long"):
         attribution.attribute(long_audio, sampling_rate=RATE)
+
+
+# The picture
+
+
+def test_words_without_room_are_counted():
+    spectrogram = torch.rand(1500, 16, generator=torch.Generator().manual_seed(0))
+    words = [(f"word{number}", 63.0) for number in range(11)] + [("aside", 70.0)]
+    figure = plot_transcript([TranscriptLine(60, spectrogram, spectrogram, words)], 100, torch.linspace(40, 7700, 16))
+    ax = figure.axes[0]
+    texts = [text.get_text() for text in ax.texts]
+    assert texts.count("and 3 more") == 1 and "aside" in texts and len(texts) == 8 + 1 + 1
+    assert min(ax.get_xticks()) >= 60 and max(ax.get_xticks()) <= 75  # of the line, and not beyond it
 
 
 # The command line

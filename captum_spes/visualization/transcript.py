@@ -65,7 +65,7 @@ def plot_transcript(
     """Draws a long recording as lines beneath each other, as of a score: what was written, above its map.
 
     All lines have one scale of time, and their maps one scale of colours. Words stand at their times, in as many rows
-    as they need, each with a line down to the map; what eight rows have no room for is left out.
+    as they need, each with a line down to the map; how many words eight rows have no room for is written above.
 
     Args:
         lines: in the order of time.
@@ -100,7 +100,8 @@ def plot_transcript(
     inches = PAGE_WIDTH / seconds
     rows = [_rows([(text, inches * (time - line.start)) for text, time in line.words]) for line in lines]
     row_height = LINE_HEIGHT * WORD_SIZE / 72
-    heights = [HEIGHT + row_height * min(max(numbers, default=0) + 1, MAX_ROWS) for numbers in rows]
+    # one more than the words may have, for the number of those that have none
+    heights = [HEIGHT + row_height * min(max(numbers, default=0) + 1, MAX_ROWS + 1) for numbers in rows]
     margin = 0.3  # the times beneath each line
     figure = new_figure(PAGE_WIDTH + SIDE_MARGIN, sum(heights) + margin * len(lines) + BAR_MARGIN)
     grid = figure.add_gridspec(len(lines), 1, height_ratios=heights)
@@ -116,7 +117,17 @@ def plot_transcript(
         a_row = row_height * channels / HEIGHT  # in channels
         ax.set_ylim(-0.5, channels + a_row * (height - HEIGHT) / row_height)
         ax.spines[["top", "right"]].set_visible(False)
+        # axes are as long as what they measure: no time beyond the line's end, which the next line has
+        stop = line.start + mel.duration
+        ax.spines["bottom"].set_bounds(line.start, stop)
+        ax.spines["left"].set_bounds(-0.5, channels)
+        ax.set_xticks([tick for tick in ax.get_xticks() if line.start <= tick <= stop])
         ax.tick_params(labelsize=TICK_SIZE)
+        if n_left_out := sum(number >= MAX_ROWS for number in numbers):
+            ax.text(
+                1, 1, f"and {n_left_out} more", fontsize=WORD_SIZE, ha="right", va="top",
+                color="0.4", transform=ax.transAxes,
+            )  # fmt: skip
         for (_, time), text, number in zip(line.words, clean_labels([text for text, _ in line.words]), numbers):
             if number >= MAX_ROWS:
                 continue
