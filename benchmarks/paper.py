@@ -410,7 +410,8 @@ def figure4(study: Study) -> None:
         rows.append((item.id, f"{length:.1f}", str(len(each)), *(f"{value:.1f} s" for value in taken)))
     study.report([*markdown_table(rows), *study.footer(run.utterances)])
     every = [float(item.fields["duration"]) for item in load_corpus(study.args.corpus).utterances]
-    study.write(f"{name}.png", draw_figure4(seconds, found, every))
+    window = longest_seconds(study.model, "full", max(every))
+    study.write(f"{name}.png", draw_figure4(seconds, found, every, window))
 
 
 def evenly(items: list[CorpusUtterance], number: int | None) -> list[CorpusUtterance]:
@@ -420,17 +421,21 @@ def evenly(items: list[CorpusUtterance], number: int | None) -> list[CorpusUtter
     return [items[place] for place in (*chosen, *(place for place in range(len(items)) if place not in chosen))]
 
 
-def draw_figure4(seconds: list[float], found: dict[str, list[float]], every: list[float]) -> Figure:
+def draw_figure4(seconds: list[float], found: dict[str, list[float]], every: list[float], window: float) -> Figure:
     figure = Figure(figsize=(6, 5), layout="constrained")
     times, counts = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     for (context, taken), marker in zip(found.items(), "os"):
         times.scatter(seconds, taken, marker=marker, label=f"{context} window")
     times.set(ylabel="seconds of SPES", ylim=(0, None))
-    times.legend()
-    counts.hist(every, bins=np.arange(0, 31, 2.5), color="grey", edgecolor="white")
-    counts.set(xlabel="seconds of the utterance", ylabel="utterances", xlim=(0, 30))
+    bins = np.arange(0, max(every) + 5, 5)
+    counts.hist(every, bins, color="grey", edgecolor="white")
+    counts.set(xlabel="seconds of the utterance", ylabel="utterances", xlim=(0, bins[-1]))
+    counts.locator_params("y", integer=True)
     for ax in (times, counts):
         ax.spines[["top", "right"]].set_visible(False)
+        if max(every) > window:
+            ax.axvline(window, color="0.6", linestyle=":", label="longer: in parts")
+    times.legend(loc="upper left")
     return figure
 
 
