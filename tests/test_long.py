@@ -325,7 +325,13 @@ def test_words_light_up_on_the_recordings_axis(bundled_model, librivox, tmp_path
     starts = np.cumsum([0, *(len(piece) for piece in pieces)]) / RATE
     attribution = SpeechToTextAttribution(GradientSPES(bundled_model))
     long = attribution.attribute_long(
-        np.concatenate(pieces), tmp_path, sampling_rate=RATE, max_seconds=10, n_samples=12, context="auto"
+        np.concatenate(pieces),
+        tmp_path,
+        sampling_rate=RATE,
+        max_seconds=10,
+        n_samples=12,
+        n_token_samples=20,
+        context="auto",
     )
     alone = [attribution.text(attribution.prepare(piece, sampling_rate=RATE)[1]) for piece in pieces[:2]]
     assert long.text.lower().split() == " ".join(alone * 3).lower().split()
