@@ -36,7 +36,7 @@ Preset = Literal["fast", "paper"]
 MaskMaker = Callable[[float], Callable[[Tensor], Tensor]]
 
 # of all tokens together, with the fast budget
-FAST_BACKWARDS = 120
+FAST_BACKWARDS = 100
 
 
 @dataclass(frozen=True)
