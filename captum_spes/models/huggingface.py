@@ -209,7 +209,10 @@ class HuggingFaceModel:
 
     @contextmanager
     def _running(self, dtype: torch.dtype) -> Iterator[None]:
-        """Eval mode, and autocast for a dtype other than the weights', while it lasts."""
+        """Eval mode, and autocast for a dtype other than the weights', while it lasts.
+
+        The random state is left as it was: before Transformers 5.23 layerdrop draws in eval mode, too.
+        """
         if dtype == torch.float32 != self.model.dtype:
             raise ValueError(
                 f"the weights of {self.name} are {self.model.dtype}: for float32 call model.float() first."
@@ -218,7 +221,8 @@ class HuggingFaceModel:
         for module in training:
             module.training = False
         try:
-            with torch.autocast(self.model.device.type, dtype, enabled=dtype != self.model.dtype):
+            autocast = torch.autocast(self.model.device.type, dtype, enabled=dtype != self.model.dtype)
+            with autocast, torch.random.fork_rng(devices=[]):
                 yield
         finally:
             for module in training:
