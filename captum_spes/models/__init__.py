@@ -49,7 +49,7 @@ def load_model(
 
     Raises:
         ValueError: the model cannot be found, read or supported, or the device is not there; the message says which.
-        ImportError: the ``speech`` extra is missing, or that of a family's tokenizer; the message says which.
+        ImportError: the ``speech`` extra is missing, or that of a family's processor; the message says which.
 
     Example::
 
@@ -126,7 +126,7 @@ def _load_processor(name: str, family: Family) -> Any:
     except ImportError as error:
         reason = str(error).strip().split("\n")[0]
         raise ImportError(
-            f"the tokenizer of {name} needs a package that is not installed: "
+            f"the processor of {name} needs a package that is not installed: "
             f"pip install 'captum-spes[{family.extra}]'. ({reason})"
         ) from error
 

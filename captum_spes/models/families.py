@@ -17,7 +17,7 @@ class Family:
         title: how it is called.
         model: its class in transformers.
         adapter: the adapter's module and class in ``captum_spes.models``.
-        extra: what installs the packages that its tokenizer needs beside transformers.
+        extra: what installs the packages that its processor needs beside transformers.
     """
 
     title: str
@@ -40,9 +40,9 @@ FAMILIES = {
         "Speech2Text", "Speech2TextForConditionalGeneration", ("speech2text", "Speech2TextModel"), "speech2text"
     ),
     "seamless_m4t_v2": Family("SeamlessM4T v2", "SeamlessM4Tv2ForSpeechToText", ("seamless", "SeamlessModel")),
-    "canary": Family("Canary", "CanaryForConditionalGeneration", ("canary", "CanaryModel")),
+    "canary": Family("Canary", "CanaryForConditionalGeneration", ("canary", "CanaryModel"), "nemo"),
     "wav2vec2-bert": Family("Wav2Vec2-BERT", "Wav2Vec2BertForCTC", ("ctc", "Wav2Vec2BertModel")),
-    "parakeet_ctc": Family("Parakeet-CTC", "ParakeetForCTC", ("ctc", "ParakeetCtcModel")),
+    "parakeet_ctc": Family("Parakeet-CTC", "ParakeetForCTC", ("ctc", "ParakeetCtcModel"), "nemo"),
     "qwen2_audio": Family("Qwen2-Audio", "Qwen2AudioForConditionalGeneration", ("audio_language", "Qwen2AudioModel")),
     "voxtral": Family("Voxtral", "VoxtralForConditionalGeneration", ("audio_language", "VoxtralModel"), "voxtral"),
 }
