@@ -345,6 +345,14 @@ def test_the_precision_is_restored(tiny_model, audio):
     assert restore(tiny_model, explanation)[0].dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("seconds", [10**400, 1e308, -1, float("nan"), "1"])
+def test_a_context_that_cannot_be_is_refused(tiny_model, audio, seconds):
+    explanation = SpeechToTextAttribution(Energy(tiny_model)).attribute(audio, [60, 61], sampling_rate=16000)
+    explanation.metadata["context_seconds"] = seconds
+    with pytest.raises(ValueError, match="metadata is damaged: context_seconds cannot be so"):
+        restore(tiny_model, explanation)
+
+
 def test_the_real_model_predicts_the_same(bundled_model, sample):
     utterance = bundled_model.utterance(load_audio(sample, 16000))
     utterance = replace(utterance, padding=utterance.padding[:, :400])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -81,7 +80,7 @@ def _check(metadata: dict[str, Any]) -> None:
     valid = {
         "token_ids": _is_ids(target) and len(target) > 0,
         "previous_token_ids": _is_ids(previous),
-        "context_seconds": isinstance(seconds, (int, float)) and 0 < seconds < math.inf,
+        "context_seconds": isinstance(seconds, (int, float)) and 0 < seconds < 1e9,  # JSON knows integers that overflow
         "dtype": metadata["dtype"] in DTYPES,
         "gen_args": isinstance(metadata.get("gen_args", {}), dict),
     }
