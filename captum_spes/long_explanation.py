@@ -14,7 +14,7 @@ import numpy as np
 
 from captum_spes._files import differences, write_atomically
 from captum_spes.audio import split_at_pauses
-from captum_spes.explanation import SpeechToTextExplanation, is_mark, is_word
+from captum_spes.explanation import SIGNED_LABEL, SpeechToTextExplanation, is_mark, is_word
 from captum_spes.visualization import TranscriptLine, plot_transcript
 
 if TYPE_CHECKING:
@@ -201,11 +201,17 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
         """
         stop = self.duration if stop is None else stop
         lines = []
+        signed = None
         for number in self.explained:
             part = self.parts[number]
             if part.stop <= start or part.start >= stop:
                 continue
-            sentence = SpeechToTextExplanation.load(self.path(number)).sentence()
+            explanation = SpeechToTextExplanation.load(self.path(number))
+            if signed is None:  # as of gradients: in every part 0 is no effect, and the largest value 1
+                signed = explanation._is_signed
+            sentence = (
+                explanation._relative().sentence(normalize=False)._relative() if signed else explanation.sentence()
+            )
             rate = sentence.frames_per_second
             # what of the part lies in the stretch
             first, last = (round(max(time - part.start, 0) * rate) for time in (start, stop))
@@ -220,7 +226,7 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
             )
         if not lines:
             raise ValueError(f"there are no words between {start:g} and {stop:g} s: there are {self.duration:g} s.")
-        return plot_transcript(lines, rate, sentence.mel_frequencies, VALUE_LABEL)
+        return plot_transcript(lines, rate, sentence.mel_frequencies, SIGNED_LABEL if signed else VALUE_LABEL)
 
     # Files
 

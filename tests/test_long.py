@@ -146,6 +146,18 @@ def test_reading(attribution, long_audio, tmp_path):
         LongExplanation.load(tmp_path)
 
 
+def test_maps_with_both_signs_have_one_zero_in_the_overview(attribution, long_audio, tmp_path):
+    by_gradients = SpeechToTextAttribution(GradientSPES(attribution.model))
+    long = explain(by_gradients, long_audio, tmp_path / "long", n_samples=3)
+    assert all(found.spectrogram_attr.min() < 0 for found in long)
+    figure = long.plot()
+    assert "positive = hiding it weakens" in figure.axes[-1].get_xlabel()
+    assert figure.axes[-1].get_xlim() == pytest.approx((-1, 1))
+    assert len(explain(attribution, long_audio, tmp_path / "other")) == len(long)
+    other = LongExplanation.load(tmp_path / "other").plot()
+    assert "larger = hiding it changes" in other.axes[-1].get_xlabel()
+
+
 def test_parts_find_their_sound_in_the_recording(attribution, long_audio, tmp_path):
     rate = 2 * RATE  # the recording's own, not the model's
     path, moved = tmp_path / "talk.wav", tmp_path / "moved.wav"
