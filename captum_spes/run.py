@@ -155,15 +155,35 @@ class Run:
         found = outputs(self.utterance)
         if self.utterance.dtype == torch.float32 or _is_finite(found) or self.wide is None:
             return found
-        if not self.overflowed:
-            self.overflowed = True
-            name = str(self.utterance.dtype).removeprefix("torch.")
-            warnings.warn(
-                f"{self.model.name} overflows in {name} on this utterance: the batches in which it does are computed "
-                "in float32.",
-                stacklevel=2,
-            )
+        self._tell_overflow()
         return outputs(self.wide)
+
+    def _tell_overflow(self) -> None:
+        if self.overflowed:
+            return
+        self.overflowed = True
+        name = str(self.utterance.dtype).removeprefix("torch.")
+        warnings.warn(
+            f"{self.model.name} overflows in {name} on this utterance: the batches in which it does are computed in "
+            "float32.",
+            stacklevel=2,
+        )
+
+    def _with_finite_gradients(self, score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The same score, whose gradients are those in float32 where they overflow in the utterance's precision."""
+        wide_utterance = self.wide if self.utterance.dtype != torch.float32 else None
+        if wide_utterance is None:
+            return score
+
+        def wide(inputs: Tensor) -> Tensor:
+            self._tell_overflow()
+            narrow, self.utterance = self.utterance, wide_utterance
+            try:
+                return score(inputs)
+            finally:
+                self.utterance = narrow
+
+        return lambda inputs: _FiniteGradients.apply(inputs, score, wide) if inputs.requires_grad else score(inputs)
 
     @cached_property
     def wide(self) -> Utterance | None:
@@ -207,6 +227,7 @@ class Run:
             own = self._own_arguments(stage)
             if isinstance(method, GradientSPES):
                 own["perturbations_per_eval"] = max(own["perturbations_per_eval"] // 4, 1)
+                score = self._with_finite_gradients(score)
             found = rewrapped(method, score).attribute(inputs, **arguments, **own)
             self._count_samples(stage, method)
             return found
@@ -262,3 +283,28 @@ class Run:
 def _is_finite(outputs: Tensor | tuple[Tensor, ...]) -> bool:
     """Whether a model's logits can be scored: -inf is a token that it never writes."""
     return all(bool((part < torch.inf).all()) for part in (outputs if isinstance(outputs, tuple) else (outputs,)))
+
+
+class _FiniteGradients(torch.autograd.Function):
+    """A score whose gradients are taken from another one where they are not finite."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, narrow: Callable[..., Tensor], wide: Callable[..., Tensor]) -> Tensor:
+        with torch.enable_grad():
+            ctx.inputs = inputs.detach().requires_grad_()
+            ctx.scores = narrow(ctx.inputs)
+        ctx.wide, ctx.wide_scores = wide, None
+        scores = ctx.scores.detach()
+        if not ctx.scores.requires_grad:
+            ctx.mark_non_differentiable(scores)
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (found,) = torch.autograd.grad(ctx.scores, ctx.inputs, gradient, retain_graph=True)
+        if not found.isfinite().all():
+            if ctx.wide_scores is None:
+                with torch.enable_grad():
+                    ctx.wide_scores = ctx.wide(ctx.inputs)
+            (found,) = torch.autograd.grad(ctx.wide_scores, ctx.inputs, gradient, retain_graph=True)
+        return found, None, None

@@ -68,6 +68,33 @@ def test_only_what_overflows_is_computed_again(tiny_model, audio, monkeypatch):
     assert torch.corrcoef(stacked)[0, 1] > 0.99
 
 
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+def test_gradients_that_overflow_are_those_of_float32(tiny_model, audio, monkeypatch):
+    expected = explain(tiny_model, audio, GradientSPES)
+    close = explain(tiny_model, audio, GradientSPES, dtype=torch.bfloat16)
+    assert not torch.equal(close.spectrogram_attr, expected.spectrogram_attr)
+    torch.testing.assert_close(close.spectrogram_attr, expected.spectrogram_attr, rtol=0, atol=0.1)
+    logits = tiny_model.logits
+
+    def overflows(encoded, tokens, token_gate=None):
+        found = logits(encoded, tokens, token_gate)
+        if encoded.dtype == torch.bfloat16 and found.requires_grad:
+            found.register_hook(lambda gradient: gradient * torch.inf)
+        return found
+
+    monkeypatch.setattr(tiny_model, "logits", overflows)
+    with pytest.warns(UserWarning, match="overflows in bfloat16") as caught:
+        found = explain(tiny_model, audio, GradientSPES, dtype=torch.bfloat16)
+    assert sum("overflows" in str(one.message) for one in caught) == 1
+    # the original prediction alone is still bfloat16's
+    assert not torch.equal(found.spectrogram_attr, close.spectrogram_attr)
+    for attribution, other in (
+        (found.spectrogram_attr, expected.spectrogram_attr),
+        (found.token_attr, expected.token_attr),
+    ):
+        assert torch.corrcoef(torch.stack([attribution.flatten(), other.flatten()]))[0, 1] > 0.98
+
+
 def test_weights_that_have_no_float32_are_an_error(tiny_model, audio, monkeypatch):
     tiny_model.model.bfloat16()
     overflowing(monkeypatch, tiny_model, torch.bfloat16)
