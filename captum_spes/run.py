@@ -171,13 +171,14 @@ class Run:
 
     def _with_finite_gradients(self, score: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The same score, whose gradients are those in float32 where they overflow in the utterance's precision."""
-        wide_utterance = self.wide if self.utterance.dtype != torch.float32 else None
-        if wide_utterance is None:
+        if self.utterance.dtype == torch.float32:
             return score
 
-        def wide(inputs: Tensor) -> Tensor:
+        def wide(inputs: Tensor) -> Tensor | None:
+            if self.wide is None:
+                return None
             self._tell_overflow()
-            narrow, self.utterance = self.utterance, wide_utterance
+            narrow, self.utterance = self.utterance, self.wide
             try:
                 return score(inputs)
             finally:
@@ -286,10 +287,10 @@ def _is_finite(outputs: Tensor | tuple[Tensor, ...]) -> bool:
 
 
 class _FiniteGradients(torch.autograd.Function):
-    """A score whose gradients are taken from another one where they are not finite."""
+    """A score whose gradients are taken from another one, where there is any, if they are not finite."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, narrow: Callable[..., Tensor], wide: Callable[..., Tensor]) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, narrow: Callable[..., Tensor], wide: Callable[..., Tensor | None]) -> Tensor:
         with torch.enable_grad():
             ctx.inputs = inputs.detach().requires_grad_()
             ctx.scores = narrow(ctx.inputs)
@@ -306,5 +307,6 @@ class _FiniteGradients(torch.autograd.Function):
             if ctx.wide_scores is None:
                 with torch.enable_grad():
                     ctx.wide_scores = ctx.wide(ctx.inputs)
-            (found,) = torch.autograd.grad(ctx.wide_scores, ctx.inputs, gradient, retain_graph=True)
+            if ctx.wide_scores is not None:
+                (found,) = torch.autograd.grad(ctx.wide_scores, ctx.inputs, gradient, retain_graph=True)
         return found, None, None

@@ -209,7 +209,7 @@ def test_manifests_stay_in_their_folder(tmp_path):
         assert len(load_corpus(speech, allow_outside=True).utterances) == 2
 
 
-@pytest.mark.parametrize("method", ["../../outside", "/tmp/outside", "..", "a/../../b", "x" * 300])
+@pytest.mark.parametrize("method", ["../../outside", "/outside", "..", "a/../../b", "x" * 300])
 def test_figures_stay_in_their_folder(method, tmp_path):
     (tmp_path / "in").mkdir()
     explanation = make()
