@@ -68,13 +68,9 @@ def test_only_what_overflows_is_computed_again(tiny_model, audio, monkeypatch):
     assert torch.corrcoef(stacked)[0, 1] > 0.99
 
 
-@pytest.mark.filterwarnings("ignore:the maps are noisy")
-def test_gradients_that_overflow_are_those_of_float32(tiny_model, audio, monkeypatch):
-    expected = explain(tiny_model, audio, GradientSPES)
-    close = explain(tiny_model, audio, GradientSPES, dtype=torch.bfloat16)
-    assert not torch.equal(close.spectrogram_attr, expected.spectrogram_attr)
-    torch.testing.assert_close(close.spectrogram_attr, expected.spectrogram_attr, rtol=0, atol=0.1)
-    logits = tiny_model.logits
+def with_infinite_gradients(monkeypatch, model):
+    """In bfloat16."""
+    logits = model.logits
 
     def overflows(encoded, tokens, token_gate=None):
         found = logits(encoded, tokens, token_gate)
@@ -82,7 +78,16 @@ def test_gradients_that_overflow_are_those_of_float32(tiny_model, audio, monkeyp
             found.register_hook(lambda gradient: gradient * torch.inf)
         return found
 
-    monkeypatch.setattr(tiny_model, "logits", overflows)
+    monkeypatch.setattr(model, "logits", overflows)
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+def test_gradients_that_overflow_are_those_of_float32(tiny_model, audio, monkeypatch):
+    expected = explain(tiny_model, audio, GradientSPES)
+    close = explain(tiny_model, audio, GradientSPES, dtype=torch.bfloat16)
+    assert not torch.equal(close.spectrogram_attr, expected.spectrogram_attr)
+    torch.testing.assert_close(close.spectrogram_attr, expected.spectrogram_attr, rtol=0, atol=0.1)
+    with_infinite_gradients(monkeypatch, tiny_model)
     with pytest.warns(UserWarning, match="overflows in bfloat16") as caught:
         found = explain(tiny_model, audio, GradientSPES, dtype=torch.bfloat16)
     assert sum("overflows" in str(one.message) for one in caught) == 1
@@ -100,6 +105,13 @@ def test_weights_that_have_no_float32_are_an_error(tiny_model, audio, monkeypatc
     overflowing(monkeypatch, tiny_model, torch.bfloat16)
     with pytest.raises(ValueError, match=r"the score of perturbation \d+ \(seed 0\) is not finite.*wider dtype"):
         explain(tiny_model, audio, SPES)
+
+
+def test_gradients_that_have_no_float32_are_an_error(tiny_model, audio, monkeypatch):
+    tiny_model.model.bfloat16()
+    with_infinite_gradients(monkeypatch, tiny_model)
+    with pytest.raises(ValueError, match=r"the gradient of perturbation 0 \(seed 0\) is not finite.*wider dtype"):
+        explain(tiny_model, audio, GradientSPES)
 
 
 @pytest.mark.parametrize("method", METHODS)
