@@ -27,11 +27,12 @@ from provenance import machine
 
 from captum_spes import SPES, Contrast, SpeechToTextAttribution, slic_feature_mask
 from captum_spes.audio import load_audio
+from captum_spes.maps import percentile_ranks
 from captum_spes.metrics import rank_correlation
 from captum_spes.metrics.contrast import FlipRate, flip_rate
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model
-from captum_spes.prediction import WordPrediction
-from captum_spes.visualization import percentile_ranks, plot_comparison
+from captum_spes.speech_to_text.targets import WordPrediction
+from captum_spes.visualization import plot_comparison
 
 PADDING_FRAMES = 800  # of silence after the utterance's own frames, in place of the 30 s window
 DTYPE = torch.bfloat16

@@ -25,9 +25,9 @@ from captum_spes import (
 from captum_spes.attr._batches import Batches, draw_groups, perturbed_inputs
 from captum_spes.attr._features import FeatureLayout, MaskSampler
 from captum_spes.attr._impacts import ImpactSums
-from captum_spes.methods import Facts, baselines_for, spectrogram_arguments, uses_patches
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance
-from captum_spes.passes import SharedPasses
+from captum_spes.speech_to_text.passes import SharedPasses
+from captum_spes.speech_to_text.profiles import Facts, baselines_for, spectrogram_arguments, uses_patches
 
 BATCH = 16
 FINE, MEDIUM, COARSE, COARSER, MIXED = (

@@ -56,7 +56,7 @@ from tqdm import tqdm
 from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes._files import write_atomically
 from captum_spes.alignment import Alignment, find_alignment
-from captum_spes.corpus import CorpusUtterance, load_corpus
+from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
 from captum_spes.metrics import deletion, insertion, rank_correlation, size, time_localization, wer
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model
 from captum_spes.models.context import context_seconds

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations, product
 
-from captum_spes.named_methods import FLOORS, METHODS, MaskMaker, NamedMethod
 from captum_spes.segmentation import slic_feature_mask
+from captum_spes.speech_to_text.catalogue import FLOORS, METHODS, MaskMaker, NamedMethod
 
 N_SAMPLES = 20_000  # N_X, paper §6
 Methods = dict[str, NamedMethod]

@@ -35,11 +35,11 @@ from provenance import command, machine
 from captum_spes import SpeechToTextExplanation
 from captum_spes._files import markdown_table, write_atomically
 from captum_spes.audio import load_audio
-from captum_spes.corpus import CorpusUtterance, load_corpus
-from captum_spes.explanation import is_word
+from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
 from captum_spes.metrics._bootstrap import draw_utterances, interval
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model
-from captum_spes.named_methods import find_method
+from captum_spes.speech_to_text.catalogue import find_method
+from captum_spes.words import is_word
 
 METHOD, PRESET = "gradient_spes", "fast"
 SHARES = (0.05, 0.1, 0.2)

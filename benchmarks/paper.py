@@ -67,13 +67,13 @@ from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes._files import markdown_table
 from captum_spes.alignment import Alignment
 from captum_spes.audio import load_audio, split_at_pauses
-from captum_spes.corpus import Corpus, CorpusUtterance, load_corpus
 from captum_spes.evaluation import Evaluation
+from captum_spes.evaluation.corpus import Corpus, CorpusUtterance, load_corpus
+from captum_spes.evaluation.results import Results
 from captum_spes.metrics import wer
 from captum_spes.models import load_model
-from captum_spes.named_methods import FLOORS
-from captum_spes.results import Results
-from captum_spes.speech_to_text import longest_seconds
+from captum_spes.speech_to_text.attribution import longest_seconds
+from captum_spes.speech_to_text.catalogue import FLOORS
 from captum_spes.visualization import CurvePanel, plot_curves
 
 MAX_WER = 20

@@ -37,11 +37,11 @@ import captum_spes
 from captum_spes import SPES, GradientSPES, SpeechToTextAttribution, slic_feature_mask
 from captum_spes._files import markdown_table
 from captum_spes.audio import load_audio
-from captum_spes.corpus import load_corpus
-from captum_spes.distributed import Sharing
 from captum_spes.evaluation import Evaluation
+from captum_spes.evaluation.corpus import load_corpus
+from captum_spes.evaluation.distributed import Sharing
 from captum_spes.models import Tokens, load_model
-from captum_spes.named_methods import METHODS, draws_by_tokens
+from captum_spes.speech_to_text.catalogue import METHODS, draws_by_tokens
 from captum_spes.visualization import CurvePanel, plot_curves
 
 SAMPLE = Path(captum_spes.__file__).parent / "data" / "so_what_was_the_next_step.wav"

@@ -2,6 +2,7 @@
 
 from captum_spes.attr import SPES, BubbleNoise, GradientSPES
 from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.explanation.long import LongExplanation
 from captum_spes.forward_func import (
     ContrastiveProbability,
     CTCLogLikelihood,
@@ -10,10 +11,9 @@ from captum_spes.forward_func import (
     TokenLogProbability,
     TokenProbability,
 )
-from captum_spes.long_explanation import LongExplanation
-from captum_spes.prediction import Contrast
 from captum_spes.segmentation import grid_feature_mask, slic_feature_mask
 from captum_spes.speech_to_text import SpeechToTextAttribution
+from captum_spes.speech_to_text.targets import Contrast
 
 __all__ = [
     "SPES",

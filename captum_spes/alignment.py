@@ -6,7 +6,6 @@ import json
 import os
 import re
 import tempfile
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -18,8 +17,8 @@ import numpy as np
 from captum_spes._extras import require
 from captum_spes._files import write_atomically
 from captum_spes.audio import AudioLike, load_audio
-from captum_spes.explanation import is_mark, is_word, word_spans
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.words import is_word, letters, word_spans
 
 # the most telling first: those with phones
 SUFFIXES = (".TextGrid", ".phone.json", ".json")
@@ -423,11 +422,3 @@ def _run(word: str, parts: Sequence[str], first: int, last: int) -> tuple[int, i
             if not word.startswith(joined):
                 break
     return None
-
-
-def letters(text: str) -> str:
-    """Letters and digits alone, without case and accents; nothing of a mark."""
-    if is_mark(text):
-        return ""
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(character for character in plain if character.isalnum())

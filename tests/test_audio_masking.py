@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captum_spes.audio_masking import mask_audio, mean_noise
+from captum_spes.audio.masking import mask_audio, mean_noise
 
 MEL_FREQUENCIES = 700 * (10 ** (np.linspace(100, 2800, 40) / 2595) - 1)
 RATES = [8000, 11025, 16000, 22050, 44100, 48000]

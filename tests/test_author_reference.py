@@ -6,7 +6,7 @@ import torch
 
 from captum_spes import SPES, KLDivergence, SpeechToTextExplanation, TokenProbability
 from captum_spes.attr import _features
-from captum_spes.explanation import z_scores
+from captum_spes.maps import z_scores
 
 ATOL = 1e-4
 

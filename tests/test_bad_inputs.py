@@ -33,9 +33,9 @@ from captum_spes.__main__ import main
 from captum_spes.alignment import Alignment, Segment
 from captum_spes.analysis import analyze
 from captum_spes.audio import load_audio
-from captum_spes.comparison import Comparison
-from captum_spes.corpus import load_corpus
 from captum_spes.evaluation import Evaluation
+from captum_spes.evaluation.comparison import Comparison
+from captum_spes.evaluation.corpus import load_corpus
 from captum_spes.metrics import (
     WordErrorRate,
     bleu,
@@ -53,7 +53,7 @@ from captum_spes.metrics import (
     wer,
 )
 from captum_spes.models import load_model
-from captum_spes.named_methods import METHODS, find_method
+from captum_spes.speech_to_text.catalogue import METHODS, find_method
 
 X = torch.rand(1, 6, 4)
 MASK = grid_feature_mask(X, (2, 2))

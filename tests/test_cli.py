@@ -21,9 +21,9 @@ from captum_spes import SpeechToTextExplanation
 from captum_spes.__main__ import main
 from captum_spes._files import markdown_table
 from captum_spes.cli.evaluate import percentages
-from captum_spes.methods import accepted
 from captum_spes.metrics import rank_correlation
-from captum_spes.named_methods import METHODS, NamedMethod, describe_methods
+from captum_spes.speech_to_text.catalogue import METHODS, NamedMethod, describe_methods
+from captum_spes.speech_to_text.profiles import accepted
 
 SAMPLE = Path(__file__).parents[1] / "captum_spes" / "data" / "so_what_was_the_next_step.wav"
 PICTURES = {"spectrogram", "segmentation", "sentence", "words", "tokens", "previous_tokens"}
@@ -105,7 +105,7 @@ def test_presets(run, tiny_folder, recording, tmp_path):
 
 def test_the_paper_preset_is_the_papers():
     from captum_spes.cli.options import WINDOWS, Preset
-    from captum_spes.named_methods import METHODS
+    from captum_spes.speech_to_text.catalogue import METHODS
 
     assert WINDOWS[Preset.paper] == ("full", torch.float32)
     assert METHODS["spes"].arguments_of(None, "paper") == {}  # SPES's own, which are the paper's

@@ -15,7 +15,8 @@ from matplotlib.text import Text
 from scipy.stats import percentileofscore
 from torch import Tensor
 
-from captum_spes.visualization import percentile_ranks, plot_comparison
+from captum_spes.maps import percentile_ranks
+from captum_spes.visualization import plot_comparison
 
 C = 80
 FREQUENCIES = 100.0 * torch.arange(1, C + 1)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from captum_spes.corpus import AUDIO_SUFFIXES, CorpusUtterance, _make_ids, load_corpus
+from captum_spes.evaluation.corpus import AUDIO_SUFFIXES, CorpusUtterance, _make_ids, load_corpus
 
 BOM = b"\xef\xbb\xbf"
 

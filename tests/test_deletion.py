@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_author_reference import explanation_of, reference, tensor  # noqa: F401 (a fixture)
 
 from captum_spes import SpeechToTextExplanation
-from captum_spes._bins import descending, top_bins
+from captum_spes.maps import descending, top_bins
 from captum_spes.metrics import (
     DeletionCurve,
     SizeCurve,

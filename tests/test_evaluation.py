@@ -13,12 +13,12 @@ import soundfile
 import torch
 
 from captum_spes import SpeechToTextExplanation
-from captum_spes.corpus import load_corpus
 from captum_spes.evaluation import Evaluation
+from captum_spes.evaluation.corpus import load_corpus
 from captum_spes.forward_func import TokenProbability
 from captum_spes.metrics import deletion, insertion, size
 from captum_spes.models import load_model
-from captum_spes.named_methods import METHODS
+from captum_spes.speech_to_text.catalogue import METHODS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the maps"),  # of twenty samples are noisy

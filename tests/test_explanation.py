@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captum_spes import SpeechToTextExplanation
-from captum_spes.explanation import word_spans
+from captum_spes.words import word_spans
 
 
 def make(n_tokens=4, n_prompt=2, with_mask=False, seed=0):

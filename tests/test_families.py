@@ -29,13 +29,13 @@ from captum_spes import (
     grid_feature_mask,
 )
 from captum_spes.__main__ import main
-from captum_spes.corpus import load_corpus
 from captum_spes.evaluation import Evaluation
+from captum_spes.evaluation.corpus import load_corpus
 from captum_spes.metrics import deletion, infidelity, size
 from captum_spes.metrics._restore import restore
 from captum_spes.models import SpeechToTextModel, load_model
 from captum_spes.models.ctc import best_path, collapse
-from captum_spes.named_methods import METHODS
+from captum_spes.speech_to_text.catalogue import METHODS
 
 transformers = pytest.importorskip("transformers")
 

@@ -14,9 +14,9 @@ from test_explanation import make
 
 from captum_spes import GradientSPES, SpeechToTextAttribution
 from captum_spes.audio import load_audio
-from captum_spes.audio_masking import mean_noise
-from captum_spes.explanation import is_word
+from captum_spes.audio.masking import mean_noise
 from captum_spes.models import Tokens
+from captum_spes.words import is_word
 
 RATE = 16000
 

@@ -17,7 +17,7 @@ from captum_spes import SPES, GradientSPES, LongExplanation, SpeechToTextAttribu
 from captum_spes.alignment import Alignment, Segment, match_words
 from captum_spes.attr import Energy
 from captum_spes.audio import load_audio, source_of, split_at_pauses
-from captum_spes.long_explanation import word_times
+from captum_spes.explanation.long import word_times
 from captum_spes.metrics import deletion
 from captum_spes.visualization import TranscriptLine, plot_transcript
 

@@ -45,9 +45,9 @@ from captum_spes import (
     grid_feature_mask,
     slic_feature_mask,
 )
-from captum_spes.methods import default_patches
 from captum_spes.models import Tokens, Utterance
-from captum_spes.prediction import Contrast
+from captum_spes.speech_to_text.profiles import default_patches
+from captum_spes.speech_to_text.targets import Contrast
 
 IDS = [60, 61, 62]
 N_PATCHES = 16

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from test_evaluation import write_words
 
-from captum_spes.corpus import CorpusUtterance, load_corpus
+from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
 from captum_spes.metrics import MeanComparison
 
 pytest.importorskip("transformers")

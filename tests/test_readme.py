@@ -14,11 +14,11 @@ from test_analysis import ALIGNMENT, make
 from test_evaluation import write_words
 
 from captum_spes import SPES, SpeechToTextAttribution
-from captum_spes.corpus import load_corpus
 from captum_spes.evaluation import Evaluation
+from captum_spes.evaluation.corpus import load_corpus
 from captum_spes.metrics import WordErrorRate, deletion
 from captum_spes.models import SpeechToTextModel
-from captum_spes.named_methods import METHODS
+from captum_spes.speech_to_text.catalogue import METHODS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 QUICK_START = README.parent / "docs" / "quick_start.md"

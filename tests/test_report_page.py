@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from captum_spes import SpeechToTextExplanation
-from captum_spes.audio_masking import mask_audio
-from captum_spes.visualization import percentile_ranks
+from captum_spes.audio.masking import mask_audio
+from captum_spes.maps import percentile_ranks
 
 T, C, SECONDS = 120, 16, 1.2
 RATE = 16000

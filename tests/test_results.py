@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU
 
+from captum_spes.evaluation.results import MIN_PAIRS, N_RESAMPLES, Difference, MethodResult, Results
 from captum_spes.metrics import Bleu, DeletionCurve, SizeCurve, WordErrorRate, symmetric_relevance_gain
-from captum_spes.results import MIN_PAIRS, N_RESAMPLES, Difference, MethodResult, Results
 
 REFERENCE = "the birch canoe slid on smooth planks of dark wood"  # ten words: a wrong one is 10 %
 STEPS = (0, 50, 100)

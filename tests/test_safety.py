@@ -19,11 +19,11 @@ from captum_spes import SpeechToTextExplanation
 from captum_spes._files import markdown_table, printable, write_atomically
 from captum_spes.analysis import analyze
 from captum_spes.cli.output import print_table, say
-from captum_spes.corpus import load_corpus
+from captum_spes.evaluation.corpus import load_corpus
 from captum_spes.metrics._rewriting import Rewriter
 from captum_spes.models import load_model
 from captum_spes.models.bundled import BUNDLES, load_bundled
-from captum_spes.named_methods import METHODS
+from captum_spes.speech_to_text.catalogue import METHODS
 
 ESCAPE = "so \x1b[2J\x1b]0;title\x07 what\x9b31m \u202ekcab"
 

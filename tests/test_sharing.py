@@ -23,12 +23,12 @@ from test_cli import ALONE, files_of
 from test_evaluation import check_same, one_thread, write_manifest, write_words  # noqa: F401
 from torch.distributed import DistError, HashStore, TCPStore
 
-from captum_spes import distributed
-from captum_spes.corpus import load_corpus
-from captum_spes.distributed import Sharing, connect, device_of_rank
+from captum_spes.evaluation import distributed
 from captum_spes.evaluation import Evaluation
+from captum_spes.evaluation.corpus import load_corpus
+from captum_spes.evaluation.distributed import Sharing, connect, device_of_rank
 from captum_spes.models import load_model
-from captum_spes.named_methods import METHODS
+from captum_spes.speech_to_text.catalogue import METHODS
 
 JOBS = [f"job {number}" for number in range(40)]
 

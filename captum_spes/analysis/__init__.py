@@ -10,7 +10,7 @@ from typing import Any
 from captum_spes.analysis.files import Times, find_explanations, load_explanations
 from captum_spes.analysis.report import Report
 from captum_spes.analysis.sections import MINIMAL_PAIR, SECTIONS, Finding, Group
-from captum_spes.corpus import Corpus
+from captum_spes.evaluation.corpus import Corpus
 from captum_spes.metrics.plausibility.kurtosis import MIN_COUNT
 
 __all__ = ["MINIMAL_PAIR", "SECTIONS", "Report", "analyze"]
@@ -35,7 +35,8 @@ def analyze(
         folder: of the explanations.
         alignments: a folder of ``.TextGrid``, ``.phone.json`` or ``.json`` files, each with an utterance's id for a
             name, or its last part. Those beside the corpus' audio come second.
-        corpus: from :func:`~captum_spes.corpus.load_corpus`, for alignments beside the audio, and the column gender.
+        corpus: the result of :func:`~captum_spes.evaluation.load_corpus`, for alignments beside the audio and the
+            column ``gender``.
         min_count: occurrences of tokens that are looked at by themselves; the paper's 100.
         words: whose frequencies are compared, the first with the others.
         align: align what has no alignment by :func:`~captum_spes.alignment.force_align` (English), from the corpus'
@@ -51,7 +52,7 @@ def analyze(
     Example::
 
         >>> from captum_spes.analysis import analyze
-        >>> from captum_spes.corpus import load_corpus
+        >>> from captum_spes.evaluation.corpus import load_corpus
         >>> report = analyze("spes-output/speech-evaluation", corpus=load_corpus("speech"))  # doctest: +SKIP
         >>> report.save("plausibility")  # doctest: +SKIP
     """

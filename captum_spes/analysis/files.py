@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from captum_spes.alignment import SUFFIXES, Alignment, find_alignment, force_align
-from captum_spes.corpus import Corpus, CorpusUtterance
+from captum_spes.evaluation.corpus import Corpus, CorpusUtterance
 from captum_spes.explanation import SpeechToTextExplanation
-from captum_spes.named_methods import METHODS
+from captum_spes.speech_to_text.catalogue import METHODS
 
 
 def find_explanations(folder: Path) -> dict[str, dict[str, Path]]:

@@ -10,7 +10,7 @@ import typer
 from captum_spes.analysis import MINIMAL_PAIR, SECTIONS, analyze
 from captum_spes.cli.options import AllowOutside, split_names
 from captum_spes.cli.output import make_folder, say
-from captum_spes.corpus import load_corpus
+from captum_spes.evaluation.corpus import load_corpus
 from captum_spes.metrics.plausibility.kurtosis import MIN_COUNT
 
 

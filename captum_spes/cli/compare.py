@@ -26,10 +26,10 @@ from captum_spes.cli.options import (
     split_names,
 )
 from captum_spes.cli.output import make_folder, print_table, progress, say
-from captum_spes.comparison import DEFAULT_METHODS, Comparison
-from captum_spes.distributed import has_ranks
+from captum_spes.evaluation.comparison import DEFAULT_METHODS, Comparison
+from captum_spes.evaluation.distributed import has_ranks
 from captum_spes.models import load_model
-from captum_spes.named_methods import describe_methods, find_method
+from captum_spes.speech_to_text.catalogue import describe_methods, find_method
 
 
 def compare(

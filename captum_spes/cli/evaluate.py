@@ -33,13 +33,14 @@ from captum_spes.cli.options import (
     split_names,
 )
 from captum_spes.cli.output import make_folder, print_table, say
-from captum_spes.corpus import CorpusUtterance, load_corpus
-from captum_spes.distributed import Sharing, connect, device_of_rank
-from captum_spes.evaluation import METRICS, Evaluation
+from captum_spes.evaluation import Evaluation
+from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
+from captum_spes.evaluation.distributed import Sharing, connect, device_of_rank
+from captum_spes.evaluation.evaluation import METRICS
+from captum_spes.evaluation.results import MIN_PAIRS, Results
 from captum_spes.metrics import Bleu, WordErrorRate
 from captum_spes.models import load_model
-from captum_spes.named_methods import FLOORS, NamedMethod, find_method
-from captum_spes.results import MIN_PAIRS, Results
+from captum_spes.speech_to_text.catalogue import FLOORS, NamedMethod, find_method
 
 
 def evaluate(

@@ -30,12 +30,12 @@ from captum_spes.cli.options import (
 )
 from captum_spes.cli.output import make_folder, progress, say, write_explanation
 from captum_spes.cli.ranks import torchrun_ranks
-from captum_spes.distributed import device_of_rank
+from captum_spes.evaluation.distributed import device_of_rank
 from captum_spes.explanation import SpeechToTextExplanation
-from captum_spes.methods import ALL_TOKENS
 from captum_spes.models import load_model
-from captum_spes.named_methods import find_method
-from captum_spes.speech_to_text import longest_seconds
+from captum_spes.speech_to_text.attribution import longest_seconds
+from captum_spes.speech_to_text.catalogue import find_method
+from captum_spes.speech_to_text.profiles import ALL_TOKENS
 
 
 def explain(

@@ -13,7 +13,7 @@ from captum_spes import SpeechToTextExplanation
 from captum_spes._extras import require
 from captum_spes.audio import read_audio
 from captum_spes.cli.output import make_folder, say
-from captum_spes.explanation import is_word
+from captum_spes.words import is_word
 
 SHARE = 0.1  # that is kept and removed where none is given
 MAX_LENGTH = 40  # of a word in a file name, in characters

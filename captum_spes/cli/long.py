@@ -15,12 +15,12 @@ from captum_spes.audio import source_of
 from captum_spes.cli.inputs import generation, prepare, window_of
 from captum_spes.cli.options import WINDOWS, Preset
 from captum_spes.cli.output import make_folder, progress, say, write_explanation
-from captum_spes.description import describe_arguments, describe_model
 from captum_spes.explanation import SpeechToTextExplanation
-from captum_spes.long_explanation import LongExplanation, explain_parts
+from captum_spes.explanation.long import LongExplanation, explain_parts
 from captum_spes.models.protocol import SpeechToTextModel
-from captum_spes.named_methods import NamedMethod
-from captum_spes.speech_to_text import NoWordsError
+from captum_spes.speech_to_text.attribution import NoWordsError
+from captum_spes.speech_to_text.catalogue import NamedMethod
+from captum_spes.speech_to_text.provenance import describe_arguments, describe_model
 
 # of an overview
 MAX_SECONDS = 300.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
-from captum_spes.distributed import has_ranks
+from captum_spes.evaluation.distributed import has_ranks
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

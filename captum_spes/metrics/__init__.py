@@ -1,7 +1,7 @@
 """How far explanations can be trusted: whether they are faithful, stable, plausible, and about the model at all."""
 
+from captum_spes.maps import rank_correlation
 from captum_spes.metrics._additive import additive_attributions
-from captum_spes.metrics._ranks import rank_correlation
 from captum_spes.metrics.compactness import SizeCurve, size
 from captum_spes.metrics.contrast import FlipRate, flip_rate
 from captum_spes.metrics.deletion import DeletionCurve, deletion, insertion, symmetric_relevance_gain

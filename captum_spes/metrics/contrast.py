@@ -11,10 +11,11 @@ import torch
 from captum._utils.progress import NullProgress, progress
 from torch import Tensor
 
-from captum_spes._bins import descending, top_bins
-from captum_spes.explanation import SpeechToTextExplanation, word_spans
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.maps import descending, top_bins
 from captum_spes.metrics._rewriting import Maps, Rewriter, format_maps
 from captum_spes.models.protocol import SpeechToTextModel
+from captum_spes.words import word_spans
 
 # texts that are written at once
 BATCH_SIZE = 20

@@ -9,8 +9,8 @@ import numpy as np
 from captum._utils.progress import NullProgress, progress
 from torch import Tensor
 
-from captum_spes._bins import descending, top_bins
 from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.maps import descending, top_bins
 from captum_spes.metrics._checks import check_positive
 from captum_spes.metrics._curve import as_tensor, auc, format_steps
 from captum_spes.metrics._rewriting import Maps, Rewriter, format_maps

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import TokenLogProbability
-from captum_spes.methods import Score
 from captum_spes.metrics._additive import additive_attributions
 from captum_spes.metrics._checks import check_positive
 from captum_spes.metrics._restore import restore
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
-from captum_spes.prediction import TokenPrediction
 from captum_spes.segmentation import slic_feature_mask
+from captum_spes.speech_to_text.profiles import Score
+from captum_spes.speech_to_text.targets import TokenPrediction
 
 # Coarse to fine, and none of them what a method takes by default (20, 40, 60, 400, 500, 600).
 PATCHES_PER_SECOND = (10, 30, 100, 300)

@@ -14,12 +14,12 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
-import captum_spes.methods as methods
+import captum_spes.speech_to_text.profiles as methods
 from captum_spes.audio import AudioLike
 from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.maps import rank_correlation
 from captum_spes.metrics._additive import without_offset
 from captum_spes.metrics._checks import check_positive
-from captum_spes.metrics._ranks import rank_correlation
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.speech_to_text import SpeechToTextAttribution
 

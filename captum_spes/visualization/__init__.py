@@ -1,6 +1,7 @@
 """Figures of spectrograms, attributions and curves. They draw arrays and know nothing of models or explanations."""
 
-from captum_spes.visualization.comparison import percentile_ranks, plot_comparison
+from captum_spes.maps import percentile_ranks
+from captum_spes.visualization.comparison import plot_comparison
 from captum_spes.visualization.curves import CurvePanel, plot_curves
 from captum_spes.visualization.figures import (
     plot_attributions,

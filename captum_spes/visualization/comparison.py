@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from captum_spes.visualization._colors import Scale
@@ -99,39 +98,6 @@ def plot_comparison(
             table.write_name(ax, table.names[method])
     add_colorbar(figure, overlay, scale.label + "; grey: spectrogram", table.side_margin, scale.extend)
     return figure
-
-
-def percentile_ranks(attributions: Tensor) -> Tensor:
-    """The percentile rank of each bin within its map: how many percent of the map's bins have a smaller value.
-
-    Half of the bins of equal value, itself included, count as smaller. Deletion metrics look at this order alone, and
-    where no values are equal, 10 % of every map have a rank above 90, however the method's values are distributed.
-
-    Args:
-        attributions: maps, (…, T, C).
-
-    Returns:
-        Tensor: of the same shape, from 0 to 100, 50 on average.
-
-    Raises:
-        ValueError: values that are not finite.
-
-    Example::
-
-        >>> import torch
-        >>> from captum_spes.visualization import percentile_ranks
-        >>> percentile_ranks(torch.tensor([[0.0, 5.0], [5.0, 9.0]]))
-        tensor([[12.5000, 50.0000],
-                [50.0000, 87.5000]])
-    """
-    from scipy.stats import rankdata
-
-    if attributions.ndim < 2:
-        raise ValueError(f"attributions must be maps of shape (…, T, C), not {tuple(attributions.shape)}.")
-    maps = checked_array("attributions", attributions, tuple(attributions.shape))
-    maps = maps.reshape(*maps.shape[:-2], -1)
-    ranks = (rankdata(maps, axis=-1) - 0.5) / max(maps.shape[-1], 1)
-    return torch.from_numpy(100 * ranks).float().view(attributions.shape)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from mutations import altered, damaged, examples, json_values
 
 from captum_spes.alignment import Alignment, Segment
 from captum_spes.audio import load_audio
-from captum_spes.corpus import load_corpus
+from captum_spes.evaluation.corpus import load_corpus
 
 ALIGNMENT = Alignment(
     [Segment("so", 0.2, 0.45), Segment("what", 0.5, 0.8)],

@@ -17,10 +17,10 @@ from test_explanation import make
 
 from captum_spes.__main__ import main
 from captum_spes.analysis import analyze
-from captum_spes.corpus import load_corpus
 from captum_spes.evaluation import Evaluation
+from captum_spes.evaluation.corpus import load_corpus
 from captum_spes.metrics._rewriting import Rewriter
-from captum_spes.named_methods import METHODS
+from captum_spes.speech_to_text.catalogue import METHODS
 
 
 @pytest.fixture

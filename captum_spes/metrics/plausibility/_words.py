@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from captum_spes.alignment import Alignment, match_words
-from captum_spes.explanation import SpeechToTextExplanation, is_word
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.words import is_word
 
 THRESHOLD = 0.5  # of a curve that is scaled to 0 to 1: what is high
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from captum_spes.alignment import Segment, letters
+from captum_spes.alignment import Segment
 from captum_spes.metrics.plausibility._statistics import (
     Alternative,
     MeanComparison,
@@ -19,6 +19,7 @@ from captum_spes.metrics.plausibility._statistics import (
 )
 from captum_spes.metrics.plausibility._words import Alignments, Explanations, aligned, frames_in, spoken_words
 from captum_spes.visualization import CurvePanel, plot_curves
+from captum_spes.words import letters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from captum_spes.explanation import SpeechToTextExplanation, is_word
+from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.metrics.plausibility._statistics import mean_interval
 from captum_spes.metrics.plausibility._words import (
     Explanations,
@@ -17,6 +17,7 @@ from captum_spes.metrics.plausibility._words import (
     is_high,
     mean_of,
 )
+from captum_spes.words import is_word
 
 THRESHOLD = 0.75  # of a scaled curve: lower frames, of which there are many, are noise that draws to the middle
 

@@ -41,7 +41,7 @@ class CorpusUtterance:
 
     Example::
 
-        >>> from captum_spes.corpus import load_corpus
+        >>> from captum_spes.evaluation.corpus import load_corpus
         >>> first = load_corpus("speech").utterances[0]
         >>> first.id, first.transcription, first.fields
         ('one', 'so', {'gender': 'female'})
@@ -64,7 +64,7 @@ class Corpus:
 
     Example::
 
-        >>> from captum_spes.corpus import load_corpus
+        >>> from captum_spes.evaluation.corpus import load_corpus
         >>> corpus = load_corpus("speech")
         >>> len(corpus.utterances), corpus.problems
         (2, {})
@@ -116,7 +116,7 @@ def load_corpus(path: str | os.PathLike[str], *, allow_outside: bool = False) ->
 
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from captum_spes.corpus import load_corpus
+        >>> from captum_spes.evaluation.corpus import load_corpus
         >>> folder = Path(tempfile.mkdtemp())
         >>> for name in ("one.wav", "two.wav"):
         ...     (folder / name).touch()

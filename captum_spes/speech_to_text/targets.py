@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_spes.explanation import word_spans
 from captum_spes.forward_func import ContrastiveProbability, CTCLogLikelihood
-from captum_spes.methods import Score
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.speech_to_text.profiles import Score
+from captum_spes.words import word_spans
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ import numpy as np
 
 from captum_spes._files import differences, write_atomically
 from captum_spes.audio import split_at_pauses
-from captum_spes.explanation import SIGNED_LABEL, SpeechToTextExplanation, is_mark, is_word
+from captum_spes.explanation.result import SIGNED_LABEL, SpeechToTextExplanation
 from captum_spes.visualization import TranscriptLine, plot_transcript
+from captum_spes.words import is_mark, is_word
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ class Word:
 
     Example::
 
-        >>> from captum_spes.long_explanation import Word
+        >>> from captum_spes.explanation.long import Word
         >>> Word("step", 61.5)
         Word(text='step', time=61.5)
     """
@@ -59,7 +60,7 @@ class Part:
 
     Example::
 
-        >>> from captum_spes.long_explanation import Part
+        >>> from captum_spes.explanation.long import Part
         >>> Part(start=60, stop=75.5).done
         False
     """

@@ -48,7 +48,7 @@ class MethodResult:
     Example::
 
         >>> from captum_spes.metrics import SizeCurve
-        >>> from captum_spes.results import MethodResult
+        >>> from captum_spes.evaluation.results import MethodResult
         >>> import torch
         >>> size = SizeCurve((0, 0.5, 1), torch.tensor([[100.0, 20, 0]]))
         >>> MethodResult(None, None, {"spectrogram": size}, [60.0], [3000], [0], [0.5]).sizes["spectrogram"].auc
@@ -77,7 +77,7 @@ class Difference:
 
     Example::
 
-        >>> from captum_spes.results import Difference
+        >>> from captum_spes.evaluation.results import Difference
         >>> Difference(value=4.1, low=1.6, high=6.7, verdict="better").verdict
         'better'
     """
@@ -109,7 +109,7 @@ class Results:
     Example::
 
         >>> from captum_spes.metrics import DeletionCurve, WordErrorRate
-        >>> from captum_spes.results import MethodResult, Results
+        >>> from captum_spes.evaluation.results import MethodResult, Results
         >>> curves = {"spes": [["so what", ""]] * 6, "random": [["so what", "what"]] * 6}
         >>> results = Results([f"u{number}" for number in range(6)], {
         ...     name: MethodResult(
@@ -351,7 +351,7 @@ class Results:
 
             >>> from pathlib import Path
             >>> from captum_spes.metrics import DeletionCurve, WordErrorRate
-            >>> from captum_spes.results import MethodResult, Results
+            >>> from captum_spes.evaluation.results import MethodResult, Results
             >>> curve = DeletionCurve((0, 50), [["so what", ""]], ["so what"], WordErrorRate())
             >>> results = Results(["speech"], {"spes": MethodResult(curve, None, {}, [1.0], [9], [0], [0.8])})
             >>> [path.name for path in results.save(Path("."))]

@@ -14,12 +14,12 @@ from captum._utils.progress import NullProgress, progress
 from captum.attr import Attribution
 from torch import Tensor
 
-import captum_spes.methods as methods
+import captum_spes.speech_to_text.profiles as methods
 from captum_spes.attr import GradientSPES
 from captum_spes.attr._batches import fastest_batch_size
 from captum_spes.models.protocol import Utterance
-from captum_spes.passes import HookedPasses, SharedPasses, rewrapped
-from captum_spes.prediction import Prediction
+from captum_spes.speech_to_text.passes import HookedPasses, SharedPasses, rewrapped
+from captum_spes.speech_to_text.targets import Prediction
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -50,7 +50,7 @@ def mask_audio(
     Example::
 
         >>> import numpy as np
-        >>> from captum_spes.audio_masking import mask_audio
+        >>> from captum_spes.audio.masking import mask_audio
         >>> time = np.arange(16000) / 16000
         >>> low, high = np.sin(2 * np.pi * 500 * time), np.sin(2 * np.pi * 3000 * time)
         >>> mask = np.tile([1.0, 1.0, 0.0, 0.0], (100, 1))  # 100 frames, four channels
@@ -90,7 +90,7 @@ def mean_noise(samples: np.ndarray, sampling_rate: int, seed: int) -> np.ndarray
     Example::
 
         >>> import numpy as np
-        >>> from captum_spes.audio_masking import mean_noise
+        >>> from captum_spes.audio.masking import mean_noise
         >>> tone = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
         >>> noise = mean_noise(tone, 16000, seed=0)
         >>> bool(0.1 < noise.std() < 1), int(np.abs(np.fft.rfft(noise)).argmax() // 100)  # 1,000 of 8,000 Hz

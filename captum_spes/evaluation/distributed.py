@@ -32,7 +32,7 @@ class Sharing:
     Example::
 
         >>> from torch.distributed import HashStore
-        >>> from captum_spes.distributed import Sharing
+        >>> from captum_spes.evaluation.distributed import Sharing
         >>> sharing = Sharing(HashStore(), rank=0, world_size=1)
         >>> sharing.map(str.upper, ["b", "a"])
         {'b': 'B', 'a': 'A'}
@@ -103,7 +103,7 @@ def has_ranks() -> bool:
 
     Example::
 
-        >>> from captum_spes.distributed import has_ranks
+        >>> from captum_spes.evaluation.distributed import has_ranks
         >>> has_ranks()
         False
     """
@@ -119,7 +119,7 @@ def connect() -> Sharing | None:
 
     Example::
 
-        >>> from captum_spes.distributed import connect
+        >>> from captum_spes.evaluation.distributed import connect
         >>> connect() is None
         True
     """
@@ -141,7 +141,7 @@ def device_of_rank(device: str | None = None) -> str | None:
 
     Example::
 
-        >>> from captum_spes.distributed import device_of_rank
+        >>> from captum_spes.evaluation.distributed import device_of_rank
         >>> device_of_rank("cpu")
         'cpu'
     """

@@ -16,18 +16,26 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor
 
-import captum_spes.methods as methods
+import captum_spes.speech_to_text.profiles as methods
 from captum_spes.attr._batches import check_counts
 from captum_spes.attr._features import FeatureLayout
 from captum_spes.attr._ranks import Ranks
 from captum_spes.audio import AudioLike, load_audio, source_of
-from captum_spes.description import describe, describe_arguments, describe_inputs, describe_model, versions
 from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.explanation.long import LongExplanation, explain_parts
 from captum_spes.forward_func import CTCLogLikelihood
-from captum_spes.long_explanation import LongExplanation, explain_parts
 from captum_spes.models.context import Context, Dtype, fit_utterance
 from captum_spes.models.protocol import SpeechToTextModel, Task, Tokens, Utterance, language_of, task_of
-from captum_spes.prediction import (
+from captum_spes.segmentation import MAX_SECONDS, slic_feature_mask
+from captum_spes.speech_to_text.provenance import (
+    describe,
+    describe_arguments,
+    describe_inputs,
+    describe_model,
+    versions,
+)
+from captum_spes.speech_to_text.run import Run, Stage
+from captum_spes.speech_to_text.targets import (
     Contrast,
     PathsPrediction,
     Prediction,
@@ -35,8 +43,6 @@ from captum_spes.prediction import (
     TokenPrediction,
     WordPrediction,
 )
-from captum_spes.run import Run, Stage
-from captum_spes.segmentation import MAX_SECONDS, slic_feature_mask
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -14,14 +14,13 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from captum_spes._bins import descending, top_bins
 from captum_spes._files import differences, sha256, write_atomically
 from captum_spes.audio import duration
-from captum_spes.corpus import Corpus, CorpusUtterance
-from captum_spes.description import describe_arguments, describe_model
-from captum_spes.distributed import Sharing
+from captum_spes.evaluation.corpus import Corpus, CorpusUtterance
+from captum_spes.evaluation.distributed import Sharing
+from captum_spes.evaluation.results import MethodResult, Results
 from captum_spes.explanation import SpeechToTextExplanation
-from captum_spes.methods import title
+from captum_spes.maps import descending, top_bins
 from captum_spes.metrics import DeletionCurve, SizeCurve, size
 from captum_spes.metrics._checks import check_positive
 from captum_spes.metrics._curve import format_steps
@@ -31,8 +30,9 @@ from captum_spes.metrics.deletion import PERCENTAGES
 from captum_spes.metrics.text import TextScore, find_score
 from captum_spes.models.context import Context, Dtype
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
-from captum_spes.named_methods import NamedMethod, Preset
-from captum_spes.results import MethodResult, Results
+from captum_spes.speech_to_text.catalogue import NamedMethod, Preset
+from captum_spes.speech_to_text.profiles import title
+from captum_spes.speech_to_text.provenance import describe_arguments, describe_model
 
 Metric = Literal["deletion", "insertion", "size"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -65,8 +65,8 @@ class Evaluation:
 
     Args:
         model: the model.
-        corpus: from :func:`~captum_spes.corpus.load_corpus`.
-        methods: by name: some of :data:`~captum_spes.named_methods.METHODS`, or others.
+        corpus: from :func:`~captum_spes.evaluation.corpus.load_corpus`.
+        methods: by name: some of :data:`~captum_spes.speech_to_text.catalogue.METHODS`, or others.
         folder: a new one, or that of the same evaluation.
         metrics: which of ``"deletion"``, ``"insertion"`` and ``"size"``.
         preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones.
@@ -83,10 +83,10 @@ class Evaluation:
 
     Example::
 
-        >>> from captum_spes.corpus import load_corpus
+        >>> from captum_spes.evaluation.corpus import load_corpus
         >>> from captum_spes.evaluation import Evaluation
         >>> from captum_spes.models import load_model
-        >>> from captum_spes.named_methods import METHODS
+        >>> from captum_spes.speech_to_text.catalogue import METHODS
         >>> methods = {name: METHODS[name] for name in ("integrated_gradients", "random", "energy")}
         >>> model, corpus = load_model("whisper-tiny.en"), load_corpus("speech")
         >>> evaluation = Evaluation(model, corpus, methods, "spes-output/speech", metrics=["size"])
@@ -155,7 +155,7 @@ class Evaluation:
             callback: called as ``callback(utterance, method, stage, done, total)`` after every batch of perturbations,
                 and with the stage ``"finished"`` when a method's explanation of an utterance is measured and written.
             sharing: the ranks that run the same evaluation into the same folder, as
-                :func:`captum_spes.distributed.connect` finds them: each utterance is done by one of them, long ones
+                :func:`~.distributed.connect` finds them: each utterance is done by one of them, long ones
                 first, and all return when all utterances are done. Default: this process does all.
 
         Raises:

@@ -16,7 +16,7 @@ from captum.attr import Attribution, DeepLift, NoiseTunnel
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from captum_spes.methods import accepted, check_completeness, innermost
+from captum_spes.speech_to_text.profiles import accepted, check_completeness, innermost
 
 # bytes of gradients that are kept for tokens to come; where they exceed it, fewer tokens share their passes
 MEMORY = 2**30

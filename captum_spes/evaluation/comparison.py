@@ -14,12 +14,13 @@ from torch import Tensor
 
 from captum_spes._files import markdown_line, markdown_table, write_atomically
 from captum_spes.attr._fingerprint import fingerprint
-from captum_spes.description import describe_arguments, describe_inputs
 from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.maps import percentile_ranks
 from captum_spes.metrics import additive_attributions, infidelity, rank_correlation
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
-from captum_spes.named_methods import NamedMethod, Preset, absolute, find_method
-from captum_spes.visualization import percentile_ranks, plot_comparison
+from captum_spes.speech_to_text.catalogue import NamedMethod, Preset, absolute, find_method
+from captum_spes.speech_to_text.provenance import describe_arguments, describe_inputs
+from captum_spes.visualization import plot_comparison
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +70,7 @@ class Comparison:
 
         >>> from pathlib import Path
         >>> from captum_spes import SPES, SpeechToTextAttribution
-        >>> from captum_spes.comparison import Comparison
+        >>> from captum_spes.evaluation.comparison import Comparison
         >>> from captum_spes.models import load_model
         >>> model = load_model("whisper-tiny.en")
         >>> prepared = SpeechToTextAttribution(SPES(model)).prepare("speech.wav", "so what")
@@ -115,7 +116,7 @@ class Comparison:
         self._infidelity: dict[str, float | None] = {}
 
     def run(self, name: str, callback: Callable[[str, int, int], Any] | None = None) -> SpeechToTextExplanation:
-        """Explains the tokens by a method of :data:`~captum_spes.named_methods.METHODS`.
+        """Explains the tokens by a method of :data:`~captum_spes.speech_to_text.catalogue.METHODS`.
 
         Args:
             name: of the method.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from itertools import pairwise
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.ndimage import uniform_filter1d
 
 from captum_spes._extras import require
 from captum_spes._files import sha256
@@ -28,8 +26,6 @@ RATES = (1_000, 768_000)
 # of one channel, 1 GiB: 4.6 hours at 16 kHz. A compressed file may hold a thousand times its size
 MAX_SAMPLES = 2**28
 BLOCK = 2**20  # samples of all channels that are read at once, whatever a file says of itself
-# what the voice activity detector is given
-VAD_RATE, VAD_PEAK = 16000, 16000
 
 AudioLike = str | os.PathLike[str] | npt.ArrayLike | torch.Tensor
 
@@ -129,70 +125,6 @@ def source_of(audio: AudioLike) -> dict[str, Any]:
     if not isinstance(audio, (str, os.PathLike)):
         return {}
     return {"audio_file": str(audio), "audio_sha256": sha256(audio)}
-
-
-def split_at_pauses(samples: np.ndarray, sampling_rate: int, max_seconds: float) -> list[tuple[int, int]]:
-    """Cuts a long recording into parts, in the middle of its pauses.
-
-    The first part ends in the longest pause between half of ``max_seconds`` and ``max_seconds``, and so on; the last
-    one is no shorter than a quarter of them. Pauses are where WebRTC's voice activity detector hears no speech; where
-    there is none, as in loud noise, the quietest place is taken. Parts without any speech are left out.
-
-    Args:
-        samples: mono, of shape (n,), as :func:`load_audio` gives them.
-        sampling_rate: samples a second.
-        max_seconds: of a part, at most.
-
-    Returns:
-        list: begin and end of each part, in samples. Nothing is in two parts, and no speech in none.
-
-    Raises:
-        ValueError: ``max_seconds`` of less than a second.
-        ImportError: the ``speech`` extra is missing.
-
-    Example::
-
-        >>> import numpy as np
-        >>> from captum_spes.audio import split_at_pauses
-        >>> split_at_pauses(np.zeros(32000, np.float32), 16000, max_seconds=30)
-        [(0, 32000)]
-    """
-    if not max_seconds >= 1:
-        raise ValueError(f"max_seconds must be at least 1, for a word is no shorter, not {max_seconds}.")
-    if len(samples) <= max_seconds * sampling_rate:
-        return [(0, len(samples))]
-    hop = sampling_rate // 100  # samples of a frame of 10 ms
-    n_frames, longest = -(-len(samples) // hop), int(max_seconds * 100)
-    frames = np.pad(samples, (0, n_frames * hop - len(samples))).reshape(n_frames, hop)
-    quiet = uniform_filter1d(np.square(frames).mean(1), 10)  # the mean power of 0.1 s
-    pauses = ~_is_speech(samples, sampling_rate, n_frames, mode=3)
-    cuts = [0]
-    while n_frames - cuts[-1] > longest:
-        first, last = cuts[-1] + longest // 2, min(cuts[-1] + longest, n_frames - longest // 4)
-        edges = np.diff(np.pad(pauses[first:last], 1).astype(np.int8))
-        begins, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-        if len(begins):
-            number = int((ends - begins).argmax())
-            cuts.append(first + int(begins[number] + ends[number]) // 2)
-        else:
-            cuts.append(first + int(quiet[first:last].argmin()))
-    parts = list(pairwise([*cuts, n_frames]))
-    heard = _is_speech(samples, sampling_rate, n_frames, mode=0)  # that misses least
-    if heard.any():
-        parts = [(begin, end) for begin, end in parts if heard[begin:end].any()]
-    return [(begin * hop, min(end * hop, len(samples))) for begin, end in parts]
-
-
-def _is_speech(samples: np.ndarray, sampling_rate: int, n_frames: int, mode: int) -> np.ndarray:
-    """What WebRTC's detector says of each frame of 10 ms: bool, (n_frames,)."""
-    detector = require("webrtcvad").Vad(mode)
-    if sampling_rate != VAD_RATE:
-        samples = require("soxr").resample(samples, sampling_rate, VAD_RATE)
-    hop = VAD_RATE // 100
-    samples = samples / np.abs(samples).max() * VAD_PEAK  # it takes what is very soft for silence
-    pcm = np.pad(samples, (0, max(n_frames * hop - len(samples), 0))).astype(np.int16)
-    frames = pcm[: n_frames * hop].reshape(n_frames, hop)
-    return np.array([detector.is_speech(frame.tobytes(), VAD_RATE) for frame in frames])
 
 
 def duration(path: Path) -> float:

@@ -26,10 +26,10 @@ from torch import Tensor
 from captum_spes.attr import SPES, BubbleNoise, Energy, GradientSPES, Random
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import TokenProbability
-from captum_spes.methods import DEFAULTS, NO_PASSES, Score, accepted
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.segmentation import grid_feature_mask, slic_feature_mask
-from captum_spes.speech_to_text import SpeechToTextAttribution
+from captum_spes.speech_to_text.attribution import SpeechToTextAttribution
+from captum_spes.speech_to_text.profiles import DEFAULTS, NO_PASSES, Score, accepted
 
 Preset = Literal["fast", "paper"]
 # a mask of a spectrogram, for a number of frames a second
@@ -59,7 +59,7 @@ class NamedMethod:
 
         >>> from captum_spes import SPES, SpeechToTextAttribution
         >>> from captum_spes.models import load_model
-        >>> from captum_spes.named_methods import NamedMethod
+        >>> from captum_spes.speech_to_text.catalogue import NamedMethod
         >>> method = NamedMethod(SPES, "SPES with few samples", fast={"n_samples": 30})
         >>> model = load_model("whisper-tiny.en")
         >>> method.arguments_of(model, "fast"), method.takes_samples
@@ -143,7 +143,7 @@ def absolute(explanation: SpeechToTextExplanation) -> SpeechToTextExplanation:
 
     Example::
 
-        >>> from captum_spes.named_methods import absolute
+        >>> from captum_spes.speech_to_text.catalogue import absolute
         >>> absolute(explanation).metadata["method"]
         '|SPES|'
     """
@@ -283,7 +283,7 @@ def find_method(name: str) -> NamedMethod:
 
     Example::
 
-        >>> from captum_spes.named_methods import find_method
+        >>> from captum_spes.speech_to_text.catalogue import find_method
         >>> find_method("integrated_gradients").summary
         'gradients along the way from the baseline'
     """
@@ -297,7 +297,7 @@ def describe_methods() -> list[tuple[str, str, str, str, str]]:
 
     Example::
 
-        >>> from captum_spes.named_methods import describe_methods
+        >>> from captum_spes.speech_to_text.catalogue import describe_methods
         >>> describe_methods()[1]
         ('spes', "SPES: the paper's method", 'KLDivergence', '400, 500 and 600 patches a second', 'n_samples: 20,000')
     """

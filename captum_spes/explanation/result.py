@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -17,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_spes._bins import descending, top_bins
 from captum_spes._extras import require
 from captum_spes._files import sha256, write_atomically
 from captum_spes.audio import AudioLike, read_audio
-from captum_spes.audio_masking import mask_audio, mean_noise
+from captum_spes.audio.masking import mask_audio, mean_noise
+from captum_spes.maps import descending, top_bins, z_scores
 from captum_spes.visualization import (
     plot_attributions,
     plot_segmentation,
@@ -29,6 +28,7 @@ from captum_spes.visualization import (
     plot_token_attributions,
 )
 from captum_spes.visualization.report import ReportMethod, ReportView, iframe, render_report
+from captum_spes.words import word_spans
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -322,7 +322,7 @@ class SpeechToTextExplanation:
 
         The bins with the largest values of the token's map are the regions, as in
         :func:`~captum_spes.metrics.deletion`; all but them, or they, are silenced (:func:`mask_audio
-        <captum_spes.audio_masking.mask_audio>`). Silence is not what SPES puts in the place of hidden bins: that sounds
+        <captum_spes.audio.masking.mask_audio>`). Silence is not what SPES puts in the place of hidden bins: that sounds
         like steady noise, and is the other background. People hear speech go on through gaps that noise fills, not
         through silent ones (Warren, 1970, "Perceptual restoration of missing speech sounds"), and Whisper writes a kept
         word more often in noise (``benchmarks/listening.py``). Nothing is made louder: what little is kept is as faint
@@ -339,7 +339,7 @@ class SpeechToTextExplanation:
             remove: the share that is removed. Exactly one of the two is given; with equal shares and silence, the two
                 results add up to the recording.
             background: what is heard in place of hidden bins: ``"silence"``, or ``"noise"``, at each frequency as loud
-                as the recording is in the mean (:func:`mean_noise <captum_spes.audio_masking.mean_noise>`).
+                as the recording is in the mean (:func:`mean_noise <captum_spes.audio.masking.mean_noise>`).
             sampling_rate: samples a second of an array. A file tells its own.
             seed: of the order of bins with equal values, as all of a patch have, and of the noise.
 
@@ -859,83 +859,6 @@ def _is_time(value: object) -> TypeGuard[float]:
 def _is_positive(explanation: SpeechToTextExplanation) -> bool:
     attr = explanation.spectrogram_attr
     return bool(attr.min() >= 0 and attr.max() > 0)
-
-
-def z_scores(spectrogram_attr: Tensor, token_attr: Tensor, is_previous: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps (K, T, C) and (K, J) with mean 0 and sample deviation 1, each by itself; 0 where there is no deviation.
-
-    Of ``token_attr`` only the entries in ``is_previous`` count; the others become 0.
-    """
-    flat = spectrogram_attr.flatten(1).double()
-    everywhere = torch.ones_like(flat, dtype=torch.bool)
-    spectrogram_scores = _z_score(flat, everywhere).view(spectrogram_attr.shape)
-    token_scores = _z_score(token_attr.double(), is_previous)
-    return spectrogram_scores.to(spectrogram_attr.dtype), token_scores.to(token_attr.dtype)
-
-
-def _z_score(values: Tensor, mask: Tensor) -> Tensor:
-    count = mask.sum(1, keepdim=True)
-    mean = (values * mask).sum(1, keepdim=True) / count.clamp(min=1)
-    centred = (values - mean) * mask
-    deviation = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-    # a constant row leaves rounding errors, which are no deviation
-    constant = deviation <= 1e-12 * mean.abs()
-    return torch.where(constant, 0, centred / deviation)
-
-
-# scripts written without spaces, where every character stands for itself
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_MARK = r"<\|?[\w./]+\|?>"  # such as <|endoftext|> and </s>
-# combining marks, which \w leaves out: accents, Hebrew and Arabic points, the vowel signs of India's scripts, joiners
-_SIGNS = (
-    "\u0300-\u036f\u0591-\u05bd\u05bf-\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc"
-    "\u0900-\u0903\u093a-\u0963\u0966-\u0dff\u200c\u200d"
-)
-_LETTERS = rf"(?:(?![{_UNSPACED}])[\w{_SIGNS}])+"
-_INSIDE = r"(?:['’\-‐–]|(?<=\d)[.,:/](?=\d))"  # what may join letters or digits in a word
-_WORD = re.compile(rf"{_MARK}|[{_UNSPACED}]|{_LETTERS}(?:{_INSIDE}{_LETTERS})*|(?:(?!{_MARK})[^\w\s{_SIGNS}])+")
-
-
-def word_spans(tokens: Sequence[str]) -> list[tuple[int, int]]:
-    """The words of tokens that joined are a text: the first token of each, and the one after its last.
-
-    Example::
-
-        >>> from captum_spes.explanation import word_spans
-        >>> word_spans([" an", " ill", "-", "dis", "posed", " man", "."])
-        [(0, 1), (1, 5), (5, 6), (6, 7)]
-    """
-    text = "".join(tokens)
-    ends = np.cumsum([len(token) for token in tokens])
-    word_ends = [match.end() for match in _WORD.finditer(text)]
-    starts = [0]
-    word = 0
-    for index, token in enumerate(tokens):
-        # where the token's own text begins, behind its space
-        begin = int(ends[index]) - len(token.lstrip())
-        current = int(np.searchsorted(word_ends, begin, side="right"))
-        if index and token.strip() and current > word and "".join(tokens[starts[-1] : index]).strip():
-            starts.append(index)
-        if token.strip():
-            word = current
-    return list(zip(starts, [*starts[1:], len(tokens)]))
-
-
-def is_word(text: str) -> bool:
-    """Whether a token or word is text with a letter or digit, rather than punctuation or a mark.
-
-    Example::
-
-        >>> from captum_spes.explanation import is_word
-        >>> [is_word(text) for text in (" So", "'s", "?", "<|endoftext|>", "7")]
-        [True, True, False, False, True]
-    """
-    return any(character.isalnum() for character in text) and not is_mark(text)
-
-
-def is_mark(text: str) -> bool:
-    """Whether a token is a mark such as the end of the text, rather than text."""
-    return re.fullmatch(_MARK, text.strip()) is not None
 
 
 def _intersections(feature_mask: Tensor) -> tuple[Tensor, Tensor]:

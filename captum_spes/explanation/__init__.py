@@ -1,0 +1,6 @@
+"""The result: an explanation with its maps, files and figures, and that of a long recording."""
+
+from captum_spes.explanation.long import LongExplanation, Part, Word
+from captum_spes.explanation.result import SpeechToTextExplanation
+
+__all__ = ["LongExplanation", "Part", "SpeechToTextExplanation", "Word"]

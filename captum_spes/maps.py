@@ -1,0 +1,120 @@
+"""Arithmetic on maps: z-scores, percentile ranks, rank correlation, and the bins with the largest values."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def z_scores(spectrogram_attr: Tensor, token_attr: Tensor, is_previous: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps (K, T, C) and (K, J) with mean 0 and sample deviation 1, each by itself; 0 where there is no deviation.
+
+    Of ``token_attr`` only the entries in ``is_previous`` count; the others become 0.
+    """
+    flat = spectrogram_attr.flatten(1).double()
+    everywhere = torch.ones_like(flat, dtype=torch.bool)
+    spectrogram_scores = _z_score(flat, everywhere).view(spectrogram_attr.shape)
+    token_scores = _z_score(token_attr.double(), is_previous)
+    return spectrogram_scores.to(spectrogram_attr.dtype), token_scores.to(token_attr.dtype)
+
+
+def _z_score(values: Tensor, mask: Tensor) -> Tensor:
+    count = mask.sum(1, keepdim=True)
+    mean = (values * mask).sum(1, keepdim=True) / count.clamp(min=1)
+    centred = (values - mean) * mask
+    deviation = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    # a constant row leaves rounding errors, which are no deviation
+    constant = deviation <= 1e-12 * mean.abs()
+    return torch.where(constant, 0, centred / deviation)
+
+
+def percentile_ranks(attributions: Tensor) -> Tensor:
+    """The percentile rank of each bin within its map: how many percent of the map's bins have a smaller value.
+
+    Half of the bins of equal value, itself included, count as smaller. Deletion metrics look at this order alone, and
+    where no values are equal, 10 % of every map have a rank above 90, however the method's values are distributed.
+
+    Args:
+        attributions: maps, (…, T, C).
+
+    Returns:
+        Tensor: of the same shape, from 0 to 100, 50 on average.
+
+    Raises:
+        ValueError: values that are not finite.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.maps import percentile_ranks
+        >>> percentile_ranks(torch.tensor([[0.0, 5.0], [5.0, 9.0]]))
+        tensor([[12.5000, 50.0000],
+                [50.0000, 87.5000]])
+    """
+    from scipy.stats import rankdata
+
+    if attributions.ndim < 2:
+        raise ValueError(f"attributions must be maps of shape (…, T, C), not {tuple(attributions.shape)}.")
+    maps = attributions.detach().cpu().double().numpy()
+    if not np.isfinite(maps).all():
+        raise ValueError("attributions hold NaN or infinite values: they have no ranks.")
+    maps = maps.reshape(*maps.shape[:-2], -1)
+    ranks = (rankdata(maps, axis=-1) - 0.5) / max(maps.shape[-1], 1)
+    return torch.from_numpy(100 * ranks).float().view(attributions.shape)
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Spearman's rank correlation between the maps of two methods, models or seeds, row by row.
+
+    It compares the order of the bins alone, so that scales and offsets (Eq. 3 has one) do not matter.
+
+    Args:
+        first: K maps, (K, T, C), or vectors of previous tokens, (K, J).
+        second: as many, of the same shape.
+
+    Returns:
+        Tensor: from −1 to 1, float32 (K,) on the CPU. Equal values share the mean of their ranks; where one of the two
+        maps is constant the correlation is 0.
+
+    Raises:
+        ValueError: shapes that differ or have fewer than two dimensions, or values that are not finite.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.maps import rank_correlation
+        >>> maps = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[1.0, 2.0], [3.0, 4.0]]])
+        >>> rank_correlation(maps, torch.stack((maps[0].exp(), -maps[1])))
+        tensor([ 1., -1.])
+    """
+    if first.shape != second.shape or first.dim() < 2:
+        raise ValueError(
+            f"the maps must be of one shape (K, T, C) or (K, J), not {tuple(first.shape)} and {tuple(second.shape)}."
+        )
+    ranks = [percentile_ranks(maps.flatten(1)[:, None])[:, 0].double() for maps in (first, second)]
+    rows = [torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(*ranks)]
+    return torch.tensor(rows, dtype=torch.float32).nan_to_num(0.0)
+
+
+def descending(attributions: Tensor, seed: int) -> Tensor:
+    """The numbers of the bins from the largest value to the smallest, equal values in random order, (T · C,).
+
+    Raises:
+        ValueError: values that are not finite.
+    """
+    values = attributions.detach().flatten().cpu().double().numpy()
+    if not np.isfinite(values).all():
+        raise ValueError("a map holds NaN or infinite values: its bins have no order.")
+    return torch.from_numpy(np.lexsort((np.random.default_rng(seed).random(len(values)), -values)))
+
+
+def top_bins(order: Tensor, percentages: tuple[float, ...]) -> Tensor:
+    """Which bins are the first of an order, bool (S, T · C): as the authors do, with the broken one rounded off."""
+    top = torch.zeros(len(percentages), len(order), dtype=torch.bool)
+    for row, percentage in zip(top, percentages):
+        # 0.07 · 100 is 7.000000000000001 for a computer, and 0.29 · 100 is 28.999999999999996
+        row[order[: math.floor(percentage / 100 * len(order) + 1e-9)]] = True
+    return top

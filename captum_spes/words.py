@@ -1,0 +1,71 @@
+"""Tokens to words: where words begin, which tokens are words or marks, and the letters that alignments compare."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+
+# scripts written without spaces, where every character stands for itself
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_MARK = r"<\|?[\w./]+\|?>"  # such as <|endoftext|> and </s>
+# combining marks, which \w leaves out: accents, Hebrew and Arabic points, the vowel signs of India's scripts, joiners
+_SIGNS = (
+    "\u0300-\u036f\u0591-\u05bd\u05bf-\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc"
+    "\u0900-\u0903\u093a-\u0963\u0966-\u0dff\u200c\u200d"
+)
+_LETTERS = rf"(?:(?![{_UNSPACED}])[\w{_SIGNS}])+"
+_INSIDE = r"(?:['’\-‐–]|(?<=\d)[.,:/](?=\d))"  # what may join letters or digits in a word
+_WORD = re.compile(rf"{_MARK}|[{_UNSPACED}]|{_LETTERS}(?:{_INSIDE}{_LETTERS})*|(?:(?!{_MARK})[^\w\s{_SIGNS}])+")
+
+
+def word_spans(tokens: Sequence[str]) -> list[tuple[int, int]]:
+    """The words of tokens that joined are a text: the first token of each, and the one after its last.
+
+    Example::
+
+        >>> from captum_spes.words import word_spans
+        >>> word_spans([" an", " ill", "-", "dis", "posed", " man", "."])
+        [(0, 1), (1, 5), (5, 6), (6, 7)]
+    """
+    text = "".join(tokens)
+    ends = np.cumsum([len(token) for token in tokens])
+    word_ends = [match.end() for match in _WORD.finditer(text)]
+    starts = [0]
+    word = 0
+    for index, token in enumerate(tokens):
+        # where the token's own text begins, behind its space
+        begin = int(ends[index]) - len(token.lstrip())
+        current = int(np.searchsorted(word_ends, begin, side="right"))
+        if index and token.strip() and current > word and "".join(tokens[starts[-1] : index]).strip():
+            starts.append(index)
+        if token.strip():
+            word = current
+    return list(zip(starts, [*starts[1:], len(tokens)]))
+
+
+def is_word(text: str) -> bool:
+    """Whether a token or word is text with a letter or digit, rather than punctuation or a mark.
+
+    Example::
+
+        >>> from captum_spes.words import is_word
+        >>> [is_word(text) for text in (" So", "'s", "?", "<|endoftext|>", "7")]
+        [True, True, False, False, True]
+    """
+    return any(character.isalnum() for character in text) and not is_mark(text)
+
+
+def is_mark(text: str) -> bool:
+    """Whether a token is a mark such as the end of the text, rather than text."""
+    return re.fullmatch(_MARK, text.strip()) is not None
+
+
+def letters(text: str) -> str:
+    """Letters and digits alone, without case and accents; nothing of a mark."""
+    if is_mark(text):
+        return ""
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(character for character in plain if character.isalnum())
