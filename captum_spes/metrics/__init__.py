@@ -4,7 +4,8 @@ from captum_spes.maps import rank_correlation
 from captum_spes.metrics._additive import additive_attributions
 from captum_spes.metrics.compactness import SizeCurve, size
 from captum_spes.metrics.contrast import FlipRate, flip_rate
-from captum_spes.metrics.deletion import DeletionCurve, deletion, insertion, symmetric_relevance_gain
+from captum_spes.metrics.deletion import DeletionCurve, deletion, insertion, rewrite, symmetric_relevance_gain
+from captum_spes.metrics.erasure import ErasureCurve, comprehensiveness, sufficiency
 from captum_spes.metrics.faithfulness import infidelity
 from captum_spes.metrics.plausibility._statistics import MeanComparison
 from captum_spes.metrics.plausibility._words import UnmatchedWord
@@ -23,6 +24,7 @@ __all__ = [
     "BoundaryScore",
     "ContextShare",
     "DeletionCurve",
+    "ErasureCurve",
     "ExplainedToken",
     "FlipRate",
     "FrequencyProfile",
@@ -39,6 +41,7 @@ __all__ = [
     "WordTime",
     "additive_attributions",
     "bleu",
+    "comprehensiveness",
     "context_share",
     "deletion",
     "flip_rate",
@@ -52,8 +55,10 @@ __all__ = [
     "plot_time",
     "previous_token_saliency",
     "rank_correlation",
+    "rewrite",
     "sensitivity_max",
     "size",
+    "sufficiency",
     "symmetric_relevance_gain",
     "time_localization",
     "token_kurtosis",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.metrics._baselines import Baseline, make_hider
 from captum_spes.metrics._restore import restore
 from captum_spes.models.protocol import SpeechToTextModel
 
@@ -24,24 +25,31 @@ MAX_NEW_TOKENS = 200
 class Rewriter:
     """Lets a model write again, as it wrote what an explanation explains.
 
-    In the explanation's context and precision, with its prompt and arguments of generation. A model that has begun to
-    loop is not heard to its end: texts end after ``max_new_tokens``, by default twice the original's tokens and ten.
+    In the explanation's context and precision, with its prompt and arguments of generation. Texts end after
+    ``max_new_tokens``, by default twice the original's tokens and ten, so that repetitions end.
 
     Args:
         model: the model that was explained.
         explanation: of its tokens, or of the text as a whole.
         max_new_tokens: tokens of a text.
+        baseline: what hidden bins become; see :func:`~captum_spes.metrics._baselines.make_hider`.
+        seed: of the baseline's noise.
 
     Raises:
         ValueError: an explanation that :func:`restore` refuses.
     """
 
     def __init__(
-        self, model: SpeechToTextModel, explanation: SpeechToTextExplanation, max_new_tokens: int | None = None
+        self,
+        model: SpeechToTextModel,
+        explanation: SpeechToTextExplanation,
+        max_new_tokens: int | None = None,
+        baseline: Baseline = "mean",
+        seed: int = 0,
     ) -> None:
         self.model = model
         self.utterance, self.tokens = restore(model, explanation)
-        self.baseline = model.baseline(self.utterance)
+        self.hide = make_hider(baseline, model, self.utterance, seed)
         gen_args = explanation.metadata.get("gen_args", {})
         if unsafe := CODE & gen_args.keys():
             raise ValueError(
@@ -55,11 +63,10 @@ class Rewriter:
         self.gen_args = {**gen_args, "max_new_tokens": max_new_tokens}
 
     def texts(self, hidden: Tensor, batch_size: int) -> Iterator[str]:
-        """What is written where bins are set to the model's baseline, of masks (S, T · C)."""
+        """What is written where the bins of masks (S, T · C) are set to the baseline."""
         spectrogram = self.utterance.spectrogram
         for masks in hidden.split(batch_size):
-            masks = masks.view(-1, *spectrogram.shape[1:]).to(spectrogram.device)
-            heard = torch.where(masks, self.baseline, spectrogram)
+            heard = self.hide(masks.view(-1, *spectrogram.shape[1:]).to(spectrogram.device))
             for ids in self.model.generate_batch(heard, self.utterance, self.tokens.prompt, **self.gen_args):
                 yield self.text(ids).strip()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from captum._utils.progress import NullProgress, progress
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.maps import descending, top_bins
+from captum_spes.metrics._baselines import Baseline, check_baseline
 from captum_spes.metrics._checks import check_positive
 from captum_spes.metrics._curve import as_tensor, auc, format_steps
 from captum_spes.metrics._rewriting import Maps, Rewriter, format_maps
@@ -18,6 +20,8 @@ from captum_spes.metrics.text import TextScore, find_score
 from captum_spes.models.protocol import SpeechToTextModel
 
 PERCENTAGES = tuple(range(0, 101, 5))
+
+Change = Literal["deletion", "insertion"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,7 @@ def deletion(
     percentages: Iterable[float] = PERCENTAGES,
     score: str | TextScore = "wer",
     maps: Maps | None = None,
+    baselines: Baseline = "mean",
     max_new_tokens: int | None = None,
     perturbations_per_eval: int = 32,
     seed: int = 0,
@@ -82,8 +87,8 @@ def deletion(
 ) -> DeletionCurve:
     """How a model's text falls apart as the most important bins of the spectrogram are deleted (paper §5).
 
-    The bins with the largest values of the sentence map are set to the model's baseline, step by step; the model
-    writes again, and its text is scored against a reference. A map is faithful when the text falls apart early: a
+    The bins with the largest values of the sentence map are set to a baseline, step by step; the model writes again,
+    and its text is scored against a reference. A map is faithful when the text falls apart early: a
     **high** area under the curve for WER, a **low** one for BLEU. Compare with ``maps="random"``, and with the energy
     of the spectrogram, ``maps=spectrogram - baseline`` (the methods ``random`` and ``energy`` of the command line):
     the latter costs nothing and does well.
@@ -100,10 +105,15 @@ def deletion(
         score: ``"wer"`` for transcripts, ``"bleu"`` for translations, or a score with its own settings, such as
             ``WordErrorRate(normalizer="basic")``.
         maps: what to delete by in place of the sentence maps: a map (T, C) for each, or ``"random"``.
+        baselines: what deleted bins become. ``"mean"`` is the model's baseline, each mel channel's mean over the
+            utterance, with which most maps are made as well; a faithful map should be faithful with others, too.
+            ``"silence"`` is the lowest value of each channel in the utterance; ``"noise"`` gives each bin the value of
+            a random frame of its channel; ``"interpolation"`` is the noisy linear imputation of ROAD (Rong et al.,
+            2022): the weighted mean of a bin's eight neighbours.
         max_new_tokens: tokens of a text. Default: twice the original's and ten, at most 200.
         perturbations_per_eval: texts that are written at once. With the same number the results are the same to the
             last bit; with another the model may round otherwise.
-        seed: of the order of bins with equal values, as all of a patch have, and of the random one.
+        seed: of the order of bins with equal values, as all of a patch have, of the random one, and of the noise.
         show_progress: shows a progress bar, one step a text.
 
     Returns:
@@ -111,7 +121,7 @@ def deletion(
 
     Raises:
         ValueError: explanations of another model, of words or of a contrast; maps with NaN or of another shape;
-            references that are empty or too few; steps that are none.
+            references that are empty or too few; steps or a baseline that are none.
 
     Example::
 
@@ -129,8 +139,8 @@ def deletion(
         True
     """
     check_positive(perturbations_per_eval=perturbations_per_eval)
-    cases = _Cases(model, explanations, references, percentages, score, maps, max_new_tokens, seed)
-    return cases.write(lambda top: top, perturbations_per_eval, "Deletion" if show_progress else None)
+    cases = _Cases(model, explanations, references, percentages, score, maps, baselines, max_new_tokens, seed)
+    return cases.write("deletion", perturbations_per_eval, "Deletion" if show_progress else None)
 
 
 def insertion(
@@ -141,6 +151,7 @@ def insertion(
     percentages: Iterable[float] = PERCENTAGES,
     score: str | TextScore = "wer",
     maps: Maps | None = None,
+    baselines: Baseline = "mean",
     max_new_tokens: int | None = None,
     perturbations_per_eval: int = 32,
     seed: int = 0,
@@ -165,8 +176,8 @@ def insertion(
         torch.Size([3])
     """
     check_positive(perturbations_per_eval=perturbations_per_eval)
-    cases = _Cases(model, explanations, references, percentages, score, maps, max_new_tokens, seed)
-    return cases.write(lambda top: ~top, perturbations_per_eval, "Insertion" if show_progress else None)
+    cases = _Cases(model, explanations, references, percentages, score, maps, baselines, max_new_tokens, seed)
+    return cases.write("insertion", perturbations_per_eval, "Insertion" if show_progress else None)
 
 
 def symmetric_relevance_gain(deleted: DeletionCurve, inserted: DeletionCurve) -> float:
@@ -201,6 +212,53 @@ def symmetric_relevance_gain(deleted: DeletionCurve, inserted: DeletionCurve) ->
     return gain if deleted.score.higher_is_better else -gain
 
 
+def rewrite(
+    model: SpeechToTextModel,
+    explanation: SpeechToTextExplanation,
+    change: Change,
+    *,
+    percentages: Iterable[float] = PERCENTAGES,
+    baselines: Baseline = "mean",
+    perturbations_per_eval: int = 32,
+    seed: int = 0,
+) -> list[str]:
+    """The texts that :func:`deletion` or :func:`insertion` scores, for one explanation and by its sentence map.
+
+    Whoever keeps the texts can score them later, against other references. Arguments and errors are those of
+    :func:`deletion`.
+
+    Args:
+        change: ``"deletion"`` or ``"insertion"``.
+
+    Returns:
+        list of str: the text at each step.
+
+    Example::
+
+        >>> from captum_spes import SPES, SpeechToTextAttribution
+        >>> from captum_spes.metrics import rewrite
+        >>> from captum_spes.models import load_model
+        >>> model = load_model("whisper-tiny.en")
+        >>> attribution = SpeechToTextAttribution(SPES(model))
+        >>> explanation = attribution.attribute("speech.wav", "so what", n_samples=90)
+        >>> len(rewrite(model, explanation, "deletion", percentages=(0, 20, 50)))
+        3
+    """
+    check_positive(perturbations_per_eval=perturbations_per_eval)
+    steps = format_steps("percentages", percentages, 0, 100)
+    rewriter = Rewriter(model, explanation, baseline=baselines, seed=seed)
+    order = descending(explanation.sentence().spectrogram_attr[0], seed)
+    return list(_texts(rewriter, order, steps, change, perturbations_per_eval))
+
+
+def _texts(
+    rewriter: Rewriter, order: Tensor, steps: tuple[float, ...], change: Change, batch_size: int
+) -> Iterator[str]:
+    """What is written at each step, with the bins in an order deleted or inserted."""
+    top = top_bins(order, steps)
+    return rewriter.texts(top if change == "deletion" else ~top, batch_size)
+
+
 class _Cases:
     """Utterances whose bins have an order."""
 
@@ -212,9 +270,11 @@ class _Cases:
         percentages: Iterable[float],
         score: str | TextScore,
         maps: Maps | None,
+        baselines: Baseline,
         max_new_tokens: int | None,
         seed: int,
     ) -> None:
+        check_baseline(baselines)
         if max_new_tokens is not None:
             check_positive(max_new_tokens=max_new_tokens)
         if isinstance(explanations, SpeechToTextExplanation):
@@ -226,17 +286,17 @@ class _Cases:
         self.references = _format_references(explanations, references)
         for reference in self.references:
             self.score.counts("", reference)  # what cannot be scored is refused before the model runs
-        self.rewriters = [Rewriter(model, explanation, max_new_tokens) for explanation in explanations]
+        self.rewriters = [Rewriter(model, item, max_new_tokens, baselines, seed) for item in explanations]
         self.orders = [descending(attributions, seed) for attributions in format_maps(explanations, maps)]
 
-    def write(self, hide: Callable[[Tensor], Tensor], perturbations_per_eval: int, desc: str | None) -> DeletionCurve:
-        """Lets the model write each text, of bins that ``hide`` makes of the top ones."""
+    def write(self, change: Change, batch_size: int, desc: str | None) -> DeletionCurve:
+        """Lets the model write each text."""
         texts: list[list[str]] = []
         total = len(self.rewriters) * len(self.steps)
         with progress(desc=desc, total=total) if desc else NullProgress() as bar:
             for rewriter, order in zip(self.rewriters, self.orders):
                 texts.append([])
-                for text in rewriter.texts(hide(top_bins(order, self.steps)), perturbations_per_eval):
+                for text in _texts(rewriter, order, self.steps, change, batch_size):
                     texts[-1].append(text)
                     bar.update(1)
         return DeletionCurve(self.steps, texts, self.references, self.score)
