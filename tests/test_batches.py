@@ -22,7 +22,7 @@ def scores(x):
 @pytest.mark.parametrize("error", TOO_LARGE, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_that_does_not_fit_is_halved(method, error):
-    spectrogram = torch.rand(1, 6, 4, generator=torch.Generator().manual_seed(0))
+    spectrogram = torch.rand(1, 6, 4, generator=torch.Generator().manual_seed(0)).double()
     sizes, seen = [], []
 
     def limited(x):

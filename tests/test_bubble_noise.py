@@ -234,13 +234,14 @@ def test_a_constant_impact_is_every_bins_attribution():
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("per_eval", [2, 3, 16])
 def test_result_does_not_depend_on_batching(batch, per_eval):
-    inputs, weights = make_inputs(batch), make_inputs(5).flatten(1)
+    # In float64: a float32 matrix product rounds differently for another batch size, and differently on each CPU.
+    inputs, weights = make_inputs(batch).double(), make_inputs(5).flatten(1).double()
     method = BubbleNoise(lambda x: (x.flatten(1) @ weights.T).sin())
     arguments = {"n_samples": 20, "seed": 7, "return_reliability": True, **SMALL}
     one = method.attribute(inputs, **arguments)
     many = method.attribute(inputs, perturbations_per_eval=per_eval, **arguments)
     for actual, expected in zip(many, one):
-        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_a_seed_is_a_result():

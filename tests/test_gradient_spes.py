@@ -136,7 +136,7 @@ def test_precision_changes_the_rounding_alone(spectrogram):
 
 
 def test_batched_outputs_equal_targets_one_by_one(spectrogram):
-    inputs = torch.cat((spectrogram, spectrogram + 1))
+    inputs = torch.cat((spectrogram, spectrogram + 1)).double()
     arguments = {"feature_mask": patches((2, 2), (3, 4)), "n_samples": 10, "perturbations_per_eval": 3}
     together = GradientSPES(two_outputs).attribute(inputs, **arguments).unflatten(0, (2, 2))
     for target in range(2):
@@ -147,7 +147,7 @@ def test_batched_outputs_equal_targets_one_by_one(spectrogram):
 @settings(max_examples=20)
 @given(st.integers(1, 40), st.integers(0, 2**31), st.booleans())
 def test_chunks_change_nothing(perturbations_per_eval, seed, pool_features):
-    inputs = torch.linspace(-1, 1, T * C).view(1, T, C)
+    inputs = torch.linspace(-1, 1, T * C, dtype=torch.float64).view(1, T, C)  # float32 rounds by the size of a chunk
     arguments = {"feature_mask": patches((2, 2), (3, 4)), "n_samples": 13, "seed": seed, "pool_features": pool_features}
     expected = GradientSPES(two_outputs).attribute(inputs, **arguments)
     chunked = GradientSPES(two_outputs).attribute(inputs, perturbations_per_eval=perturbations_per_eval, **arguments)
@@ -156,7 +156,7 @@ def test_chunks_change_nothing(perturbations_per_eval, seed, pool_features):
 
 def test_examples_do_not_depend_on_each_other(spectrogram):
     masks = torch.cat((patches((2, 2))[0], patches((3, 1))[0]))
-    inputs = torch.cat((spectrogram, spectrogram * 2))
+    inputs = torch.cat((spectrogram, spectrogram * 2)).double()
     arguments = {"n_samples": 6, "pool_features": True}
     together = GradientSPES(linear).attribute(inputs, feature_mask=masks, **arguments)
     for row in range(2):
@@ -174,6 +174,7 @@ def test_a_feature_of_two_inputs_is_one():
 
 
 def test_a_budget_is_kept_and_a_callback_ends_it(spectrogram):
+    spectrogram = spectrogram.double()
     calls = []
 
     def counting(x):
@@ -191,8 +192,9 @@ def test_a_budget_is_kept_and_a_callback_ends_it(spectrogram):
 
 
 def test_a_graph_that_is_too_large_for_memory_makes_batches_small(spectrogram, monkeypatch):
+    spectrogram = spectrogram.double()
     calls = []
-    wide = torch.nn.Linear(T * C, 1000)
+    wide = torch.nn.Linear(T * C, 1000).double()
 
     def counting(x):
         calls.append(len(x))
@@ -202,7 +204,7 @@ def test_a_graph_that_is_too_large_for_memory_makes_batches_small(spectrogram, m
     assert calls == [1, 8]
     calls.clear()
     # a row keeps 1,000 values for the sine and its own input, the parameters do not count
-    monkeypatch.setattr("captum_spes.attr.gradient_spes.MEMORY", 3 * 4 * (1000 + T * C))
+    monkeypatch.setattr("captum_spes.attr.gradient_spes.MEMORY", 3 * 8 * (1000 + T * C))
     limited = GradientSPES(counting).attribute(spectrogram, n_samples=9, perturbations_per_eval=8)
     assert calls == [1, 3, 3, 2]
     torch.testing.assert_close(limited, expected)

@@ -85,8 +85,9 @@ def test_linear_score_has_the_closed_form():
 @pytest.mark.parametrize("per_eval", [1, 2, 3, 16])
 def test_result_does_not_depend_on_batching(granularities, batch, per_eval):
     torch.manual_seed(1)
-    inputs = torch.rand(batch, 4, 6)
-    weights = torch.rand(5, 24)
+    # In float64: a float32 matrix product rounds differently for another batch size, and differently on each CPU.
+    inputs = torch.rand(batch, 4, 6, dtype=torch.float64)
+    weights = torch.rand(5, 24, dtype=torch.float64)
     masks = torch.stack([grid_feature_mask(inputs, (1 + s, 2)) for s in range(granularities)])
     masks = masks if granularities > 1 else masks[0]
 
@@ -98,10 +99,10 @@ def test_result_does_not_depend_on_batching(granularities, batch, per_eval):
     expected = SPES(score).attribute(inputs, **arguments)
     assert expected.shape == (batch * 5, 4, 6)
     actual = SPES(score).attribute(inputs, perturbations_per_eval=per_eval, **arguments)
-    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(actual, expected, atol=1e-12, rtol=0)
     # an example has the attribution that it has alone
     alone = SPES(score).attribute(inputs[-1:], **arguments)
-    torch.testing.assert_close(alone, expected[-5:], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(alone, expected[-5:], atol=1e-12, rtol=0)
 
 
 @settings(max_examples=20)
@@ -136,7 +137,7 @@ def test_seeds_differ_and_repeat():
     runs = [SPES(lambda x: x.square().sum(1)).attribute(inputs, n_samples=50, seed=seed) for seed in (0, 0, 1)]
     assert torch.equal(runs[0], runs[1])
     assert not torch.allclose(runs[0], runs[2])
-    numbers = {"seed": np.int64(1), "n_samples": np.int64(50), "perturbations_per_eval": np.int64(7)}
+    numbers = {"seed": np.int64(1), "n_samples": np.int64(50), "perturbations_per_eval": np.int64(1)}
     assert torch.equal(SPES(lambda x: x.square().sum(1)).attribute(inputs, **numbers), runs[2])
 
 
