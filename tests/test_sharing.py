@@ -23,8 +23,7 @@ from test_cli import ALONE, files_of
 from test_evaluation import check_same, one_thread, write_manifest, write_words  # noqa: F401
 from torch.distributed import DistError, HashStore, TCPStore
 
-from captum_spes.evaluation import distributed
-from captum_spes.evaluation import Evaluation
+from captum_spes.evaluation import Evaluation, distributed
 from captum_spes.evaluation.corpus import load_corpus
 from captum_spes.evaluation.distributed import Sharing, connect, device_of_rank
 from captum_spes.models import load_model
