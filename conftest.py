@@ -1,11 +1,23 @@
-"""What the examples in docstrings start from: a model that is tiny and random, recordings, and explanations."""
+"""The number of pytest's workers, and what the examples in docstrings start from.
 
+Examples start from a model that is tiny and random, from recordings, and from explanations.
+"""
+
+import os
 from pathlib import Path
 
 import pytest
 from _pytest.doctest import DoctestItem
 
-from tests.conftest import audio, tiny_model, tiny_processor, tiny_whisper  # noqa: F401 (fixtures)
+from tests.conftest import _tiny_whisper, audio, tiny_model, tiny_processor, tiny_whisper  # noqa: F401 (fixtures)
+
+
+def pytest_xdist_auto_num_workers(config):
+    """A worker for each core, but at most eight; none where only some tests are asked for, which start faster alone."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores, 8)
 
 
 def pytest_itemcollected(item):

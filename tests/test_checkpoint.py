@@ -50,7 +50,6 @@ def stopped(method, path, after=50, forward=scores, **arguments):
 
 def in_a_process(method, path, result, pipe, told_at, last):
     """Tells once it is at a sample, and goes no further than another, where it waits to be killed."""
-    torch.set_num_threads(1)
     _checkpoint.SECONDS = _checkpoint.PATIENCE = 0
     seen = []
 

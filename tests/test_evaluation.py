@@ -51,15 +51,6 @@ def write_manifest(folder, transcriptions):
     (folder / "metadata.csv").write_text("file_name,transcription\n" + "".join(rows))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More would but wait for each other: the model is tiny."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def model(tiny_whisper, tiny_processor):
     write_words(tiny_whisper, tiny_processor)

@@ -56,14 +56,10 @@ DECISIVE = (6, 9, 3)  # the patch of each of the toy's tokens
 
 
 @pytest.fixture(autouse=True)
-def _quiet_and_alone():
-    """Threads would only wait for each other on tensors as small as these."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _quiet():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the maps are noisy")
         yield
-    torch.set_num_threads(n_threads)
 
 
 def spectrogram():

@@ -25,15 +25,6 @@ INPUTS = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(6).view(1, 2, 3).repeat_interleave(2, dim=1)
 
 
-@pytest.fixture(autouse=True)
-def _alone():
-    """Threads would only wait for each other on tensors as small as these."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
 class Score:
     """Scores (B, K), not linear, that count the rows they see."""
 

@@ -20,7 +20,7 @@ import pytest
 import soundfile
 import torch
 from test_cli import ALONE, files_of
-from test_evaluation import check_same, one_thread, write_manifest, write_words  # noqa: F401
+from test_evaluation import check_same, write_manifest, write_words
 from torch.distributed import DistError, HashStore, TCPStore
 
 from captum_spes.evaluation import Evaluation, distributed
@@ -238,7 +238,6 @@ def alone(saved_model, corpus, place):
 
 def be_rank(rank, n_ranks, port, model, speech, folder):
     """A rank of an evaluation, in a process of its own; it tells what it has finished, and what was left out."""
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     sharing = Sharing(TCPStore("localhost", port, is_master=False, timeout=timedelta(seconds=60)), rank, n_ranks)
     evaluation = make_evaluation(model, load_corpus(speech), folder)
