@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 
 import pytest
 import soundfile
@@ -63,17 +64,21 @@ def test_damaged_evaluations(data, tiny_model, speech, tmp_path):
             assert "\n" not in str(error)
 
 
+@pytest.fixture
+def explanation(tiny_model, speech):
+    prepared = METHODS["energy"].wrap(tiny_model).prepare(speech / "a.wav")
+    return METHODS["energy"].explain(tiny_model, *prepared, "fast")
+
+
 @examples(40)
 @given(data=st.data())
-def test_metadata_of_explanations(data, tiny_model, speech, tmp_path):
+def test_metadata_of_explanations(data, tiny_model, explanation):
     """What a file says of its model's tokens and generation is not believed."""
-    prepared = METHODS["energy"].wrap(tiny_model).prepare(speech / "a.wav")
-    explanation = METHODS["energy"].explain(tiny_model, *prepared, "fast")
     metadata = json.loads(json.dumps(explanation.metadata))
     name = data.draw(st.sampled_from(["token_ids", "previous_token_ids", "context_seconds", "dtype", "gen_args"]))
-    explanation.metadata.update({**metadata, name: data.draw(altered(metadata[name]))})
+    metadata[name] = data.draw(altered(metadata[name]))
     try:
-        Rewriter(tiny_model, explanation)
+        Rewriter(tiny_model, replace(explanation, metadata=metadata))
     except ValueError as error:
         assert "\n" not in str(error)
 
