@@ -21,6 +21,7 @@ from captum_spes import SpeechToTextExplanation
 from captum_spes.__main__ import main
 from captum_spes._files import markdown_table
 from captum_spes.cli.evaluate import percentages
+from captum_spes.cli.options import word_or_number
 from captum_spes.metrics import rank_correlation
 from captum_spes.speech_to_text.catalogue import METHODS, NamedMethod, describe_methods
 from captum_spes.speech_to_text.profiles import accepted
@@ -265,6 +266,55 @@ def test_compare_goes_on_after_ctrl_c(run, tiny_folder, recording, tmp_path, mon
     assert code == 0 and "Left out: " in err and "saliency.safetensors" in err and len(explained) == 5
 
 
+WORDS = ["I", "have", "3", "cats", "here"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "found"),
+    [
+        ("3", ["so", "what", "was", "it"], 3),
+        (":3", WORDS, 3),
+        ("-1", WORDS, 4),
+        ("2", ["in", "a", "2"], 2),  # both readings are one word
+        ("1984", ["in", "1984"], "1984"),
+        ("9", WORDS, "9"),
+        ("²", ["so", "what", "was"], "²"),
+        ("٣", WORDS, "٣"),
+        ("cats", WORDS, "cats"),
+    ],
+)
+def test_words_and_their_numbers(text, words, found):
+    assert word_or_number(text, words, "--word") == found
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "ways"),
+    [
+        ("3", WORDS, "--word :3 for the word 'cats', or --word :2 for the word '3'"),
+        ("0", ["from", "3", "to", "0", "0"], "--word :0 for the word 'from', or --word :3 .*, or --word :4 .*"),
+        ("2", ["the", "2nd", "of", "May"], "--word :2 for the word 'of', or --word :1 for the word '2nd'"),
+        ("0", ["so", "$0", "it"], "--word :0 for the word 'so', or --word :1 for the word"),
+    ],
+)
+def test_a_numeral_that_may_be_a_word_or_a_number(text, words, ways):
+    with pytest.raises(ValueError, match="may be a word or its number: write " + ways.replace("$", r"\$")):
+        word_or_number(text, words, "--word")
+
+
+def test_a_numeral_of_the_text_is_no_number(run, tiny_folder, recording):
+    common = ["explain", recording, "--model", tiny_folder, "--target", "I have 3 cats here", "--method", "energy"]
+    code, _, err = run(*common, "--word", "3", "--foil", "4")
+    assert code == 2 and "--word :3 for the word 'cats', or --word :2 for the word '3'" in err
+    assert not Path("spes-output").exists()
+    for word, row in ((":2", "3 (not 4)"), ("have 3", "have 3 (not 4)"), (":3", "cats (not 4)")):
+        code, _, err = run(*common, "--word", word, "--foil", "4", "-o", "out")
+        assert code == 0, err
+        assert SpeechToTextExplanation.load("out/explanation.safetensors").tokens == [row]
+    code, _, err = run(*common[:5], "in 1984 so", "--word", "1984", "--foil", "", "--method", "energy", "-o", "out")
+    assert code == 0, err
+    assert SpeechToTextExplanation.load("out/explanation.safetensors").tokens == ["1984 (not ∅)"]
+
+
 @pytest.fixture
 def explained(tmp_path):
     """An explanation of "so what?" in 0.3 s, and its recording at 22.05 kHz."""
@@ -347,7 +397,8 @@ def test_listening_to_what_is_grouped_already(run, explained):
         (["--audio", SAMPLE], "so_what_was_the_next_step.wav lasts 2.02 s and the explained utterance 0.30 s"),
         (["--audio", "missing.wav"], "missing.wav does not exist"),
         (["--word", "why"], "none is 'why'"),
-        (["--word", "7"], "there is no token 7"),
+        (["--word", "7"], "none is '7'"),
+        (["--word", ":7"], "none is ':7'"),
     ],
 )
 def test_what_cannot_be_listened_to(run, explained, options, message):

@@ -235,6 +235,13 @@ CASES = {
     "a word that goes on": ("I can do it", ("I can do it", Contrast("can", "can not")), "can"),
     "a foil of two words in part": ("Ice screams.", ("Cream screams.", Contrast("Cream", "ice cream")), None),
     "an apostrophe": ("They were here.", ("They we're here.", Contrast("we're", "were")), "were"),
+    "no word for a word": ("Put the on it.", ("Put the pan on it.", Contrast("pan", "")), ""),
+    "no word, but another": ("Put the pin on it.", ("Put the pan on it.", Contrast("pan", "")), None),
+    "no word, and no neighbour": ("Put the it.", ("Put the pan on it.", Contrast("pan", "")), None),
+    "no word, at the end": ("Put the", ("Put the pan .", Contrast("pan", "")), ""),
+    "no word at all": ("", ("pan .", Contrast("pan", "")), None),
+    "the word, not none": ("the pan on", ("Put the pan on it.", Contrast("pan", "")), "pan"),
+    "a phrase": ("Put the red pen on it.", ("Put the red pan on it.", Contrast("red pan", "red pen")), "red pen"),
     "numbers": ("It costs $14, sir", ("It costs 40 sir", Contrast("40", "14")), "14"),
 }
 

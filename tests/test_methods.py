@@ -47,7 +47,7 @@ from captum_spes import (
 )
 from captum_spes.models import Tokens, Utterance
 from captum_spes.speech_to_text.profiles import default_patches
-from captum_spes.speech_to_text.targets import Contrast
+from captum_spes.speech_to_text.targets import Contrast, WordPrediction
 
 IDS = [60, 61, 62]
 N_PATCHES = 16
@@ -962,6 +962,53 @@ def test_a_contrast_is_of_the_words_probabilities(tiny_model, audio, text, word,
     torch.testing.assert_close(found / expected.abs().max(), expected / expected.abs().max(), atol=1e-3, rtol=1e-3)
 
 
+def contrast_of(model, audio, text, contrast):
+    utterance = model.utterance(audio)
+    tokens = model.tokens(text, utterance)
+    return tokens.target, WordPrediction(model, tokens, contrast, utterance)
+
+
+def test_a_phrase_is_contrasted_as_a_whole(tiny_model, audio):
+    target, phrase = contrast_of(tiny_model, audio, TEXT, Contrast("what  was", "so it was"))
+    assert phrase.rows == ["what was (not so it was)"]
+    start, stop = phrase.contrast["token_span"]
+    assert "".join(tiny_model.token_texts(target[start:stop])).strip() == "what was"
+    assert "".join(tiny_model.token_texts(phrase.foil_ids)).strip() == "so it was"
+    composed = contrast_of(tiny_model, audio, "so cafe\u0301 was", Contrast("caf\u00e9 was", "to"))[1]
+    assert composed.contrast["word"] == "cafe\u0301 was"
+
+
+@pytest.mark.parametrize("foil", ["", None])
+def test_a_word_against_none_is_scored_against_what_follows_it(tiny_model, audio, foil):
+    prediction = contrast_of(tiny_model, audio, "so what was", Contrast("what", foil))[1]
+    followed = contrast_of(tiny_model, audio, "so what was", Contrast("what", "was"))[1]
+    assert prediction.rows == ["what (not ∅)"] and prediction.contrast["foil"] == ""
+    for name in ("word_ids", "foil_ids", "previous"):
+        assert torch.equal(getattr(prediction, name), getattr(followed, name))
+    assert prediction.word_boundaries
+
+
+def test_a_repeated_word_against_none_is_scored_where_the_texts_differ(tiny_model, audio):
+    """ "so so what" without one "so" is "so what": the two differ from the second token of that text on."""
+    texts = []
+    for number in (0, 1):
+        target, prediction = contrast_of(tiny_model, audio, "so so what", Contrast(number, ""))
+        texts.append([prediction.previous[-1], *prediction.word_ids, *prediction.foil_ids])
+        assert not number or prediction.word_boundaries
+    so, what = target[0], target[2]
+    assert texts[0] == texts[1] == [so, so, what]
+
+
+def test_the_last_word_against_none_is_scored_against_the_end(tiny_model, audio):
+    utterance = tiny_model.utterance(audio)
+    written = tiny_model.tokens("so what", utterance)
+    tokens = Tokens(written.prompt, torch.cat((written.target, torch.tensor([0]))))
+    prediction = WordPrediction(tiny_model, tokens, Contrast("what", ""), utterance)
+    assert prediction.foil_ids.tolist() == [0] and not prediction.word_boundaries  # nothing begins after the end
+    explanation = wrapped(Saliency, tiny_model).attribute(utterance, tokens, contrast=Contrast("what", ""))
+    assert explanation.spectrogram_attr.abs().max() > 0
+
+
 def test_contrasts_by_gradients(tiny_model, sentence):
     """Complete, and the gradient's direction raises the word against its foil."""
     utterance, tokens = sentence
@@ -1020,6 +1067,10 @@ def test_words_by_text_and_by_number(tiny_model, sentence, word):
         (TEXT, Contrast("was", "was"), "the foil 'was' of the word 'was' is no other word"),
         (TEXT, Contrast(2, " was "), "is no other word: there is no contrast"),
         (TEXT, Contrast("was", " "), "is no other word: there is no contrast"),
+        (TEXT, Contrast("what his", "to"), "the word 'what his' is not in the text"),
+        ("so what so what", Contrast("so what", "to"), "the word 'so what' is there 2 times"),
+        ("so what", Contrast("what", ""), "nothing follows the last word of the text"),
+        ("so what what", Contrast(1, None), "the text ends in repetitions of the word"),
     ],
 )
 def test_contrasts_that_cannot_be(tiny_model, audio, text, contrast, words):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from captum_spes import Contrast
-from captum_spes.cli.inputs import audio_file, audio_line, prepare, read, stem, window_of
+from captum_spes.cli.inputs import Inputs, audio_file, audio_line, prepare, read, stem, window_of
 from captum_spes.cli.long import LongRun
 from captum_spes.cli.options import (
     METHOD,
@@ -27,6 +27,7 @@ from captum_spes.cli.options import (
     Target,
     Task,
     TaskName,
+    word_or_number,
 )
 from captum_spes.cli.output import make_folder, progress, say, write_explanation
 from captum_spes.cli.ranks import torchrun_ranks
@@ -36,6 +37,7 @@ from captum_spes.models import load_model
 from captum_spes.speech_to_text.attribution import longest_seconds
 from captum_spes.speech_to_text.catalogue import find_method
 from captum_spes.speech_to_text.profiles import ALL_TOKENS
+from captum_spes.speech_to_text.targets import TextWords, WordPrediction
 
 
 def explain(
@@ -56,8 +58,14 @@ def explain(
     ] = None,
     context: Context = None,
     target: Target = None,
-    word: Annotated[str | None, typer.Option(help="Explain this word (or its number) against --foil.")] = None,
-    foil: Annotated[str | None, typer.Option(help="The word that might have been written in place of --word.")] = None,
+    word: Annotated[
+        str | None,
+        typer.Option(help="Explain this word or phrase against --foil. A word's number from 0 is written 3 or :3."),
+    ] = None,
+    foil: Annotated[
+        str | None,
+        typer.Option(help="What might have been written in place of --word: a word, a phrase, or '' for no word."),
+    ] = None,
     num_beams: NumBeams = 1,
     device: Device = None,
     batch_size: BatchSize = None,
@@ -75,7 +83,6 @@ def explain(
         named = named.with_samples(n_samples)
     if (word is None) != (foil is None):
         raise ValueError("--word and --foil belong together: give both, or none.")
-    contrast = None if word is None or foil is None else Contrast(int(word) if word.isdigit() else word, foil)
     with torchrun_ranks() as group:
         speech_model = load_model(model, device=device_of_rank(device), language=language, task=task.value)
         attr_method = named.wrap(speech_model).attr_method  # what cannot explain is refused before a folder is
@@ -96,6 +103,7 @@ def explain(
             with audio_file(audio) as path:
                 return long.explain(path, samples, make_folder(output or Path("spes-output") / stem(audio)), longest)
         inputs = prepare(audio, speech_model, preset, context, target, num_beams)
+        contrast = None if word is None or foil is None else _contrast(inputs, word, foil)
         given = named.arguments_of(inputs.model, preset.value, len(inputs.tokens.target))
         numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))
         ranks = "" if group is None else f", shared by {group.size()} ranks"
@@ -123,6 +131,14 @@ def explain(
             _report(explanation, write_explanation(explanation, folder))
         if explanation.metadata["partial"]:
             raise typer.Exit(128 + signal.SIGINT)
+
+
+def _contrast(inputs: Inputs, word: str, foil: str) -> Contrast:
+    """The contrast of a word, checked before anything is written."""
+    words = TextWords(inputs.model.token_texts(inputs.tokens.target)).words
+    contrast = Contrast(word_or_number(word, words, "--word"), foil)
+    WordPrediction(inputs.model, inputs.tokens, contrast, inputs.utterance)
+    return contrast
 
 
 def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:

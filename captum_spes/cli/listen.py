@@ -12,6 +12,7 @@ import typer
 from captum_spes import SpeechToTextExplanation
 from captum_spes._extras import require
 from captum_spes.audio import read_audio
+from captum_spes.cli.options import word_or_number
 from captum_spes.cli.output import make_folder, say
 from captum_spes.words import is_word
 
@@ -32,8 +33,12 @@ def listen(
         Path | None,
         typer.Option(help="The recording that was explained. Default: the file it was then, if it is still there."),
     ] = None,
-    word: Annotated[list[str] | None, typer.Option(help="A word, or its number from 0; may be given again.")] = None,
-    token: Annotated[list[str] | None, typer.Option(help="A token, or its number from 0; may be given again.")] = None,
+    word: Annotated[
+        list[str] | None, typer.Option(help="A word, or its number from 0 (3 or :3); may be given again.")
+    ] = None,
+    token: Annotated[
+        list[str] | None, typer.Option(help="A token, or its number from 0 (3 or :3); may be given again.")
+    ] = None,
     sentence: Annotated[bool, typer.Option("--sentence", help="The text as a whole.")] = False,
     keep: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of the spectrogram's bins that is heard alone.")
@@ -79,15 +84,19 @@ def _chosen(
 ) -> dict[str, tuple[SpeechToTextExplanation, int]]:
     """What is to be heard, by the name of its files: a row of an explanation of tokens, words or the sentence."""
     by_word = explanation if explanation.grouped else explanation.words()
-    rows = [("token", explanation, text) for text in tokens] + [("word", by_word, text) for text in words]
+    rows: list[tuple[str, SpeechToTextExplanation, int | str]] = [
+        (kind, source, word_or_number(text, source.tokens, f"--{kind}"))
+        for kind, source, texts in (("token", explanation, tokens), ("word", by_word, words))
+        for text in texts
+    ]
     chosen = {}
     if not (rows or sentence):
         is_whole = explanation.tokens == [explanation.text]
         if not is_whole:
-            rows = [("word", by_word, str(row)) for row, text in enumerate(by_word.tokens) if is_word(text)]
+            rows = [("word", by_word, row) for row, text in enumerate(by_word.tokens) if is_word(text)]
         sentence = is_whole or len(explanation.tokens) > 1  # one of a contrast has its row alone
-    for kind, source, text in rows:
-        row = source.index(int(text) if re.fullmatch(r"-?\d+", text) else text)
+    for kind, source, wanted in rows:
+        row = source.index(wanted)
         chosen[f"{kind}-{row:02}-{_slug(source.tokens[row])}"] = source, row
     if sentence:
         chosen["sentence"] = (explanation.sentence() if len(explanation.tokens) > 1 else explanation), 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -94,6 +96,32 @@ def split_names(text: str, option: str) -> list[str]:
     if not names:
         raise ValueError(f"{option} is empty: name at least one.")
     return names
+
+
+def word_or_number(text: str, words: Sequence[str], option: str) -> str | int:
+    """Whether a text names a word or, as ``3`` and ``:3`` do, its number.
+
+    Args:
+        text: what was given with the option.
+        words: those that it may be.
+        option: for the messages.
+
+    Returns:
+        The text, or the number.
+
+    Raises:
+        ValueError: the text may be both: a number is there, and a word that is this numeral, or that holds it.
+    """
+    match = re.fullmatch(r":?(-?[0-9]+)", text.strip())
+    if match is None or not -len(words) <= int(match[1]) < len(words):
+        return text
+    numeral = re.compile(rf"(?<![0-9]){re.escape(text.strip())}(?![0-9])")
+    row = int(match[1]) % len(words)
+    others = [number for number, word in enumerate(words) if numeral.search(word) and number != row]
+    if others:
+        ways = [f"{option} :{number} for the word {words[number].strip()!r}" for number in (row, *others)]
+        raise ValueError(f"{option} {text} may be a word or its number: write " + ", or ".join(ways) + ".")
+    return row
 
 
 def parse_context(text: str) -> Any:

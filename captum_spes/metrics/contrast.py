@@ -77,7 +77,8 @@ def flip_rate(
     writes again. A map of what the word needs, whatever stands against it, makes it something else or nothing.
 
     In the word's place stand the words between the nearest ones before and after it that stayed as they were. Letter
-    case and punctuation do not count. Where both forms stand there, the word has not flipped.
+    case and punctuation do not count. Where both forms stand there, the word has not flipped. Of a contrast with no
+    word, the word has flipped where its two neighbours stayed and nothing stands between them.
 
     The rate is the foils' share of the words found, and the coverage these words' share of all, as in the paper. An
     utterance that is written all over again has no word to be found, and a looping one is cut at twice the
@@ -159,7 +160,7 @@ class _Case:
             _words(self.rewriter.text(target[part])) for part in (slice(start), slice(start, stop), slice(stop, None))
         )
         self.foil = _words(contrast["foil"])
-        if self.word == self.foil or not self.word or not self.foil:
+        if self.word == self.foil or not self.word or (contrast["foil"] and not self.foil):
             raise ValueError(
                 f"{contrast['word']!r} and {contrast['foil']!r} are no two words without letter case and punctuation: "
                 "what is written cannot tell them apart."
@@ -182,10 +183,21 @@ class _Case:
     def _form(self, words: list[str]) -> list[str] | None:
         """Which of word and foil stands in the word's place; the longer where one is a part of the other."""
         place = _place(self.original, self.span, words)
+        if not self.foil:
+            return self._word_or_none(words, place)
         for form in sorted((self.word, self.foil), key=len, reverse=True):  # the word first where they are as long
-            if any(place[i : i + len(form)] == form for i in range(len(place))):
+            if _has(words[place], form):
                 return form
         return None
+
+    def _word_or_none(self, words: list[str], place: slice) -> list[str] | None:
+        """The word, or the empty foil where the neighbours of the word's place stayed and it is empty."""
+        if _has(words[place], self.word):
+            return self.word
+        (start, stop), first = self.span, place.start
+        before, after = self.original[max(start - 1, 0) : start], self.original[stop : stop + 1]
+        stayed = words[max(first - 1, 0) : first] == before and words[place.stop : place.stop + 1] == after
+        return self.foil if stayed and not words[place] and words else None
 
 
 def _own(explanations: Sequence[SpeechToTextExplanation]) -> list[Tensor]:
@@ -213,8 +225,12 @@ def _words(text: str) -> list[str]:
     return [word for word in words if any(character.isalnum() for character in word)]
 
 
-def _place(original: list[str], span: tuple[int, int], words: list[str]) -> list[str]:
-    """Those of some words that stand where ``original[span[0]:span[1]]`` stood: between its neighbours that stayed."""
+def _has(words: list[str], form: list[str]) -> bool:
+    return any(words[i : i + len(form)] == form for i in range(len(words)))
+
+
+def _place(original: list[str], span: tuple[int, int], words: list[str]) -> slice:
+    """Which words stand where ``original[span[0]:span[1]]`` stood: those between its neighbours that stayed."""
     first, last = 0, len(words)
     for start, other, size in SequenceMatcher(None, original, words, autojunk=False).get_matching_blocks():
         for index in range(size):
@@ -222,4 +238,4 @@ def _place(original: list[str], span: tuple[int, int], words: list[str]) -> list
                 first = other + index + 1
             elif start + index >= span[1]:
                 last = min(last, other + index)
-    return words[first:last]
+    return slice(first, last)

@@ -1,8 +1,9 @@
-"""What is explained: the scores of every token, of the text as a whole, or of one word against another."""
+"""What is explained: the scores of every token, of the text as a whole, or of a word against another or none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,21 +15,30 @@ from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.speech_to_text.profiles import Score
 from captum_spes.words import word_spans
 
+NO_WORD = "∅"  # in the name of a row whose foil is empty
+
 
 @dataclass(frozen=True)
 class Contrast:
     """Why this word and not that one: a word of the text, and the foil that might have been written in its place.
 
     After Conti et al. (2025, "The Unheard Alternative"). Both words are scored on the same perturbed inputs, by
-    :class:`.ContrastiveProbability`.
+    :class:`.ContrastiveProbability`. Either may be a phrase of several words.
+
+    An empty foil stands for no word at all, which asks why a word was inserted: the word is scored against what
+    follows it in the text, which would be written in its place. Where that begins with the same word, as in *the the
+    cat*, the two texts are scored from the token on in which they differ. To ask why a word was left out, take a phrase
+    as the foil: ``Contrast("like", foil="not like")``.
 
     Args:
-        word: a word of the target text, or its number where the text has it more than once.
-        foil: the other word.
+        word: a word of the target text or several in a row, such as ``"next step"``; or the number of a word, from 0,
+            where the text has it more than once. A string is always text, and an integer always a number.
+        foil: the other word or phrase; ``""`` or None for no word.
         difference: score p(word) − p(foil) rather than p(word) / (p(word) + p(foil)).
         word_boundaries: whether the probability of a word of several tokens is that of the whole *word*
             (Pimentel & Meister, 2024), or the product of its tokens', the plain chain rule, which counts longer words
-            that begin alike.
+            that begin alike. The plain product is taken where the foil is the end of the text, after which no word
+            begins, and where the texts first differ behind a repeated word.
 
     Example::
 
@@ -39,10 +49,12 @@ class Contrast:
         >>> explanation = attribution.attribute("speech.wav", "so what", contrast=contrast, n_samples=90)
         >>> explanation.tokens
         ['what (not was)']
+        >>> attribution.attribute("speech.wav", "so what", contrast=Contrast("so", foil=""), n_samples=90).tokens
+        ['so (not ∅)']
     """
 
     word: str | int
-    foil: str
+    foil: str | None
     difference: bool = False
     word_boundaries: bool = True
 
@@ -152,7 +164,12 @@ class TextPrediction(TokenPrediction):
 
 
 class WordPrediction(Prediction):
-    """A word, against the foil in its place."""
+    """A word or phrase of the text, against the foil in its place.
+
+    Raises:
+        ValueError: a word that the text does not have exactly once, a foil that is the same word, an empty foil where
+            nothing follows the word, or a model that writes all words at once.
+    """
 
     score_name = ContrastiveProbability.__name__
     grouped = True
@@ -163,25 +180,30 @@ class WordPrediction(Prediction):
             raise ValueError(
                 f"{model.name} writes all words at once: no word can be put in another's place for a contrast."
             )
-        texts = self.model.token_texts(tokens.target)
-        word, (start, stop) = _find_word(contrast.word, texts)
-        foil = contrast.foil.strip()
-        if foil in ("", word):
+        words = TextWords(self.model.token_texts(tokens.target))
+        word, (start, stop) = words.find(contrast.word)
+        foil = (contrast.foil or "").strip()
+        if foil == word or (contrast.foil and not foil):
             raise ValueError(f"the foil {contrast.foil!r} of the word {word!r} is no other word: there is no contrast.")
-        self.rows = [f"{word} (not {foil})"]
+        self.difference, self.word_boundaries = contrast.difference, contrast.word_boundaries
+        self.word_ids = tokens.target[start:stop]
+        if foil:
+            self.foil_ids = self.model.tokens(foil, utterance).target
+        else:
+            shift, self.word_ids, self.foil_ids = _deletion(tokens.target, start, stop, words.end_of_next(stop))
+            start, stop = start + shift, stop + shift
+            self.word_boundaries &= not shift and not any(self.model.is_special(self.foil_ids))
+        self.rows = [f"{word} (not {foil or NO_WORD})"]
         self.previous = torch.cat((tokens.prompt, tokens.target[:start]))
         self.n_previous = torch.tensor([len(self.previous)])
-        self.word_ids = tokens.target[start:stop]
-        self.foil_ids = self.model.tokens(foil, utterance).target
-        self.difference, self.word_boundaries = contrast.difference, contrast.word_boundaries
         self._starts: Tensor | None = None
         self.contrast = {
             "word": word,
             "foil": foil,
             "token_span": [start, stop],
             "foil_ids": self.foil_ids.tolist(),
-            "difference": contrast.difference,
-            "word_boundaries": contrast.word_boundaries,
+            "difference": self.difference,
+            "word_boundaries": self.word_boundaries,
         }
 
     def outputs(self, encoded: Any, token_gate: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -213,22 +235,96 @@ def word_starts(model: SpeechToTextModel, vocab_size: int) -> Tensor:
     return torch.tensor([mark or len(word_spans(["a", text + "a"])) > 1 for text, mark in zip(texts, special)])
 
 
-def _find_word(word: str | int, texts: list[str]) -> tuple[str, tuple[int, int]]:
-    """A word of some tokens' text, and the tokens that it is made of."""
-    # tokens that show nothing, a lone space or the first bytes of a character, belong to the word that they begin
-    starts = [0, *(_before_blanks(texts, start) for start, _ in word_spans(texts)[1:])]
-    spans = list(zip(starts, [*starts[1:], len(texts)]))
-    words = ["".join(texts[start:stop]).strip() for start, stop in spans]
-    if isinstance(word, str):
-        word = word.strip()
-    found = [number for number, text in enumerate(words) if word in (number, number - len(words), text)]
-    if len(found) != 1:
-        count = f"is there {len(found)} times" if found else "is not in the text"
-        raise ValueError(f"the word {word!r} {count}: give one of {words}, or its number.")
-    return words[found[0]], spans[found[0]]
+class TextWords:
+    """The words of a text, and the tokens that each is made of.
+
+    Args:
+        texts: the text of each token.
+
+    Attributes:
+        words: the words and marks, without the space around them.
+        spans: for each its first token, and the one after its last.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        # tokens that show nothing, a lone space or the first bytes of a character, belong to the word that they begin
+        starts = [0, *(_before_blanks(texts, start) for start, _ in word_spans(texts)[1:])]
+        self.spans = list(zip(starts, [*starts[1:], len(texts)]))
+        self.words = [self._text(texts, *span) for span in self.spans]
+        self._texts = texts
+
+    @staticmethod
+    def _text(texts: Sequence[str], start: int, stop: int) -> str:
+        return " ".join("".join(texts[start:stop]).split())
+
+    def find(self, word: str | int) -> tuple[str, tuple[int, int]]:
+        """A word by its number, or a word or phrase by its text, and its tokens.
+
+        Raises:
+            ValueError: the text does not have it, or more than once.
+        """
+        found = self._phrases(word) if isinstance(word, str) else self._numbered(word)
+        if len(found) != 1:
+            count = f"is there {len(found)} times" if found else "is not in the text"
+            raise ValueError(f"the word {word!r} {count}: give one of {self.words}, or its number.")
+        first, last = found[0]
+        span = self.spans[first][0], self.spans[last][1]
+        return self._text(self._texts, *span), span
+
+    def _numbered(self, number: int) -> list[tuple[int, int]]:
+        n_words = len(self.words)
+        return [(number % n_words, number % n_words)] if -n_words <= number < n_words else []
+
+    def _phrases(self, phrase: str) -> list[tuple[int, int]]:
+        """The first and the last word of each place where the phrase stands."""
+        wanted = _comparable(phrase)
+        found = []
+        for first in range(len(self.words)):
+            for last in range(first, len(self.words)):
+                text = _comparable(self._text(self._texts, self.spans[first][0], self.spans[last][1]))
+                if text == wanted:
+                    found.append((first, last))
+                if not wanted.startswith(text):
+                    break
+        return found
+
+    def end_of_next(self, stop: int) -> int:
+        """The token after the word that follows the token before ``stop``.
+
+        Raises:
+            ValueError: no word follows.
+        """
+        ends = [end for start, end in self.spans if start >= stop]
+        if not ends:
+            raise ValueError(
+                "nothing follows the last word of the text, not even a mark of its end: a contrast with no word needs "
+                "what would be written in the word's place."
+            )
+        return ends[0]
 
 
-def _before_blanks(texts: list[str], start: int) -> int:
+def _comparable(text: str) -> str:
+    return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
+def _deletion(target: Tensor, start: int, stop: int, end: int) -> tuple[int, Tensor, Tensor]:
+    """The contrast of a word with no word, ``target[start:stop]`` with what follows it, ``target[stop:end]``.
+
+    Returns:
+        How many tokens are the same in the text with the word and in the one without it, and the ids of both after
+        these.
+    """
+    length, rest = stop - start, target[stop:]
+    shift = 0
+    while shift < len(rest) and target[start + shift] == rest[shift]:
+        shift += 1
+    if shift == len(rest):
+        raise ValueError("the text ends in repetitions of the word: give it with the mark of its end.")
+    foil_length = max(end - stop - shift, 1)
+    return shift, target[start + shift : start + shift + length], rest[shift : shift + foil_length]
+
+
+def _before_blanks(texts: Sequence[str], start: int) -> int:
     while not texts[start - 1].strip():
         start -= 1
     return start
