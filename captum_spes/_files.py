@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,30 @@ def sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def why_unreadable(path: str | os.PathLike[str]) -> str | None:
+    """Why a path cannot be opened as a file or a pipe, as the end of a sentence that begins with it; None if it can.
+
+    Example::
+
+        >>> from captum_spes._files import why_unreadable
+        >>> why_unreadable("missing.wav"), why_unreadable("."), why_unreadable("speech.wav")
+        ('does not exist', 'is a folder', None)
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "is a link to a file that does not exist" if os.path.islink(path) else "does not exist"
+    except OSError as error:
+        return f"cannot be reached ({error.strerror})"
+    except ValueError:  # NUL bytes, and halves of characters
+        return "does not exist, as no file can have such a name"
+    if stat.S_ISDIR(mode):
+        return "is a folder"
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        return "is a device or a socket"
+    return None if os.access(path, os.R_OK) else "cannot be read, for want of permission"
 
 
 def printable(text: object) -> str:

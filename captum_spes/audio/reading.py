@@ -1,36 +1,45 @@
-"""Audio in: a file or an array, checked, mono, at the rate that a model wants."""
+"""Audio in: a file, a stream or an array, checked, mono, at the rate that a model wants."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 import os
-from numbers import Real
+import stat
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from captum_spes._extras import require
-from captum_spes._files import sha256
+from captum_spes._files import sha256, why_unreadable
+from captum_spes.audio.formats import blocks
 
 MIN_SECONDS = 0.1
 # below -80 dB of full scale there is nothing to hear, and nothing to explain
 SILENCE_PEAK = 1e-4
 # some write integers of 32 bits as floating-point numbers
 LOUDEST_PEAK = 2**31
+# of the loudest channel's level: channels whose mean is softer cancel each other (-40 dB)
+CANCELLED = 0.01
 
 # samples a second; speech is kept at 4,000 to 192,000
 RATES = (1_000, 768_000)
 # of one channel, 1 GiB: 4.6 hours at 16 kHz. A compressed file may hold a thousand times its size
 MAX_SAMPLES = 2**28
-BLOCK = 2**20  # samples of all channels that are read at once, whatever a file says of itself
+# of a pipe or stream, which may have no end
+MAX_BYTES = 2**31
 
-AudioLike = str | os.PathLike[str] | npt.ArrayLike | torch.Tensor
+# what is read; Any stands for torchcodec's decoders
+AudioLike = str | os.PathLike[str] | bytes | BinaryIO | npt.ArrayLike | torch.Tensor | Mapping[str, Any] | Any
 
 
-def load_audio(audio: AudioLike, target_rate: int, sampling_rate: int | None = None) -> np.ndarray:
+def load_audio(audio: AudioLike, target_rate: int, sampling_rate: float | None = None) -> np.ndarray:
     """Reads and checks audio, and brings it to a rate.
 
     Args:
@@ -59,22 +68,36 @@ def load_audio(audio: AudioLike, target_rate: int, sampling_rate: int | None = N
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def read_audio(audio: AudioLike, sampling_rate: int | None = None) -> tuple[np.ndarray, int]:
+def read_audio(audio: AudioLike, sampling_rate: float | None = None) -> tuple[np.ndarray, int]:
     """Reads and checks audio, at its own rate.
 
     Args:
-        audio: path of a file in any format that libsndfile reads (WAV, FLAC, OGG, MP3, …), or samples: an array or
-            tensor of shape (n,), (channels, n) or (n, channels), floating-point in [-1, 1] or integers. Channels are
-            averaged.
-        sampling_rate: samples a second of an array. A file tells its own.
+        audio: one of
+
+            - the path of a file or a pipe, the bytes of a file, or a file object opened in binary mode, which is read
+              from where it stands and set back there if it can be. Formats are those of libsndfile (WAV, FLAC, OGG,
+              MP3, AIFF, AU, …) and, with the extra ``av``, M4A, MP4, WebM and others that FFmpeg decodes;
+            - samples: an array or tensor of shape (n,), (channels, n) or (n, channels), floating-point in [-1, 1] or
+              integers of 8, 16 or 32 bits;
+            - samples with their rate: a pair ``(samples, rate)`` as ``soundfile.read`` and ``torchaudio.load`` return
+              it (or in the other order), a dict of Hugging Face datasets (``{"array": …, "sampling_rate": …}``, or
+              ``{"bytes": …, "path": …}`` where it was not decoded), or an ``AudioDecoder`` of torchcodec.
+
+            Channels are averaged. Where they cancel each other, because one is the other upside down, the loudest one
+            is taken.
+        sampling_rate: samples a second of an array: a number, or a tensor or array that holds one. What tells its own
+            needs none.
 
     Returns:
         (numpy.ndarray, int): float32 samples of shape (n,), and how many of them are a second.
 
     Raises:
-        ValueError: no such file, no audio file, an array without a rate, a rate below 1 kHz or above 768 kHz, or audio
-            that is empty, silent, shorter than 0.1 s, longer than 268 million samples, or holds NaN or infinite
-            values. The message says which.
+        ValueError: no such file, no audio file, an array without a rate, another rate than the audio's own, a rate
+            below 1 kHz or above 768 kHz, or audio that is empty, silent, shorter than 0.1 s, longer than 268 million
+            samples, or holds NaN or infinite values. The message says which.
+
+    Warns:
+        UserWarning: the channels cancel each other.
 
     Example::
 
@@ -82,39 +105,27 @@ def read_audio(audio: AudioLike, sampling_rate: int | None = None) -> tuple[np.n
         >>> samples, rate = read_audio("speech.wav")
         >>> samples.shape, rate
         ((9600,), 16000)
+        >>> read_audio({"array": samples, "sampling_rate": rate})[1]
+        16000
     """
-    if isinstance(audio, (str, os.PathLike)):
-        name = str(audio)
-        samples, rate = _read(Path(audio))
+    name = str(audio) if isinstance(audio, (str, os.PathLike)) else "the audio"
+    if isinstance(audio, Mapping) and audio.get("array", audio.get("raw")) is None:
+        audio, name = _undecoded(audio)
+    if isinstance(audio, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(audio, "read"):
+        samples, rate = _read_file(audio, name)
     else:
-        name = "the audio"
-        if isinstance(sampling_rate, bool) or not isinstance(sampling_rate, Real) or not 0 < sampling_rate < math.inf:
-            raise ValueError(f"an array of samples needs its sampling_rate, a positive number, not {sampling_rate}.")
-        if isinstance(audio, torch.Tensor):
-            audio = audio.detach().cpu()
-            audio = audio.float() if audio.is_floating_point() else audio
-        samples, rate = _to_mono(_to_float(_as_array(audio))), sampling_rate
-    if not RATES[0] <= rate <= RATES[1]:
-        raise ValueError(
-            f"{name} has a sampling rate of {rate:,} Hz: it must be from {RATES[0]:,} to {RATES[1]:,}; check how it "
-            "was made."
-        )
-    if not samples.size:
-        raise ValueError(f"{name} holds no samples: give a recording of at least {MIN_SECONDS} s.")
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{name} holds NaN or infinite samples: check how it was made.")
-    if len(samples) < MIN_SECONDS * rate:
-        raise ValueError(f"{name} lasts only {len(samples) / rate:.3f} s: at least {MIN_SECONDS} s are needed.")
-    peak = np.abs(samples).max()
-    if peak > LOUDEST_PEAK:
-        raise ValueError(f"{name} has samples as large as {peak:.3g}: floating-point samples lie between -1 and 1.")
-    if peak < SILENCE_PEAK:
-        raise ValueError(f"{name} is silent (its peak is below -80 dB of full scale): there is no speech to explain.")
+        given, own_rate = _with_rate(audio)
+        rate = _checked_rate(own_rate, sampling_rate)
+        frames = _to_frames(given)
+        samples = _to_mono(lambda: [frames], name)
+    _check(samples, rate, name)
     return np.ascontiguousarray(samples, dtype=np.float32), rate
 
 
 def source_of(audio: AudioLike) -> dict[str, Any]:
-    """What metadata tell of an audio file, its path and SHA-256; nothing of samples.
+    """What metadata tell of an audio file: its path and SHA-256, of bytes and file objects the digest alone.
+
+    Nothing is told of samples, and of pipes, which can be read only once.
 
     Example::
 
@@ -122,9 +133,15 @@ def source_of(audio: AudioLike) -> dict[str, Any]:
         >>> sorted(source_of("speech.wav")), source_of([0.1, 0.2])
         (['audio_file', 'audio_sha256'], {})
     """
-    if not isinstance(audio, (str, os.PathLike)):
-        return {}
-    return {"audio_file": str(audio), "audio_sha256": sha256(audio)}
+    if isinstance(audio, (str, os.PathLike)):
+        if os.path.exists(audio) and not os.path.isfile(audio):
+            return {}
+        return {"audio_file": str(audio), "audio_sha256": sha256(audio)}
+    if isinstance(audio, (bytes, bytearray, memoryview)):
+        return {"audio_sha256": hashlib.sha256(audio).hexdigest()}
+    if hasattr(audio, "read") and _is_seekable(audio):
+        return {"audio_sha256": hashlib.sha256(_bytes_of(audio, "the audio")).hexdigest()}
+    return {}
 
 
 def duration(path: Path) -> float:
@@ -145,58 +162,187 @@ def duration(path: Path) -> float:
         return 0.0
 
 
-def _as_array(audio: npt.ArrayLike) -> np.ndarray:
+# Files and streams
+
+
+def _read_file(audio: Any, name: str) -> tuple[np.ndarray, int]:
+    """The channels' mean of a file, bytes or a file object, and its rate."""
+    if isinstance(audio, (str, os.PathLike)):
+        reason = why_unreadable(audio)
+        if reason is not None:
+            raise ValueError(f"{name} {reason}: give the path of an audio file.")
+        try:
+            with open(audio, "rb") as file:
+                regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+                return _read_stream(file if regular else io.BytesIO(_bytes_of(file, name)), name)
+        except OSError as error:
+            raise ValueError(f"{name} cannot be read: {error.strerror or error}.") from error
+    data = bytes(audio) if isinstance(audio, (bytes, bytearray, memoryview)) else _bytes_of(audio, name)
+    return _read_stream(io.BytesIO(data), name)
+
+
+def _read_stream(data: BinaryIO, name: str) -> tuple[np.ndarray, int]:
+    if not data.read(1):
+        raise ValueError(f"{name} is empty: give an audio file.")
+    _, rate = blocks(data, name)
+    return _to_mono(lambda: blocks(data, name)[0], name), rate
+
+
+def _bytes_of(file: Any, name: str) -> bytes:
+    """What a file object holds from where it stands, which is where it stands afterwards if that can be."""
+    before = file.tell() if _is_seekable(file) else None
+    data = file.read(MAX_BYTES + 1)
+    if before is not None:
+        file.seek(before)
+    if not isinstance(data, bytes):
+        raise ValueError(f"{name} is a file object of text: open it in binary mode, open(path, 'rb').")
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{name} has more than {MAX_BYTES:,} bytes: cut it into shorter recordings.")
+    return data
+
+
+def _is_seekable(file: Any) -> bool:
+    return bool(getattr(file, "seekable", lambda: False)())
+
+
+def _undecoded(audio: Mapping[str, Any]) -> tuple[Any, str]:
+    """Bytes or path of a dict of datasets that was not decoded, and what messages call them."""
+    data, path = audio.get("bytes"), audio.get("path")
+    if data is None and path is None:
+        raise ValueError(
+            f"a dict of audio needs 'array' and 'sampling_rate', or 'bytes' or 'path'; this one has {sorted(audio)}."
+        )
+    return (path, str(path)) if data is None else (data, "the audio" if path is None else str(path))
+
+
+# Samples
+
+
+def _with_rate(audio: Any) -> tuple[Any, Any]:
+    """Samples, and the rate that came with them, or None."""
+    if isinstance(audio, Mapping):
+        return audio.get("array", audio.get("raw")), audio.get("sampling_rate")
+    if hasattr(audio, "get_all_samples"):
+        audio = audio.get_all_samples()
+    if hasattr(audio, "data") and hasattr(audio, "sample_rate"):
+        return audio.data, audio.sample_rate
+    if isinstance(audio, tuple) and len(audio) == 2:
+        dimensions = [getattr(part, "ndim", 1 if isinstance(part, (list, tuple)) else 0) for part in audio]
+        if dimensions[0] and not dimensions[1]:
+            return audio
+        if dimensions[1] and not dimensions[0]:
+            return audio[1], audio[0]
+    return audio, None
+
+
+def _checked_rate(own: Any, given: Any) -> Any:
+    rates = [_number(rate) for rate in (own, given) if rate is not None]
+    if not rates:
+        raise ValueError("an array of samples needs its sampling_rate, a positive number.")
+    if len(set(rates)) > 1:
+        raise ValueError(f"the audio has a sampling rate of {own}, not the sampling_rate {given}: leave that out.")
+    return rates[0]
+
+
+def _number(rate: Any) -> int | float:
+    """A rate from a number, or from an array or tensor that holds one."""
     try:
-        return np.asarray(audio)
+        value = float("nan") if isinstance(rate, (bool, str, bytes)) else float(rate)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        value = float("nan")
+    if not 0 < value < math.inf:
+        raise ValueError(f"an array of samples needs its sampling_rate, a positive number, not {rate}.")
+    return int(value) if value.is_integer() else value
+
+
+def _to_frames(audio: Any) -> np.ndarray:
+    """Samples as float32, (n, channels)."""
+    if isinstance(audio, torch.Tensor):
+        audio = audio.detach().cpu()
+        audio = audio.float() if audio.is_floating_point() else audio
+    try:
+        samples = np.asarray(audio)
     except ValueError as error:  # rows of different lengths
         raise ValueError(f"the audio is no array of samples: {error}") from error
-
-
-def _read(path: Path) -> tuple[np.ndarray, int]:
-    """The mean of a file's channels, and its rate."""
-    soundfile = require("soundfile")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: give an audio file.")
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: give the path of an audio file.")
-    try:
-        with soundfile.SoundFile(path) as file:
-            return _read_blocks(file, path), file.samplerate
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: headerless .raw
-        if not os.access(path, os.R_OK):
-            raise ValueError(f"{path} cannot be read: check its permissions.") from error
-        if path.stat().st_size == 0:
-            raise ValueError(f"{path} is empty: give an audio file.") from error
-        raise ValueError(f"{path} is no audio file that can be read (WAV, FLAC, OGG, MP3, …): {error}") from error
-
-
-def _read_blocks(file: Any, path: Path) -> np.ndarray:
-    """Block by block: the length that a header tells may be anything."""
-    n_frames = max(BLOCK // file.channels, 1)
-    blocks = [np.zeros(0, np.float32)]
-    n_read = 0
-    # past the end of a damaged file, libraries go on with nothing
-    while len(block := file.read(n_frames, dtype="float32", always_2d=True)):
-        blocks.append(block.mean(1, dtype=np.float32))
-        n_read += len(block)
-        if n_read > MAX_SAMPLES:
-            raise ValueError(f"{path} holds more than {MAX_SAMPLES:,} samples: cut it into shorter recordings.")
-    return np.concatenate(blocks)
+    samples = _to_float(samples)
+    if samples.ndim not in (1, 2):
+        raise ValueError(f"audio must have one or two dimensions, samples and channels, not {samples.ndim}.")
+    if samples.ndim == 1 or not samples.size:
+        return samples.reshape(-1, 1)
+    return samples if samples.shape[1] <= samples.shape[0] else samples.T
 
 
 def _to_float(samples: np.ndarray) -> np.ndarray:
-    if samples.dtype == np.uint8:  # 8-bit audio is unsigned, its silence 128
-        return (samples.astype(np.float32) - 128) / 128
     if np.issubdtype(samples.dtype, np.integer):
-        return samples.astype(np.float32) / np.iinfo(samples.dtype).max
+        if samples.dtype.itemsize > 4:
+            raise ValueError(
+                f"audio samples of {samples.dtype} have no full scale: give them as int16 or int32, as they were "
+                "recorded, or divided by their full scale as floating-point numbers."
+            )
+        largest = np.iinfo(samples.dtype).max
+        if np.issubdtype(samples.dtype, np.unsignedinteger):  # their silence is in the middle: 128 for 8 bits
+            middle = largest // 2 + 1
+            return ((samples.astype(np.float64) - middle) / middle).astype(np.float32)
+        return samples.astype(np.float32) / largest
     if not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(f"audio samples must be floating-point or integer numbers, not {samples.dtype}.")
     return samples.astype(np.float32)
 
 
-def _to_mono(samples: np.ndarray) -> np.ndarray:
-    if samples.ndim == 2:
-        return samples.mean(axis=int(np.argmin(samples.shape)), dtype=np.float32)
-    if samples.ndim != 1:
-        raise ValueError(f"audio must have one or two dimensions, samples and channels, not {samples.ndim}.")
-    return samples
+def _to_mono(read: Callable[[], Iterable[np.ndarray]], name: str) -> np.ndarray:
+    """The mean of all channels, or the loudest channel where they cancel each other.
+
+    Args:
+        read: returns the blocks of samples, each float32 of shape (n, channels), from the beginning.
+        name: for messages.
+    """
+    energy, mean_energy = np.zeros(1), 0.0
+    means = []
+    for mean, block in _means(read(), name):
+        means.append(mean)
+        energy = energy + np.square(block, dtype=np.float64).sum(0)
+        mean_energy += float(np.square(mean, dtype=np.float64).sum())
+    if mean_energy < CANCELLED**2 * energy.max() and math.sqrt(energy.max()) > 0:
+        loudest = int(energy.argmax())
+        warnings.warn(
+            f"the channels of {name} cancel each other, as one is nearly the other with its sign reversed: channel "
+            f"{loudest + 1} is taken alone.",
+            stacklevel=5,
+        )
+        means = [block[:, loudest] for _, block in _means(read(), name)]
+    return np.concatenate(means) if means else np.zeros(0, np.float32)
+
+
+def _means(blocks: Iterable[np.ndarray], name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each block's mean over the channels, and the block; the length that a header tells may be anything."""
+    n_read = 0
+    for block in blocks:
+        n_read += len(block)
+        if n_read > MAX_SAMPLES:
+            raise ValueError(f"{name} holds more than {MAX_SAMPLES:,} samples: cut it into shorter recordings.")
+        yield block.mean(1, dtype=np.float32), block
+
+
+def _check(samples: np.ndarray, rate: float, name: str) -> None:
+    """Raises a ValueError for samples in which there can be no speech."""
+    if not RATES[0] <= rate <= RATES[1]:
+        raise ValueError(
+            f"{name} has a sampling rate of {rate:,} Hz: it must be from {RATES[0]:,} to {RATES[1]:,}; check how it "
+            "was made."
+        )
+    if not samples.size:
+        raise ValueError(f"{name} holds no samples: give a recording of at least {MIN_SECONDS} s.")
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{name} holds NaN or infinite samples: check how it was made.")
+    if len(samples) < MIN_SECONDS * rate:
+        raise ValueError(f"{name} lasts only {len(samples) / rate:.3f} s: at least {MIN_SECONDS} s are needed.")
+    peak = np.abs(samples).max()
+    if peak > LOUDEST_PEAK:
+        raise ValueError(f"{name} has samples as large as {peak:.3g}: floating-point samples lie between -1 and 1.")
+    if samples.min() == samples.max():
+        raise ValueError(f"{name} is silent (all of its samples are {peak:.3g}): there is no speech to explain.")
+    if peak < SILENCE_PEAK:
+        raise ValueError(
+            f"{name} is too soft: its largest sample is {peak:.1g} of full scale, below -80 dB. Where its full scale "
+            "is another, divide the samples by it."
+        )

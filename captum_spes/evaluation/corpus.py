@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import unicodedata
@@ -17,15 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".opus")
+from captum_spes._files import why_unreadable
+from captum_spes.audio.formats import AUDIO_SUFFIXES
+
 MANIFESTS = ("metadata.csv", "metadata.jsonl")  # as a folder may hold them
 MAX_ID_BYTES = 80  # before the hash; file systems allow 143 to 255
 
-# columns that other conventions have in place of ours
-_ALIASES = {
-    "file_name": {"file_name", "filename", "file", "path", "file_path", "audio", "audio_path", "audio_filepath", "wav"},
-    "transcription": {"transcription", "transcriptions", "transcript", "text", "sentence"},
-}
+NOT_A_NUMBER = ("nan", "NaN")  # what Python and pandas write for a cell without a value
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class CorpusUtterance:
     """One utterance of a corpus.
 
     Attributes:
-        id: its name among results: made of the file name, safe as the name of a file or folder on any system, unique
-            in the corpus where case does not count, and the same at every reading.
+        id: its name among results: made of the file name, safe as the name of a file or folder, unique in the corpus
+            where case does not count, and the same at every reading.
         path: its audio file.
         transcription: what is said in it, on one line; None where that is not known.
         fields: what else the manifest says of it, by column.
@@ -80,6 +79,7 @@ class _Entry:
     """What a manifest or folder says of one audio file."""
 
     file_name: str
+    path: Path
     transcription: str | None
     fields: dict[str, str]
 
@@ -89,8 +89,12 @@ def load_corpus(path: str | os.PathLike[str], *, allow_outside: bool = False) ->
 
     A manifest follows the ``audiofolder`` convention of Hugging Face datasets: a CSV file with a header, or a JSONL
     file with one object a line, in UTF-8. ``file_name`` is the audio's path, absolute or relative to the manifest's
-    folder; ``transcription`` is optional, and all else is kept as text. What a manifest from elsewhere names is read
-    within its own folder alone, unless you allow more.
+    folder; ``transcription`` is optional, and all else is kept as text. Spaces around a cell do not count, and neither
+    does a cell that is ``nan``. A path with back-slashes, or with accents composed in another way than the file's own,
+    is found. What a manifest from elsewhere names is read within its own folder alone, unless you allow more.
+
+    Every file is in the corpus once, however it is spelled: a manifest that names it twice, by ``./``, another case or
+    a link, is refused, and a second name of a file in a folder is left out.
 
     Args:
         path: a manifest, ``.csv`` or ``.jsonl``; or a folder. In a folder ``metadata.csv`` or ``metadata.jsonl`` is
@@ -127,19 +131,16 @@ def load_corpus(path: str | os.PathLike[str], *, allow_outside: bool = False) ->
     """
     source = _find_source(Path(path))
     problems: dict[str, str] = {}
-    if source.is_dir():
-        folder, entries = source, _read_folder(source, problems)
-    else:
-        folder, entries = source.parent, _read_manifest(source, allow_outside)
+    entries = _read_folder(source, problems) if source.is_dir() else _read_manifest(source, allow_outside)
     utterances = []
     # ids of all entries: they stay as they are when missing audio turns up
     for entry, name in zip(entries, _make_ids([entry.file_name for entry in entries])):
-        audio = folder / entry.file_name
-        if os.path.isfile(audio):
-            if entry.file_name not in problems:
-                utterances.append(CorpusUtterance(name, audio, entry.transcription, entry.fields))
+        if entry.file_name in problems:
+            continue
+        if reason := why_unreadable(entry.path):
+            problems[entry.file_name] = f"{entry.path} {reason}: check where the audio is."
         else:
-            problems[entry.file_name] = f"{audio} does not exist or is no file: check where the audio is."
+            utterances.append(CorpusUtterance(name, entry.path, entry.transcription, entry.fields))
     if not utterances:
         first = next(iter(problems.values()))
         raise ValueError(f"{source} has no utterance that can be used, {len(problems)} left out; the first: {first}")
@@ -152,9 +153,9 @@ def _find_source(path: Path) -> Path:
         if len(found) > 1:
             raise ValueError(f"{path} holds both {' and '.join(MANIFESTS)}: give the path of the one to read.")
         return found[0] if found else path
-    if not os.path.exists(path):
-        raise ValueError(f"{path} does not exist: give a .csv or .jsonl manifest, or a folder of audio files.")
-    if not os.path.isfile(path) or path.suffix.lower() not in (".csv", ".jsonl"):
+    if reason := why_unreadable(path):
+        raise ValueError(f"{path} {reason}: give a .csv or .jsonl manifest, or a folder of audio files.")
+    if path.suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"{path} is neither a folder nor a manifest: give a folder, or a .csv or .jsonl file.")
     return path
 
@@ -210,7 +211,12 @@ def _read_folder(folder: Path, problems: dict[str, str]) -> list[_Entry]:
             "give a folder that does, or a manifest."
         )
     entries = []
-    for name in sorted(names):
+    seen: dict[tuple[object, ...], str] = {}
+    # links come last: what they lead to keeps its own name
+    for name in sorted(names, key=lambda name: (os.path.islink(folder / name), name)):
+        first = seen.setdefault(_identity(folder / name), name)
+        if first != name:
+            problems[name] = f"{folder / name} is the same file as {first}, which is in the corpus already."
         beside = (folder / name).with_suffix(".txt")
         transcription = None
         if os.path.isfile(beside):
@@ -218,8 +224,17 @@ def _read_folder(folder: Path, problems: dict[str, str]) -> list[_Entry]:
                 transcription = _one_line(_read_text(beside))
             except ValueError as error:
                 problems[name] = str(error)
-        entries.append(_Entry(name, transcription, {}))
-    return entries
+        entries.append(_Entry(name, folder / name, transcription, {}))
+    return sorted(entries, key=lambda entry: entry.file_name)
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    """What two names of one file have in common: its place on the disk; of one that is not there, its path."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return (os.path.normpath(path),)
+    return found.st_dev, found.st_ino
 
 
 # Manifests
@@ -228,44 +243,54 @@ def _read_folder(folder: Path, problems: dict[str, str]) -> list[_Entry]:
 def _read_manifest(path: Path, allow_outside: bool) -> list[_Entry]:
     records = _csv_records(path) if path.suffix.lower() == ".csv" else _json_records(path)
     entries = []
-    lines: dict[str, int] = {}
+    seen: dict[tuple[object, ...], tuple[str, int]] = {}
     columns: dict[str, None] = {}
     for line, record in records:
         where = f"{path}, line {line}"
         columns |= dict.fromkeys(record)
         name, transcription = record.pop("file_name"), record.pop("transcription", None)
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str) or not name:
             raise ValueError(f"{where}: file_name must be the path of an audio file, not {_as_text(name)!r}.")
-        if not allow_outside and not _is_inside(path.parent, name):
+        name, audio = _locate(path.parent, name)
+        if not allow_outside and not _is_inside(path.parent, audio):
             raise ValueError(
                 f"{where}: {name} is outside the manifest's folder: move the audio there, or allow it with "
                 "allow_outside=True (--allow-outside) if you trust the manifest."
             )
-        if name in lines:
-            raise ValueError(
-                f"{where}: {name} is on line {lines[name]} already: list every file once, as the results of one would "
-                "overwrite those of the other."
-            )
+        first, first_line = seen.setdefault(_identity(audio), (name, line))
+        if first_line != line:
+            known = "" if first == name else f", as {first}"
+            raise ValueError(f"{where}: {name} is on line {first_line} already{known}: list every file once.")
         if not isinstance(transcription, (str, type(None))):
             raise ValueError(f"{where}: transcription must be text or null, not {_as_text(transcription)}.")
-        lines[name] = line
         fields = {column: _as_text(value) for column, value in record.items()}
-        entries.append(_Entry(name, _one_line(transcription or ""), fields))
+        entries.append(_Entry(name, audio, _one_line(transcription or ""), fields))
     if not entries:
         raise ValueError(f"{path} lists no utterance: give a manifest with file_name and transcription of each.")
-    near = _near_miss("transcription", columns)
-    if near is not None and "transcription" not in columns:
+    if len(columns) > 1 and "transcription" not in columns:
         warnings.warn(
-            f"{path} has no transcription but {near!r}: rename it to transcription if that is what is said.",
+            f"{path} has no transcription, as its columns are {', '.join(columns)}: rename the one with what is said, "
+            "if there is one.",
             stacklevel=3,
         )
     return entries
 
 
-def _is_inside(folder: Path, name: str) -> bool:
+def _locate(folder: Path, name: str) -> tuple[str, Path]:
+    """A name that leads to a file, and its path: the name as it is, or with slashes, or with its accents recomposed.
+
+    ``./`` and the like are taken out of it.
+    """
+    spellings = [name, name.replace("\\", "/")]
+    spellings += [unicodedata.normalize(form, spelling) for form in ("NFC", "NFD") for spelling in spellings]
+    found = next((spelling for spelling in spellings if why_unreadable(folder / spelling) is None), name)
+    return found if "://" in found else os.path.normpath(found), folder / found
+
+
+def _is_inside(folder: Path, path: Path) -> bool:
     """Whether a path, links followed, is in a folder."""
     try:
-        return (folder / name).resolve().is_relative_to(folder.resolve())
+        return path.resolve().is_relative_to(folder.resolve())
     except (ValueError, OSError, RuntimeError):  # no file can have such a name, or a link leads to itself
         return True  # it is told as missing
 
@@ -288,7 +313,7 @@ def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not cells:  # a blank line
             continue
         if header is None:
-            header = cells
+            header = [cell.strip() for cell in cells]
             _check_header(where, header)
         elif len(cells) != len(header):
             raise ValueError(
@@ -296,7 +321,10 @@ def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 "in double quotes."
             )
         else:
-            yield line, dict(zip(header, cells))
+            yield (
+                line,
+                {name: "" if cell.strip() in NOT_A_NUMBER else cell.strip() for name, cell in zip(header, cells)},
+            )
 
 
 def _check_header(where: str, header: list[str]) -> None:
@@ -322,7 +350,14 @@ def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(record, dict):
             raise ValueError(f"{where} is no JSON object: write {{…}} with file_name and transcription on every line.")
         _check_file_name(where, record)
-        yield line, record
+        yield line, {name: _known(value) for name, value in record.items()}
+
+
+def _known(value: Any) -> Any:
+    """A value of JSON, None where it stands for none; texts without spaces around them."""
+    if isinstance(value, str):
+        return None if value.strip() in NOT_A_NUMBER else value.strip()
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -334,15 +369,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_file_name(where: str, columns: Collection[str]) -> None:
     if "file_name" not in columns:
-        near = _near_miss("file_name", columns)
-        if near is not None:
-            raise ValueError(f"{where} has no file_name but {near!r}: rename it to file_name.")
-        raise ValueError(f"{where} has no file_name: add the path of the audio, relative to the manifest's folder.")
-
-
-def _near_miss(column: str, columns: Collection[str]) -> str | None:
-    """The column that was probably meant as this one."""
-    return next((name for name in columns if re.sub(r"[\s-]+", "_", name.strip().lower()) in _ALIASES[column]), None)
+        raise ValueError(
+            f"{where} has no file_name, the path of the audio relative to the manifest's folder: it has "
+            f"{', '.join(columns) or 'nothing'}; rename the one that is meant."
+        )
 
 
 def _as_text(value: Any) -> str:
@@ -357,7 +387,6 @@ def _count(number: int, thing: str) -> str:
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._ -]*[A-Za-z0-9_-])?"  # Windows allows no dot or space at the end
 _PLAIN = re.compile(rf"{_PART}(?:/{_PART})*")
-_RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³]) *(?:\.|$)", re.IGNORECASE)  # by Windows
 
 
 def _make_ids(file_names: Sequence[str]) -> list[str]:
@@ -382,7 +411,7 @@ def _without_suffix(file_name: str) -> str:
 def _plain_id(file_name: str) -> str | None:
     stem = _without_suffix(file_name)
     name = stem.replace("/", "+")
-    return name if _PLAIN.fullmatch(stem) and len(name) <= MAX_ID_BYTES and not _RESERVED.match(name) else None
+    return name if _PLAIN.fullmatch(stem) and len(name) <= MAX_ID_BYTES else None
 
 
 def _hashed_id(file_name: str) -> str:
@@ -391,4 +420,4 @@ def _hashed_id(file_name: str) -> str:
     kept = (c if c in ".-" or unicodedata.category(c)[0] in "LMN" else "_" for c in _without_suffix(file_name))
     name = re.sub("_+", "_", "".join(kept)).lstrip("._-") or "utterance"
     name = name.encode()[:MAX_ID_BYTES].decode(errors="ignore")  # not through the middle of a character
-    return f"{'_' if _RESERVED.match(name) else ''}{name}~{digest}"
+    return f"{name}~{digest}"

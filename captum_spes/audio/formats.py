@@ -1,0 +1,156 @@
+"""Audio formats: which are read, by which library, and what to do about a file that is none of them."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from captum_spes._extras import require
+
+# by libsndfile, which soundfile brings
+SNDFILE_SUFFIXES = (
+    *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd"),
+    *(".caf", ".sph", ".w64", ".rf64"),
+)
+# by PyAV, with the extra "av"
+AV_SUFFIXES = (".m4a", ".mp4", ".aac", ".webm", ".mka", ".mov", ".3gp", ".amr", ".wma")
+AUDIO_SUFFIXES = (*SNDFILE_SUFFIXES, *AV_SUFFIXES)
+EXTRA = "av"
+
+_BLOCK = 2**20  # samples of all channels that are read at once, whatever a file says of itself
+_WAV_HEADER = 12  # bytes: RIFF, its size, WAVE
+_LONGEST_HEADER = 4096  # bytes that an audio file without samples may have
+
+
+def blocks(data: BinaryIO, name: str) -> tuple[Iterator[np.ndarray], int]:
+    """Reads audio in any format that one of the libraries knows.
+
+    Args:
+        data: a seekable binary file at its beginning.
+        name: of the audio, for messages.
+
+    Returns:
+        Blocks of float32 samples, each (n, channels), and the samples a second.
+
+    Raises:
+        ValueError: the data is no audio that can be read; the message says what it is where that is known, and what
+            to do about it.
+        ImportError: the ``speech`` extra is missing.
+    """
+    soundfile = require("soundfile")
+    size = data.seek(0, io.SEEK_END)
+    data.seek(0)
+    container = _container(data.read(64))
+    data.seek(0)
+    if container is not None:
+        return _decode(data, name, container)
+    try:
+        file = soundfile.SoundFile(data)
+        if file.frames == 0 and (finished := _finished_wav(data)) is not None:
+            file = soundfile.SoundFile(finished)
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: what a name without a known suffix would need
+        reason = getattr(error, "error_string", error)
+        raise ValueError(
+            f"{name} is no audio file that can be read (WAV, FLAC, OGG, MP3, …): {str(reason).strip('.')}."
+        ) from error
+    if file.frames == 0 and size > _LONGEST_HEADER:
+        raise ValueError(
+            f"the header of {name} says that it holds no samples, and it has {size:,} bytes: if it was written into a "
+            "pipe, its header is unfinished; write it anew."
+        )
+    return _sndfile_blocks(file, name), file.samplerate
+
+
+def _sndfile_blocks(file: Any, name: str) -> Iterator[np.ndarray]:
+    n_frames = max(_BLOCK // file.channels, 1)
+    try:
+        # past the end of a damaged file, libraries go on with nothing
+        while len(block := file.read(n_frames, dtype="float32", always_2d=True)):
+            yield block
+    except require("soundfile").LibsndfileError as error:
+        raise ValueError(f"{name} is damaged and cannot be read to its end: {error.error_string}") from error
+
+
+def _finished_wav(data: BinaryIO) -> io.BytesIO | None:
+    """A WAV file whose sizes say what it holds, where the given one was left with a data size of 0; or None.
+
+    Programs that write into a pipe cannot go back to fill in the sizes. A data chunk that is indeed empty is followed
+    by nothing, or by other chunks.
+    """
+    data.seek(0)
+    whole = data.read()
+    if whole[:4] != b"RIFF" or whole[8:12] != b"WAVE":
+        return None
+    position = _WAV_HEADER
+    while position + 8 <= len(whole):
+        name, (size,) = whole[position : position + 4], struct.unpack_from("<I", whole, position + 4)
+        if name == b"data":
+            rest = len(whole) - position - 8
+            if size or not rest or _are_chunks(whole[position + 8 :]):
+                return None
+            riff, chunk = struct.pack("<I", len(whole) - 8), struct.pack("<I", rest)
+            return io.BytesIO(whole[:4] + riff + whole[8 : position + 4] + chunk + whole[position + 8 :])
+        position += 8 + size + size % 2
+    return None
+
+
+def _are_chunks(data: bytes) -> bool:
+    """Whether bytes are whole chunks of a RIFF file."""
+    position = 0
+    while position + 8 <= len(data) and all(32 <= byte < 127 for byte in data[position : position + 4]):
+        position += 8 + struct.unpack_from("<I", data, position + 4)[0]
+        position += position % 2
+    return position in (len(data), len(data) + 1)
+
+
+# Other containers
+
+
+def _container(head: bytes) -> str | None:
+    """The name of a container that libsndfile does not read, by its first bytes; None for all else."""
+    if head[4:8] == b"ftyp":
+        return "MPEG-4 audio or video (M4A, MP4)"
+    if head.startswith(b"\x1aE\xdf\xa3"):
+        return "Matroska or WebM"
+    if head.startswith(b"0&\xb2u\x8ef\xcf\x11"):
+        return "Windows Media"
+    if head.startswith(b"#!AMR"):
+        return "AMR"
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # an MP3's layer bits are not 0
+        return "AAC"
+    return None
+
+
+def _decode(data: BinaryIO, name: str, container: str) -> tuple[Iterator[np.ndarray], int]:
+    """Blocks of what PyAV decodes, and their rate."""
+    try:
+        av = require("av", EXTRA)
+    except ImportError as error:
+        raise ValueError(
+            f"{name} is {container}, which libsndfile does not read: pip install 'captum-spes[{EXTRA}]', or convert "
+            "it with: ffmpeg -i FILE speech.wav"
+        ) from error
+    try:
+        file = av.open(data)
+        if not file.streams.audio:
+            raise ValueError(f"{name} is {container} without an audio stream: give a file with sound.")
+        stream = file.streams.audio[0]
+        return _av_blocks(av, file, stream, name), stream.rate
+    except av.FFmpegError as error:
+        raise ValueError(f"{name} is {container} that cannot be decoded: {error.strerror}.") from error
+
+
+def _av_blocks(av: Any, file: Any, stream: Any, name: str) -> Iterator[np.ndarray]:
+    resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
+    try:
+        for frame in file.decode(stream):
+            for part in resampler.resample(frame):
+                yield part.to_ndarray().T
+        for part in resampler.resample(None):
+            yield part.to_ndarray().T
+    except av.FFmpegError as error:
+        raise ValueError(f"{name} is damaged and cannot be decoded to its end: {error.strerror}.") from error
