@@ -82,7 +82,7 @@ def test_a_textgrid_without_words(tmp_path):
     grid = textgrid.Textgrid(0, 1)
     grid.addTier(textgrid.IntervalTier("melody", [(0.0, 0.2, "H")], 0, 1))
     grid.save(str(tmp_path / "a.TextGrid"), format="long_textgrid", includeBlankSpaces=True)
-    with pytest.raises(ValueError, match="no tier named 'words', only melody"):
+    with pytest.raises(ValueError, match="no tier named 'words', only 'melody': choose one by"):
         Alignment.load(tmp_path / "a.TextGrid")
 
 
@@ -114,6 +114,176 @@ def test_the_extra_is_named(monkeypatch, tmp_path, sample, module, call):
     arguments = (sample, "so") if call is force_align else (tmp_path / "a.TextGrid",)
     with pytest.raises(ImportError, match=r"captum-spes\[alignment\]"):
         call(*arguments)
+
+
+# Tiers of several speakers, of other names and kinds
+
+
+def save_grid(path, tiers, points=()):
+    """A TextGrid of tiers by name, each of (begin, end, text); those named in points have (time, text)."""
+    textgrid = pytest.importorskip("praatio.textgrid")
+    grid = textgrid.Textgrid(0, 2)
+    for name, entries in tiers.items():
+        kind = textgrid.PointTier if name in points else textgrid.IntervalTier
+        grid.addTier(kind(name, entries, 0, 2))
+    grid.save(str(path), format="long_textgrid", includeBlankSpaces=True)
+    return path
+
+
+TWO_SPEAKERS = {
+    "Ann - words": [(0, 0.3, "so"), (1.2, 1.6, "no")],
+    "Ann - phones": [(0, 0.3, "S"), (1.2, 1.6, "N")],
+    "Bob - words": [(0.5, 1.0, "step")],
+    "Bob - phones": [(0.5, 1.0, "T")],
+}
+
+
+@pytest.mark.parametrize("style", ["{0} - {1}", "{1}@{0}", "{0}_{1}", "{1}: {0}"])
+def test_the_words_of_all_speakers_or_of_one(tmp_path, style):
+    named = {style.format(*name.split(" - ")): entries for name, entries in TWO_SPEAKERS.items()}
+    path = save_grid(tmp_path / "a.TextGrid", named)
+    both = Alignment.load(path)
+    assert [word.text for word in both.words] == ["so", "step", "no"]
+    assert [phone.text for phone in both.phones] == ["S", "T", "N"]
+    for tier in ("bob", style.format("Bob", "words")):
+        bob = Alignment.load(path, tier=tier)
+        assert ([word.text for word in bob.words], [phone.text for phone in bob.phones]) == (["step"], ["T"])
+    with pytest.raises(ValueError, match="no tier named 'Cid' and no speaker of that name"):
+        Alignment.load(path, tier="Cid")
+
+
+def test_speakers_may_speak_at_once(tmp_path):
+    tiers = {"Ann - words": [(0, 1.0, "so")], "Bob - words": [(0.5, 0.8, "no"), (0.9, 1.5, "step")]}
+    assert len(Alignment.load(save_grid(tmp_path / "a.TextGrid", tiers)).words) == 3
+
+
+def test_a_tier_of_another_name(tmp_path):
+    path = save_grid(tmp_path / "a.TextGrid", {"Wörter": [(0, 0.3, "so")], "phones": [(0, 0.3, "S")]})
+    found = Alignment.load(path, tier="wörter")
+    assert [word.text for word in found.words] == ["so"] and [phone.text for phone in found.phones] == ["S"]
+
+
+def test_two_tiers_of_one_name(tmp_path):
+    path = save_grid(tmp_path / "a.TextGrid", {"words": [(0, 0.3, "so")], "word2": [(0.5, 1, "no")]})
+    path.write_text(path.read_text().replace("word2", "words"))
+    assert [word.text for word in Alignment.load(path).words] == ["so", "no"]
+
+
+def test_points_are_no_words(tmp_path):
+    path = save_grid(tmp_path / "a.TextGrid", {"words": [(0.4, "so")]}, points=["words"])
+    with pytest.raises(ValueError, match="the tier 'words' has points in time: words need a beginning and an end"):
+        Alignment.load(path)
+    tiers = {"words - x": [(0.4, "so")], "words": [(0, 0.3, "no")]}
+    assert len(Alignment.load(save_grid(path, tiers, points=["words - x"])).words) == 1
+
+
+SILENT = ["SIL", "#", "_", "<unk>", "<p>", "h#", "[SIL]", "<SIL>", "<usb>", "xxx", "-", "epi", "{lg}", "(noise)", "..."]
+SILENT += ["<P:>", "SIL_S", "++breath++", "+spn+", "[laughter and noise]", "<eps>", "!SIL", "?"]
+
+
+def test_silence_and_noise_are_no_words(tmp_path):
+    times = [0.05 * number for number in range(len(SILENT) + 2)]
+    entries = list(zip(times, times[1:], [*SILENT, "so"]))
+    phones = [entry for entry in entries if entry[2] != "?"]  # SAMPA's glottal stop
+    found = Alignment.load(save_grid(tmp_path / "a.TextGrid", {"words": entries, "phones": phones}))
+    assert [word.text for word in found.words] == ["so"] == [phone.text for phone in found.phones]
+
+
+@pytest.mark.parametrize("phone", ["@", "?", "{", "3:", "E@", "=n", "ʔ", "t_h", "AH0", "pcl"])
+def test_phones_need_no_letters(tmp_path, phone):
+    path = save_grid(tmp_path / "a.TextGrid", {"words": [(0, 0.3, "so")], "phones": [(0, 0.3, phone)]})
+    assert [item.text for item in Alignment.load(path).phones] == [phone]
+
+
+def test_errors_do_not_show_the_parser(tmp_path):
+    path = save_grid(tmp_path / "a.TextGrid", {"words": [(0, 0.3, "so"), (0.5, 1, "no")]})
+    path.write_text(path.read_text()[:-60])
+    for text in (path.read_text(), "", "File type"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="a.TextGrid is no alignment that can be read: ") as caught:
+            Alignment.load(path)
+        assert not any(word in str(caught.value) for word in ("index", "object", "Error", "NoneType", "substring"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "n_phones"),
+    [("two_speakers.TextGrid", ["So", "step"], 2), ("sil_kinds.TextGrid", 1, 1), ("points_words.TextGrid", None, 0)],
+)
+def test_files_that_once_went_wrong(cases, name, words, n_phones):
+    pytest.importorskip("praatio")
+    if words is None:
+        with pytest.raises(ValueError, match="the tier 'words' has points in time"):
+            Alignment.load(cases / name)
+        return
+    found = Alignment.load(cases / name)
+    texts = [word.text for word in found.words]
+    assert (texts if isinstance(words, list) else len(texts)) == words and len(found.phones) == n_phones
+
+
+# JSON of aligners and of Whisper
+
+WHISPER = {"word": " So,", "start": 0.2, "end": 0.45, "probability": 0.9}
+WHISPER_WORDS = [WHISPER, {"word": " what", "start": 0.5, "end": 0.8, "probability": 0.8}]
+TIERS = {"words": [[0.2, 0.45, "So,"], [0.5, 0.8, "what"], [0.8, 1, ""]], "phones": [[0.2, 0.3, "S"], [0.3, 0.5, "OW"]]}
+JSON_FILES = {
+    "openai-whisper": {"text": "", "segments": [{"words": [WHISPER]}, {"words": WHISPER_WORDS[1:]}], "language": "en"},
+    "OpenAI's service": {"text": "", "words": [{k: w[k] for k in ("word", "start", "end")} for w in WHISPER_WORDS]},
+    "whisper-timestamped": {"segments": [{"words": [{**w, "text": w["word"]} for w in WHISPER_WORDS]}]},
+    "a pipeline of transformers": {
+        "text": "", "chunks": [{"text": w["word"], "timestamp": [w["start"], w["end"]]} for w in WHISPER_WORDS]
+    },
+    "Gentle": {
+        "transcript": "",
+        "words": [
+            {"word": "So,", "case": "success", "start": 0.2, "end": 0.45,
+             "phones": [{"phone": "s_B", "duration": 0.1}, {"phone": "ow_E", "duration": 0.15}]},
+            {"word": "what", "start": 0.5, "end": 0.8, "phones": [{"phone": "w_B", "duration": 0.1}]},
+        ],
+    },
+    "Montreal Forced Aligner": {
+        "start": 0, "end": 1, "tiers": {name: {"type": "interval", "entries": tier} for name, tier in TIERS.items()}
+    },
+    "praatio": {
+        "tiers": [{"class": "IntervalTier", "name": f"Ann - {name}", "entries": tier} for name, tier in TIERS.items()]
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JSON_FILES)
+def test_json_files(tmp_path, name):
+    (tmp_path / "a.json").write_text(json.dumps(JSON_FILES[name]))
+    found = Alignment.load(tmp_path / "a.json")
+    assert found.words == [Segment("So,", 0.2, 0.45), Segment("what", 0.5, 0.8)]
+    if name == "Gentle":
+        assert found.phones == [Segment("s", 0.2, 0.3), Segment("ow", 0.3, 0.45), Segment("w", 0.5, 0.6)]
+    elif "tiers" in JSON_FILES[name]:
+        assert found.phones == [Segment("S", 0.2, 0.3), Segment("OW", 0.3, 0.5)]
+
+
+def test_words_without_times_are_told(tmp_path):
+    lost = {"word": "lost", "case": "not-found-in-audio"}
+    (tmp_path / "a.json").write_text(json.dumps({"words": [WHISPER, lost, {"word": " 7", "start": 0.5, "end": 0.5}]}))
+    with pytest.warns(UserWarning, match="2 of 3 words have no times in the alignment and are left out") as caught:
+        assert [word.text for word in Alignment.load(tmp_path / "a.json").words] == ["So,"]
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"segments": [{"text": "so", "start": 0, "end": 1}]}, "no word in it has times: let Whisper transcribe with"),
+        ({"text": "so"}, "it has no 'chunks'"),
+        ({"words": [{"word": "so", "start": "0", "end": 1}]}, "the text 'so' and the times '0' and 1"),
+        ({"words": 7}, "it has another form than the files of"),
+        ({"tiers": {"melody": {"entries": []}}}, "there is no tier named 'words', only 'melody'"),
+        ({"tiers": {"words": {"type": "point", "entries": [[0.1, "so"]]}}}, "the tier 'words' has points in time"),
+        ([], "it holds no JSON object"),
+    ],
+)
+def test_json_files_that_are_no_alignment(tmp_path, content, words):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=words):
+        Alignment.load(tmp_path / "a.json")
 
 
 # Matching

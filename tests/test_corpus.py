@@ -237,6 +237,11 @@ def test_a_link_in_a_folder_is_left_out(folder, hard):
     }
 
 
+def test_a_manifest_that_once_went_wrong(cases):
+    with pytest.raises(ValueError, match="line 3: a.flac is on line 2 already"):
+        load_corpus(cases / "dup_manifest")
+
+
 def test_a_folder_through_a_link(folder):
     link(folder, "other", "sub")
     with pytest.raises(ValueError, match=r"line 3: other/c.flac is on line 2 already, as sub/c.flac"):

@@ -24,6 +24,7 @@ def analyze(
     min_count: int = MIN_COUNT,
     words: Sequence[str] = MINIMAL_PAIR,
     align: bool = False,
+    tier: str | None = None,
     callback: Callable[[str], Any] | None = None,
 ) -> Report:
     """Runs all analyses of plausibility that the explanations in a folder allow.
@@ -41,6 +42,7 @@ def analyze(
         words: whose frequencies are compared, the first with the others.
         align: align what has no alignment by :func:`~captum_spes.alignment.force_align` (English), from the corpus'
             audio and its transcription, or the explained text.
+        tier: the tier of the words in the alignments, or its speaker, as for :meth:`.Alignment.load`.
         callback: called with the name of each method before it is looked at.
 
     Returns:
@@ -59,7 +61,7 @@ def analyze(
     folder = Path(folder)
     problems: dict[str, str] = {}
     paths = find_explanations(folder)
-    times = Times(None if alignments is None else Path(alignments), corpus, align, problems)
+    times = Times(None if alignments is None else Path(alignments), corpus, align, tier, problems)
     findings: dict[str, dict[str, Finding]] = {name: {} for name in SECTIONS}
     failures: dict[tuple[str, str], list[str]] = {}
     counts = {}

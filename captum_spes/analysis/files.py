@@ -73,7 +73,9 @@ def load_explanations(
 class Times:
     """Finds the alignments of utterances, each once."""
 
-    def __init__(self, folder: Path | None, corpus: Corpus | None, align: bool, problems: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path | None, corpus: Corpus | None, align: bool, tier: str | None, problems: dict[str, str]
+    ) -> None:
         if folder is not None and not folder.is_dir():
             raise ValueError(f"{folder} is no folder: give one with alignments (.TextGrid or .json).")
         if align and corpus is None:
@@ -81,6 +83,7 @@ class Times:
         self.items = {} if corpus is None else _by_name(corpus)
         self.fields = {name: item.fields for name, item in self.items.items()}
         self.align = align
+        self.tier = tier
         self.problems = problems
         self.files = {} if folder is None else _index(folder)
         self.found: dict[str, Alignment | None] = {}
@@ -109,7 +112,7 @@ class Times:
         if path is None and item is not None:
             path = find_alignment(item.path)
         if path is not None:
-            return Alignment.load(path)
+            return Alignment.load(path, self.tier)
         if item is None:
             known = "the corpus has no such utterance, and " if self.items else ""
             raise ValueError(f"{known}no file of the alignments has its name.")
@@ -130,7 +133,7 @@ def _index(folder: Path) -> dict[str, Path]:
     by_path: dict[str, Path] = {}
     by_name: dict[str, list[Path]] = {}
     for suffix in SUFFIXES:
-        for path in sorted(folder.rglob(f"*{suffix}")):
+        for path in sorted({*folder.rglob(f"*{suffix}"), *folder.rglob(f"*{suffix.lower()}")}):
             name = path.relative_to(folder).as_posix()[: -len(suffix)]
             if name.replace("/", "+") not in by_path:
                 by_path[name.replace("/", "+")] = path

@@ -27,6 +27,10 @@ def analyze_folder(
     force_align: Annotated[
         bool, typer.Option("--force-align", help="Align the corpus' English audio where there is no alignment.")
     ] = False,
+    tier: Annotated[
+        str | None,
+        typer.Option(help="Tier of the words in the alignments, or its speaker. Default: those of all speakers."),
+    ] = None,
     words: Annotated[str, typer.Option(help="Words whose frequencies are compared.")] = ",".join(MINIMAL_PAIR),
     min_count: Annotated[
         int, typer.Option(min=1, help="Occurrences of the tokens that are looked at by themselves; the paper's 100.")
@@ -43,6 +47,7 @@ def analyze_folder(
         min_count=min_count,
         words=split_names(words, "--words"),
         align=force_align,
+        tier=tier,
         callback=lambda method: say(f"Analysing {method}"),
     )
     paths = report.save(make_folder(output or folder / "analysis"))

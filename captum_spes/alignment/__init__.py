@@ -1,0 +1,16 @@
+"""When the words and phones of an utterance are spoken: files, a forced aligner, and Whisper's own attention."""
+
+from captum_spes.alignment.aligners import attention_alignment, force_align
+from captum_spes.alignment.matching import match_words
+from captum_spes.alignment.segments import Segment
+from captum_spes.alignment.times import SUFFIXES, Alignment, find_alignment
+
+__all__ = [
+    "SUFFIXES",
+    "Alignment",
+    "Segment",
+    "attention_alignment",
+    "find_alignment",
+    "force_align",
+    "match_words",
+]
