@@ -104,14 +104,6 @@ def test_presets(run, tiny_folder, recording, tmp_path):
     assert paper.metadata["dtype"] == "float32" and paper.metadata["context_seconds"] == 1
 
 
-def test_the_paper_preset_is_the_papers():
-    from captum_spes.cli.options import WINDOWS, Preset
-    from captum_spes.speech_to_text.catalogue import METHODS
-
-    assert WINDOWS[Preset.paper] == ("full", torch.float32)
-    assert METHODS["spes"].arguments_of(None, "paper") == {}  # SPES's own, which are the paper's
-
-
 @pytest.mark.parametrize("n_tokens, n_samples", [(3, 24), (10, 10), (200, 5)])
 def test_fast_gradients_depend_on_the_number_of_tokens(tiny_model, n_tokens, n_samples):
     """So many backwards in all, within bounds."""

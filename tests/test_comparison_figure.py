@@ -84,12 +84,6 @@ def test_maps_of_both_signs_lie_around_zero() -> None:
     assert {overlay.get_clim() for overlay in overlays} == {(-7, 7)}
 
 
-def test_range_and_label_can_be_given() -> None:
-    figure = draw(torch.rand(2, 1, 30, C), value_range=(0, 100), value_label="rank")
-    assert panels(figure, 2)[1, 0].images[-1].get_clim() == (0, 100)
-    assert figure.axes[-1].get_xlabel() == "rank; grey: spectrogram"
-
-
 @pytest.mark.parametrize(
     ("value_range", "extend"), [((0, 1), "neither"), ((0.5, 1), "min"), ((0, 0.5), "max"), ((0.4, 0.6), "both")]
 )

@@ -170,16 +170,6 @@ def test_the_order_of_the_utterances_does_not_matter(rows, random):
     assert all(0 <= area <= 100 for area in areas(rows, references, sizes))
 
 
-@pytest.mark.parametrize(
-    ("score", "better"),
-    [("WER", {"deletion": True, "insertion": False}), ("BLEU", {"deletion": False, "insertion": True})],
-)
-def test_which_way_is_better(score, better):
-    found = results_of(two_methods(score=SCORES[score]))
-    expected = {**better, "SRG": True, "size": False, "token size": False}
-    assert {metric: found.higher_is_better(metric) for metric in found.metrics} == expected
-
-
 # Intervals
 
 

@@ -159,12 +159,6 @@ def test_the_colours_range(low: float, high: float, expected: tuple[float, float
     assert words in figure.axes[-1].get_xlabel().replace("\n", " ")
 
 
-def test_range_and_label_can_be_given() -> None:
-    figure = draw_maps(torch.rand(2, 30, C) / 100, value_range=(0, 0.02), value_label="divergence in nats")
-    assert panels(figure)[1].images[-1].get_clim() == (0, 0.02)
-    assert figure.axes[-1].get_xlabel().startswith("divergence in nats")
-
-
 def test_opacity_grows_with_the_value() -> None:
     image = panels(draw_maps(torch.rand(1, 30, C)))[0].images[-1]
     alpha = image.to_rgba(np.linspace(0, 1, 50))[:, 3]
