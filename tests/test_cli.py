@@ -1,11 +1,15 @@
 """The command line as a stranger uses it."""
 
+import importlib
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from configparser import ConfigParser
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -17,9 +21,11 @@ import torch
 from test_evaluation import without_seconds, write_words
 from test_explanation import make
 
-from captum_spes import SpeechToTextExplanation
+from captum_spes import SpeechToTextExplanation, __version__
 from captum_spes.__main__ import main
 from captum_spes._files import markdown_table
+from captum_spes.cli import COMMANDS
+from captum_spes.cli.errors import DEBUG, TRACKER
 from captum_spes.cli.evaluate import percentages
 from captum_spes.cli.options import word_or_number
 from captum_spes.metrics import rank_correlation
@@ -62,6 +68,81 @@ def run(monkeypatch, capsys, tmp_path):
 
     yield run
     signal.signal(signal.SIGINT, interrupt)
+
+
+# What all commands share
+
+
+def test_help_and_version_import_nothing_heavy():
+    code = "import sys; from captum_spes.__main__ import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "print(sorted({'torch', 'captum', 'matplotlib', 'numpy', 'transformers'} & sys.modules.keys()))"
+    for arguments in (["--help"], ["--version"], []):
+        found = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        assert found.stdout.endswith("[]\n"), found.stderr
+        assert (f"captum-spes {__version__}\n" if "--version" in arguments else "explain") in found.stdout
+
+
+def test_the_help_of_a_command_is_that_of_its_function():
+    for name, (module, function, line) in COMMANDS.items():
+        document = getattr(importlib.import_module(f"captum_spes.cli.{module}"), function).__doc__
+        assert document.splitlines()[0] == line, name
+
+
+def broken(*arguments, **named):
+    raise TypeError("inner bug")
+
+
+def test_an_unexpected_error_leaves_its_traceback_in_a_file(run, recording, tiny_folder, monkeypatch):
+    monkeypatch.setattr("captum_spes.cli.explain.load_model", broken)
+    monkeypatch.delenv(DEBUG, raising=False)
+    code, _, err = run("explain", recording)
+    assert code == 1 and "Traceback" not in err and "(TypeError: inner bug)" in err and TRACKER in err
+    log = Path(re.search(r"The traceback is in (\S+\.log)\.", err)[1])
+    text = log.read_text()
+    log.unlink()
+    assert "in broken" in text and "TypeError: inner bug" in text and "recording.wav" in text and "torch 2" in text
+
+
+@pytest.mark.parametrize("way", ["before", "behind", "environment"])
+def test_debug_shows_the_traceback(run, recording, monkeypatch, way):
+    monkeypatch.setattr("captum_spes.cli.explain.load_model", broken)
+    monkeypatch.setenv(DEBUG, str(int(way == "environment")))
+    before, behind = (["--debug"] if way == place else [] for place in ("before", "behind"))
+    code, _, err = run(*before, "explain", recording, *behind)
+    assert code == 1 and "in broken" in err and "The traceback is in" not in err and TRACKER in err
+    code, _, err = run(*before, "listen", "missing.safetensors", *behind)
+    assert code == 2 and "Traceback" in err and err.endswith("give the path of a saved explanation.\n")
+
+
+def test_the_tracker_is_that_of_the_package():
+    config = ConfigParser()
+    config.read(Path(__file__).parents[1] / "setup.cfg")
+    urls = dict(line.split(" = ") for line in config["metadata"]["project_urls"].strip().splitlines())
+    assert urls["Issues"] == TRACKER
+
+
+def test_warnings_go_through_one_logger(run, recording, tiny_folder, capsys):
+    stereo = np.stack((soundfile.read(recording)[0],) * 2, axis=1) * [1, -1]
+    soundfile.write(recording, stereo, 16000)
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("captum_spes")
+    logger.addHandler(handler)
+    try:
+        command = ["explain", recording, "--model", tiny_folder, "--target", "so", "--method", "energy"]
+        code, _, err = run(*command)
+        assert code == 0 and "Warning: the channels of" in err
+        assert {(record.name, record.levelno) for record in records} == {("captum_spes", logging.WARNING)}
+        logger.setLevel(logging.ERROR)
+        code, _, err = run(*command)
+        assert code == 0 and "Warning" not in err
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.removeHandler(handler)
 
 
 def test_explain(run, tiny_folder, recording, tmp_path):

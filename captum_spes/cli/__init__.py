@@ -1,57 +1,160 @@
-"""The command line: one module a command."""
+"""The command line: one module a command, imported when the command is run."""
 
 from __future__ import annotations
 
+import importlib
 import io
+import logging
+import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any
 
-import torch
 import typer
-from torch.distributed import DistError
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
-from captum_spes.cli import analyze, compare, evaluate, explain, listen, report
-from captum_spes.cli.output import say
+from captum_spes import __version__
+from captum_spes._files import printable
+from captum_spes.cli.errors import DEBUG, errors_as_sentences, fail
+
+# by name: the module and its function, and the first line of its help
+COMMANDS = {
+    "explain": (
+        "explain",
+        "explain",
+        "Explain one utterance: which parts of the sound, and which words before, made the model write each word.",
+    ),
+    "compare": (
+        "compare",
+        "compare",
+        "Compare attribution methods on one utterance: figures on one scale, and a table of cost and infidelity.",
+    ),
+    "evaluate": (
+        "evaluate",
+        "evaluate",
+        "Evaluate attribution methods on a corpus: deletion, insertion and size, with intervals, tests and curves.",
+    ),
+    "analyze": (
+        "analyze",
+        "analyze_folder",
+        "Analyse how plausible explanations are: do they agree with phonetics, and with how language works?",
+    ),
+    "listen": (
+        "listen",
+        "listen",
+        "Hear an explanation: the recording with only its most salient regions, and without them, as WAV files.",
+    ),
+    "report": (
+        "report",
+        "report",
+        "Write an interactive report, one HTML file: it plays the audio and shows, word by word, what the model heard.",
+    ),
+}
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name, each made when it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        return _load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+@cache
+def _load(name: str) -> Any:
+    module, function, _ = COMMANDS[name]
+    single = typer.Typer(add_completion=False)
+    single.command(name)(getattr(importlib.import_module(f"captum_spes.cli.{module}"), function))
+    return get_command(single)
+
+
+class LazyGroup(TyperGroup):
+    """A group whose help is shown without importing what the commands import, seconds of PyTorch and Captum."""
+
+    _is_listing = False
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.commands = _Commands()  # type: ignore[assignment]
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name][2]) if self._is_listing else _load(cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._is_listing = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._is_listing = False
+
 
 app = typer.Typer(
+    cls=LazyGroup,
     help="Explain why a speech-to-text model wrote each word.",
     pretty_exceptions_enable=False,
-    add_completion=False,
+    no_args_is_help=True,
 )
-app.command()(explain.explain)
-app.command()(compare.compare)
-app.command()(evaluate.evaluate)
-app.command("analyze")(analyze.analyze_folder)
-app.command()(listen.listen)
-app.command()(report.report)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"captum-spes {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help=f"Show the traceback of an error; so does {DEBUG}=1 in the environment.")
+    ] = False,
+) -> None:
+    pass
+
+
+class _Stderr(logging.Handler):
+    """Shows what is logged as one line on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(printable(f"{record.levelname.capitalize()}: {record.getMessage()}"), file=sys.stderr, flush=True)
+
+
+def _log_warnings() -> None:
+    """Sends the warnings of Python to the logger "captum_spes", which shows them on stderr."""
+    logger = logging.getLogger("captum_spes")
+    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
+        logger.addHandler(_Stderr())
+        logger.propagate = False
+    warnings.showwarning = lambda message, *_, **__: logger.warning("%s", message)
 
 
 def run() -> None:
     """Runs the command line with errors as single sentences on stderr, exit code 2 for what the user can mend."""
-    signal.signal(signal.SIGINT, lambda *_: _fail("interrupted: what is not written yet is lost.", 128 + signal.SIGINT))
-    warnings.showwarning = lambda message, *_, **__: say(f"Warning: {message}", error=True)
+    signal.signal(signal.SIGINT, lambda *_: fail("interrupted: what is not written yet is lost.", 128 + signal.SIGINT))
+    _log_warnings()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what an old terminal's encoding lacks is no reason to fail
             stream.reconfigure(errors="backslashreplace")
-    try:
-        app()
-    except (ValueError, ImportError, OSError) as error:
-        _fail(str(error), 2)
-    except DistError as error:
-        _fail(
-            f"the store of the ranks is gone, and so is what launched them ({error}). What is finished is kept; the "
-            "same command goes on with the rest.",
-            2,
-        )
-    except (MemoryError, torch.OutOfMemoryError):
-        _fail("out of memory: use a smaller --batch-size.", 2)
-    except Exception as error:  # a traceback says nothing to who uses a command
-        if isinstance(error, RuntimeError) and ("not enough memory" in str(error) or "alloc" in str(error)):
-            _fail("out of memory: use a smaller --batch-size.", 2)
-        _fail(f"this should not have happened, please report it: {type(error).__name__}: {error}", 1)
-
-
-def _fail(message: str, code: int) -> None:
-    say(f"Error: {' '.join(message.split())}", error=True)
-    sys.exit(code)
+    arguments = sys.argv[1:]
+    debug = os.environ.get(DEBUG, "0") not in ("", "0")
+    if "--debug" in arguments:  # also behind the command, where a failed one is easily given it
+        debug = True
+        arguments = [argument for argument in arguments if argument != "--debug"]
+    with errors_as_sentences(debug):
+        app(arguments, prog_name="captum-spes")

@@ -16,10 +16,11 @@ from rich.text import Text
 from tqdm import tqdm
 
 from captum_spes._files import printable
-from captum_spes.explanation import SpeechToTextExplanation
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from captum_spes.explanation import SpeechToTextExplanation
 
 # of the tables, in characters: numbers that a narrow terminal breaks are read better than those it leaves out
 MAX_WIDTH = 130
