@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from captum_spes.models.encoder_decoder import check_gate
 from captum_spes.models.features import WhisperFeatures
+from captum_spes.models.frozen_padding import FrozenPadding, first_positions, record, shortened
 from captum_spes.models.huggingface import quiet
 from captum_spes.models.protocol import Task, Tokens, Utterance
 
@@ -41,7 +44,7 @@ class AudioLanguageModel(WhisperFeatures, ABC):
     """A :class:`~captum_spes.models.SpeechToTextModel` from a decoder that reads the sound as it reads text.
 
     The sound stands in the instruction, in the place of its placeholders. Previous tokens are those that the model has
-    written: the instruction is no feature, though it passes through the same embedding. The window is always whole.
+    written: the instruction is no feature, though it passes through the same embedding.
 
     Args:
         model: the model.
@@ -54,8 +57,6 @@ class AudioLanguageModel(WhisperFeatures, ABC):
     Raises:
         ValueError: another task.
     """
-
-    full_window_only = True
 
     def __init__(
         self,
@@ -84,8 +85,8 @@ class AudioLanguageModel(WhisperFeatures, ABC):
         """The ids of what is asked of the model, with placeholders for the sound."""
 
     @abstractmethod
-    def _sound(self, frames: Tensor, n_frames: int) -> Tensor:
-        """Embeddings (B, A, D) of windows (B, C, T) whose first frames are the utterance."""
+    def _sound(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
+        """Embeddings (B, A, D) of spectrograms (B, T, C) that stand in the utterance's place."""
 
     # The protocol
 
@@ -103,22 +104,27 @@ class AudioLanguageModel(WhisperFeatures, ABC):
     ) -> list[Tensor]:
         if reserved := sorted(RESERVED & gen_args.keys()):
             raise ValueError(f"gen_args cannot hold {', '.join(reserved)}: the model is given these by itself.")
+        with torch.no_grad():
+            encoded = self.encode(spectrograms, replace(utterance, frozen=None))
+        return self.write(encoded, prompt, **gen_args)
+
+    def write(self, encoded: Encoded, prompt: Tensor, **gen_args: Any) -> list[Tensor]:
+        """The ids (K,) that the decoder writes of each row of encoded spectrograms; its prompt is the instruction."""
         config = self.model.generation_config
         if (
             not gen_args.keys() & {"max_new_tokens", "max_length"}
             and config.max_length is config.max_new_tokens is None
         ):
             gen_args["max_new_tokens"] = MAX_NEW_TOKENS  # transformers would stop at 20
-        with torch.no_grad(), quiet():
-            embeddings = self.encode(spectrograms, utterance).embeddings
-            with self._running(utterance.dtype):
-                output = GenerationMixin.generate(
-                    self.model,
-                    inputs_embeds=embeddings,
-                    attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device),
-                    return_dict_in_generate=True,
-                    **gen_args,
-                )
+        embeddings = encoded.embeddings
+        with torch.no_grad(), self._running(encoded.dtype), quiet():
+            output = GenerationMixin.generate(
+                self.model,
+                inputs_embeds=embeddings,
+                attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device),
+                return_dict_in_generate=True,
+                **gen_args,
+            )
         return [self._until_end(target) for target in output["sequences"]]
 
     def tokens(self, target: str | Sequence[int] | Tensor, utterance: Utterance) -> Tokens:
@@ -126,9 +132,8 @@ class AudioLanguageModel(WhisperFeatures, ABC):
         return Tokens(ids[:0], ids)
 
     def encode(self, spectrogram: Tensor, utterance: Utterance) -> Encoded:
-        frames = torch.cat((spectrogram, utterance.padding.expand(len(spectrogram), -1, -1)), dim=1).transpose(1, 2)
         with self._running(utterance.dtype):
-            sound = self._sound(frames.to(self.model.dtype), spectrogram.shape[1])
+            sound = self._sound(spectrogram, utterance)
             before, after = (
                 self.embedding(torch.tensor(ids, dtype=torch.long, device=sound.device)).expand(len(sound), -1, -1)
                 for ids in (self._before, self._after)
@@ -177,6 +182,8 @@ class AudioLanguageModel(WhisperFeatures, ABC):
 class Qwen2AudioModel(AudioLanguageModel):
     """Qwen2-Audio, ``Qwen2AudioForConditionalGeneration``; arguments as of :class:`AudioLanguageModel`."""
 
+    positions_at_once = 2
+
     def _instruction(self, processor: Any, language: str | None) -> list[int]:
         if self.task == "translate":
             words = f"Translate the speech into {language or 'English'}."
@@ -191,16 +198,22 @@ class Qwen2AudioModel(AudioLanguageModel):
             )
         return self.tokenizer(text).input_ids
 
-    def _sound(self, frames: Tensor, n_frames: int) -> Tensor:
+    def _sound(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
         tower = self.model.model.audio_tower
-        n_heard, n_pooled = tower._get_feat_extract_output_lengths(n_frames)
-        hidden = frames.new_empty(len(frames), frames.shape[2] // 2, 1)
-        heard = torch.arange(hidden.shape[1], device=frames.device) < n_heard
+        n_heard, n_pooled = tower._get_feat_extract_output_lengths(spectrogram.shape[1])
+        n_positions = self.window // 2 if utterance.frozen is None else utterance.frozen.n_positions
+        frames = self._windows(spectrogram, utterance, 2 * n_positions)
+        hidden = frames.new_empty(len(frames), n_positions, 1)
+        heard = torch.arange(n_positions, device=frames.device) < n_heard
         mask = create_bidirectional_mask(
             config=tower.config, inputs_embeds=hidden, attention_mask=heard.expand(len(frames), -1).long()
         )
-        states = tower(frames, attention_mask=mask).last_hidden_state
+        states = shortened(tower, n_positions)(frames, attention_mask=mask).last_hidden_state
         return self.model.model.multi_modal_projector(states)[:, :n_pooled]
+
+    def _record(self, utterance: Utterance, references: Sequence[Tensor], n_positions: int) -> FrozenPadding:
+        # The encoder attends to nothing behind the speech: leaving that out is exact, and there is nothing to record.
+        return FrozenPadding(n_positions, {})
 
 
 class VoxtralModel(AudioLanguageModel):
@@ -221,5 +234,36 @@ class VoxtralModel(AudioLanguageModel):
         )
         return request["input_ids"][0].tolist()
 
-    def _sound(self, frames: Tensor, n_frames: int) -> Tensor:
-        return self.model.get_audio_features(frames).pooler_output.unflatten(0, (len(frames), -1))
+    def _sound(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
+        frozen = utterance.frozen
+        if frozen is None:
+            return self._embeddings(self._tower(self._windows(spectrogram, utterance)).last_hidden_state)
+        with frozen.attended(self.model):
+            frames = partial(self._windows, spectrogram, utterance)
+            own = self._embeddings(first_positions(self._tower, frames, frozen.n_positions))
+        return own if frozen.tail is None else torch.cat((own, frozen.tail.to(own.dtype).expand(len(own), -1, -1)), 1)
+
+    def _record(self, utterance: Utterance, references: Sequence[Tensor], n_positions: int) -> FrozenPadding:
+        tails = []
+
+        def run() -> None:
+            for part in references:
+                tails.append(self._sound(part, utterance)[:, n_positions // self.positions_at_once :])
+
+        attentions = [layer.self_attn for layer in self._tower.layers]
+        states = record(self.model, attentions, n_positions, run)
+        return FrozenPadding(n_positions, states, tail=torch.cat(tails).float().mean(0, keepdim=True))
+
+    @property
+    def _tower(self) -> Any:
+        return self.model.model.audio_tower
+
+    @property
+    def positions_at_once(self) -> int:  # type: ignore[override]
+        """Encoder positions that the decoder reads as one."""
+        config = self.model.config.audio_config
+        return config.intermediate_size // config.hidden_size
+
+    def _embeddings(self, states: Tensor) -> Tensor:
+        """The decoder's embeddings (B, A, D) of encoder states (B, T', D')."""
+        return self.model.model.multi_modal_projector(states.unflatten(1, (-1, self.positions_at_once)).flatten(2))

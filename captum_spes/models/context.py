@@ -1,153 +1,286 @@
-"""The shortest context and the lowest precision in which a model does the same as in its full window."""
+"""How the window of a model is run: in full, or with frozen padding, and in which precision."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from captum_spes.attr._features import FeatureLayout, MaskSampler
 from captum_spes.forward_func import KLDivergence
-from captum_spes.models.protocol import SpeechToTextModel, Utterance
+from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.segmentation import slic_feature_mask
 
-N_PROBES = 8
-MIN_CORRELATION = 0.99
-# seconds of padding that are tried, from the longest on until one fails
-PADDINGS = (16.0, 8.0, 4.0, 2.0, 1.0, 0.5)
-
-Context = float | Literal["full", "auto"]
+Context = Literal["full", "frozen", "auto"]
 Dtype = torch.dtype | Literal["auto"]
+
+# Perturbed spectrograms whose padding states are averaged, and others on which the result is compared.
+N_REFERENCES, N_PROBES = 8, 16
+PROBES_AT_ONCE = 8
+# how many positions of the padding are averaged into one, from the cheapest to the most exact
+MERGES = (8, 4, 2, 1)
+# The scores of the probe correlate at least so much with those of the full window, over all tokens and for each token
+# whose mean impact is at least this share of the largest token's. The others are reported.
+MIN_CORRELATION, MIN_TOKEN_CORRELATION, WEAK_SHARE = 0.995, 0.95, 0.01
 
 
 def fit_utterance(
     model: SpeechToTextModel,
     utterance: Utterance,
-    context: Context = "full",
+    tokens: Tokens,
+    context: Context = "auto",
     dtype: Dtype | None = None,
     gen_args: dict[str, Any] | None = None,
 ) -> Utterance:
-    """Cuts the context of an utterance and lowers the precision of the model where that changes nothing that matters.
+    """Chooses the cheapest way to run the window of a model that scores perturbed spectrograms like the full window.
 
-    A forward of Whisper costs what its window of 30 s costs, silence included, but a window that is cut too close
-    makes it write something else. ``"auto"`` cuts on while both hold, and takes bfloat16 autocast where the hardware
-    has it and both hold: the model writes the same as with the full window in float32, and the scores of a few
-    perturbed spectrograms correlate with those of the full window at 0.99 or more.
+    A pass of Whisper costs what its window of 30 s costs, although a few seconds of it are speech. With *frozen
+    padding* the states of the padding are recorded in a few passes of the full window; later passes compute the speech
+    alone and attend to the recorded states, of which neighbours may be merged
+    (:class:`~captum_spes.models.frozen_padding.FrozenPadding`). Whether that is the same is probed on perturbed
+    spectrograms that the states were not recorded from: the model writes the same text, the scores of all tokens
+    correlate at 0.995 or more with the full window's, and so do those of each token by itself at 0.95 or more, except
+    of tokens whose mean impact is below 1 % of the largest.
 
     Args:
         model: the model.
         utterance: an utterance in its full window.
-        context: ``"full"``, ``"auto"``, or the seconds of the window, at least the utterance's own. A number is taken
-            as it is, with a warning where the model writes something else than with the full window.
-        dtype: the precision, such as ``torch.bfloat16``, or ``"auto"``. Default: that of the model's weights.
-        gen_args: arguments of the model's generation.
+        tokens: the text to explain.
+        context: ``"full"``: every pass computes the full window. ``"frozen"``: the padding is frozen and not merged,
+            with a warning where the probe fails. ``"auto"``: the cheapest of padding merged by 8, 4, 2 and unmerged
+            padding that passes the probe, or else the full window.
+        dtype: the precision, such as ``torch.bfloat16``. ``"auto"`` takes bfloat16 autocast where the hardware has it
+            and the same probe passes. Default: the precision of the model's weights.
+        gen_args: arguments of the model's generation, with which the probe compares texts.
 
     Returns:
-        Utterance: with its padding cut and its dtype set.
+        Utterance: with ``frozen``, ``dtype`` and ``context`` set. ``context`` says what is used and what was found.
 
     Raises:
-        ValueError: a context that is shorter than the utterance or longer than the window, or values of another kind.
+        ValueError: values of another kind, or ``"frozen"`` for a model whose window is not fixed.
 
     Example::
 
-        >>> from captum_spes.models import load_model
         >>> from captum_spes.audio import load_audio
+        >>> from captum_spes.models import load_model
         >>> from captum_spes.models.context import fit_utterance
         >>> model = load_model("whisper-tiny.en")
         >>> utterance = model.utterance(load_audio("speech.wav", model.sample_rate))
-        >>> fit_utterance(model, utterance, context="auto").n_frames <= utterance.n_frames
-        True
+        >>> tokens = model.generate(utterance)
+        >>> fit_utterance(model, utterance, tokens, context="frozen").frozen.merged_by
+        1
     """
-    gen_args = gen_args or {}
-    if isinstance(context, str) and context not in ("full", "auto"):
-        raise ValueError(f"context must be 'full', 'auto' or seconds, not {context!r}.")
-    if dtype not in (None, "auto") and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(f"dtype must be a floating-point torch.dtype or 'auto', not {dtype!r}.")
+    check_context(model, context, dtype)
     if isinstance(dtype, torch.dtype):
         utterance = replace(utterance, dtype=dtype)
-    if getattr(model, "full_window_only", False):
-        if not isinstance(context, str):
-            raise ValueError(f"context must be 'full' or 'auto', for {model.name} hears nothing but whole windows.")
-        context = "full"
-    if not isinstance(context, str):
-        utterance = _cut(model, utterance, context, gen_args)
-    contexts = list(_shorter(model, utterance)) if context == "auto" else []
-    lower_dtype = dtype == "auto" and _has_fast_bfloat16(utterance.spectrogram.device)
-    if not contexts and not lower_dtype:
+    lowers = dtype == "auto" and utterance.dtype == torch.float32 and _has_fast_bfloat16(utterance.spectrogram.device)
+    reason = _reason_for_full(model, utterance, context)
+    utterance = replace(utterance, context={"used": "full", **({} if reason is None else {"reason": reason})})
+    freezes = context != "full" and reason is None
+    if not freezes and not lowers:
         return utterance
-    probe = _Probe(model, utterance, gen_args)
-    for candidate in contexts:
-        if not probe.agrees(candidate):
-            break
-        utterance = candidate
-    if lower_dtype and probe.agrees(lower := replace(utterance, dtype=torch.bfloat16)):
-        utterance = lower
+    references, probes = _perturbed(model, utterance)
+    full = _Probe(model, utterance, tokens, probes, gen_args or {})
+    if freezes:
+        utterance = _freeze(model, utterance, context, references, full)
+    if lowers and (agreement := full.compare(lower := replace(utterance, dtype=torch.bfloat16))).holds:
+        utterance = replace(lower, context={**lower.context, "bfloat16": agreement.describe()})
     return utterance
 
 
+def check_context(model: SpeechToTextModel, context: Context, dtype: Dtype | None) -> None:
+    """Raises a ValueError for a context or dtype that the model cannot take."""
+    if context not in get_args(Context):
+        raise ValueError(f"context must be 'full', 'frozen' or 'auto', not {context!r}.")
+    if dtype not in (None, "auto") and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype must be a floating-point torch.dtype or 'auto', not {dtype!r}.")
+    if context == "frozen" and not hasattr(model, "freeze_padding"):
+        raise ValueError(
+            f"the padding of {model.name} cannot be frozen, since its encoder has no window of fixed length: take "
+            "context='full' or 'auto'."
+        )
+
+
+def refreeze(model: Any, utterance: Utterance, merged_by: int) -> Utterance:
+    """Freezes the padding of an utterance as :func:`fit_utterance` does, without a probe."""
+    references, _ = _perturbed(model, utterance)
+    return replace(utterance, frozen=model.freeze_padding(utterance, references).merge(merged_by))
+
+
 def context_seconds(model: SpeechToTextModel, utterance: Utterance) -> float:
-    """Seconds of the window that the model is given."""
+    """Seconds of the window that the model hears, padding included."""
     return utterance.n_frames / model.frames_per_second
 
 
+def describe_context(model: SpeechToTextModel, utterance: Utterance) -> str:
+    """One line on how the window is run and what the probe found."""
+    found = utterance.context
+    seconds = f"{context_seconds(model, utterance):g} s"
+    if found.get("used") != "frozen":
+        reason = f" ({found['reason']})" if "reason" in found else ""
+        return f"{seconds}, full window{reason}"
+    merged = f", merged by {found['merged_by']}" if found["merged_by"] > 1 else ""
+    lowest = found["lowest_token_correlation"]
+    return (
+        f"{seconds}, of which {found['computed_seconds']:.1f} s are computed and the padding is frozen{merged}; scores "
+        f"correlate {found['correlation']:.4f} with the full window's"
+        + ("" if lowest is None else f", those of each token at least {lowest:.3f}")
+    )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two ways of running a model agree.
+
+    Attributes:
+        same_text: whether the model writes the same text.
+        correlation: of the scores of all tokens on all probes.
+        token_correlations: of each token's scores.
+        weak: for each token, whether its mean impact is below 1 % of the largest token's.
+        names: the tokens.
+    """
+
+    same_text: bool
+    correlation: float
+    token_correlations: list[float]
+    weak: list[bool]
+    names: list[str]
+
+    @property
+    def lowest(self) -> float | None:
+        """The lowest correlation of a token that is not weak; None where all are."""
+        strong = [value for value, weak in zip(self.token_correlations, self.weak) if not weak]
+        return min(strong, key=lambda value: value if value == value else -2.0) if strong else None
+
+    @property
+    def holds(self) -> bool:
+        """Whether one way can stand for the other; False for correlations that are not a number."""
+        lowest = self.lowest
+        return (
+            self.same_text
+            and self.correlation >= MIN_CORRELATION
+            and lowest is not None
+            and lowest >= MIN_TOKEN_CORRELATION
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """As plain values for the metadata; None for a correlation of constant scores."""
+        return {
+            "same_text": self.same_text,
+            "correlation": _plain(self.correlation),
+            "lowest_token_correlation": None if self.lowest is None else _plain(self.lowest),
+            "weak_tokens": [
+                [name, _plain(value)]
+                for name, value, weak in zip(self.names, self.token_correlations, self.weak)
+                if weak
+            ],
+        }
+
+
 class _Probe:
-    """What a model does in one way of running it, to compare others with: its text and some perturbed scores."""
+    """What a model does in its full window: its text, and the scores of some perturbed spectrograms."""
 
-    def __init__(self, model: SpeechToTextModel, utterance: Utterance, gen_args: dict[str, Any]) -> None:
-        spectrogram = utterance.spectrogram
-        self.model = model
-        self.tokens = model.generate(utterance, **gen_args)
-        # a model that has begun to loop need not be heard to its end
-        longest = len(self.tokens.target)
-        self.gen_args = {**gen_args, "max_new_tokens": min(longest, gen_args.get("max_new_tokens", longest))}
-        mask = slic_feature_mask(spectrogram, 500, frames_per_second=model.frames_per_second)
-        layout = FeatureLayout.create((spectrogram,), mask, 0.5)
-        hidden = MaskSampler(layout, seed=0).draw(0, 0, N_PROBES)
-        self.inputs = layout.hide(spectrogram, model.baseline(utterance), 0, 0, hidden)[:, 0]
+    def __init__(
+        self, model: Any, utterance: Utterance, tokens: Tokens, probes: Tensor, gen_args: dict[str, Any]
+    ) -> None:
+        self.model, self.tokens, self.probes, self.gen_args = model, tokens, probes, gen_args
+        self.utterance = utterance
         self.scores = self._scores(utterance)
+        self.written: Tokens | None = tokens if tokens.generated else None
 
-    def agrees(self, utterance: Utterance) -> bool:
-        if not torch.equal(self.model.generate(utterance, **self.gen_args).target, self.tokens.target):
-            return False
-        scores = torch.stack((self.scores.flatten(), self._scores(utterance).flatten()))
-        return bool(torch.corrcoef(scores)[0, 1] >= MIN_CORRELATION)  # False for NaN as well
+    def compare(self, utterance: Utterance) -> Agreement:
+        scores = self._scores(utterance)
+        impacts = self.scores.mean(0).abs()
+        # a path of CTC has no frozen padding, but bfloat16 is probed for it, too: rows are frames there
+        names = self.model.token_texts(self.tokens.target) if self.tokens.path is None else []
+        return Agreement(
+            same_text=self._writes_the_same(utterance),
+            correlation=_correlation(self.scores.flatten(), scores.flatten()),
+            token_correlations=[_correlation(*pair) for pair in zip(self.scores.T, scores.T)],
+            weak=(impacts < WEAK_SHARE * impacts.max()).tolist(),
+            names=names or [str(row) for row in range(len(impacts))],
+        )
+
+    def _writes_the_same(self, utterance: Utterance) -> bool:
+        if self.written is None:
+            self.written = self.model.generate(self.utterance, **self.gen_args)
+        target, prompt = self.written.target, self.written.prompt
+        # a model that has begun to repeat itself is stopped
+        gen_args = {**self.gen_args, "max_new_tokens": len(target)}
+        if utterance.frozen is None:
+            found = self.model.generate(utterance, **gen_args).target
+        else:
+            with torch.no_grad():
+                encoded = self.model.encode(utterance.spectrogram, utterance)
+            [found] = self.model.write(encoded, prompt, **gen_args)
+        return torch.equal(found, target)
 
     @torch.no_grad()
     def _scores(self, utterance: Utterance) -> Tensor:
         def logits(spectrogram: Tensor) -> Tensor:
             return self.model.logits(self.model.encode(spectrogram, utterance), self.tokens)
 
-        return KLDivergence(logits, logits(utterance.spectrogram))(self.inputs)
+        score = KLDivergence(logits, logits(utterance.spectrogram))
+        return torch.cat([score(part) for part in self.probes.split(PROBES_AT_ONCE)])
 
 
-def _cut(model: SpeechToTextModel, utterance: Utterance, seconds: float, gen_args: dict[str, Any]) -> Utterance:
-    own, full = utterance.spectrogram.shape[1], utterance.n_frames
-    if not own <= round(seconds * model.frames_per_second, 3) <= full:  # refuses NaN as well
-        raise ValueError(
-            f"context must be 'full', 'auto' or seconds between the utterance's {own / model.frames_per_second:.2f} s "
-            f"and the window's {full / model.frames_per_second:g} s, not {seconds}."
-        )
-    cut = replace(utterance, padding=utterance.padding[:, : round(seconds * model.frames_per_second) - own])
-    if not torch.equal(model.generate(cut, **gen_args).target, model.generate(utterance, **gen_args).target):
+def _reason_for_full(model: Any, utterance: Utterance, context: Context) -> str | None:
+    """Why there is no padding to freeze; None where there is, or where the full window was asked for."""
+    if context == "full":
+        return None
+    if not hasattr(model, "freeze_padding"):
+        return "the model has no window of fixed length"
+    if 2 * model.computed_positions(utterance) >= utterance.n_frames:
+        return "the utterance fills the window"
+    return None
+
+
+def _freeze(model: Any, utterance: Utterance, context: Context, references: Tensor, full: _Probe) -> Utterance:
+    """The utterance with the cheapest frozen padding that agrees with the full window."""
+    try:
+        recorded = model.freeze_padding(utterance, references)
+    except RuntimeError as error:
+        if context == "frozen":
+            raise
+        return replace(utterance, context={"used": "full", "reason": str(error).rstrip(".")})
+    for merge in MERGES if context == "auto" else (1,):
+        frozen = replace(utterance, frozen=recorded.merge(merge))
+        agreement = full.compare(frozen)
+        if agreement.holds or context == "frozen":
+            break
+    found = agreement.describe()
+    if not agreement.holds:
+        message = "the full window's text or scores are not reached with frozen padding"
+        if context == "auto":
+            return replace(utterance, context={"used": "full", "reason": message, "probe": found})
         warnings.warn(
-            f"with a context of {seconds:g} s the model writes something else than with its full window: "
-            "use context='auto' or a longer one.",
-            stacklevel=2,
+            f"{message}: scores correlate {agreement.correlation:.3f}. Take context='full' or 'auto'.", stacklevel=4
         )
-    return cut
+    computed = 2 * recorded.n_positions / model.frames_per_second
+    return replace(
+        frozen, context={"used": "frozen", "merged_by": merge, "computed_seconds": round(computed, 3), **found}
+    )
 
 
-def _shorter(model: SpeechToTextModel, utterance: Utterance) -> Iterator[Utterance]:
-    own, full = utterance.spectrogram.shape[1], utterance.n_frames
-    for seconds in PADDINGS:
-        n_frames = own + round(seconds * model.frames_per_second)
-        n_frames += n_frames % 2  # Whisper's encoder halves them
-        if n_frames < full:
-            yield replace(utterance, padding=utterance.padding[:, : n_frames - own])
+def _perturbed(model: SpeechToTextModel, utterance: Utterance) -> tuple[Tensor, Tensor]:
+    """Perturbed spectrograms to record the padding from, and others to probe with."""
+    spectrogram = utterance.spectrogram
+    mask = slic_feature_mask(spectrogram, 500, frames_per_second=model.frames_per_second)
+    layout = FeatureLayout.create((spectrogram,), mask, 0.5)
+    hidden = MaskSampler(layout, seed=0).draw(0, 0, N_REFERENCES + N_PROBES)
+    inputs = layout.hide(spectrogram, model.baseline(utterance), 0, 0, hidden)[:, 0]
+    return inputs[:N_REFERENCES], inputs[N_REFERENCES:]
+
+
+def _correlation(first: Tensor, second: Tensor) -> float:
+    return float(torch.corrcoef(torch.stack((first.double(), second.double())))[0, 1])
+
+
+def _plain(value: float) -> float | None:
+    return round(value, 6) if value == value else None
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:

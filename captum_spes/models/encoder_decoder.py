@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput
 
+from captum_spes.models.frozen_padding import FrozenPadding
 from captum_spes.models.huggingface import HuggingFaceModel, gated, quiet
 from captum_spes.models.protocol import Task, Tokens, Utterance
 
@@ -28,14 +31,22 @@ class Encoded:
         hidden: encoder states, (B, T', D).
         mask: which of them are heard, (B, T'); None for all.
         dtype: the precision in which they were made.
+        frozen: states of the padding that the decoder attends to as well; None where ``hidden`` has the full window.
         cross_attention: the decoder's view of them, once it is needed.
     """
 
-    def __init__(self, hidden: Tensor, mask: Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self, hidden: Tensor, mask: Tensor | None, dtype: torch.dtype, frozen: FrozenPadding | None = None
+    ) -> None:
         self.hidden = hidden
         self.mask = mask
         self.dtype = dtype
+        self.frozen = frozen
         self.cross_attention: list[tuple[Tensor, Tensor]] | None = None
+
+    def attended(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Lets the model attend to the frozen padding, where there is any, while it lasts."""
+        return nullcontext() if self.frozen is None else self.frozen.attended(model)
 
 
 class EncoderDecoderModel(HuggingFaceModel, ABC):
@@ -107,6 +118,15 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
     ) -> list[Tensor]:
         if reserved := sorted(RESERVED & gen_args.keys()):
             raise ValueError(f"gen_args cannot hold {', '.join(reserved)}: the model is given these by itself.")
+        mask = self._mask(utterance)
+        if mask is not None:
+            gen_args["attention_mask"] = mask.expand(len(spectrograms), -1)
+        with torch.no_grad():
+            encoded = self.encode(spectrograms, replace(utterance, frozen=None))
+        return self.write(encoded, prompt, **gen_args)
+
+    def write(self, encoded: Encoded, prompt: Tensor, **gen_args: Any) -> list[Tensor]:
+        """The ids (K,) that the decoder writes after ``prompt`` from each row of the encoder's states."""
         n_positions = self._n_positions() - len(prompt)
         config = self.model.generation_config
         if "max_new_tokens" in gen_args:
@@ -117,16 +137,13 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
             # where there is none
             limit = n_positions if config.max_length is None else config.max_length - len(prompt)
             gen_args["max_new_tokens"] = max(min(config.max_new_tokens or limit, n_positions), 1)
-        mask = self._mask(utterance)
-        if mask is not None:
-            gen_args["attention_mask"] = mask.expand(len(spectrograms), -1)
-        with torch.no_grad(), self._running(utterance.dtype), quiet():
+        with torch.no_grad(), self._running(encoded.dtype), encoded.attended(self.model), quiet():
             # Not a family's own generate: Whisper's seeks through long audio by the timestamps that it finds and fails
-            # where a perturbed input brings some. New encoder outputs each time: beam search expands them in place.
+            # where a perturbed input brings some. Beam search expands the outputs in place: they are made here.
             output = GenerationMixin.generate(
                 self.model,
-                encoder_outputs=self._encoder_outputs(self._encode(spectrograms, utterance)),
-                decoder_input_ids=prompt.expand(len(spectrograms), -1),
+                encoder_outputs=self._encoder_outputs(encoded.hidden),
+                decoder_input_ids=prompt.expand(len(encoded.hidden), -1),
                 return_dict_in_generate=True,
                 **gen_args,
             )
@@ -152,7 +169,7 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
         n_rows = len(encoded.hidden) if token_gate is None else max(len(encoded.hidden), len(token_gate))
         # not every family's decoder knows the argument
         mask = {} if encoded.mask is None else {"encoder_attention_mask": encoded.mask.expand(n_rows, -1)}
-        with self._running(encoded.dtype):
+        with self._running(encoded.dtype), encoded.attended(self.model):
             cache = None if len(encoded.hidden) == n_rows else self._shared_cache(encoded, n_rows)
             with gated(self.decoder.embed_tokens, token_gate):
                 states = self.decoder(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from captum_spes.models.frozen_padding import FreezesPadding
 from captum_spes.models.huggingface import HuggingFaceModel
 from captum_spes.models.protocol import Utterance
 
@@ -84,7 +85,7 @@ class ParakeetFeatures(HuggingFaceModel):
         self.window: int = encoder.subsampling_factor * encoder.max_position_embeddings
 
 
-class WhisperFeatures(HuggingFaceModel):
+class WhisperFeatures(FreezesPadding):
     """Whisper's log mel energies in a window of 30 s, of which the silence after the utterance is a part."""
 
     window: int

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from captum_spes.models.frozen_padding import FrozenPadding
 
 Task = Literal["transcribe", "translate"]
 
@@ -19,9 +22,13 @@ class Utterance:
 
     Attributes:
         spectrogram: the utterance's own frames, shape (1, T, C): what is explained.
-        padding: what follows them in the model's window, shape (1, P, C): it is never perturbed. A shorter padding
-            is a shorter context and a faster model.
+        padding: the frames that follow them in the model's window, shape (1, P, C). They are never perturbed.
         dtype: the precision in which the model runs; other than float32 it is used through autocast.
+        frozen: states of the padding that passes of the model attend to in place of computing them, a
+            :class:`~captum_spes.models.frozen_padding.FrozenPadding`. None: every pass computes the full window. Text
+            is written in the full window either way.
+        context: how the window is run, and what a probe found about it, for the metadata; see
+            :func:`~captum_spes.models.context.fit_utterance`.
         source: the audio file that it came from, for the metadata: ``audio_file``, its path as it was given, and
             ``audio_sha256``; ``start_seconds`` and ``stop_seconds`` where it is a part of a recording. Empty where
             there was none.
@@ -37,6 +44,8 @@ class Utterance:
     spectrogram: Tensor
     padding: Tensor
     dtype: torch.dtype = torch.float32
+    frozen: FrozenPadding | None = None
+    context: dict[str, Any] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -46,7 +55,12 @@ class Utterance:
 
     def to(self, device: torch.device | str) -> Utterance:
         """The same on another device."""
-        return replace(self, spectrogram=self.spectrogram.to(device), padding=self.padding.to(device))
+        return replace(
+            self,
+            spectrogram=self.spectrogram.to(device),
+            padding=self.padding.to(device),
+            frozen=None if self.frozen is None else self.frozen.to(device),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +108,9 @@ class SpeechToTextModel(Protocol):
     One that translates has a method ``task_of(utterance, tokens)`` as well, which returns ``"transcribe"`` or
     ``"translate"``; the others transcribe. One that is told a language or a task has attributes ``language`` and
     ``task``, by which an evaluation knows that it goes on with the same. One that hears only so much at once has an
-    attribute ``window``, its frames, by which long recordings are cut.
+    attribute ``window``, its frames, by which long recordings are cut. One whose padding can be frozen has the method
+    ``freeze_padding`` of :class:`~captum_spes.models.frozen_padding.FreezesPadding`, and ``write(encoded, prompt,
+    **gen_args)``, the text from what :meth:`encode` returned.
 
     Attributes:
         name: how results call the model.

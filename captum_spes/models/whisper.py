@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from captum_spes.models.encoder_decoder import EncoderDecoderModel
+from captum_spes.models.encoder_decoder import Encoded, EncoderDecoderModel
 from captum_spes.models.features import WhisperFeatures
+from captum_spes.models.frozen_padding import FrozenPadding, first_positions, record
 from captum_spes.models.protocol import Task, Tokens, Utterance
 
 if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 
 class WhisperModel(WhisperFeatures, EncoderDecoderModel):
@@ -143,25 +143,28 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
             hidden = self._encode(utterance.spectrogram, utterance)
             return int(self.model.detect_language(encoder_outputs=self._encoder_outputs(hidden))[0])
 
+    def encode(self, spectrogram: Tensor, utterance: Utterance) -> Encoded:
+        frozen = utterance.frozen
+        if frozen is None:
+            return super().encode(spectrogram, utterance)
+        with self._running(utterance.dtype), frozen.attended(self.model):
+            frames = partial(self._windows, spectrogram, utterance)
+            hidden = first_positions(self.model.model.encoder, frames, frozen.n_positions)
+        return Encoded(hidden, None, utterance.dtype, frozen)
+
     def _encode(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
-        padding = utterance.padding.expand(len(spectrogram), -1, -1)
-        frames = torch.cat((spectrogram, padding), dim=1).transpose(1, 2)  # Whisper wants (B, C, T)
-        if frames.shape[2] % 2:
-            frames = nn.functional.pad(frames, (0, 1), mode="replicate")
-        encoder = self.model.model.encoder
-        if frames.shape[2] != self.window:
-            encoder = _shortened(encoder, frames.shape[2] // 2)
-        return encoder(frames.to(self.model.dtype)).last_hidden_state
+        return self.model.model.encoder(self._windows(spectrogram, utterance)).last_hidden_state
 
+    def _record(self, utterance: Utterance, references: Sequence[Tensor], n_positions: int) -> FrozenPadding:
+        def run() -> None:
+            for part in references:
+                hidden = self._encode(part, utterance)
+                any_token = torch.zeros(len(part), 1, dtype=torch.long, device=hidden.device)
+                self.decoder(any_token, encoder_hidden_states=hidden, use_cache=False)
 
-def _shortened(encoder: WhisperEncoder, n_positions: int) -> WhisperEncoder:
-    """The same encoder, sharing its weights and hooks, for a shorter window: Whisper's positions are a table."""
-    short = copy.copy(encoder)
-    short.config = copy.copy(encoder.config)
-    short.config.max_source_positions = n_positions
-    table = nn.Embedding.from_pretrained(encoder.embed_positions.weight[:n_positions].detach())
-    short._modules = {**encoder._modules, "embed_positions": table}
-    return short
+        encoder, decoder = self.model.model.encoder, self.model.model.decoder
+        attentions = [*(layer.self_attn for layer in encoder.layers), *(layer.encoder_attn for layer in decoder.layers)]
+        return FrozenPadding(n_positions, record(self.model, attentions, n_positions, run))
 
 
 def _warp(weights: Tensor, filter_width: int) -> np.ndarray:

@@ -116,7 +116,7 @@ class SpeechToTextAttribution(Attribution):
         *,
         sampling_rate: int | None = None,
         gen_args: dict[str, Any] | None = None,
-        context: Context = "full",
+        context: Context = "auto",
         dtype: Dtype | None = None,
     ) -> tuple[Utterance, Tokens]:
         """Does what comes before the attribution: reads the audio, fits the context, lets the model write.
@@ -138,7 +138,7 @@ class SpeechToTextAttribution(Attribution):
             >>> explanation = attribution.attribute(utterance, tokens, n_samples=90)
         """
         if isinstance(inputs, Utterance):
-            if context != "full" or dtype is not None:
+            if context != "auto" or dtype is not None:
                 raise ValueError("context and dtype belong to prepare(), which has made this utterance.")
             utterance = inputs
         elif isinstance(inputs, Tensor) and inputs.dim() == 3:
@@ -147,8 +147,6 @@ class SpeechToTextAttribution(Attribution):
             utterance = self.model.utterance(load_audio(inputs, self.model.sample_rate, sampling_rate))
         if target is not None and not isinstance(target, Tokens):
             target = self.model.tokens(target, utterance)
-        if not isinstance(inputs, Utterance):
-            utterance = fit_utterance(self.model, utterance, context, dtype, gen_args)
         if isinstance(inputs, (str, os.PathLike)):
             utterance = replace(utterance, source=source_of(inputs))
         if target is None:
@@ -157,6 +155,8 @@ class SpeechToTextAttribution(Attribution):
                 raise NoWordsError(
                     f"{self.model.name} hears no words in this audio: give the text to explain as target."
                 )
+        if not isinstance(inputs, Utterance):
+            utterance = fit_utterance(self.model, utterance, target, context, dtype, gen_args)
         return utterance, target
 
     def text(self, tokens: Tokens) -> str:
