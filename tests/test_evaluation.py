@@ -198,17 +198,17 @@ def test_results_are_those_of_the_metrics(evaluate, model, score, reference):
     assert len({text for texts in found.methods["spes"].deletion.texts for text in texts}) > 2
 
 
-@pytest.mark.filterwarnings("ignore:with a context of")  # the tiny model is easily put out
+@pytest.mark.filterwarnings("ignore:the full window's text or scores")  # of a random model
 def test_explanations_are_those_of_the_methods(evaluate, model):
     given = {"perturbations_per_eval": 5, "seed": 3, "gen_args": {"num_beams": 2}}
-    evaluation = evaluate(context=0.8, **given)
+    evaluation = evaluate(context="frozen", **given)
     progress = []
     evaluation.run(lambda item, method, *stage: progress.append((item.id, method, *stage)))
     batches = [(done, total) for *names, done, total in progress if names == ["a", "spes", "spectrogram"]]
     assert batches == [(5, 20), (10, 20), (15, 20), (20, 20)]
     for item in evaluation.corpus.utterances:
         for name, method in CHOSEN.items():
-            prepared = method.wrap(model).prepare(item.path, context=0.8, gen_args={"num_beams": 2})
+            prepared = method.wrap(model).prepare(item.path, context="frozen", gen_args={"num_beams": 2})
             expected = method.explain(model, *prepared, "fast", **given)
             found = SpeechToTextExplanation.load(evaluation.explanation_path(item, name))
             assert torch.equal(found.spectrogram_attr, expected.spectrogram_attr)
@@ -216,7 +216,7 @@ def test_explanations_are_those_of_the_methods(evaluate, model):
             digest = hashlib.sha256(item.path.read_bytes()).hexdigest()
             assert expected.metadata.pop("audio_file") == str(item.path)
             assert found.metadata == {**json.loads(json.dumps(expected.metadata)), "audio_sha256": digest}
-            assert found.metadata["context_seconds"] == 0.8
+            assert found.metadata["context"]["used"] == "frozen"
 
 
 def test_the_batch_size_changes_nothing_but_rounding(evaluate, whole):
@@ -455,7 +455,7 @@ def with_spes(**changes):
         ({"seed": 1}, ["seed is 0 there and 1 now"]),
         ({"percentages": (0, 100)}, ["percentages is [0, 50, 100] there and [0, 100] now"]),
         ({"percentages": (0, 50, 99.5)}, ["percentages is [0, 50, 100] there and [0, 50, 99.5] now"]),
-        ({"context": 0.8}, ["context is full there and 0.8 now"]),
+        ({"context": "full"}, ["context is auto there and full now"]),
         ({"dtype": torch.bfloat16}, ["dtype is None there and bfloat16 now"]),
         ({"gen_args": {"num_beams": 2}}, ["gen_args.num_beams is None there and 2 now"]),
         ({"methods": {"spes": METHODS["spes"].with_samples(30)}}, ["methods.spes.n_samples is 20 there and 30 now"]),
@@ -467,8 +467,8 @@ def with_spes(**changes):
         ),
         ({"preset": "paper"}, ["preset is fast there and paper now", "methods.spes.n_token_samples is 512 there"]),
         (
-            {"seed": 2, "context": "auto", "percentages": (0, 10)},
-            ["seed is 0 there and 2 now", "context is full there", "percentages is [0, 50, 100] there and [0, 10]"],
+            {"seed": 2, "context": "full", "percentages": (0, 10)},
+            ["seed is 0 there and 2 now", "context is auto there", "percentages is [0, 50, 100] there and [0, 10]"],
         ),
     ],
 )

@@ -148,12 +148,12 @@ def test_a_map_without_regions_is_told(explanation):
 def test_a_model_hears_the_word_that_is_kept(bundled_model, sample):
     """A tenth of the bins is enough for Whisper to write a word again, if it is the word's own tenth."""
     attribution = SpeechToTextAttribution(GradientSPES(bundled_model))
-    utterance, tokens = attribution.prepare(sample, context=4)
+    utterance, tokens = attribution.prepare(sample)
     explanation = attribution.attribute(utterance, tokens, n_samples=6, n_token_samples=1, seed=0)
     words = explanation.words()
     rows = [row for row, word in enumerate(words.tokens) if is_word(word)]
     sounds = [words.to_audio(sample, row, keep=0.1, background="noise") for row in rows]
-    windows = torch.cat([whole_window(bundled_model.utterance(sound))[:, : utterance.n_frames] for sound in sounds])
+    windows = torch.cat([whole_window(bundled_model.utterance(sound)) for sound in sounds])
     heard = replace(utterance, spectrogram=windows[:1], padding=utterance.padding[:, :0])
     ids = bundled_model.generate_batch(windows, heard, tokens.prompt, max_new_tokens=12)
     texts = [re.findall(r"\w+", attribution.text(Tokens(tokens.prompt, target)).lower()) for target in ids]

@@ -2,7 +2,6 @@
 
 import io
 import shutil
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,6 @@ from captum_spes.audio import load_audio
 from captum_spes.models import SpeechToTextModel, load_model
 from captum_spes.models import bundled as bundled_module
 from captum_spes.models.bundled import BUNDLES, load_bundled, read_ctranslate2
-from captum_spes.models.context import context_seconds, fit_utterance
 from captum_spes.models.protocol import language_of
 from captum_spes.models.whisper import WhisperModel
 
@@ -171,25 +169,6 @@ def test_model_is_left_as_found(tiny_whisper, tiny_processor, audio):
     assert [module.training for module in tiny_whisper.modules()] == modes
 
 
-def test_a_shorter_window(tiny_model, tiny_whisper, utterance, tokens):
-    """Cutting the padding equals a model whose position table is cut."""
-    from dataclasses import replace
-
-    cut = replace(utterance, padding=utterance.padding[:, :20])
-    config = type(tiny_whisper.config)(**{**tiny_whisper.config.to_dict(), "max_source_positions": 40})
-    short = type(tiny_whisper)(config)
-    state = tiny_whisper.state_dict()
-    state["model.encoder.embed_positions.weight"] = state["model.encoder.embed_positions.weight"][:40]
-    short.load_state_dict(state)
-    with torch.no_grad():
-        ours = tiny_model.logits(tiny_model.encode(cut.spectrogram, cut), tokens)
-        plain = short.eval()(input_features=full_window(cut), decoder_input_ids=tokens.previous[None]).logits[:, 1:]
-    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
-    assert tiny_whisper.model.encoder.embed_positions.num_embeddings == 50
-    odd = replace(utterance, padding=utterance.padding[:, :19])
-    assert tiny_model.encode(odd.spectrogram, odd).hidden.shape[1] == 40
-
-
 def test_targets(tiny_model, utterance):
     tokens = tiny_model.tokens("so what", utterance)
     assert "".join(tiny_model.token_texts(tokens.target)) == " so what"
@@ -235,12 +214,11 @@ def test_half_precision_weights(tiny_whisper, tiny_processor, audio, tmp_path):
     assert load_model(str(tmp_path), device="cpu").model.dtype == torch.float32
     model = load_model(tiny_whisper, tiny_processor)
     utterance = model.utterance(audio)
-    assert fit_utterance(model, utterance).dtype == torch.float16
+    assert utterance.dtype == torch.float16
     tokens = model.tokens([60, 61], utterance)
     assert model.logits(model.encode(utterance.spectrogram, utterance), tokens).isfinite().all()
     with pytest.raises(ValueError, match=r"are torch.float16: for float32 call model.float"):
-        full = fit_utterance(model, utterance, dtype=torch.float32)
-        model.encode(full.spectrogram, full)
+        model.encode(utterance.spectrogram, replace(utterance, dtype=torch.float32))
 
 
 def test_multilingual_prompts(tiny_whisper, tiny_processor, audio):
@@ -329,59 +307,6 @@ def test_features_as_input(tiny_model, utterance):
     ]:
         with pytest.raises(ValueError, match=words):
             tiny_model.from_features(bad)
-
-
-# The context
-
-
-def test_fit_utterance(tiny_model, utterance, monkeypatch):
-    unchanged = fit_utterance(tiny_model, utterance)
-    assert unchanged.n_frames == 100 and unchanged.dtype == torch.float32
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a random model may write something else
-        assert context_seconds(tiny_model, fit_utterance(tiny_model, utterance, 0.7)) == pytest.approx(0.7)
-    with pytest.raises(ValueError, match="between the utterance's 0.60 s and the window's 1 s, not 0.5"):
-        fit_utterance(tiny_model, utterance, 0.5)
-    for bad in (30, float("nan"), float("inf"), -1):
-        with pytest.raises(ValueError, match=f"not {bad}"):
-            fit_utterance(tiny_model, utterance, bad)
-    # paddings that this window has room for; the model is random, so that all depends on the two conditions
-    from captum_spes.models import context
-
-    monkeypatch.setattr(context, "PADDINGS", (0.3, 0.2, 0.1))
-    monkeypatch.setattr(context, "MIN_CORRELATION", -1.0)
-    monkeypatch.setattr(context._Probe, "agrees", lambda self, candidate: candidate.n_frames >= 80)
-    assert context_seconds(tiny_model, fit_utterance(tiny_model, utterance, "auto")) == pytest.approx(0.8)
-    monkeypatch.setattr(context, "_has_fast_bfloat16", lambda device: True)
-    fitted = fit_utterance(tiny_model, utterance, "auto", "auto")
-    assert fitted.dtype == torch.bfloat16 and fitted.n_frames == 80
-
-
-def test_probe_has_both_conditions(tiny_model, utterance, monkeypatch):
-    from dataclasses import replace
-
-    from captum_spes.models.context import _Probe
-
-    probe = _Probe(tiny_model, utterance, {"max_new_tokens": 5})
-    assert probe.agrees(utterance)
-    louder = replace(utterance, padding=utterance.padding + 3)
-    assert not probe.agrees(louder)
-    same_text = probe.tokens
-    monkeypatch.setattr(type(tiny_model), "generate", lambda self, u, **kwargs: same_text)
-    assert not probe.agrees(louder)  # the scores alone refuse it
-    probe.scores = probe._scores(louder)
-    assert probe.agrees(louder)
-    monkeypatch.setattr(
-        type(tiny_model), "generate", lambda self, u, **kwargs: replace(same_text, target=same_text.target[:-1])
-    )
-    assert not probe.agrees(louder)  # so does the text
-
-
-def test_a_context_that_changes_the_text_is_warned_of(tiny_model, utterance, monkeypatch):
-    texts = iter([tiny_model.tokens([60], utterance), tiny_model.tokens([61], utterance)])
-    monkeypatch.setattr(type(tiny_model), "generate", lambda self, u, **kwargs: next(texts))
-    with pytest.warns(UserWarning, match="writes something else"):
-        fit_utterance(tiny_model, utterance, 0.8)
 
 
 # The bundled model

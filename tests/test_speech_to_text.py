@@ -216,7 +216,7 @@ def test_inputs_of_every_kind(tiny_model, audio, tmp_path):
         )
     utterance, tokens = attribution.prepare(audio, "so what", sampling_rate=16000)
     with pytest.raises(ValueError, match="belong to prepare"):
-        attribution.attribute(utterance, tokens, context=0.7)
+        attribution.attribute(utterance, tokens, context="full")
     prepared = attribution.attribute(utterance, tokens, n_samples=6, n_token_samples=4)
     assert torch.equal(prepared.spectrogram_attr, from_file.spectrogram_attr)
     features = attribution.attribute(from_file.spectrogram[None], **quick)
@@ -329,7 +329,7 @@ def test_refused_methods(tiny_model, method, words):
         ({"n_samples": 2}, "at least 3"),
         ({"perturbation_prob": 1.5}, "strictly between"),
         ({"token_perturbation_prob": 0.0}, "strictly between"),
-        ({"context": 0.1}, "context must be"),
+        ({"context": 4.0}, "context must be"),
         ({"context": "Auto"}, "context must be"),
         ({"dtype": "bfloat16"}, "dtype must be"),
         ({"target": None, "gen_args": {"prompt_ids": [5]}}, "gen_args cannot hold prompt_ids"),

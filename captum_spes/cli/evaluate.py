@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from captum_spes.cli.inputs import generation, language_line, window_of
 from captum_spes.cli.options import (
-    WINDOWS,
+    DTYPES,
     AllowOutside,
     Budget,
     Context,
@@ -114,8 +114,8 @@ def evaluate(
         metrics=split_names(metrics, "--metrics"),  # type: ignore[arg-type]
         preset=preset.value,
         seed=seed,
-        context=window_of(preset, context),
-        dtype=WINDOWS[preset][1],
+        context=window_of(context),
+        dtype=DTYPES[preset],
         gen_args=generation(num_beams),
         percentages=percentages(step, until),
         perturbations_per_eval=batch_size,

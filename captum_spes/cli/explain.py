@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from captum_spes import Contrast
-from captum_spes.cli.inputs import Inputs, audio_file, audio_line, prepare, read, stem, window_of
+from captum_spes.cli.inputs import Inputs, audio_file, audio_line, prepare, read, stem
 from captum_spes.cli.long import LongRun
 from captum_spes.cli.options import (
     METHOD,
@@ -92,7 +92,7 @@ def explain(
             )
         say(audio_line(audio))
         samples = read(audio, speech_model)
-        longest = longest_seconds(speech_model, window_of(preset, context), math.inf)
+        longest = longest_seconds(speech_model, math.inf)
         if 1 <= longest < len(samples) / speech_model.sample_rate:  # less is refused as a window
             if target is not None or word is not None or group is not None:
                 raise ValueError(

@@ -13,9 +13,9 @@ import numpy as np
 
 from captum_spes import SPES, SpeechToTextAttribution
 from captum_spes.audio import load_audio
-from captum_spes.cli.options import WINDOWS, Preset, parse_context
+from captum_spes.cli.options import DTYPES, Preset, WindowName
 from captum_spes.cli.output import say
-from captum_spes.models.context import context_seconds
+from captum_spes.models.context import Context, describe_context
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance, language_of
 
 SAMPLE = "so_what_was_the_next_step.wav"
@@ -41,7 +41,7 @@ def prepare(
     audio: Path | np.ndarray | None,
     model: SpeechToTextModel,
     preset: Preset,
-    context: str | None,
+    context: WindowName | None,
     target: str | None,
     num_beams: int,
 ) -> Inputs:
@@ -54,13 +54,11 @@ def prepare(
             target,
             sampling_rate=model.sample_rate,
             gen_args=gen_args,
-            context=window_of(preset, context),
-            dtype=WINDOWS[preset][1],
+            context=window_of(context),
+            dtype=DTYPES[preset],
         )
-    say(
-        f"Model:      {model.name} on {utterance.spectrogram.device}, "
-        f"{str(utterance.dtype).removeprefix('torch.')}, {context_seconds(model, utterance):g} s of context"
-    )
+    say(f"Model:      {model.name} on {utterance.spectrogram.device}, {str(utterance.dtype).removeprefix('torch.')}")
+    say(f"Context:    {describe_context(model, utterance)}")
     if line := language_line(model, language_of(model, tokens)):
         say(line)
     say(f"Transcript: {attribution.text(tokens)}")
@@ -76,9 +74,9 @@ def language_line(model: SpeechToTextModel, language: str | None) -> str | None:
     return f"Language:   {'any' if language is None else language + detected}, {task}"
 
 
-def window_of(preset: Preset, context: str | None) -> Any:
-    """The window given to the model: what was asked for, or the preset's."""
-    return WINDOWS[preset][0] if context is None else parse_context(context)
+def window_of(context: WindowName | None) -> Context:
+    """How the window is run: as it was asked for, or by the default."""
+    return "auto" if context is None else context.value
 
 
 def generation(num_beams: int) -> dict[str, Any]:

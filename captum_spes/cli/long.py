@@ -13,7 +13,7 @@ import typer
 
 from captum_spes.audio import source_of
 from captum_spes.cli.inputs import generation, prepare, window_of
-from captum_spes.cli.options import WINDOWS, Preset
+from captum_spes.cli.options import DTYPES, Preset, WindowName
 from captum_spes.cli.output import make_folder, progress, say, write_explanation
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.explanation.long import LongExplanation, explain_parts
@@ -34,7 +34,7 @@ class LongRun:
     method: str
     named: NamedMethod
     preset: Preset
-    context: str | None
+    context: WindowName | None
     num_beams: int
     batch_size: int | None
     seed: int
@@ -89,9 +89,7 @@ class LongRun:
             "preset": self.preset.value,
             "arguments": describe_arguments(self.named.arguments_of(self.model, self.preset.value)),
             "seed": self.seed,
-            **describe_model(
-                self.model, generation(self.num_beams), window_of(self.preset, self.context), WINDOWS[self.preset][1]
-            ),
+            **describe_model(self.model, generation(self.num_beams), window_of(self.context), DTYPES[self.preset]),
         }
 
     def _draw(self, long: LongExplanation) -> list[Path]:

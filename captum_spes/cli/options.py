@@ -6,10 +6,12 @@ import re
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import torch
 import typer
+
+from captum_spes.models.context import Dtype
 
 
 class Preset(str, Enum):
@@ -21,11 +23,16 @@ class Preset(str, Enum):
 
 # what explains where no method is named: the best map of the time, by benchmarks/estimators.py
 METHOD = {Preset.fast: "gradient_spes", Preset.paper: "spes"}
-# the window given to the model, and its precision
-WINDOWS: dict[Preset, tuple[Literal["full", "auto"], torch.dtype | Literal["auto"]]] = {
-    Preset.fast: ("auto", "auto"),
-    Preset.paper: ("full", torch.float32),
-}
+# the precision in which the model runs
+DTYPES: dict[Preset, Dtype] = {Preset.fast: "auto", Preset.paper: torch.float32}
+
+
+class WindowName(str, Enum):
+    """How the model's window is run."""
+
+    auto = "auto"
+    frozen = "frozen"
+    full = "full"
 
 
 class TaskName(str, Enum):
@@ -74,7 +81,10 @@ Task = Annotated[
 ]
 Budget = Annotated[Preset, typer.Option(help="fast: quick budgets, for 2 cores; paper: the paper's hyper-parameters.")]
 Context = Annotated[
-    str | None, typer.Option(help="Window given to the model: full, auto or seconds, in place of the preset's.")
+    WindowName | None,
+    typer.Option(
+        help="How the window is run. auto: the padding's states are frozen where the scores stay the same, else full."
+    ),
 ]
 Target = Annotated[str | None, typer.Option(help="Text to explain. Default: what the model writes.")]
 NumBeams = Annotated[int, typer.Option(min=1, help="Beams with which the model writes.")]
@@ -123,12 +133,3 @@ def word_or_number(text: str, words: Sequence[str], option: str) -> str | int:
         raise ValueError(f"{option} {text} may be a word or its number: write " + ", or ".join(ways) + ".")
     return row
 
-
-def parse_context(text: str) -> Any:
-    """The window given to the model: full, auto, or seconds."""
-    if text in ("full", "auto"):
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"--context must be full, auto or a number of seconds, not {text!r}.") from None

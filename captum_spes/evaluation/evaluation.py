@@ -71,7 +71,7 @@ class Evaluation:
         metrics: which of ``"deletion"``, ``"insertion"`` and ``"size"``.
         preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones.
         seed: of all that is random.
-        context: window given to the model, as in :meth:`.SpeechToTextAttribution.attribute`.
+        context: how the model's window is run, as in :meth:`.SpeechToTextAttribution.attribute`.
         dtype: precision of the model.
         gen_args: arguments of the model's generation.
         percentages: steps of deletion and insertion; see :func:`~captum_spes.metrics.deletion`.
@@ -111,7 +111,7 @@ class Evaluation:
         metrics: Sequence[Metric] = METRICS,
         preset: Preset = "fast",
         seed: int = 0,
-        context: Context = "full",
+        context: Context = "auto",
         dtype: Dtype | None = None,
         gen_args: dict[str, Any] | None = None,
         percentages: Iterable[float] = PERCENTAGES,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.models.context import MERGES, refreeze
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -18,13 +19,12 @@ NEEDED = ("model", "token_ids", "previous_token_ids", "context_seconds", "dtype"
 def restore(
     model: SpeechToTextModel, explanation: SpeechToTextExplanation, tokens_only: bool = False
 ) -> tuple[Utterance, Tokens]:
-    """What the model heard and the tokens that were explained, in the context and precision of the explanation.
+    """What the model heard and the tokens that were explained, in the full window and the explanation's precision.
 
     The spectrogram is the explanation's own; the padding after it is the model's silence. In the real utterance one or
     two frames after the end still hold a little of the audio under their windows, which no explanation stores. With
-    Whisper tiny.en the predictions therefore differ by a KL divergence of less than 0.01 in its full window (0.03 in
-    one that ends 1 s after the utterance), measured on six recordings; hiding half of the spectrogram changes them by
-    several nats.
+    Whisper tiny.en the predictions therefore differ by a KL divergence of less than 0.01, measured on six recordings;
+    hiding half of the spectrogram changes them by several nats.
 
     Args:
         model: the model that was explained.
@@ -73,6 +73,19 @@ def restore(
     )
 
 
+def restore_for_scores(
+    model: SpeechToTextModel, explanation: SpeechToTextExplanation, tokens_only: bool = False
+) -> tuple[Utterance, Tokens]:
+    """The same with the padding frozen where it was for the explanation, for metrics that score many inputs."""
+    utterance, tokens = restore(model, explanation, tokens_only)
+    context = explanation.metadata.get("context", {})
+    if context.get("used") != "frozen":
+        return utterance, tokens
+    if not hasattr(model, "freeze_padding"):
+        raise ValueError(f"the explanation's metadata is damaged: the padding of {model.name} cannot be frozen.")
+    return refreeze(model, utterance, context["merged_by"]), tokens
+
+
 def _check(metadata: dict[str, Any]) -> None:
     """Raises a ValueError for metadata, of a file maybe, that no explanation has."""
     target, previous = metadata["token_ids"], metadata["previous_token_ids"]
@@ -83,11 +96,16 @@ def _check(metadata: dict[str, Any]) -> None:
         "context_seconds": isinstance(seconds, (int, float)) and 0 < seconds < 1e9,  # JSON knows integers that overflow
         "dtype": metadata["dtype"] in DTYPES,
         "gen_args": isinstance(metadata.get("gen_args", {}), dict),
+        "context": _is_context(metadata.get("context", {})),
     }
     if wrong := [name for name, is_valid in valid.items() if not is_valid]:
         raise ValueError(f"the explanation's metadata is damaged: {' and '.join(wrong)} cannot be so.")
     if previous and previous[len(previous) - len(target) + 1 :] != target[:-1]:
         raise ValueError("the explanation's metadata is damaged: its previous tokens do not end with its tokens.")
+
+
+def _is_context(context: object) -> bool:
+    return isinstance(context, dict) and (context.get("used") != "frozen" or context.get("merged_by") in MERGES)
 
 
 def _is_ids(ids: object) -> bool:

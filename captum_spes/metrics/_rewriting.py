@@ -25,7 +25,7 @@ MAX_NEW_TOKENS = 200
 class Rewriter:
     """Lets a model write again, as it wrote what an explanation explains.
 
-    In the explanation's context and precision, with its prompt and arguments of generation. Texts end after
+    In the full window and the explanation's precision, with its prompt and arguments of generation. Texts end after
     ``max_new_tokens``, by default twice the original's tokens and ten, so that repetitions end.
 
     Args:

@@ -93,8 +93,9 @@ def deletion(
     of the spectrogram, ``maps=spectrogram - baseline`` (the methods ``random`` and ``energy`` of the command line):
     the latter costs nothing and does well.
 
-    The model writes with the explanation's own context, precision and arguments of generation. Coarse steps saturate:
-    with the paper's steps of 5 % most of a text is gone at the first or second; ``percentages=range(21)`` looks closer.
+    The model writes in its full window, with the explanation's precision and arguments of generation. Coarse steps
+    saturate: with the paper's steps of 5 % most of a text is gone at the first or second; ``percentages=range(21)``
+    looks closer.
 
     Args:
         model: the model that was explained.

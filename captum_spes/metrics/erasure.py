@@ -17,7 +17,7 @@ from captum_spes.maps import descending, top_bins
 from captum_spes.metrics._baselines import Baseline, check_baseline, make_hider
 from captum_spes.metrics._checks import check_positive
 from captum_spes.metrics._curve import as_tensor, auc, format_steps
-from captum_spes.metrics._restore import restore
+from captum_spes.metrics._restore import restore_for_scores
 from captum_spes.models.protocol import SpeechToTextModel
 from captum_spes.speech_to_text.targets import TokenPrediction
 from captum_spes.words import word_spans
@@ -242,7 +242,7 @@ class _Case:
     ) -> None:
         self.model, self.inputs, self.steps = model, inputs, steps
         self.baseline, self.batch_size, self.seed = baseline, batch_size, seed
-        self.utterance, tokens = restore(model, replace(explanation, grouped=False))
+        self.utterance, tokens = restore_for_scores(model, replace(explanation, grouped=False))
         self.prediction = TokenPrediction(model, tokens, TokenLogProbability)
         self.weights = _row_weights(explanation, self.prediction.rows)
         if inputs == "tokens" and len(explanation.previous_tokens) != len(self.prediction.previous):

@@ -11,7 +11,7 @@ from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import TokenLogProbability
 from captum_spes.metrics._additive import additive_attributions
 from captum_spes.metrics._checks import check_positive
-from captum_spes.metrics._restore import restore
+from captum_spes.metrics._restore import restore_for_scores
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.segmentation import slic_feature_mask
 from captum_spes.speech_to_text.profiles import Score
@@ -94,7 +94,7 @@ def infidelity(
     check_positive(n_perturb_samples=n_perturb_samples, perturbations_per_eval=perturbations_per_eval)
     if not 0 < perturbation_prob < 1:
         raise ValueError(f"perturbation_prob must lie strictly between 0 and 1, not {perturbation_prob}.")
-    utterance, tokens = restore(model, explanation, tokens_only=True)
+    utterance, tokens = restore_for_scores(model, explanation, tokens_only=True)
     maps = additive_attributions(explanation) if attributions is None else attributions
     shape = explanation.spectrogram_attr.shape
     if maps.shape[-3:] != shape or maps.dim() > 4:

@@ -20,6 +20,8 @@ Dtype = torch.dtype | Literal["auto"]
 # Perturbed spectrograms whose padding states are averaged, and others on which the result is compared.
 N_REFERENCES, N_PROBES = 8, 16
 PROBES_AT_ONCE = 8
+# Where the speech fills a larger share of the window, freezing the rest saves less than the probe costs.
+MAX_SHARE = 0.8
 # how many positions of the padding are averaged into one, from the cheapest to the most exact
 MERGES = (8, 4, 2, 1)
 # The scores of the probe correlate at least so much with those of the full window, over all tokens and for each token
@@ -51,7 +53,7 @@ def fit_utterance(
         tokens: the text to explain.
         context: ``"full"``: every pass computes the full window. ``"frozen"``: the padding is frozen and not merged,
             with a warning where the probe fails. ``"auto"``: the cheapest of padding merged by 8, 4, 2 and unmerged
-            padding that passes the probe, or else the full window.
+            padding that passes the probe, or else the full window, also where the speech fills more than 80 % of it.
         dtype: the precision, such as ``torch.bfloat16``. ``"auto"`` takes bfloat16 autocast where the hardware has it
             and the same probe passes. Default: the precision of the model's weights.
         gen_args: arguments of the model's generation, with which the probe compares texts.
@@ -233,8 +235,9 @@ def _reason_for_full(model: Any, utterance: Utterance, context: Context) -> str 
         return None
     if not hasattr(model, "freeze_padding"):
         return "the model has no window of fixed length"
-    if 2 * model.computed_positions(utterance) >= utterance.n_frames:
-        return "the utterance fills the window"
+    share = 2 * model.computed_positions(utterance) / utterance.n_frames
+    if share == 1 or (context == "auto" and share > MAX_SHARE):
+        return f"the utterance and its margin fill {share:.0%} of the window"
     return None
 
 

@@ -181,6 +181,7 @@ class FreezesPadding(HuggingFaceModel):
     ``self_attn`` modules.
     """
 
+    window: int
     # encoder positions that the model reads as one
     positions_at_once = 1
 

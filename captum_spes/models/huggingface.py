@@ -34,7 +34,7 @@ class HuggingFaceModel:
     frames_per_second: float
     mel_frequencies: np.ndarray
     # frames that the model can hear at once; None where only the memory limits them
-    window: int | None = None
+    window: Any = None
     # whether the features are normalised to mean 0 in each mel channel of an utterance
     normalized = False
     # the tokenizers of some families begin every word with a space, also the first

@@ -193,7 +193,7 @@ class SpeechToTextAttribution(Attribution):
         contrast: Contrast | None = None,
         sentence: bool = False,
         gen_args: dict[str, Any] | None = None,
-        context: Context = "full",
+        context: Context = "auto",
         dtype: Dtype | None = None,
         show_progress: bool = False,
         callback: Stage | None = None,
@@ -240,8 +240,10 @@ class SpeechToTextAttribution(Attribution):
                 methods then need one backward and not one a token. The tokens weigh by how much their scores change,
                 where :meth:`SpeechToTextExplanation.sentence` lets each weigh as much.
             gen_args: arguments of the model's generation, such as ``{"num_beams": 5}``; they are stored.
-            context: ``"full"`` for the model's whole window, ``"auto"`` for the shortest that changes nothing that
-                matters, or seconds; see :func:`~captum_spes.models.context.fit_utterance`.
+            context: how the model's window is run. ``"full"``: every pass computes all of it. ``"frozen"``: passes
+                compute the speech and attend to states of the padding that were recorded before. ``"auto"``: the
+                cheapest form of frozen padding whose scores agree with the full window's, or else the full window; see
+                :func:`~captum_spes.models.context.fit_utterance`. Text is always generated in the full window.
             dtype: precision of the model through autocast, or ``"auto"`` on the same conditions. Default: that of
                 the model's weights.
             show_progress: shows a progress bar for each of the two calls.
@@ -364,7 +366,7 @@ class SpeechToTextAttribution(Attribution):
         sampling_rate: int | None = None,
         max_seconds: float | None = None,
         gen_args: dict[str, Any] | None = None,
-        context: Context = "full",
+        context: Context = "auto",
         dtype: Dtype | None = None,
         **arguments: Any,
     ) -> LongExplanation:
@@ -380,9 +382,9 @@ class SpeechToTextAttribution(Attribution):
             inputs: path of an audio file, or samples with ``sampling_rate``.
             folder: where the parts are written, a new one or that of the same explanation.
             sampling_rate: samples a second of an array of samples.
-            max_seconds: of a part, at most. Default: the model's window, or the context where it is given in seconds.
+            max_seconds: of a part, at most. Default: the model's window.
             gen_args: arguments of the model's generation.
-            context: window given to the model, as in :meth:`attribute`.
+            context: how the model's window is run, as in :meth:`attribute`.
             dtype: precision of the model.
             **arguments: further ones of :meth:`attribute`, but for ``target``, ``contrast``, ``checkpoint`` and
                 ``process_group``, which belong to one utterance. Where a ``callback`` returns True, the run ends after
@@ -410,7 +412,7 @@ class SpeechToTextAttribution(Attribution):
         rate = self.model.sample_rate
         samples = load_audio(inputs, rate, sampling_rate)
         if max_seconds is None:
-            max_seconds = longest_seconds(self.model, context, len(samples) / rate)
+            max_seconds = longest_seconds(self.model, len(samples) / rate)
 
         def explain(
             long: LongExplanation, number: int, part: np.ndarray, source: dict[str, Any]
@@ -505,11 +507,10 @@ class SpeechToTextAttribution(Attribution):
         )
 
 
-def longest_seconds(model: SpeechToTextModel, context: Context, duration: float) -> float:
-    """Seconds that a model hears at once in a context; the duration of the audio where nothing limits them."""
+def longest_seconds(model: SpeechToTextModel, duration: float) -> float:
+    """Seconds that a model hears at once; the duration of the audio where nothing limits them."""
     window = getattr(model, "window", None)
-    longest = duration if window is None else window / model.frames_per_second
-    return longest if isinstance(context, str) else min(float(context), longest)
+    return duration if window is None else window / model.frames_per_second
 
 
 def _agreed(ranks: Ranks, utterance: Utterance, tokens: Tokens) -> tuple[Utterance, Tokens]:

@@ -35,6 +35,7 @@ def describe_inputs(model: SpeechToTextModel, utterance: Utterance, tokens: Toke
         "target": "generated" if tokens.generated else "given",
         "token_ids": tokens.target.tolist(),
         "previous_token_ids": tokens.previous.tolist(),
+        "context": utterance.context or {"used": "full"},
         "context_seconds": context_seconds(model, utterance),
         "padding_value": float(utterance.padding.min()) if utterance.padding.numel() else None,
         "dtype": str(utterance.dtype).removeprefix("torch."),
