@@ -3,11 +3,10 @@
     python benchmarks/make_corpus.py build/corpus
     python benchmarks/estimators.py build/corpus --output benchmarks/results
 
-Whisper tiny.en on short utterances, each in the shortest window in which it (and Whisper base) hears it right, also
-without a random tenth of its bins. Every map is evaluated by deletion and insertion in steps of 5 %; the main ones also
-by deletion in steps of 1 % up to 20 %, by deletion with silence in place of the baseline that they were computed with,
-and by deletion and insertion where Whisper base decodes. WER is against what the decoding model writes of the whole.
-The pointing game asks whether a word's map peaks where it is spoken.
+Whisper tiny.en on short utterances that it and Whisper base transcribe right. Every map is evaluated by deletion and
+insertion in steps of 5 %; the main ones also by deletion in steps of 1 % up to 20 %, by deletion with silence in place
+of the baseline that they were computed with, and by deletion and insertion where Whisper base decodes. WER is against
+what the decoding model writes of the whole. The pointing game asks whether a word's map peaks where it is spoken.
 
 SPES runs in pieces of 1,008 samples with seeds of their own; its map of 3,024 samples is the mean of three. Time is CPU
 time of one thread. A run that is stopped goes on with the same command. Whisper base comes with the extra multilingual.
@@ -63,7 +62,6 @@ from captum_spes.models.context import context_seconds
 
 N_REAL, N_UTTERANCES = 3, 10
 MAX_SECONDS = 6.5
-PADDINGS = (2, 4, 8)  # seconds
 MAX_WER = 20
 STEPS = tuple(range(0, 101, 5))
 FIRST_STEPS = tuple(range(21))
@@ -83,7 +81,7 @@ def models() -> tuple[SpeechToTextModel, SpeechToTextModel]:
 
 @dataclass(frozen=True)
 class Heard:
-    """An utterance that both models hear right in the same window."""
+    """An utterance that both models transcribe right."""
 
     case: Case
     explanation: SpeechToTextExplanation  # of tiny.en, its maps yet to come
@@ -92,32 +90,17 @@ class Heard:
 
 def hear(item: CorpusUtterance) -> Heard | None:
     tiny, base = models()
-    for padding in PADDINGS:
-        found = [_written(model, item, padding) for model in (tiny, base)]
-        if all(found):
-            (utterance, tokens), _ = found
-            return Heard(Case(tiny, utterance, tokens), *(_empty(m, *f) for m, f in zip((tiny, base), found)))
-    return None
-
-
-def _written(model: SpeechToTextModel, item: CorpusUtterance, padding: int) -> tuple[Utterance, Tokens] | None:
-    attribution = SpeechToTextAttribution(SPES(model))
-    utterance, _ = attribution.prepare(item.path, item.transcription)
-    n_padding = round(padding * model.frames_per_second) + utterance.spectrogram.shape[1] % 2
-    utterance = replace(utterance, padding=utterance.padding[:, :n_padding], dtype=torch.bfloat16)
-    tokens = model.generate(utterance, max_new_tokens=100)
-    text = attribution.text(tokens)
-    if wer([text], [item.transcription or ""]) > MAX_WER or _breaks(model, utterance, tokens, text):
+    found = [_written(model, item) for model in (tiny, base)]
+    if not all(found):
         return None
-    return utterance, tokens
+    (utterance, tokens), _ = found
+    return Heard(Case(tiny, utterance, tokens), *(_empty(m, *f) for m, f in zip((tiny, base), found)))
 
 
-def _breaks(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens, text: str) -> bool:
-    """Whether the text falls apart where a random tenth of the bins is hidden, as in a window that is cut too close."""
-    hidden = torch.rand(utterance.spectrogram.shape, generator=torch.Generator().manual_seed(0)) < 0.1
-    spectrogram = torch.where(hidden, model.baseline(utterance), utterance.spectrogram)
-    [ids] = model.generate_batch(spectrogram, utterance, tokens.prompt, max_new_tokens=100)
-    return wer([SpeechToTextAttribution(SPES(model)).text(replace(tokens, target=ids))], [text]) > MAX_WER
+def _written(model: SpeechToTextModel, item: CorpusUtterance) -> tuple[Utterance, Tokens] | None:
+    attribution = SpeechToTextAttribution(SPES(model))
+    utterance, tokens = attribution.prepare(item.path, gen_args={"max_new_tokens": 100})
+    return None if wer([attribution.text(tokens)], [item.transcription or ""]) > MAX_WER else (utterance, tokens)
 
 
 def _empty(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> SpeechToTextExplanation:
@@ -137,8 +120,9 @@ def _empty(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> Sp
             "model": model.name,
             "token_ids": tokens.target.tolist(),
             "previous_token_ids": tokens.previous.tolist(),
+            "context": utterance.context,
             "context_seconds": context_seconds(model, utterance),
-            "dtype": "bfloat16",
+            "dtype": "float32",
         },
     )
 
@@ -259,19 +243,18 @@ def work(item: CorpusUtterance, stage: str, root: Path) -> str:
     return f"{item.id}, {stage}"
 
 
-def window(item: CorpusUtterance) -> float | None:
-    """Seconds of the window in which an utterance is heard right; None where there is none."""
+def seconds_of(item: CorpusUtterance) -> float | None:
+    """Seconds of an utterance that both models transcribe right; None for others."""
     torch.set_num_threads(1)
-    heard = hear(item)
-    return None if heard is None else heard.explanation.metadata["context_seconds"]
+    return None if hear(item) is None else float(item.fields["duration"])
 
 
 def choose(corpus: Path, folder: Path, pool: ProcessPoolExecutor) -> list[CorpusUtterance]:
-    """Those with the shortest windows, some of them of real speech; the same ones when a run goes on."""
+    """The shortest ones, some of them of real speech; the same ones when a run goes on."""
     items = [item for item in load_corpus(corpus).utterances if float(item.fields["duration"]) <= MAX_SECONDS]
     path = folder / "utterances.json"
     if not path.is_file():
-        windows = {item.id: seconds for item, seconds in zip(items, pool.map(window, items)) if seconds}
+        windows = {item.id: seconds for item, seconds in zip(items, pool.map(seconds_of, items)) if seconds}
         ordered = sorted((item for item in items if item.id in windows), key=lambda item: windows[item.id])
         real = [item.id for item in ordered if is_real(item)][:N_REAL]
         others = [item.id for item in ordered if not is_real(item)][: N_UTTERANCES - N_REAL]

@@ -1,15 +1,14 @@
 """Is a word still heard where only its most salient regions are kept, and gone where they are removed?
 
     python benchmarks/make_corpus.py build/corpus
-    python benchmarks/listening.py build/corpus [--n-utterances 8] [--n-words 5] [--context 5]
+    python benchmarks/listening.py build/corpus [--n-utterances 8] [--n-words 5]
 
 Whisper tiny.en stands in for the listener: words are explained by GradientSPES, a share of the bins is kept or
 removed by ``SpeechToTextExplanation.to_audio``, and the model hears the result as it hears any other file. Beside the
 word's own map stand three that have as many bins: that of each other word of the utterance, with patches of the same
 sizes; the energy of the spectrogram; and a random order.
 
-Of each utterance words are drawn that are written once. Utterances of which the model writes something else in a window
-of --context seconds than in its full one are left out. A text ends a few tokens after the original's number. What is
+Of each utterance words are drawn that are written once. A text ends a few tokens after the original's number. What is
 written is kept in listening.json beside the table: the same command goes on with a run that was stopped.
 """
 
@@ -37,7 +36,7 @@ from captum_spes._files import markdown_table, write_atomically
 from captum_spes.audio import load_audio
 from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
 from captum_spes.metrics._bootstrap import draw_utterances, interval
-from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model
+from captum_spes.models import SpeechToTextModel, Tokens, load_model
 from captum_spes.speech_to_text.catalogue import find_method
 from captum_spes.words import is_word
 
@@ -58,7 +57,6 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--n-utterances", type=int, default=8)
     parser.add_argument("--n-words", type=int, default=5, help="of an utterance, at most")
-    parser.add_argument("--context", type=float, help="seconds of the window; default: the full one")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
     model = load_model("whisper-tiny.en", device="cpu")
@@ -66,18 +64,14 @@ def main() -> None:
     found = json.loads(data.read_text()) if data.is_file() else {}
     items = in_turn(load_corpus(args.corpus).utterances)
     chosen: list[CorpusUtterance] = []
-    n_left_out = 0
     while len(chosen) < args.n_utterances and items:
         item = items.pop(0)
         if item.id not in found:
             print(f"{len(chosen) + 1} of {args.n_utterances}: {item.id}", flush=True)
-            found[item.id] = listen(model, item, args.n_words, args.context)
+            found[item.id] = listen(model, item, args.n_words)
             write_atomically(data, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-        if found[item.id] is None:
-            n_left_out += 1
-        else:
-            chosen.append(item)
-    report({item.id: found[item.id] for item in chosen}, chosen, n_left_out, args)
+        chosen.append(item)
+    report({item.id: found[item.id] for item in chosen}, chosen, args)
     example(model, args).savefig(args.output / "listening-example.png", dpi=150)
 
 
@@ -91,19 +85,15 @@ def in_turn(items: list[CorpusUtterance]) -> list[CorpusUtterance]:
     return [item for row in range(rows) for voice in sorted(voices) for item in voices[voice][row : row + 1]]
 
 
-def listen(model: SpeechToTextModel, item: CorpusUtterance, n_words: int, context: float | None) -> dict | None:
-    """What the model writes of an utterance, of which parts are kept and removed; None where that is not to be had."""
+def listen(model: SpeechToTextModel, item: CorpusUtterance, n_words: int) -> dict:
+    """What the model writes of an utterance, of which parts are kept and removed."""
     method = find_method(METHOD)
     whole = model.utterance(load_audio(item.path, model.sample_rate))
-    if context is not None and whole.spectrogram.shape[1] > context * model.frames_per_second:
-        return None
     attribution = method.wrap(model)
     text = attribution.text(model.generate(whole))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the window and of noisy maps
-        utterance, tokens = attribution.prepare(item.path, context="full" if context is None else context)
-        if attribution.text(tokens) != text:
-            return None
+        warnings.simplefilter("ignore")  # about noisy maps
+        utterance, tokens = attribution.prepare(item.path)
         explanation = method.explain(model, utterance, tokens, PRESET, seed=SEED)
     words = explanation.words()
     counts = Counter(words_of(text))
@@ -118,20 +108,18 @@ def listen(model: SpeechToTextModel, item: CorpusUtterance, n_words: int, contex
         "text": text,
         "reliability": float(words.reliability[rows].mean()),
         "words": [words.tokens[row].lower() for row in rows],
-        "heard": {name: heard(model, item, utterance, *source) for name, source in sources.items()},
+        "heard": {name: heard(model, item, *source) for name, source in sources.items()},
     }
 
 
-def heard(
-    model: SpeechToTextModel, item: CorpusUtterance, like: Utterance, source: SpeechToTextExplanation, row: int
-) -> list[str]:
-    """The text of each of the settings, in a window as long as that of an utterance."""
+def heard(model: SpeechToTextModel, item: CorpusUtterance, source: SpeechToTextExplanation, row: int) -> list[str]:
+    """The text of each of the settings."""
     sounds = [
         source.to_audio(item.path, row, background=background, **{way: share}) for way, background, share in SETTINGS
     ]
     # the corpus has the model's rate; how low the silence after each lies depends on its loudest sound
     utterances = [model.utterance(samples) for samples in sounds]
-    windows = [torch.cat((u.spectrogram, u.padding), dim=1)[:, : like.n_frames] for u in utterances]
+    windows = [torch.cat((u.spectrogram, u.padding), dim=1) for u in utterances]
     whole = replace(utterances[0], spectrogram=windows[0], padding=utterances[0].padding[:, :0])
     prompt = model.tokens("a", whole).prompt
     longest = len(source.previous_tokens) + SPARE_TOKENS
@@ -143,9 +131,8 @@ def heard(
 def example(model: SpeechToTextModel, args: argparse.Namespace) -> plt.Figure:
     """A word of the bundled recording, kept and removed, as spectrograms."""
     method = find_method(METHOD).with_samples(EXAMPLE_SAMPLES)
-    context = "full" if args.context is None else args.context
     with as_file(files("captum_spes") / "data" / SAMPLE) as path:
-        prepared = method.wrap(model).prepare(path, context=context)
+        prepared = method.wrap(model).prepare(path)
         words = method.explain(model, *prepared, PRESET, seed=SEED).words()
         sounds = {"the recording": load_audio(path, RATE)}
         for background, way in product(BACKGROUNDS[::-1], WAYS):
@@ -183,7 +170,7 @@ def outcomes(entry: dict, setting: int) -> dict[str, list[float]]:
     }
 
 
-def report(found: dict[str, dict], items: list[CorpusUtterance], n_left_out: int, args: argparse.Namespace) -> None:
+def report(found: dict[str, dict], items: list[CorpusUtterance], args: argparse.Namespace) -> None:
     rows = [("", "in place of the rest", "share of the bins", *MAPS.values(), "own less other words'")]
     curves = {}
     for number, (way, background, share) in enumerate(SETTINGS):
@@ -198,7 +185,6 @@ def report(found: dict[str, dict], items: list[CorpusUtterance], n_left_out: int
     n_words = sum(len(entry["words"]) for entry in found.values())
     voices = Counter("read by a person" if item.fields["voice"] == "human" else "synthesised" for item in items)
     reliability = np.mean([entry["reliability"] for entry in found.values()])
-    window = "the full window" if args.context is None else f"a window of {args.context:g} s"
     lines = [
         *markdown_table(rows),
         "",
@@ -206,8 +192,7 @@ def report(found: dict[str, dict], items: list[CorpusUtterance], n_left_out: int
         "share of those that Whisper tiny.en writes where only the most salient bins are kept, and of those that it "
         "does not write where they are removed; with 95 % bootstrap intervals over the utterances.",
         "",
-        f"`{command()}`: {METHOD}, {PRESET} preset (reliability of the maps {reliability:.2f}), explained and heard in "
-        f"{window} ({n_left_out} sentences that are longer or written otherwise in it were passed over), seed {SEED}; "
+        f"`{command()}`: {METHOD}, {PRESET} preset (reliability of the maps {reliability:.2f}), seed {SEED}; "
         f"{machine()}.",
     ]
     write_atomically(args.output / "listening.md", "\n".join(lines) + "\n")

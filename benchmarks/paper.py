@@ -2,7 +2,7 @@
 
     python benchmarks/make_corpus.py build/corpus
     python benchmarks/paper.py table1 --quick
-    python benchmarks/paper.py table1 --context 10 --n-samples 600 --n-utterances 12 --output benchmarks/results
+    python benchmarks/paper.py table1 --n-samples 600 --n-utterances 12 --output benchmarks/results
 
 Without further options an experiment has the paper's budget, which is meant for a GPU: 20,000 samples, the full window,
 all utterances. A run that is stopped goes on with the same command. --quick ends within ten minutes on 2 cores: few
@@ -14,7 +14,7 @@ and is undecided otherwise, and with fewer than six utterances.
 is forced: BLEU in place of WER, against what the model itself writes of the whole spectrogram.
 
 Real speech comes first, then the synthesised one. Utterances that the model does not hear right are left out (WER
-above 20 %); a context that is cut makes Whisper repeat itself now and then. table2, the model's own error rate, wants a
+above 20 %). table2, the model's own error rate, wants a
 corpus that leaves nothing out: make_corpus.py --no-filter.
 
 figure2 and figure4 are about duration. Recordings that are longer than the window, which the default corpus has not,
@@ -29,7 +29,7 @@ figure4 is about time: by the clock, so that it wants a machine that is idle.
 Figures 1, 3, 7 to 11, table10 and time_localisation are about plausibility (§8). Figures 7 to 9 want the minimal pair:
 
     python benchmarks/make_corpus.py build/minimal-pair --minimal-pair
-    python benchmarks/paper.py figure7 --corpus build/minimal-pair --context 10 --n-samples 600
+    python benchmarks/paper.py figure7 --corpus build/minimal-pair --n-samples 600
 """
 
 from __future__ import annotations
@@ -79,7 +79,6 @@ from captum_spes.visualization import CurvePanel, plot_curves
 MAX_WER = 20
 GEN_ARGS = {"max_new_tokens": 200}  # a model that has begun to loop is not heard to its end
 QUICK_UTTERANCES = 3
-QUICK_CONTEXT = 10.0
 QUICK_FORWARDS = 6_000  # of all methods and utterances together: some minutes, and the rest for decoding
 PAPER_WER = {"the paper's model": 10.8, "SeamlessM4T": 15.8}  # Table 2, MuST-C tst-COMMON
 VERDICTS = {"better": "holds", "worse": "does not hold", "undecided": "undecided"}
@@ -104,7 +103,7 @@ class Study:
         self.listener = load_model(self.args.model, device=self.args.device, language="en") if language else self.model
         quick = self.args.quick
         self.n_utterances = self.args.n_utterances or (self._quick_utterances() if quick else None)
-        self.context = self.args.context or (QUICK_CONTEXT if quick and not self.experiment.long else "full")
+        self.context = self.args.context
         self.n_samples = self.args.n_samples or (self._quick_samples() if quick else N_SAMPLES)
         self.name += f"-{language}" if language else ""
         self.folder = self.args.folder / (self.name + ("-quick" if quick else ""))
@@ -125,22 +124,20 @@ class Study:
         return {name: methods[name] for name in self.experiment.quick or methods} if self.args.quick else methods
 
     def corpus(self, select: Callable[[list[CorpusUtterance]], list[CorpusUtterance]] = real_first) -> Corpus:
-        """Utterances of the right length that the model hears right in this context, in the order of ``select``."""
+        """Utterances of the right length that the model hears right in the order of ``select``."""
         corpus = load_corpus(self.args.corpus)
         chosen = filter(self.is_heard, select(list(filter(self.fits, corpus.utterances))))
         return replace(corpus, utterances=list(islice(chosen, self.n_utterances)))
 
     def fits(self, item: CorpusUtterance) -> bool:
-        """Whether its length is right, and leaves a second of silence in the context."""
+        """Whether its length is right."""
         shortest, longest = self.experiment.seconds
-        if self.context != "full":
-            longest = min(longest, self.context - 1)
         return shortest <= float(item.fields["duration"]) <= longest
 
     def parts(self, item: CorpusUtterance) -> list[CorpusUtterance]:
         """The utterance; of a longer recording than the model hears at once the parts, each with its words."""
         seconds = float(item.fields["duration"])
-        longest = longest_seconds(self.model, self.context, seconds)
+        longest = longest_seconds(self.model, seconds)
         if seconds <= longest:
             return [item]
         rate = self.model.sample_rate
@@ -165,9 +162,7 @@ class Study:
             for path in self.folder.glob(f"explanations/*/{glob.escape(item.id)}.safetensors"):
                 return SpeechToTextExplanation.load(path).text
         attribution = SpeechToTextAttribution(SPES(self.listener))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a text that is another in the full window
-            _, tokens = attribution.prepare(item.path, context=self.context, gen_args=GEN_ARGS)
+        _, tokens = attribution.prepare(item.path, context="full", gen_args=GEN_ARGS)
         return attribution.text(tokens)
 
     def run(self, corpus: Corpus, methods: Methods | None = None) -> Evaluation:
@@ -215,7 +210,7 @@ class Study:
 
     def origin(self, model: str | None = None, data: str = "") -> list[str]:
         """The same without a corpus."""
-        window = "its full window" if self.context == "full" else f"a window of {self.context:g} s"
+        window = "its full window" if self.context == "full" else "frozen padding where the probe allows it"
         fewer = ""
         if "bubble_noise" in self.methods and self.n_samples > 1_000:
             fewer = ", of Bubble Noise at most 1,000"
@@ -390,7 +385,8 @@ def figure2(study: Study) -> None:
 def figure4(study: Study) -> None:
     """How long SPES takes by the length of the utterance, and how many utterances are how long.
 
-    In the full window, and in what ``context="auto"`` cuts it to. A longer recording takes what its parts take.
+    In the full window, and with frozen padding where ``context="auto"`` takes it. A longer recording takes what its
+    parts take.
     """
     corpus, name, folder = study.corpus(lambda items: evenly(items, study.n_utterances)), study.name, study.folder
     seconds = [float(item.fields["duration"]) for item in corpus.utterances]
@@ -501,7 +497,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="in ten minutes on 2 cores")
     parser.add_argument("--n-utterances", type=int, help="at most so many, of each group where there are groups")
     parser.add_argument("--n-samples", type=int, help="N_X (default: the paper's 20,000; of the tokens a tenth)")
-    parser.add_argument("--context", type=float, help="seconds of the model's window (default: the full one)")
+    parser.add_argument("--context", choices=["auto", "frozen", "full"], default="auto", help="how the window is run")
     parser.add_argument("--language", choices=LANGUAGES, help=f"translate English speech: {', '.join(TRANSLATION)}")
     parser.add_argument("--model", help="default: whisper-tiny.en; whisper-base with --language")
     parser.add_argument("--min-count", type=int, default=100, help="of the tokens of figure10 and table10")
@@ -517,7 +513,6 @@ def main() -> None:
         parser.error(f"--language is for {', '.join(TRANSLATION)}")
     args.model = args.model or ("whisper-base" if args.language else "whisper-tiny.en")
     warnings.filterwarnings("ignore", "the maps are noisy")
-    warnings.filterwarnings("ignore", "with a context of")
     if args.experiment in plausibility.EXPERIMENTS:
         title, run = plausibility.EXPERIMENTS[args.experiment]
         # they share the explanations of a corpus

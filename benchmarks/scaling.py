@@ -226,7 +226,6 @@ class Benchmark:
                     {"spes": replace(METHODS["spes"], arguments=few, fast={})},
                     folder / "out",
                     metrics=["size"],
-                    context=4.0,
                 )
                 evaluation.run(sharing=Sharing(store, rank, n_ranks))
 

@@ -62,7 +62,7 @@ def into_english(args: argparse.Namespace) -> None:
                 explanation = explain(attributions[1], audio, args)
                 explanation.words().plot_tokens().savefig(args.output / f"translation-{language}-en.png", dpi=100)
             audio.unlink()
-    footer = f"`{command()}`: {args.model}, {args.n_samples} samples, a window of {args.context:g} s; {machine()}."
+    footer = f"`{command()}`: {args.model}, {args.n_samples} samples, window: {args.context}; {machine()}."
     (args.output / "translation.md").write_text("\n".join([*markdown_table(rows), "", footer]) + "\n", encoding="utf-8")
 
 
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--into-english", action="store_true", help="of Spanish and French speech by Pico")
     parser.add_argument("--languages", nargs="+", default=["en", "de", "es"])
     parser.add_argument("--model", default="whisper-base")
-    parser.add_argument("--context", type=float, default=8.0, help="seconds of the model's window")
+    parser.add_argument("--context", choices=["auto", "frozen", "full"], default="auto", help="how the window is run")
     parser.add_argument("--n-samples", type=int, default=300)
     parser.add_argument("--output", type=Path, default=Path("build/translation"))
     args = parser.parse_args()

@@ -132,4 +132,3 @@ def word_or_number(text: str, words: Sequence[str], option: str) -> str | int:
         ways = [f"{option} :{number} for the word {words[number].strip()!r}" for number in (row, *others)]
         raise ValueError(f"{option} {text} may be a word or its number: write " + ", or ".join(ways) + ".")
     return row
-
