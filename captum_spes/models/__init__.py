@@ -11,6 +11,7 @@ import torch
 from captum_spes._extras import require
 from captum_spes.models.families import FAMILIES, Family, UnsupportedModelError, find_family
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.models.wrappers import check_adapter, check_weights, unwrap
 
 if TYPE_CHECKING:
     from captum_spes.models.bundled import Bundle
@@ -32,7 +33,7 @@ def load_model(
         name_or_model: a model of one of the supported families: ``"whisper-tiny.en"`` for the one bundled with the
             ``demo`` extra, ``"whisper-base"`` for that of the ``multilingual`` extra (without the extra,
             ``"openai/whisper-…"`` of the Hugging Face hub); the id of a model of the hub; the path of a folder that
-            holds one; or a ``transformers`` model in memory.
+            holds one; or a ``transformers`` model in memory, also inside ``torch.compile``, ``DataParallel`` or PEFT.
         processor: the processor of a model in memory; or its feature extractor alone, where targets are given as token
             ids.
         device: where to run it, ``"cpu"``, ``"cuda"``, …. Default: a GPU where there is one; a model in memory stays
@@ -68,10 +69,11 @@ def load_model(
         model, processor = load_bundled(bundle, weights) if bundle and weights else _load_pretrained(name, bundle)
         model.eval().to(target)
     else:
-        model, name = name_or_model, None
+        model, name = unwrap(name_or_model), None
         family = find_family(getattr(getattr(model, "config", None), "model_type", None), type(model).__name__)
         if not isinstance(model, family.model_class()):
             raise ValueError(f"of the family {family.title} give a {family.model}, not a {type(model).__name__}.")
+        check_weights(model)
         if processor is None:
             raise ValueError("a model in memory needs its processor: load_model(model, processor).")
         if device is not None:
@@ -86,6 +88,7 @@ def _load_pretrained(name: str, bundle: Bundle | None) -> tuple[Any, Any]:
     """
     from transformers import AutoConfig
 
+    check_adapter(name)
     hub_name = f"openai/{name}" if bundle else name
     try:
         config = AutoConfig.from_pretrained(hub_name, trust_remote_code=False)

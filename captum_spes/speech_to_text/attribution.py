@@ -94,7 +94,7 @@ class SpeechToTextAttribution(Attribution):
     """
 
     def __init__(self, attr_method: Attribution, score: methods.Score | None = None) -> None:
-        self.defaults = methods.defaults_of(attr_method)
+        methods.defaults_of(attr_method)  # refuses what cannot explain a model of speech
         model = attr_method.forward_func
         if not isinstance(model, SpeechToTextModel):
             raise TypeError(
@@ -102,6 +102,7 @@ class SpeechToTextAttribution(Attribution):
                 "make it with captum_spes.models.load_model, as in SPES(load_model('whisper-tiny.en'))."
             )
         methods.check_score(attr_method, score)
+        methods.check_gradients(attr_method, model)
         if methods.is_hooked(attr_method):
             methods.check_hooks(attr_method, model)
         super().__init__(model)
@@ -442,7 +443,7 @@ class SpeechToTextAttribution(Attribution):
     ) -> Prediction:
         if self.score is CTCLogLikelihood and contrast is None:
             return PathsPrediction(self.model, tokens, self.text(tokens))
-        score = self.score or self.defaults.score
+        score = self.score or methods.defaults_of(self.attr_method).score
         if contrast is None:
             if sentence:
                 return TextPrediction(self.model, tokens, score, self.text(tokens))

@@ -38,6 +38,8 @@ from torch import Tensor, nn
 
 from captum_spes.attr import SPES, BubbleNoise, Energy, GradientSPES, Random
 from captum_spes.forward_func import CTCLogLikelihood, KLDivergence, TokenLogit, TokenLogProbability, TokenProbability
+from captum_spes.models.protocol import SpeechToTextModel
+from captum_spes.models.wrappers import is_quantized
 
 Score = (
     type[KLDivergence] | type[TokenProbability] | type[TokenLogProbability] | type[TokenLogit] | type[CTCLogLikelihood]
@@ -287,6 +289,17 @@ def check_score(method: Attribution, score: object) -> None:
         raise ValueError(
             f"the gradient of KLDivergence is 0 at the unperturbed input, where {title(method)} takes it: use "
             "score=TokenLogProbability, or a method that looks further, such as IntegratedGradients."
+        )
+
+
+def check_gradients(method: Attribution, model: SpeechToTextModel) -> None:
+    """Raises a ValueError for a method that needs gradients, of a model through which none flow."""
+    inside = getattr(model, "model", None)
+    needs_gradients = isinstance(innermost(method), (GradientAttribution, GradientSPES))
+    if needs_gradients and isinstance(inside, nn.Module) and is_quantized(inside):
+        raise ValueError(
+            f"{title(method)} needs gradients, and none flow through the quantised layers of {model.name}, so that its "
+            "maps would be 0: take the model before it was quantised, or a perturbation method such as SPES."
         )
 
 
