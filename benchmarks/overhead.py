@@ -1,11 +1,10 @@
-"""What SPES and GradientSPES add to the model's passes: time a pass, time a token, memory a sample.
-
-Also what torch.compile saves; it needs a C++ compiler.
+"""What frozen padding saves, and what SPES and GradientSPES add to the passes of the model.
 
     python benchmarks/overhead.py [--output benchmarks/results/overhead.md]
 
-All of it on the bundled Whisper tiny.en and the bundled sample. Times are ratios of runs that alternate within one
-process; memory is the peak resident size of processes of their own.
+All of it on the bundled Whisper tiny.en and the bundled sample, which is repeated for longer durations. Times are
+ratios of runs that alternate within one process; memory is the peak resident size of processes of their own. What
+torch.compile saves needs a C++ compiler.
 """
 
 from __future__ import annotations
@@ -16,31 +15,39 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from provenance import machine
+from provenance import command, machine
 
 import captum_spes
 from captum_spes import SPES, GradientSPES, KLDivergence, slic_feature_mask
+from captum_spes._files import markdown_table
 from captum_spes.audio import load_audio
 from captum_spes.models import Tokens, load_model
+from captum_spes.models.context import Context, fit_utterance
 
 SAMPLE = Path(captum_spes.__file__).parent / "data" / "so_what_was_the_next_step.wav"
 BATCH, GRADIENT_BATCH, SEED = 16, 4, 0
 
 
 class Case:
-    """The model on the sample, with some number of tokens to explain."""
+    """The model on the sample, with some number of tokens to explain, in its full window or with frozen padding."""
 
-    def __init__(self, n_tokens: int, padding_frames: int | None = None) -> None:
+    def __init__(self, n_tokens: int | None, context: Context = "full", seconds: float | None = None) -> None:
         self.model = load_model("whisper-tiny.en", device="cpu")
-        utterance = self.model.utterance(load_audio(SAMPLE, self.model.sample_rate))
-        self.utterance = replace(utterance, padding=utterance.padding[:, :padding_frames])
-        sentence = self.model.tokens("So what was the next step?", utterance)
-        target = sentence.target.repeat(-(-n_tokens // len(sentence.target)))[:n_tokens]
-        self.tokens = Tokens(sentence.prompt, target)
+        samples = load_audio(SAMPLE, self.model.sample_rate)
+        if seconds is not None:
+            samples = np.resize(samples, round(seconds * self.model.sample_rate))
+        utterance = self.model.utterance(samples)
+        if n_tokens is None:
+            self.tokens = self.model.generate(utterance)
+        else:
+            sentence = self.model.tokens("So what was the next step?", utterance)
+            target = sentence.target.repeat(-(-n_tokens // len(sentence.target)))[:n_tokens]
+            self.tokens = Tokens(sentence.prompt, target)
+        self.utterance = fit_utterance(self.model, utterance, self.tokens, context)
         self.mask = slic_feature_mask(utterance.spectrogram)
         with torch.no_grad():
             reference = self._logits(utterance.spectrogram)
@@ -70,20 +77,28 @@ class Case:
 
     @torch.no_grad()
     def bare_forwards(self, n_samples: int) -> None:
-        """As many forwards of the Hugging Face model itself, in as large batches."""
+        """As many forwards of the Hugging Face model, or of the adapter with frozen padding, in as large batches."""
         frames, ids = self._bare_inputs(BATCH)
         for _ in range(n_samples // BATCH):
-            self.model.model(input_features=frames, decoder_input_ids=ids, use_cache=False)
+            if self.utterance.frozen is None:
+                self.model.model(input_features=frames, decoder_input_ids=ids, use_cache=False)
+            else:
+                self._logits(self.utterance.spectrogram.expand(BATCH, -1, -1))
 
     def bare_gradients(self, n_samples: int) -> None:
-        """As many forwards of it with a backward for each token's logit."""
+        """As many forwards with a backward for each token's logit."""
         frames, ids = self._bare_inputs(GRADIENT_BATCH)
-        frames.requires_grad_()
         n_prompt = len(self.tokens.prompt)
         for _ in range(n_samples // GRADIENT_BATCH):
-            output = self.model.model(input_features=frames, decoder_input_ids=ids, use_cache=False)
-            for step, token in enumerate(self.tokens.target, n_prompt - 1):
-                torch.autograd.grad(output.logits[:, step, token].sum(), frames, retain_graph=True)
+            if self.utterance.frozen is None:
+                inputs = frames.requires_grad_()
+                logits = self.model.model(input_features=inputs, decoder_input_ids=ids, use_cache=False).logits
+                logits = logits[:, n_prompt - 1 :]
+            else:
+                inputs = self.utterance.spectrogram.repeat(GRADIENT_BATCH, 1, 1).requires_grad_()
+                logits = self._logits(inputs)
+            for step, token in enumerate(self.tokens.target):
+                torch.autograd.grad(logits[:, step, token].sum(), inputs, retain_graph=True)
 
     def _bare_inputs(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         frames = torch.cat((self.utterance.spectrogram, self.utterance.padding), dim=1).transpose(1, 2)
@@ -109,51 +124,75 @@ def peak_memory(n_samples: int) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def frozen_rows(durations: list[float], n_samples: int, rounds: int) -> list[tuple[str, ...]]:
+    """What frozen padding saves by the duration of the speech, and how its scores correlate with the full window's."""
+    rows = [("speech", "tokens", "padding", "time of a sample", "time of a gradient", "correlation", "lowest token")]
+    for duration in durations:
+        full, fitted = Case(None, "full", duration), Case(None, "auto", duration)
+        found = fitted.utterance.context
+        forwards, _ = alternate(full.attribute, fitted.attribute, n_samples, rounds)
+        few = max(n_samples // 24, GRADIENT_BATCH)
+        gradients, _ = alternate(full.attribute_by_gradients, fitted.attribute_by_gradients, few, rounds)
+        frozen = found["used"] == "frozen"
+        form = "frozen" + (f", merged by {found['merged_by']}" if found["merged_by"] > 1 else "") if frozen else "full"
+        agreement = (f"{found['correlation']:.4f}", f"{found['lowest_token_correlation']:.3f}") if frozen else ("", "")
+        n_tokens = str(len(fitted.tokens.target))
+        rows.append((f"{duration:g} s", n_tokens, form, f"{forwards:.1f}x", f"{gradients:.1f}x", *agreement))
+    return rows
+
+
+def own_share(n_samples: int, rounds: int) -> list[tuple[str, ...]]:
+    """What the methods add to the passes of the model, in both contexts."""
+    ratios = []
+    for context, name in (("full", "the full window"), ("auto", "frozen padding")):
+        eight, one, thirty = (Case(n_tokens, context) for n_tokens in (8, 1, 30))
+        few = max(n_samples // 8, GRADIENT_BATCH)
+        ratios += [
+            (
+                f"SPES / bare forwards, {name}",
+                alternate(eight.attribute, eight.bare_forwards, n_samples, rounds),
+                "1.05",
+            ),
+            (
+                f"GradientSPES / bare forwards and backwards, {name}",
+                alternate(eight.attribute_by_gradients, eight.bare_gradients, few, rounds),
+                "1.1",
+            ),
+            (f"30 tokens / 1 token, {name}", alternate(thirty.attribute, one.attribute, n_samples, rounds), ""),
+        ]
+    compiled = Case(8)
+    compilation = compiled.compile()
+    compilation /= seconds(Case(8).attribute, BATCH) / BATCH
+    saved = alternate(compiled.attribute, Case(8).attribute, n_samples, rounds)
+    ratios.append((f"compiled encoder / not compiled (compilation: {compilation:.0f} forwards)", saved, ""))
+    few, many = peak_memory(2_000), peak_memory(20_000)
+    name = f"20,000 samples ({many:.0f} MB) / 2,000 ({few:.0f} MB), peak memory"
+    ratios.append((name, (many / few, [many / few]), "1.05"))
+    rows = [("", "ratio", "range of the runs", "goal")]
+    for name, (median, found), goal in ratios:
+        rows.append((name, f"{median:.3f}", f"{min(found):.3f} – {max(found):.3f}", goal and f"≤ {goal}"))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="also write the table here")
+    parser.add_argument("--output", type=Path, help="also write the tables here")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--n-samples", type=int, default=96, help="perturbations of a timed run")
+    parser.add_argument("--durations", type=float, nargs="+", default=[2, 5, 7, 15, 29], help="seconds of speech")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
-        # memory does not depend on the window: a short one makes 20,000 forwards bearable
-        Case(8, padding_frames=50).attribute(args.memory_of)
+        Case(8, "frozen").attribute(args.memory_of)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
-    eight, one, thirty = Case(8), Case(1), Case(30)
-    forwards, forward_ratios = alternate(eight.attribute, eight.bare_forwards, args.n_samples, args.rounds)
-    tokens, token_ratios = alternate(thirty.attribute, one.attribute, args.n_samples, args.rounds)
-    gradients, gradient_ratios = alternate(
-        eight.attribute_by_gradients, eight.bare_gradients, max(args.n_samples // 8, GRADIENT_BATCH), args.rounds
-    )
-    compiled = Case(8)
-    compilation = compiled.compile()
-    compilation /= seconds(eight.attribute, BATCH) / BATCH
-    saved, saved_ratios = alternate(compiled.attribute, eight.attribute, args.n_samples, args.rounds)
-    few, many = peak_memory(2_000), peak_memory(20_000)
-    rows = [
-        ("SPES / the same number of bare forwards, time", forwards, forward_ratios, "1.05"),
-        ("GradientSPES / the same number of bare forwards and backwards, time", gradients, gradient_ratios, "1.1"),
-        (
-            f"SPES with a compiled encoder / without (compilation: {compilation:.0f} forwards), time",
-            saved,
-            saved_ratios,
-            "",
-        ),
-        ("30 tokens / 1 token, time", tokens, token_ratios, "1.2"),
-        (f"20,000 samples ({many:.0f} MB) / 2,000 ({few:.0f} MB), peak memory", many / few, [many / few], "1.05"),
-    ]
-    lines = ["| | ratio | range of the runs | goal |", "|---|---|---|---|"]
-    lines += [
-        f"| {name} | {r:.3f} | {min(all_):.3f} – {max(all_):.3f} | {goal and f'≤ {goal}'} |"
-        for name, r, all_, goal in rows
-    ]
-    lines += [
+    lines = [
+        *markdown_table(frozen_rows(args.durations, args.n_samples, args.rounds)),
         "",
-        f"`python benchmarks/overhead.py --n-samples {args.n_samples} --rounds {args.rounds}`: medians of "
-        f"{args.rounds} rounds of {args.n_samples} perturbations (of gradients an eighth), Whisper tiny.en (full "
-        f"window, float32), batches of {BATCH} (of gradients {GRADIENT_BATCH}), seed {SEED}; {machine()}.",
+        *markdown_table(own_share(args.n_samples, args.rounds)),
+        "",
+        f"`{command()}`: medians of {args.rounds} rounds of {args.n_samples} perturbations (of gradients fewer), "
+        f"Whisper tiny.en in float32, batches of {BATCH} (of gradients {GRADIENT_BATCH}), seed {SEED}; {machine()}.",
     ]
     print("\n".join(lines))
     if args.output:
