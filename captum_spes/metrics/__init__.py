@@ -7,6 +7,7 @@ from captum_spes.metrics.contrast import FlipRate, flip_rate
 from captum_spes.metrics.deletion import DeletionCurve, deletion, insertion, rewrite, symmetric_relevance_gain
 from captum_spes.metrics.erasure import ErasureCurve, comprehensiveness, sufficiency
 from captum_spes.metrics.faithfulness import infidelity
+from captum_spes.metrics.meta import LadderOrder, degrade, ladder_order, planted_auc
 from captum_spes.metrics.plausibility._statistics import MeanComparison
 from captum_spes.metrics.plausibility._words import UnmatchedWord
 from captum_spes.metrics.plausibility.boundaries import BoundaryScore, PhoneBoundaries, phone_boundaries
@@ -28,6 +29,7 @@ __all__ = [
     "ExplainedToken",
     "FlipRate",
     "FrequencyProfile",
+    "LadderOrder",
     "MeanComparison",
     "Monotonicity",
     "ParameterRandomization",
@@ -43,14 +45,17 @@ __all__ = [
     "bleu",
     "comprehensiveness",
     "context_share",
+    "degrade",
     "deletion",
     "flip_rate",
     "frequency_profile",
     "infidelity",
     "insertion",
+    "ladder_order",
     "monotonicity",
     "parameter_randomization",
     "phone_boundaries",
+    "planted_auc",
     "plot_frequency_profiles",
     "plot_time",
     "previous_token_saliency",
