@@ -2,6 +2,8 @@
 
 import copy
 import os
+import signal
+import sys
 from pathlib import Path
 
 # Both are set before torch and transformers are imported, and are inherited by the processes that tests start.
@@ -135,3 +137,51 @@ def author_reference():
     if not folder.is_dir():
         pytest.skip("the author reference is not beside this checkout")
     return folder
+
+
+@pytest.fixture
+def tiny_folder(tiny_whisper, tiny_processor, tmp_path):
+    folder = tmp_path / "tiny-whisper"
+    tiny_whisper.save_pretrained(folder)
+    tiny_processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def multilingual_folder(tiny_whisper, tiny_processor, tmp_path):
+    config = tiny_whisper.generation_config
+    config.is_multilingual = True
+    config.lang_to_id = {"<|en|>": 70, "<|de|>": 71}
+    config.task_to_id = {"transcribe": 80, "translate": 81}
+    tiny_whisper.save_pretrained(tmp_path / "multilingual")
+    tiny_processor.save_pretrained(tmp_path / "multilingual")
+    return tmp_path / "multilingual"
+
+
+@pytest.fixture
+def recording(audio, tmp_path):
+    import soundfile
+
+    path = tmp_path / "recording.wav"
+    soundfile.write(path, audio, 16000)
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs the command line in an empty folder; returns exit code, stdout and stderr."""
+    from captum_spes.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    interrupt = signal.getsignal(signal.SIGINT)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["captum-spes", *map(str, arguments)])
+        monkeypatch.setattr("warnings.showwarning", None)
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+            raise SystemExit(0)
+        return (exit_info.value.code or 0, *capsys.readouterr())
+
+    yield run
+    signal.signal(signal.SIGINT, interrupt)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from test_cli import run  # noqa: F401 (a fixture)
 from test_plausibility import align, explain, peaks
 
 from captum_spes.analysis import SECTIONS, analyze
@@ -180,7 +179,7 @@ def test_refusals(tmp_path):
 # The command
 
 
-def test_analyze(run, evaluation):  # noqa: F811
+def test_analyze(run, evaluation):
     folder, speech = evaluation
     shutil.rmtree(folder / "explanations" / "energy")  # one method draws half as many figures
     code, out, err = run("analyze", folder, "--corpus", speech, "--min-count", "4", "--words", "no,so")
@@ -192,7 +191,7 @@ def test_analyze(run, evaluation):  # noqa: F811
     assert "Not computed:\n" in out and Path("elsewhere/analysis.md").is_file()
 
 
-def test_analyze_aligns(run, evaluation, sample):  # noqa: F811
+def test_analyze_aligns(run, evaluation, sample):
     pytest.importorskip("pocketsphinx")
     folder, speech = evaluation
     shutil.rmtree(folder / "explanations" / "energy")
@@ -211,6 +210,6 @@ def test_analyze_aligns(run, evaluation, sample):  # noqa: F811
 
 
 @pytest.mark.parametrize("arguments, words", [(["none"], "is no folder"), ([".", "--words", ","], "--words is empty")])
-def test_bad_input_gets_one_clear_sentence(run, arguments, words):  # noqa: F811
+def test_bad_input_gets_one_clear_sentence(run, arguments, words):
     code, _, err = run("analyze", *arguments)
     assert code == 2 and words in err and len(err.strip().splitlines()) == 1

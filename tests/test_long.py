@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_cli import multilingual_folder, recording, run, tiny_folder  # noqa: F401 (fixtures)
 from test_evaluation import write_words
 from test_explanation import make
 from test_report import content, embedded, write
@@ -287,7 +286,7 @@ def test_words_without_room_are_counted():
 # The command line
 
 
-def test_explain_a_long_recording(run, tiny_folder, long_audio, tmp_path):  # noqa: F811
+def test_explain_a_long_recording(run, tiny_folder, long_audio, tmp_path):
     soundfile.write(tmp_path / "talk.wav", long_audio, RATE)
     command = ["explain", "talk.wav", "--model", tiny_folder, "--n-samples", "4"]
     code, out, err = run(*command)

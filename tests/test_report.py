@@ -19,7 +19,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from test_cli import recording, run, tiny_folder  # noqa: F401 (fixtures)
 from test_report_page import HOSTILE, RATE, SECONDS, make
 
 from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
@@ -171,7 +170,7 @@ def test_in_notebooks(monkeypatch):
     assert 'sandbox="allow-scripts"' in frame
 
 
-def test_report_command(run, tmp_path):  # noqa: F811
+def test_report_command(run, tmp_path):
     samples = np.random.default_rng(0).uniform(-0.9, 0.9, int(SECONDS * RATE))
     soundfile.write(tmp_path / "speech.wav", samples, RATE)
     for number, method in enumerate(("SPES", "Saliency")):
@@ -188,7 +187,7 @@ def test_report_command(run, tmp_path):  # noqa: F811
     assert code == 2 and "nothing.safetensors does not exist" in err
 
 
-def test_explain_writes_a_report_that_plays(run, tiny_folder, recording, tmp_path):  # noqa: F811
+def test_explain_writes_a_report_that_plays(run, tiny_folder, recording, tmp_path):
     code, out, err = run("explain", recording, "--model", tiny_folder, "--target", "so", "--n-samples", "6")
     assert code == 0, err
     page = (tmp_path / "spes-output" / "recording" / "report.html").read_text()

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_cli import ALONE, files_of
+from test_cli_evaluate import ALONE, files_of
 from test_evaluation import check_same, write_manifest, write_words
 from torch.distributed import DistError, HashStore, TCPStore
 
