@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,7 +21,7 @@ Dtype = torch.dtype | Literal["auto"]
 
 # Perturbed spectrograms whose padding states are averaged, and others on which the result is compared.
 N_REFERENCES, N_PROBES = 8, 16
-PROBES_AT_ONCE = 8
+PROBES_AT_ONCE = 4
 # Where the speech fills a larger share of the window, freezing the rest saves less than the probe costs.
 MAX_SHARE = 0.8
 # how many positions of the padding are averaged into one, from the cheapest to the most exact
@@ -36,6 +38,7 @@ def fit_utterance(
     context: Context = "auto",
     dtype: Dtype | None = None,
     gen_args: dict[str, Any] | None = None,
+    callback: Callable[[str, int, int], object] | None = None,
 ) -> Utterance:
     """Chooses the cheapest way to run the window of a model that scores perturbed spectrograms like the full window.
 
@@ -57,6 +60,7 @@ def fit_utterance(
         dtype: the precision, such as ``torch.bfloat16``. ``"auto"`` takes bfloat16 autocast where the hardware has it
             and the same probe passes. Default: the precision of the model's weights.
         gen_args: arguments of the model's generation, with which the probe compares texts.
+        callback: called as ``callback("context", done, total)`` while spectrograms pass through the full window.
 
     Returns:
         Utterance: with ``frozen``, ``dtype`` and ``context`` set. ``context`` says what is used and what was found.
@@ -85,9 +89,12 @@ def fit_utterance(
     if not freezes and not lowers:
         return utterance
     references, probes = _perturbed(model, utterance)
-    full = _Probe(model, utterance, tokens, probes, gen_args or {})
+    total = len(probes) + (len(references) if freezes else 0)
+    tell = partial(callback or (lambda *progress: None), "context")
+    full = _Probe(model, utterance, tokens, probes, gen_args or {}, lambda done: tell(done, total))
     if freezes:
         utterance = _freeze(model, utterance, context, references, full)
+        tell(total, total)
     if lowers and (agreement := full.compare(lower := replace(utterance, dtype=torch.bfloat16))).holds:
         utterance = replace(lower, context={**lower.context, "bfloat16": agreement.describe()})
     return utterance
@@ -186,11 +193,17 @@ class _Probe:
     """What a model does in its full window: its text, and the scores of some perturbed spectrograms."""
 
     def __init__(
-        self, model: Any, utterance: Utterance, tokens: Tokens, probes: Tensor, gen_args: dict[str, Any]
+        self,
+        model: Any,
+        utterance: Utterance,
+        tokens: Tokens,
+        probes: Tensor,
+        gen_args: dict[str, Any],
+        callback: Callable[[int], object],
     ) -> None:
         self.model, self.tokens, self.probes, self.gen_args = model, tokens, probes, gen_args
         self.utterance = utterance
-        self.scores = self._scores(utterance)
+        self.scores = self._scores(utterance, callback)
         self.written: Tokens | None = tokens if tokens.generated else None
 
     def compare(self, utterance: Utterance) -> Agreement:
@@ -221,12 +234,16 @@ class _Probe:
         return torch.equal(found, target)
 
     @torch.no_grad()
-    def _scores(self, utterance: Utterance) -> Tensor:
+    def _scores(self, utterance: Utterance, callback: Callable[[int], object] = lambda done: None) -> Tensor:
         def logits(spectrogram: Tensor) -> Tensor:
             return self.model.logits(self.model.encode(spectrogram, utterance), self.tokens)
 
         score = KLDivergence(logits, logits(utterance.spectrogram))
-        return torch.cat([score(part) for part in self.probes.split(PROBES_AT_ONCE)])
+        found = []
+        for part in self.probes.split(PROBES_AT_ONCE):
+            found.append(score(part))
+            callback(sum(map(len, found)))
+        return torch.cat(found)
 
 
 def _reason_for_full(model: Any, utterance: Utterance, context: Context) -> str | None:

@@ -22,7 +22,7 @@ MARGIN = 16
 # Encoder positions that are computed at the edge and dropped: there the convolutions see zeros in place of padding.
 EDGE = 2
 # full windows that pass through the model at once while their states are recorded
-RECORDED_AT_ONCE = 8
+RECORDED_AT_ONCE = 4
 
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
 _numbers = count()
