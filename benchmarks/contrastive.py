@@ -25,7 +25,7 @@ import torch
 from captum.attr import IntegratedGradients
 from provenance import machine
 
-from captum_spes import SPES, Contrast, SpeechToTextAttribution, slic_feature_mask
+from captum_spes import SPES, Contrast, SpeechToTextAttribution, models, slic_feature_mask
 from captum_spes.audio import load_audio
 from captum_spes.maps import percentile_ranks
 from captum_spes.metrics import rank_correlation
@@ -85,7 +85,7 @@ def prepare(model: SpeechToTextModel, pair: Pair) -> Case | None:
         utterance = model.utterance(load_audio(file.name, model.sample_rate))
     utterance = replace(utterance, padding=utterance.padding[:, :PADDING_FRAMES], dtype=DTYPE)
     tokens = model.generate(utterance, max_new_tokens=MAX_NEW_TOKENS)
-    text = SpeechToTextAttribution(SPES(model)).text(tokens)
+    text = models.text(model, tokens)
     if text.lower().rstrip(".") != pair.sentence.lower().rstrip("."):
         print(f"left out: {pair.sentence!r} ({pair.voice}) is heard as {text!r}", flush=True)
         return None

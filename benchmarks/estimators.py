@@ -52,12 +52,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
+from captum_spes import SpeechToTextExplanation
 from captum_spes._files import write_atomically
 from captum_spes.alignment import Alignment, find_alignment
 from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
 from captum_spes.metrics import deletion, insertion, rank_correlation, size, time_localization, wer
-from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model
+from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model, prepare, text
 from captum_spes.models.context import context_seconds
 
 N_REAL, N_UTTERANCES = 3, 10
@@ -98,16 +98,15 @@ def hear(item: CorpusUtterance) -> Heard | None:
 
 
 def _written(model: SpeechToTextModel, item: CorpusUtterance) -> tuple[Utterance, Tokens] | None:
-    attribution = SpeechToTextAttribution(SPES(model))
-    utterance, tokens = attribution.prepare(item.path, gen_args={"max_new_tokens": 100})
-    return None if wer([attribution.text(tokens)], [item.transcription or ""]) > MAX_WER else (utterance, tokens)
+    utterance, tokens = prepare(model, item.path, gen_args={"max_new_tokens": 100})
+    return None if wer([text(model, tokens)], [item.transcription or ""]) > MAX_WER else (utterance, tokens)
 
 
 def _empty(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> SpeechToTextExplanation:
     """An explanation that says what was heard and written; its maps are 0."""
     n_rows, n_previous = len(tokens.target), len(tokens.previous)
     return SpeechToTextExplanation(
-        text=SpeechToTextAttribution(SPES(model)).text(tokens),
+        text=text(model, tokens),
         tokens=model.token_texts(tokens.target),
         previous_tokens=model.token_texts(tokens.previous),
         spectrogram=utterance.spectrogram[0],

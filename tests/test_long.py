@@ -15,7 +15,7 @@ from test_report import content, embedded, write
 from captum_spes import SPES, GradientSPES, LongExplanation, SpeechToTextAttribution
 from captum_spes.alignment import Alignment, Segment, match_words
 from captum_spes.attr import Energy
-from captum_spes.audio import load_audio, source_of, split_at_pauses
+from captum_spes.audio import load_audio, read_recording, split_at_pauses
 from captum_spes.explanation.long import word_times
 from captum_spes.metrics import deletion
 from captum_spes.visualization import TranscriptLine, plot_transcript
@@ -185,7 +185,7 @@ def test_spans_that_cannot_be_are_refused(span, tmp_path):
     """An explanation may be anyone's."""
     path = tmp_path / "talk.wav"
     soundfile.write(path, np.sin(np.arange(RATE)), RATE)
-    metadata = {**source_of(path), **dict(zip(("start_seconds", "stop_seconds"), span))}
+    metadata = {**read_recording(path).source, **dict(zip(("start_seconds", "stop_seconds"), span))}
     explanation = replace(make(), metadata=metadata)
     with pytest.raises(
         ValueError, match=r"s and the explained utterance 0\.30 s: give the recording that was explained"

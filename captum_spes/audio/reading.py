@@ -9,6 +9,7 @@ import os
 import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,8 +36,38 @@ MAX_SAMPLES = 2**28
 # of a pipe or stream, which may have no end
 MAX_BYTES = 2**31
 
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Audio that has been read, which functions take in the place of a file so that it is read only once.
+
+    Attributes:
+        samples: float32 samples of shape (n,), mono.
+        sampling_rate: samples a second.
+        source: the file that they came from, as :func:`source_of` describes it. Empty for an array of samples.
+
+    Example::
+
+        >>> from captum_spes.audio import read_recording
+        >>> recording = read_recording("speech.wav")
+        >>> recording.seconds, sorted(recording.source)
+        (0.6, ['audio_file', 'audio_sha256'])
+    """
+
+    samples: np.ndarray
+    sampling_rate: int
+    source: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """How long the recording is."""
+        return len(self.samples) / self.sampling_rate
+
+
 # what is read; Any stands for torchcodec's decoders
-AudioLike = str | os.PathLike[str] | bytes | BinaryIO | npt.ArrayLike | torch.Tensor | Mapping[str, Any] | Any
+AudioLike = (
+    str | os.PathLike[str] | bytes | BinaryIO | npt.ArrayLike | torch.Tensor | Mapping[str, Any] | Recording | Any
+)
 
 
 def load_audio(audio: AudioLike, target_rate: int, sampling_rate: float | None = None) -> np.ndarray:
@@ -79,6 +110,7 @@ def read_audio(audio: AudioLike, sampling_rate: float | None = None) -> tuple[np
               MP3, AIFF, AU, …) and, with the extra ``av``, M4A, MP4, WebM and others that FFmpeg decodes;
             - samples: an array or tensor of shape (n,), (channels, n) or (n, channels), floating-point in [-1, 1] or
               integers of 8, 16 or 32 bits;
+            - a :class:`Recording`, which was read before;
             - samples with their rate: a pair ``(samples, rate)`` as ``soundfile.read`` and ``torchaudio.load`` return
               it (or in the other order), a dict of Hugging Face datasets (``{"array": …, "sampling_rate": …}``, or
               ``{"bytes": …, "path": …}`` where it was not decoded), or an ``AudioDecoder`` of torchcodec.
@@ -108,6 +140,8 @@ def read_audio(audio: AudioLike, sampling_rate: float | None = None) -> tuple[np
         >>> read_audio({"array": samples, "sampling_rate": rate})[1]
         16000
     """
+    if isinstance(audio, Recording):
+        return audio.samples, audio.sampling_rate
     name = str(audio) if isinstance(audio, (str, os.PathLike)) else "the audio"
     if isinstance(audio, Mapping) and audio.get("array", audio.get("raw")) is None:
         audio, name = _undecoded(audio)
@@ -120,6 +154,30 @@ def read_audio(audio: AudioLike, sampling_rate: float | None = None) -> tuple[np
         samples = _to_mono(lambda: [frames], name)
     _check(samples, rate, name)
     return np.ascontiguousarray(samples, dtype=np.float32), rate
+
+
+def read_recording(audio: AudioLike, sampling_rate: float | None = None) -> Recording:
+    """Reads and checks audio, at its own rate, and keeps which file it came from.
+
+    Args:
+        audio: as for :func:`read_audio`. A :class:`Recording` is returned as it is.
+        sampling_rate: samples a second of an array.
+
+    Raises:
+        ValueError: audio that :func:`read_audio` refuses.
+
+    Example::
+
+        >>> from captum_spes.audio import read_recording
+        >>> read_recording([0.1, 0.2] * 4000, sampling_rate=8000).source
+        {}
+        >>> read_recording("speech.wav").source["audio_file"]
+        'speech.wav'
+    """
+    if isinstance(audio, Recording):
+        return audio
+    samples, rate = read_audio(audio, sampling_rate)
+    return Recording(samples, rate, source_of(audio))
 
 
 def source_of(audio: AudioLike) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from captum_spes.cli.inputs import audio_line, prepare, stem
+from captum_spes.cli.inputs import audio_line, prepare, read, stem
 from captum_spes.cli.options import (
     Audio,
     BatchSize,
@@ -66,7 +66,7 @@ def compare(
         find_method(name)
     speech_model = load_model(model, device=device, language=language, task=task.value)
     say(audio_line(audio))
-    inputs = prepare(audio, speech_model, preset, context, target, num_beams)
+    inputs = prepare(read(audio), speech_model, preset, context, target, num_beams)
     folder = make_folder(output or Path("spes-output") / f"{stem(audio)}-compare")
     comparison = Comparison(
         inputs.model, inputs.utterance, inputs.tokens, preset.value, seed, batch_size, inputs.gen_args, folder

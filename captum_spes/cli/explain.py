@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from captum_spes import Contrast
-from captum_spes.cli.inputs import Inputs, audio_file, audio_line, prepare, read, stem
+from captum_spes.cli.inputs import Inputs, audio_line, prepare, read, stem
 from captum_spes.cli.long import LongRun
 from captum_spes.cli.options import (
     METHOD,
@@ -91,18 +91,17 @@ def explain(
                 f"{method} cannot share its passes among ranks: take spes or gradient_spes, or one process."
             )
         say(audio_line(audio))
-        samples = read(audio, speech_model)
+        recording = read(audio)
         longest = longest_seconds(speech_model, math.inf)
-        if 1 <= longest < len(samples) / speech_model.sample_rate:  # less is refused as a window
+        if 1 <= longest < recording.seconds:  # less is refused as a window
             if target is not None or word is not None or group is not None:
                 raise ValueError(
                     f"the audio is longer than the {longest:g} s that are explained at once: leave out --target, "
                     "--word and --foil, and take one process, or cut out the part that they belong to."
                 )
             long = LongRun(speech_model, method, named, preset, context, num_beams, batch_size, seed)
-            with audio_file(audio) as path:
-                return long.explain(path, samples, make_folder(output or Path("spes-output") / stem(audio)), longest)
-        inputs = prepare(audio, speech_model, preset, context, target, num_beams)
+            return long.explain(recording, make_folder(output or Path("spes-output") / stem(audio)), longest)
+        inputs = prepare(recording, speech_model, preset, context, target, num_beams)
         contrast = None if word is None or foil is None else _contrast(inputs, word, foil)
         given = named.arguments_of(inputs.model, preset.value, len(inputs.tokens.target))
         numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))
@@ -128,7 +127,7 @@ def explain(
                 checkpoint=checkpoint,
             )
         if is_first:
-            _report(explanation, write_explanation(explanation, folder))
+            _report(explanation, write_explanation(explanation, folder, recording))
         if explanation.metadata["partial"]:
             raise typer.Exit(128 + signal.SIGINT)
 

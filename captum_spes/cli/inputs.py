@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from captum_spes import SPES, SpeechToTextAttribution
-from captum_spes.audio import load_audio
+from captum_spes import models
+from captum_spes.audio import Recording, read_recording
 from captum_spes.cli.options import DTYPES, Preset, WindowName
 from captum_spes.cli.output import say
 from captum_spes.models.context import Context, describe_context
@@ -31,37 +27,32 @@ class Inputs:
     gen_args: dict[str, Any]
 
 
-def read(audio: Path | None, model: SpeechToTextModel) -> np.ndarray:
-    """The samples of the recording, or of the bundled sample."""
-    with audio_file(audio) as path:
-        return load_audio(path, model.sample_rate)
+def read(audio: Path | None) -> Recording:
+    """Reads the recording, or the bundled sample."""
+    if audio is not None:
+        return read_recording(audio)
+    with as_file(files("captum_spes") / "data" / SAMPLE) as path:
+        return read_recording(path)
 
 
 def prepare(
-    audio: Path | np.ndarray | None,
+    recording: Recording,
     model: SpeechToTextModel,
     preset: Preset,
     context: WindowName | None,
     target: str | None,
     num_beams: int,
 ) -> Inputs:
-    """Lets the model write of a file or of samples at its rate, and says what it wrote."""
+    """Lets the model write what it hears in a recording, and prints the text."""
     gen_args = generation(num_beams)
-    attribution = SpeechToTextAttribution(SPES(model))
-    with nullcontext(audio) if isinstance(audio, np.ndarray) else audio_file(audio) as source:
-        utterance, tokens = attribution.prepare(
-            source,
-            target,
-            sampling_rate=model.sample_rate,
-            gen_args=gen_args,
-            context=window_of(context),
-            dtype=DTYPES[preset],
-        )
+    utterance, tokens = models.prepare(
+        model, recording, target, gen_args=gen_args, context=window_of(context), dtype=DTYPES[preset]
+    )
     say(f"Model:      {model.name} on {utterance.spectrogram.device}, {str(utterance.dtype).removeprefix('torch.')}")
     say(f"Context:    {describe_context(model, utterance)}")
     if line := language_line(model, language_of(model, tokens)):
         say(line)
-    say(f"Transcript: {attribution.text(tokens)}")
+    say(f"Transcript: {models.text(model, tokens)}")
     return Inputs(model, utterance, tokens, gen_args)
 
 
@@ -92,13 +83,3 @@ def audio_line(audio: Path | None) -> str:
 def stem(audio: Path | None) -> str:
     """What the results of a recording are named after."""
     return (audio or Path(SAMPLE)).stem
-
-
-@contextmanager
-def audio_file(audio: Path | None) -> Iterator[Path]:
-    """The path of the recording, or of the bundled sample."""
-    if audio is not None:
-        yield audio
-        return
-    with as_file(files("captum_spes") / "data" / SAMPLE) as path:
-        yield path

@@ -11,7 +11,7 @@ import typer
 
 from captum_spes import SpeechToTextExplanation
 from captum_spes._extras import require
-from captum_spes.audio import read_audio
+from captum_spes.audio import read_recording
 from captum_spes.cli.options import word_or_number
 from captum_spes.cli.output import make_folder, say
 from captum_spes.words import is_word
@@ -63,11 +63,11 @@ def listen(
         if "audio_file" not in explanation.metadata:
             raise ValueError(f"{file} does not tell which recording it explains: give that as --audio.")
         audio = Path(explanation.metadata["audio_file"])
-    _, sampling_rate = read_audio(audio)
+    recording = read_recording(audio)
     suffix = "" if background is Background.silence else f"-{background.value}"
     sounds = {
         f"{name}-{way}-{100 * share:g}{suffix}.wav": source.to_audio(
-            audio, row, background=background.value, **{way: share}
+            recording, row, background=background.value, **{way: share}
         )
         for name, (source, row) in chosen.items()
         for way, share in shares.items()
@@ -75,7 +75,7 @@ def listen(
     }
     folder = make_folder(output or file.parent / "listen")
     for name, samples in sounds.items():
-        require("soundfile").write(folder / name, samples, sampling_rate)
+        require("soundfile").write(folder / name, samples, recording.sampling_rate)
     say("Wrote " + "\n      ".join(str(folder / name) for name in sounds))
 
 

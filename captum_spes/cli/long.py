@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import typer
 
-from captum_spes.audio import source_of
+from captum_spes.audio import Recording, load_audio
 from captum_spes.cli.inputs import generation, prepare, window_of
 from captum_spes.cli.options import DTYPES, Preset, WindowName
 from captum_spes.cli.output import make_folder, progress, say, write_explanation
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.explanation.long import LongExplanation, explain_parts
+from captum_spes.models.preparation import NoWordsError
 from captum_spes.models.protocol import SpeechToTextModel
-from captum_spes.speech_to_text.attribution import NoWordsError
 from captum_spes.speech_to_text.catalogue import NamedMethod
 from captum_spes.speech_to_text.provenance import describe_arguments, describe_model
 
@@ -39,15 +40,16 @@ class LongRun:
     batch_size: int | None
     seed: int
 
-    def explain(self, audio: Path, samples: np.ndarray, folder: Path, longest: float) -> None:
+    def explain(self, recording: Recording, folder: Path, longest: float) -> None:
         """Explains a recording in parts of at most ``longest`` seconds, and draws it as a whole."""
         say(f"Method:     {self.method} ({self.preset.value} preset)")
-        say(f"Length:     {len(samples) / self.model.sample_rate:.1f} s, in parts of at most {longest:g} s")
+        say(f"Length:     {recording.seconds:.1f} s, in parts of at most {longest:g} s")
         interrupted = False
         try:
-            explain_parts(
-                samples, self.model.sample_rate, folder, self._explain_part, longest, self._settings(), source_of(audio)
-            )
+            rate = self.model.sample_rate
+            explain = partial(self._explain_part, recording)
+            samples = load_audio(recording, rate)
+            explain_parts(samples, rate, folder, explain, longest, self._settings(), recording.source)
         except KeyboardInterrupt:
             interrupted = True
             say("\nStopped. Finished parts are kept; the same command goes on with the rest.", error=True)
@@ -60,19 +62,20 @@ class LongRun:
             raise typer.Exit(128 + signal.SIGINT)
 
     def _explain_part(
-        self, long: LongExplanation, number: int, samples: np.ndarray, source: dict[str, Any]
+        self, recording: Recording, long: LongExplanation, number: int, samples: np.ndarray, source: dict[str, Any]
     ) -> SpeechToTextExplanation | None:
         part = long.parts[number]
         say(f"\nPart {number + 1} of {len(long.parts)}: {part.start:.1f} to {part.stop:.1f} s")
         try:
-            inputs = prepare(samples, self.model, self.preset, self.context, None, self.num_beams)
+            heard = Recording(samples, self.model.sample_rate, source)
+            inputs = prepare(heard, self.model, self.preset, self.context, None, self.num_beams)
         except NoWordsError:
             say("The model hears no words there.")
             return None
         with progress(can_stop=False) as callback:
             explanation = self.named.explain(
                 self.model,
-                replace(inputs.utterance, source=source),
+                inputs.utterance,
                 inputs.tokens,
                 self.preset.value,
                 perturbations_per_eval=self.batch_size,
@@ -80,7 +83,7 @@ class LongRun:
                 gen_args=inputs.gen_args,
                 callback=callback,
             )
-        write_explanation(explanation, make_folder(long.path(number).parent))
+        write_explanation(explanation, make_folder(long.path(number).parent), recording)
         return explanation
 
     def _settings(self) -> dict[str, object]:

@@ -20,6 +20,7 @@ from captum_spes._files import printable
 if TYPE_CHECKING:
     from types import FrameType
 
+    from captum_spes.audio import Recording
     from captum_spes.explanation import SpeechToTextExplanation
 
 # of the tables, in characters: numbers that a narrow terminal breaks are read better than those it leaves out
@@ -97,8 +98,8 @@ def progress(can_stop: bool, show: bool = True) -> Iterator[Callable[[str, int, 
             bar.close()
 
 
-def write_explanation(explanation: SpeechToTextExplanation, folder: Path) -> list[Path]:
-    """Writes an explanation and its figures."""
+def write_explanation(explanation: SpeechToTextExplanation, folder: Path, recording: Recording) -> list[Path]:
+    """Writes an explanation, its figures, and its report, which plays the recording."""
     pictures = {
         "spectrogram": explanation.plot_spectrogram,
         **({} if explanation.feature_mask is None else {"segmentation": explanation.plot_segmentation}),
@@ -113,5 +114,5 @@ def write_explanation(explanation: SpeechToTextExplanation, folder: Path) -> lis
         paths.append(folder / f"{name}.png")
         plot().savefig(paths[-1], dpi=150)
     paths.append(folder / "report.html")
-    explanation.to_html(paths[-1])
+    explanation.to_html(paths[-1], audio=recording)
     return paths

@@ -52,7 +52,7 @@ class Comparison:
     Args:
         model: the model.
         utterance: what it hears, and
-        tokens: what it writes, both from :meth:`.SpeechToTextAttribution.prepare`.
+        tokens: what it writes, both from :func:`captum_spes.models.prepare`.
         preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones.
         seed: of all that is random.
         perturbations_per_eval: perturbations in a batch.
@@ -69,11 +69,10 @@ class Comparison:
     Example::
 
         >>> from pathlib import Path
-        >>> from captum_spes import SPES, SpeechToTextAttribution
         >>> from captum_spes.evaluation.comparison import Comparison
-        >>> from captum_spes.models import load_model
+        >>> from captum_spes.models import load_model, prepare
         >>> model = load_model("whisper-tiny.en")
-        >>> prepared = SpeechToTextAttribution(SPES(model)).prepare("speech.wav", "so what")
+        >>> prepared = prepare(model, "speech.wav", "so what")
         >>> comparison = Comparison(model, *prepared, folder=Path("."))
         >>> for name in ("gradient_shap", "integrated_gradients"):
         ...     explanation = comparison.run(name)

@@ -28,8 +28,8 @@ from captum_spes.metrics._rewriting import Rewriter
 from captum_spes.metrics.compactness import THRESHOLDS
 from captum_spes.metrics.deletion import PERCENTAGES
 from captum_spes.metrics.text import TextScore, find_score
+from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare
 from captum_spes.models.context import Context, Dtype
-from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.speech_to_text.catalogue import NamedMethod, Preset
 from captum_spes.speech_to_text.profiles import title
 from captum_spes.speech_to_text.provenance import describe_arguments, describe_model
@@ -229,15 +229,14 @@ class Evaluation:
                 time.sleep(1)
 
     def _prepare(self, item: CorpusUtterance) -> tuple[Utterance, Tokens]:
-        attribution = next(iter(self.methods.values())).wrap(self.model)
-        return attribution.prepare(item.path, gen_args=self.gen_args, context=self.context, dtype=self.dtype)
+        return prepare(self.model, item.path, gen_args=self.gen_args, context=self.context, dtype=self.dtype)
 
     def _evaluate(
         self, item: CorpusUtterance, name: str, prepared: tuple[Utterance, Tokens], callback: Callback
     ) -> None:
         path = self.explanation_path(item, name)
         seconds = None
-        audio = sha256(item.path)
+        audio = prepared[0].source["audio_sha256"]
 
         def report(stage: str, done: int, total: int) -> None:  # what the caller returns does not stop SPES
             callback(item, name, stage, done, total)

@@ -295,7 +295,7 @@ def explain_parts(
             explanation, the run ends and the part is not kept.
         max_seconds: of a part, at most.
         settings: what the explanations depend on, in values that JSON can hold.
-        source: of the whole recording, as :func:`~captum_spes.audio.source_of` tells it.
+        source: of the whole recording, as :class:`~captum_spes.audio.Recording` tells it.
 
     Returns:
         LongExplanation: of what is there; where all went well, nothing is :attr:`~LongExplanation.missing`.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from captum_spes._extras import require
 from captum_spes._files import sha256, write_atomically
-from captum_spes.audio import AudioLike, read_audio
+from captum_spes.audio import AudioLike, Recording, read_recording
 from captum_spes.audio.masking import mask_audio, mean_noise
 from captum_spes.maps import descending, top_bins, z_scores
 from captum_spes.visualization import (
@@ -379,7 +379,7 @@ class SpeechToTextExplanation:
         if not 0 <= share <= 1:  # refuses NaN as well
             raise ValueError(f"keep and remove are shares of the bins, from 0 to 1, not {share}.")
         attributions = self.spectrogram_attr[self.index(token)]
-        samples, rate = self._read_recording(audio, sampling_rate)
+        samples, rate = self._own_samples(read_recording(audio, sampling_rate))
         if attributions.min() == attributions.max():
             warnings.warn(
                 f"the map of {token!r} is the same everywhere: none of its regions is most salient, and those that are "
@@ -394,17 +394,20 @@ class SpeechToTextExplanation:
             heard += mask_audio(noise, rate, ~mask, self.frames_per_second, self.mel_frequencies)
         return heard
 
-    def _read_recording(self, audio: AudioLike, sampling_rate: int | None) -> tuple[np.ndarray, int]:
-        """The samples that were explained, and their rate; raises a ValueError where the audio is another recording."""
-        samples, rate = read_audio(audio, sampling_rate)
-        name = "the audio"
-        if isinstance(audio, (str, os.PathLike)):
-            name = str(audio)
-            known, digest = self.metadata.get("audio_sha256"), sha256(audio)
-            if known not in (None, digest):
+    def _own_samples(self, recording: Recording) -> tuple[np.ndarray, int]:
+        """The samples that were explained, and their rate.
+
+        Raises:
+            ValueError: the recording is not the one that was explained.
+        """
+        samples, rate = recording.samples, recording.sampling_rate
+        name = recording.source.get("audio_file", "the audio")
+        known, digest = self.metadata.get("audio_sha256"), recording.source.get("audio_sha256")
+        if known is not None and digest is not None:
+            if known != digest:
                 raise ValueError(f"{name} is not the file that was explained, whose SHA-256 is another: give that one.")
             start, stop = (self.metadata.get(end) for end in ("start_seconds", "stop_seconds"))
-            if known and _is_time(start) and _is_time(stop):
+            if _is_time(start) and _is_time(stop) and "start_seconds" not in recording.source:
                 samples = samples[round(start * rate) : round(stop * rate)]
         seconds = len(samples) / rate
         if abs(seconds - self.duration) > MAX_DIFFERENCE:
@@ -600,10 +603,11 @@ class SpeechToTextExplanation:
         others: Sequence[SpeechToTextExplanation] = (),
     ) -> str:
         given = self._recording() if audio is None else audio
-        recording, name = None, ""
+        samples, name = None, ""
         if given is not None and given is not False:
-            recording = self._read_recording(given, sampling_rate)
-            name = Path(given).name if isinstance(given, (str, os.PathLike)) else ""
+            recording = read_recording(given, sampling_rate)
+            samples = self._own_samples(recording)
+            name = Path(recording.source.get("audio_file", "")).name
         for number, other in enumerate(others, 1):
             if (other.tokens, other.previous_tokens) != (self.tokens, self.previous_tokens):
                 raise ValueError(
@@ -626,7 +630,7 @@ class SpeechToTextExplanation:
             ],
             [explanation._report_method() for explanation in (self, *others)],
             model=str(self.metadata.get("model", "")),
-            audio=recording,
+            audio=samples,
             audio_name=name,
         )
 

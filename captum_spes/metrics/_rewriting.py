@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.metrics._baselines import Baseline, make_hider
 from captum_spes.metrics._restore import restore
-from captum_spes.models.protocol import SpeechToTextModel
+from captum_spes.models import SpeechToTextModel, text
 
 # a map (T, C) for each explanation, or a random order
 Maps = Tensor | Sequence[Tensor] | Literal["random"]
@@ -68,11 +68,7 @@ class Rewriter:
         for masks in hidden.split(batch_size):
             heard = self.hide(masks.view(-1, *spectrogram.shape[1:]).to(spectrogram.device))
             for ids in self.model.generate_batch(heard, self.utterance, self.tokens.prompt, **self.gen_args):
-                yield self.text(ids).strip()
-
-    def text(self, ids: Tensor) -> str:
-        """The text of tokens without marks."""
-        return "".join(text for text, mark in zip(self.model.token_texts(ids), self.model.is_special(ids)) if not mark)
+                yield text(self.model, ids)
 
 
 def format_maps(explanations: Sequence[SpeechToTextExplanation], maps: Maps | None) -> list[Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.maps import descending, top_bins
 from captum_spes.metrics._rewriting import Maps, Rewriter, format_maps
-from captum_spes.models.protocol import SpeechToTextModel
+from captum_spes.models import SpeechToTextModel, text
 from captum_spes.words import word_spans
 
 # texts that are written at once
@@ -157,7 +157,7 @@ class _Case:
         start, stop = contrast["token_span"]
         target = self.rewriter.tokens.target
         before, self.word, after = (
-            _words(self.rewriter.text(target[part])) for part in (slice(start), slice(start, stop), slice(stop, None))
+            _words(text(model, target[part])) for part in (slice(start), slice(start, stop), slice(stop, None))
         )
         self.foil = _words(contrast["foil"])
         if self.word == self.foil or not self.word or (contrast["foil"] and not self.foil):
@@ -173,12 +173,12 @@ class _Case:
 
     def write(self) -> Iterator[str]:
         """Lets the model write without the top bins, and reads what stands in the word's place."""
-        for text in self.rewriter.texts(self.hidden, BATCH_SIZE):
-            form = self._form(_words(text))
-            self.texts.append(text)
+        for written in self.rewriter.texts(self.hidden, BATCH_SIZE):
+            form = self._form(_words(written))
+            self.texts.append(written)
             self.flips.append(form is self.foil)
             self.found.append(form is not None)
-            yield text
+            yield written
 
     def _form(self, words: list[str]) -> list[str] | None:
         """Which of word and foil stands in the word's place; the longer where one is a part of the other."""

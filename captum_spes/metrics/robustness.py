@@ -20,7 +20,7 @@ from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.maps import rank_correlation
 from captum_spes.metrics._additive import without_offset
 from captum_spes.metrics._checks import check_positive
-from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare
 from captum_spes.speech_to_text import SpeechToTextAttribution
 
 PREPARATION = signature(SpeechToTextAttribution.prepare).parameters.keys() - {"self", "inputs", "target"}
@@ -201,7 +201,7 @@ def parameter_randomization(
     """
     preparation = {name: arguments.pop(name) for name in PREPARATION & arguments.keys()}
     attribution = SpeechToTextAttribution(method(model))
-    utterance, tokens = attribution.prepare(inputs, target, **preparation)
+    utterance, tokens = prepare(model, inputs, target, **preparation)
     original = attribution.attribute(utterance, tokens, seed=seed, **arguments)
     other = copy.deepcopy(model)
     blocks, randomized = [], []

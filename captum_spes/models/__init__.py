@@ -10,13 +10,14 @@ import torch
 
 from captum_spes._extras import require
 from captum_spes.models.families import FAMILIES, Family, UnsupportedModelError, find_family
+from captum_spes.models.preparation import prepare, text
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.models.wrappers import check_adapter, check_weights, unwrap
 
 if TYPE_CHECKING:
     from captum_spes.models.bundled import Bundle
 
-__all__ = ["SpeechToTextModel", "Tokens", "Utterance", "load_model"]
+__all__ = ["SpeechToTextModel", "Tokens", "Utterance", "load_model", "prepare", "text"]
 
 
 def load_model(

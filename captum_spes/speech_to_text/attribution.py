@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +19,12 @@ import captum_spes.speech_to_text.profiles as methods
 from captum_spes.attr._batches import check_counts
 from captum_spes.attr._features import FeatureLayout
 from captum_spes.attr._ranks import Ranks
-from captum_spes.audio import AudioLike, load_audio, source_of
+from captum_spes.audio import AudioLike, Recording, load_audio, read_recording
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.explanation.long import LongExplanation, explain_parts
 from captum_spes.forward_func import CTCLogLikelihood
-from captum_spes.models.context import Context, Dtype, fit_utterance
+from captum_spes.models.context import Context, Dtype
+from captum_spes.models.preparation import NoWordsError, prepare, text
 from captum_spes.models.protocol import SpeechToTextModel, Task, Tokens, Utterance, language_of, task_of
 from captum_spes.segmentation import MAX_SECONDS, slic_feature_mask
 from captum_spes.speech_to_text.provenance import (
@@ -51,10 +51,6 @@ if TYPE_CHECKING:
 FREE = {"perturbations_per_eval", "show_progress", "callback"}
 # of two halves of the samples; below it, a map says little about single patches
 LOW_RELIABILITY = 0.5
-
-
-class NoWordsError(ValueError):
-    """There is nothing to explain: the model hears no words."""
 
 
 class SpeechToTextAttribution(Attribution):
@@ -120,10 +116,9 @@ class SpeechToTextAttribution(Attribution):
         context: Context = "auto",
         dtype: Dtype | None = None,
     ) -> tuple[Utterance, Tokens]:
-        """Does what comes before the attribution: reads the audio, fits the context, lets the model write.
+        """:func:`captum_spes.models.prepare` with this model: reads the audio, sets the context, lets the model write.
 
-        :meth:`attribute` does it too. It is there for those who want to see the text first; arguments and errors are
-        those of :meth:`attribute`, which takes the result in place of ``inputs`` and ``target``.
+        :meth:`attribute` does the same first, and takes the result in place of ``inputs`` and ``target``.
 
         Returns:
             (Utterance, Tokens): what the model hears, and the tokens to explain.
@@ -138,30 +133,12 @@ class SpeechToTextAttribution(Attribution):
             'so what'
             >>> explanation = attribution.attribute(utterance, tokens, n_samples=90)
         """
-        if isinstance(inputs, Utterance):
-            if context != "auto" or dtype is not None:
-                raise ValueError("context and dtype belong to prepare(), which has made this utterance.")
-            utterance = inputs
-        elif isinstance(inputs, Tensor) and inputs.dim() == 3:
-            utterance = self.model.from_features(inputs)
-        else:
-            utterance = self.model.utterance(load_audio(inputs, self.model.sample_rate, sampling_rate))
-        if target is not None and not isinstance(target, Tokens):
-            target = self.model.tokens(target, utterance)
-        if isinstance(inputs, (str, os.PathLike)):
-            utterance = replace(utterance, source=source_of(inputs))
-        if target is None:
-            target = self.model.generate(utterance, **(gen_args or {}))
-            if not self.text(target):
-                raise NoWordsError(
-                    f"{self.model.name} hears no words in this audio: give the text to explain as target."
-                )
-        if not isinstance(inputs, Utterance):
-            utterance = fit_utterance(self.model, utterance, target, context, dtype, gen_args)
-        return utterance, target
+        return prepare(
+            self.model, inputs, target, sampling_rate=sampling_rate, gen_args=gen_args, context=context, dtype=dtype
+        )
 
     def text(self, tokens: Tokens) -> str:
-        """The text of the target tokens, without marks such as the end of the text.
+        """:func:`captum_spes.models.text` with this model: the text of the target tokens, without marks.
 
         Example::
 
@@ -172,8 +149,7 @@ class SpeechToTextAttribution(Attribution):
             >>> attribution.text(tokens)
             'so what'
         """
-        texts = zip(self.model.token_texts(tokens.target), self.model.is_special(tokens.target))
-        return "".join(text for text, special in texts if not special).strip()
+        return text(self.model, tokens)
 
     def attribute(
         self,
@@ -287,8 +263,9 @@ class SpeechToTextAttribution(Attribution):
         token_given = _given(n_samples=n_token_samples, perturbation_prob=token_perturbation_prob)
         token_given = methods.shared_with_tokens(kwargs) | token_given | (token_arguments or {})
         methods.check_known(self.attr_method, given)
-        prepare = partial(
-            self.prepare,
+        prepared = partial(
+            prepare,
+            self.model,
             inputs,
             target,
             sampling_rate=sampling_rate,
@@ -297,7 +274,7 @@ class SpeechToTextAttribution(Attribution):
             dtype=dtype,
         )
         ranks = Ranks(process_group)
-        utterance, tokens = _agreed(ranks, *ranks.together(prepare))
+        utterance, tokens = _agreed(ranks, *ranks.together(prepared))
         prediction = self._prediction(utterance, tokens, contrast, sentence)
         if joint and not len(prediction.previous):
             raise ValueError(f"{self.model.name} writes all tokens at once: there are no previous tokens to perturb.")
@@ -411,7 +388,8 @@ class SpeechToTextAttribution(Attribution):
                 f"{' and '.join(given)}, or explain one part by attribute."
             )
         rate = self.model.sample_rate
-        samples = load_audio(inputs, rate, sampling_rate)
+        recording = read_recording(inputs, sampling_rate)
+        samples = load_audio(recording, rate)
         if max_seconds is None:
             max_seconds = longest_seconds(self.model, len(samples) / rate)
 
@@ -419,12 +397,12 @@ class SpeechToTextAttribution(Attribution):
             long: LongExplanation, number: int, part: np.ndarray, source: dict[str, Any]
         ) -> SpeechToTextExplanation | None:
             try:
-                utterance, tokens = self.prepare(
-                    part, sampling_rate=rate, gen_args=gen_args, context=context, dtype=dtype
+                utterance, tokens = prepare(
+                    self.model, Recording(part, rate, source), gen_args=gen_args, context=context, dtype=dtype
                 )
             except NoWordsError:
                 return None
-            return self.attribute(replace(utterance, source=source), tokens, gen_args=gen_args, **arguments)
+            return self.attribute(utterance, tokens, gen_args=gen_args, **arguments)
 
         settings = {
             "method": methods.title(self.attr_method),
@@ -432,7 +410,7 @@ class SpeechToTextAttribution(Attribution):
             "arguments": describe_arguments({name: value for name, value in arguments.items() if name not in FREE}),
             **describe_model(self.model, gen_args, context, dtype),
         }
-        return explain_parts(samples, rate, folder, explain, max_seconds, settings, source_of(inputs))
+        return explain_parts(samples, rate, folder, explain, max_seconds, settings, recording.source)
 
     def attribute_future(self) -> None:
         """Not implemented."""
@@ -442,11 +420,11 @@ class SpeechToTextAttribution(Attribution):
         self, utterance: Utterance, tokens: Tokens, contrast: Contrast | None, sentence: bool
     ) -> Prediction:
         if self.score is CTCLogLikelihood and contrast is None:
-            return PathsPrediction(self.model, tokens, self.text(tokens))
+            return PathsPrediction(self.model, tokens, text(self.model, tokens))
         score = self.score or methods.defaults_of(self.attr_method).score
         if contrast is None:
             if sentence:
-                return TextPrediction(self.model, tokens, score, self.text(tokens))
+                return TextPrediction(self.model, tokens, score, text(self.model, tokens))
             return TokenPrediction(self.model, tokens, score)
         if sentence:
             raise ValueError("a contrast explains one word, and sentence the text as a whole: give one of them.")
@@ -486,7 +464,7 @@ class SpeechToTextAttribution(Attribution):
         previous_tokens = self.model.token_texts(prediction.previous)
         is_previous = torch.arange(len(previous_tokens)) < prediction.n_previous[:, None]
         return SpeechToTextExplanation(
-            text=self.text(tokens),
+            text=text(self.model, tokens),
             tokens=prediction.rows,
             previous_tokens=previous_tokens,
             spectrogram=utterance.spectrogram[0].float().cpu(),

@@ -1,0 +1,96 @@
+"""From audio to what a model hears and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from captum_spes.audio import AudioLike, load_audio, read_recording
+from captum_spes.models.context import Context, Dtype, fit_utterance
+from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+
+
+class NoWordsError(ValueError):
+    """The model writes no words, so that there is nothing to explain."""
+
+
+def prepare(
+    model: SpeechToTextModel,
+    inputs: AudioLike | Utterance,
+    target: str | Sequence[int] | Tensor | Tokens | None = None,
+    *,
+    sampling_rate: int | None = None,
+    gen_args: dict[str, Any] | None = None,
+    context: Context = "auto",
+    dtype: Dtype | None = None,
+) -> tuple[Utterance, Tokens]:
+    """Reads audio, sets the model's context and precision, and lets the model write.
+
+    Args:
+        model: the model, one of :func:`~captum_spes.models.load_model` or of your own.
+        inputs: path of an audio file; a :class:`~captum_spes.audio.Recording`; samples, an array or tensor of one or
+            two dimensions, with ``sampling_rate``; the model's features, a tensor of shape (1, T, C); or an utterance,
+            which is returned as it is.
+        target: the text to explain, or its token ids. Default: what the model writes.
+        sampling_rate: samples a second of an array of samples.
+        gen_args: arguments of the model's generation, such as ``{"num_beams": 5}``.
+        context: the window given to the model; see :func:`~captum_spes.models.context.fit_utterance`.
+        dtype: the precision of the model; see the same function.
+
+    Returns:
+        (Utterance, Tokens): what the model hears, and the tokens to explain.
+
+    Raises:
+        ValueError: audio, target or another argument that cannot be used, or audio in which the model finds no words;
+            the message says which.
+
+    Example::
+
+        >>> from captum_spes.models import load_model, prepare, text
+        >>> model = load_model("whisper-tiny.en")
+        >>> utterance, tokens = prepare(model, "speech.wav", "so what")
+        >>> text(model, tokens)
+        'so what'
+    """
+    if isinstance(inputs, Utterance):
+        if context != "auto" or dtype is not None:
+            raise ValueError("context and dtype belong to prepare(), which has made this utterance.")
+        utterance = inputs
+    elif isinstance(inputs, Tensor) and inputs.dim() == 3:
+        utterance = model.from_features(inputs)
+    else:
+        recording = read_recording(inputs, sampling_rate)
+        utterance = model.utterance(load_audio(recording, model.sample_rate))
+        if recording.source:
+            utterance = replace(utterance, source=recording.source)
+    if target is not None and not isinstance(target, Tokens):
+        target = model.tokens(target, utterance)
+    if target is None:
+        target = model.generate(utterance, **(gen_args or {}))
+        if not text(model, target):
+            raise NoWordsError(f"{model.name} hears no words in this audio: give the text to explain as target.")
+    if not isinstance(inputs, Utterance):
+        utterance = fit_utterance(model, utterance, target, context, dtype, gen_args)
+    return utterance, target
+
+
+def text(model: SpeechToTextModel, tokens: Tokens | Tensor) -> str:
+    """The text of tokens, without marks such as the end of the text.
+
+    Args:
+        model: the model.
+        tokens: of which the target is read, or token ids of shape (K,).
+
+    Example::
+
+        >>> from captum_spes.models import load_model, prepare, text
+        >>> model = load_model("whisper-tiny.en")
+        >>> utterance, tokens = prepare(model, "speech.wav", "so what")
+        >>> text(model, tokens), text(model, tokens.target[1:])
+        ('so what', 'what')
+    """
+    ids = tokens.target if isinstance(tokens, Tokens) else tokens
+    return "".join(part for part, mark in zip(model.token_texts(ids), model.is_special(ids)) if not mark).strip()
