@@ -16,8 +16,14 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Writes a file all at once: a process that is killed leaves the old one, or none. Text is in UTF-8."""
+    """Writes a file all at once: a process that is killed leaves the old one, or none. Text is in UTF-8.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"{path} cannot be written: the folder {path.parent} does not exist; make it first.")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:50]}.") as folder:
         part = Path(folder) / "part"
         part.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)

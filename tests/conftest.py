@@ -123,6 +123,12 @@ def librivox():
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_font_is_told(monkeypatch):
+    """Every test may be warned of characters without a font; a process is once."""
+    monkeypatch.setattr("captum_spes.visualization._text._told", set())
+
+
 @pytest.fixture
 def cases():
     folder = SHARED / "cases"

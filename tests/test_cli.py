@@ -281,6 +281,7 @@ def test_every_named_method_can_be_made(tiny_model):
         (["explain", "--word", "what"], "--word and --foil belong together"),
         (["explain", "--word", "when", "--foil", "was"], "the word 'when' is not in the text"),
         (["explain", "--method", "deep_lift"], "take IntegratedGradients"),
+        (["explain", "--method", "spes", "--n-samples", "2"], "--n-samples must be at least 3 for this method"),
         (["compare", "--methods", "deep_lift"], "no method could be run"),
     ],
 )
@@ -288,6 +289,7 @@ def test_wrong_methods_get_one_clear_sentence(run, tiny_folder, recording, argum
     code, _, err = run(*arguments, recording, "--model", tiny_folder, "--target", "so what")
     assert code == 2
     assert words in err and "Traceback" not in err
+    assert not Path("spes-output").exists()
 
 
 def test_ctrl_c_before_there_is_anything(tiny_folder, recording, tmp_path):
@@ -350,7 +352,7 @@ def text(folder):
         (lambda d: [d / "recording.wav", "--device", "quantum"], "the device 'quantum' cannot be used here"),
         (lambda d: [d / "recording.wav", "--target", "  "], "the target text is empty"),
         (lambda d: [d / "recording.wav", "--context", "soon"], "Invalid value for '--context'"),
-        (lambda d: [d / "recording.wav", "--target", "so", "--n-samples", "2"], "n_samples must be"),
+        (lambda d: [d / "recording.wav", "--target", "so", "--n-samples", "2"], "--n-samples must be at least 3"),
         (lambda d: [d / "recording.wav", "-o", d / "recording.wav"], "cannot be written to"),
         (lambda d: [d / "recording.wav", "--seed", "x"], "Invalid value for '--seed'"),
         (lambda d: [d / "recording.wav", "--nonsense"], "No such option"),

@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from torch import Tensor
 
 from captum_spes.visualization import (
+    _text,
     plot_attributions,
     plot_segmentation,
     plot_spectrogram,
@@ -263,6 +264,20 @@ def test_characters_without_a_font_are_boxes_and_said_once() -> None:
     assert [ax.get_title() for ax in panels(figure)] == ["a□", "□"]
     assert len(caught) == 1
     assert caught[0].filename == __file__.replace(".pyc", ".py")
+
+
+@pytest.mark.parametrize(
+    ("character", "package"),
+    [("次", "fonts-noto-cjk"), ("の", "fonts-noto-cjk"), ("ア", "fonts-noto-cjk"), ("말", "fonts-noto-cjk"),
+     ("م", "fonts-noto-core"), ("😀", "fonts-symbola"), ("ᎣᏏ"[0], "fonts-noto"), (UNKNOWN, "")],
+)  # fmt: skip
+def test_the_package_of_a_missing_font(monkeypatch, character, package) -> None:
+    monkeypatch.setattr(_text, "_drawable_characters", lambda characters: characters - {character})
+    with pytest.warns(UserWarning, match=f"Install {package} " if package else "drawn instead. Name a font"):
+        assert _text.clean_labels([character]) == ["□"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _text.clean_labels([f"a{character}"]) == ["a□"]  # it was told
 
 
 @pytest.mark.parametrize("text", [SENTENCE.strip(), "WWWW iiii " * 20, "w" * 200, "—" * 60])

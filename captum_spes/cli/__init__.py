@@ -20,6 +20,7 @@ from typer.main import get_command
 from captum_spes import __version__
 from captum_spes._files import printable
 from captum_spes.cli.errors import DEBUG, errors_as_sentences, fail
+from captum_spes.cli.folders import no_empty_folders
 
 # by name: the module and its function, and the first line of its help
 COMMANDS = {
@@ -156,5 +157,5 @@ def run() -> None:
     if "--debug" in arguments:  # also behind the command, where a failed one is easily given it
         debug = True
         arguments = [argument for argument in arguments if argument != "--debug"]
-    with errors_as_sentences(debug):
+    with errors_as_sentences(debug), no_empty_folders():
         app(arguments, prog_name="captum-spes")

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from captum_spes.analysis import MINIMAL_PAIR, SECTIONS, analyze
+from captum_spes.cli.folders import make_folder
 from captum_spes.cli.options import AllowOutside, split_names
-from captum_spes.cli.output import make_folder, say
+from captum_spes.cli.output import say
 from captum_spes.evaluation.corpus import load_corpus
 from captum_spes.metrics.plausibility.kurtosis import MIN_COUNT
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from captum_spes.cli.folders import results_folder
 from captum_spes.cli.inputs import audio_line, prepare, read, stem
 from captum_spes.cli.options import (
     Audio,
@@ -25,7 +26,7 @@ from captum_spes.cli.options import (
     TaskName,
     split_names,
 )
-from captum_spes.cli.output import make_folder, print_table, progress, say
+from captum_spes.cli.output import print_table, progress, say
 from captum_spes.evaluation.comparison import DEFAULT_METHODS, Comparison
 from captum_spes.evaluation.distributed import has_ranks
 from captum_spes.models import load_model
@@ -64,10 +65,11 @@ def compare(
     names = split_names(methods, "--methods")
     for name in names:
         find_method(name)
-    speech_model = load_model(model, device=device, language=language, task=task.value)
     say(audio_line(audio))
-    inputs = prepare(read(audio), speech_model, preset, context, target, num_beams)
-    folder = make_folder(output or Path("spes-output") / f"{stem(audio)}-compare")
+    recording = read(audio)
+    folder = results_folder(output, f"{stem(audio)}-compare", recording.source.get("audio_sha256"))
+    speech_model = load_model(model, device=device, language=language, task=task.value)
+    inputs = prepare(recording, speech_model, preset, context, target, num_beams)
     comparison = Comparison(
         inputs.model, inputs.utterance, inputs.tokens, preset.value, seed, batch_size, inputs.gen_args, folder
     )

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
+from captum_spes.cli.folders import make_folder
 from captum_spes.cli.inputs import generation, language_line, window_of
 from captum_spes.cli.options import (
     DTYPES,
@@ -32,7 +33,7 @@ from captum_spes.cli.options import (
     TaskName,
     split_names,
 )
-from captum_spes.cli.output import make_folder, print_table, say
+from captum_spes.cli.output import print_table, say
 from captum_spes.evaluation import Evaluation
 from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
 from captum_spes.evaluation.distributed import Sharing, connect, device_of_rank
@@ -147,7 +148,7 @@ def _with_samples(
 ) -> dict[str, NamedMethod]:
     if not names:
         raise ValueError(f"{what_for}, and none of them is among --methods: leave it out.")
-    return {name: methods[name].with_samples(number) for name in names}
+    return {name: methods[name].with_samples(number, what_for.split()[0]) for name in names}
 
 
 def _announce(evaluation: Evaluation, sharing: Sharing | None) -> int:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from captum_spes import Contrast
+from captum_spes.cli.folders import results_folder
 from captum_spes.cli.inputs import Inputs, audio_line, prepare, read, stem
 from captum_spes.cli.long import LongRun
 from captum_spes.cli.options import (
@@ -29,7 +30,7 @@ from captum_spes.cli.options import (
     TaskName,
     word_or_number,
 )
-from captum_spes.cli.output import make_folder, progress, say, write_explanation
+from captum_spes.cli.output import print_columns, progress, say, write_explanation
 from captum_spes.cli.ranks import torchrun_ranks
 from captum_spes.evaluation.distributed import device_of_rank
 from captum_spes.explanation import SpeechToTextExplanation
@@ -80,18 +81,19 @@ def explain(
     if n_samples is not None:
         if not named.takes_samples:
             raise ValueError(f"{method} takes no samples: leave out --n-samples.")
-        named = named.with_samples(n_samples)
+        named = named.with_samples(n_samples, "--n-samples")
     if (word is None) != (foil is None):
         raise ValueError("--word and --foil belong together: give both, or none.")
     with torchrun_ranks() as group:
+        say(audio_line(audio))
+        recording = read(audio)
+        folder = results_folder(output, stem(audio), recording.source.get("audio_sha256"))
         speech_model = load_model(model, device=device_of_rank(device), language=language, task=task.value)
         attr_method = named.wrap(speech_model).attr_method  # what cannot explain is refused before a folder is
         if group is not None and not isinstance(attr_method, ALL_TOKENS):
             raise ValueError(
                 f"{method} cannot share its passes among ranks: take spes or gradient_spes, or one process."
             )
-        say(audio_line(audio))
-        recording = read(audio)
         longest = longest_seconds(speech_model, math.inf)
         if 1 <= longest < recording.seconds:  # less is refused as a window
             if target is not None or word is not None or group is not None:
@@ -100,14 +102,13 @@ def explain(
                     "--word and --foil, and take one process, or cut out the part that they belong to."
                 )
             long = LongRun(speech_model, method, named, preset, context, num_beams, batch_size, seed)
-            return long.explain(recording, make_folder(output or Path("spes-output") / stem(audio)), longest)
+            return long.explain(recording, folder, longest)
         inputs = prepare(recording, speech_model, preset, context, target, num_beams)
         contrast = None if word is None or foil is None else _contrast(inputs, word, foil)
         given = named.arguments_of(inputs.model, preset.value, len(inputs.tokens.target))
         numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))
         ranks = "" if group is None else f", shared by {group.size()} ranks"
         say(f"Method:     {method} ({preset.value} preset{numbers}{ranks})")
-        folder = make_folder(output or Path("spes-output") / stem(audio))
         checkpoint = folder / "checkpoint"
         if any(checkpoint.glob("*.safetensors")):
             say(f"Resuming:   what was done before is in {checkpoint}")
@@ -155,10 +156,8 @@ def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:
     ]
     for token, top, value in zip(explanation.tokens, top_tokens, reliability):
         columns.append((token.strip(), top.strip(), value))
-    widths = [max(len(row[i]) for row in columns) for i in range(2)]
     say()
-    for row in columns:
-        say(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}".rstrip())
+    print_columns(columns)
     if not has_previous:
         say("\nThere are no previous tokens to explain them, as of a model that writes all tokens at once.")
     if known is not None:

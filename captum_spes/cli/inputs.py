@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -14,6 +15,7 @@ from captum_spes.cli.output import say
 from captum_spes.models.context import Context, describe_context
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance, language_of
 
+STDIN = Path("-")
 SAMPLE = "so_what_was_the_next_step.wav"
 
 
@@ -28,7 +30,9 @@ class Inputs:
 
 
 def read(audio: Path | None) -> Recording:
-    """Reads the recording, or the bundled sample."""
+    """Reads the recording, from standard input for ``-``, or the bundled sample."""
+    if audio == STDIN:
+        return read_recording(sys.stdin.buffer.read())
     if audio is not None:
         return read_recording(audio)
     with as_file(files("captum_spes") / "data" / SAMPLE) as path:
@@ -77,9 +81,9 @@ def generation(num_beams: int) -> dict[str, Any]:
 
 def audio_line(audio: Path | None) -> str:
     """What to print of the recording."""
-    return f"Audio:      {audio or 'the bundled sample (synthesised speech)'}"
+    return f"Audio:      {'standard input' if audio == STDIN else audio or 'the bundled sample (synthesised speech)'}"
 
 
 def stem(audio: Path | None) -> str:
     """What the results of a recording are named after."""
-    return (audio or Path(SAMPLE)).stem
+    return "stdin" if audio == STDIN else (audio or Path(SAMPLE)).stem

@@ -12,8 +12,9 @@ import typer
 from captum_spes import SpeechToTextExplanation
 from captum_spes._extras import require
 from captum_spes.audio import read_recording
+from captum_spes.cli.folders import make_folder
 from captum_spes.cli.options import word_or_number
-from captum_spes.cli.output import make_folder, say
+from captum_spes.cli.output import say
 from captum_spes.words import is_word
 
 SHARE = 0.1  # that is kept and removed where none is given

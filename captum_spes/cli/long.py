@@ -13,9 +13,10 @@ import numpy as np
 import typer
 
 from captum_spes.audio import Recording, load_audio
+from captum_spes.cli.folders import make_folder
 from captum_spes.cli.inputs import generation, prepare, window_of
 from captum_spes.cli.options import DTYPES, Preset, WindowName
-from captum_spes.cli.output import make_folder, progress, say, write_explanation
+from captum_spes.cli.output import progress, say, write_explanation
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.explanation.long import LongExplanation, explain_parts
 from captum_spes.models.preparation import NoWordsError

@@ -66,7 +66,10 @@ class NormalizerName(str, Enum):
 
 # what the commands share
 Audio = Annotated[
-    Path | None, typer.Argument(help="Audio file (WAV, FLAC, OGG, MP3, …). Without it: the bundled sample.")
+    Path | None,
+    typer.Argument(
+        help="Audio file (WAV, FLAC, OGG, MP3, …), or - for standard input. Without it: the bundled sample."
+    ),
 ]
 Model = Annotated[str, typer.Option(help="Bundled whisper-tiny.en, a Hugging Face id, or a local folder.")]
 Language = Annotated[

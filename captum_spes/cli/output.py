@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from captum_spes.audio import Recording
     from captum_spes.explanation import SpeechToTextExplanation
 
+FIGURES = {"spectrogram", "segmentation", "sentence", "words", "tokens", "previous_tokens"}
 # of the tables, in characters: numbers that a narrow terminal breaks are read better than those it leaves out
 MAX_WIDTH = 130
 
@@ -46,15 +48,12 @@ def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
     Console(width=max(Console().width, width)).print(table)
 
 
-def make_folder(folder: Path) -> Path:
-    """Makes the output folder before anything is computed that could not be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".write-test").touch()
-        (folder / ".write-test").unlink(missing_ok=True)  # another rank may have been first
-    except OSError as error:
-        raise ValueError(f"the output folder {folder} cannot be written to: {error.strerror}.") from error
-    return folder
+def print_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows in columns, padded by what a terminal shows: Chinese characters and emoji are two cells wide."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*cells)]
+    for row in cells:
+        say("  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths)).rstrip())
 
 
 @contextmanager
@@ -108,6 +107,8 @@ def write_explanation(explanation: SpeechToTextExplanation, folder: Path, record
         "tokens": explanation.plot_tokens,
         **({"previous_tokens": explanation.plot_previous_tokens} if explanation.previous_tokens else {}),
     }
+    for name in FIGURES - pictures.keys():
+        (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier run of another method or contrast
     paths = [folder / "explanation.safetensors"]
     explanation.save(paths[0])
     for name, plot in pictures.items():

@@ -29,7 +29,7 @@ from captum_spes.forward_func import TokenProbability
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.segmentation import grid_feature_mask, slic_feature_mask
 from captum_spes.speech_to_text.attribution import SpeechToTextAttribution
-from captum_spes.speech_to_text.profiles import DEFAULTS, NO_PASSES, Score, accepted
+from captum_spes.speech_to_text.profiles import DEFAULTS, NO_PASSES, Score, accepted, defaults_of
 
 Preset = Literal["fast", "paper"]
 # a mask of a spectrogram, for a number of frames a second
@@ -132,8 +132,34 @@ class NamedMethod:
         """Whether that is the number of random masks at which it takes gradients, as in GradientSPES."""
         return isinstance(self.make(_nothing), GradientSPES)
 
-    def with_samples(self, n_samples: int) -> NamedMethod:
-        """The same with another ``n_samples``."""
+    @property
+    def min_samples(self) -> int:
+        """The least ``n_samples`` that it takes: a perturbation for each granularity of its patches."""
+        method = self.make(_nothing)
+        if not isinstance(method, (SPES, GradientSPES)):
+            return 1
+        patches: Any = defaults_of(method).patches_per_second
+        if self.feature_mask is not None:
+            mask = self.feature_mask(1.0)
+            given = mask.keywords if isinstance(mask, partial) and mask.func is slic_feature_mask else {"n_patches": 1}
+            patches = given.get("n_patches", given.get("patches_per_second", patches))
+        return len(patches) if isinstance(patches, tuple) else 1
+
+    def with_samples(self, n_samples: int, option: str = "n_samples") -> NamedMethod:
+        """The same with another ``n_samples``.
+
+        Args:
+            n_samples: perturbations, or random masks.
+            option: what an error calls them.
+
+        Raises:
+            ValueError: fewer than :attr:`min_samples`.
+        """
+        if n_samples < self.min_samples:
+            raise ValueError(
+                f"{option} must be at least {self.min_samples} for this method, one perturbation for each granularity "
+                f"of its patches, not {n_samples}."
+            )
         number = {"n_samples": n_samples}
         return replace(self, arguments={**self.arguments, **number}, fast={**self.fast, **number})
 

@@ -21,6 +21,14 @@ FALLBACK_FONTS = (
     *("Noto Sans Tamil", "Noto Sans Thai", "Nirmala UI", "Leelawadee UI", "Noto Emoji", "Segoe UI Symbol", "Symbola"),
 )
 MISSING_GLYPH = "□"
+# Debian's package with a font for some characters, by the beginning of their names in Unicode
+FONT_PACKAGES = {
+    **dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "FULLWIDTH", "IDEOGRAPHIC"), "fonts-noto-cjk"),
+    **dict.fromkeys(("ARABIC", "HEBREW", "DEVANAGARI", "BENGALI", "TAMIL", "THAI"), "fonts-noto-core"),
+}
+SIGNS_PACKAGE, OTHER_PACKAGE = "fonts-symbola", "fonts-noto"  # for emoji and signs, and for all other scripts
+
+_told: set[str] = set()  # characters without a font of which this process has warned
 
 
 def token_text() -> dict[str, Any]:
@@ -36,17 +44,27 @@ def _font_families() -> list[str]:
 
 
 def clean_labels(texts: Sequence[str]) -> list[str]:
-    """Tokens as labels, with a box for characters that no font has; matplotlib would warn of each at every drawing."""
+    """Tokens as labels, with a box for characters that no font has, of which it warns once each."""
     texts = [clean(text) for text in texts]
     missing = set().union(*texts) - _drawable_characters(frozenset().union(*texts))
-    if missing:
+    if new := missing - _told:
+        _told.update(new)
+        packages = " and ".join(sorted({_font_package(character) for character in new} - {""}))
+        install = f"Install {packages} (Debian, Ubuntu), or name" if packages else "Name"
         warnings.warn(
-            f"no font has {' '.join(sorted(missing))}: boxes are drawn instead. Fonts such as Noto Sans CJK are used "
-            "where installed; others through matplotlib.rcParams['font.family'].",
+            f"no font has {' '.join(sorted(new))}: boxes are drawn instead. {install} a font that has them in "
+            "matplotlib.rcParams['font.family'].",
             stacklevel=4,  # where the figure was asked for
         )
     boxes = str.maketrans(dict.fromkeys(missing, MISSING_GLYPH))
     return [text.translate(boxes) for text in texts]
+
+
+def _font_package(character: str) -> str:
+    """Debian's package with a font for a character; "" for one of private use, which has no name."""
+    name = unicodedata.name(character, "")
+    other = SIGNS_PACKAGE if unicodedata.category(character).startswith("S") else OTHER_PACKAGE
+    return next((package for start, package in FONT_PACKAGES.items() if name.startswith(start)), other if name else "")
 
 
 def _drawable_characters(characters: frozenset[str]) -> set[str]:

@@ -1,0 +1,84 @@
+"""Output folders: bound to the recording that they are of, and gone again where nothing was written into them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+_made: list[Path] = []  # by this command, those further up first
+
+
+def make_folder(folder: Path) -> Path:
+    """Makes the output folder before anything is computed that could not be written.
+
+    Raises:
+        ValueError: it cannot be made or written to.
+    """
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".write-test").touch()
+        (folder / ".write-test").unlink(missing_ok=True)  # another rank may have been first
+    except OSError as error:
+        raise ValueError(f"the output folder {folder} cannot be written to: {error.strerror}.") from error
+    _made.extend(reversed(missing))
+    return folder
+
+
+@contextmanager
+def no_empty_folders() -> Iterator[None]:
+    """Removes the folders that were made in it and are still empty at its end, as of a command that failed."""
+    _made.clear()
+    try:
+        yield
+    finally:
+        for folder in reversed(_made):
+            with suppress(OSError):  # it holds something, or is gone
+                folder.rmdir()
+
+
+def results_folder(output: Path | None, name: str, audio_sha256: str | None) -> Path:
+    """The folder for the results of a recording, which is not that of another recording.
+
+    Args:
+        output: what was asked for; None for ``spes-output/<name>``, or with ``-2``, ``-3``, … behind the name where
+            those before hold the results of other recordings.
+        name: of the folder.
+        audio_sha256: of the recording's file; None of a pipe, whose results are never taken for another's.
+
+    Raises:
+        ValueError: the folder that was asked for holds the results of another recording, or cannot be written to.
+    """
+    if output is not None:
+        if not _is_free(output, audio_sha256):
+            raise ValueError(
+                f"{output} holds the results of another recording ({_source(output)[1]}): give another --output."
+            )
+        return make_folder(output)
+    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return make_folder(next(path for path in map(Path("spes-output").joinpath, names) if _is_free(path, audio_sha256)))
+
+
+def _is_free(folder: Path, audio_sha256: str | None) -> bool:
+    explained = _explained(folder)
+    return explained is None or (audio_sha256 is not None and _source(folder)[0] == audio_sha256)
+
+
+def _explained(folder: Path) -> Path | None:
+    """An explanation in a folder of explain or compare."""
+    return next(iter((*folder.glob("*.safetensors"), *folder.glob("part-*/explanation.safetensors"))), None)
+
+
+def _source(folder: Path) -> tuple[str | None, str]:
+    """The digest of the recording whose results a folder holds, and what to call the recording."""
+    from captum_spes.explanation import SpeechToTextExplanation
+
+    path = _explained(folder)
+    assert path is not None  # of a folder that is not free
+    try:
+        metadata = SpeechToTextExplanation.load(path).metadata
+    except ValueError:
+        return None, f"{path.name} there cannot be read"
+    return metadata.get("audio_sha256"), str(metadata.get("audio_file", "samples without a file"))

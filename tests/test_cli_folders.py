@@ -1,0 +1,126 @@
+"""What the command line writes and where: folders of a recording, columns, and how many samples a method takes."""
+
+import hashlib
+import io
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import soundfile
+from test_explanation import make
+
+from captum_spes import SpeechToTextExplanation
+from captum_spes.cli.output import print_columns
+from captum_spes.speech_to_text.catalogue import METHODS, NamedMethod
+
+
+def broken(*arguments, **named):
+    raise TypeError("inner bug")
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.samples_perturbations])
+def test_the_least_number_of_samples(tiny_model, audio, name):
+    utterance = tiny_model.utterance(audio)
+    tokens = tiny_model.tokens("so", utterance)
+    method = METHODS[name]
+    assert method.min_samples == (1 if name in ("spes_single_granularity", "feature_wise", "bubble_noise") else 3)
+    with pytest.raises(ValueError, match=f"--n must be at least {method.min_samples} for this method"):
+        method.with_samples(method.min_samples - 1, "--n")
+    method.with_samples(method.min_samples).explain(tiny_model, utterance, tokens, "fast", n_token_samples=4)
+
+
+# Folders
+
+
+def other_recording(recording, folder):
+    """One of the same name in another folder."""
+    samples, rate = soundfile.read(recording)
+    (folder / "other").mkdir()
+    soundfile.write(folder / "other" / recording.name, samples[::-1], rate)
+    return folder / "other" / recording.name
+
+
+@pytest.mark.parametrize("command", ["explain", "compare"])
+def test_another_recording_gets_another_folder(run, tiny_folder, recording, tmp_path, command):
+    method = {"explain": "--method", "compare": "--methods"}[command]
+    given = ["--model", tiny_folder, "--target", "so", method, "energy"]
+    other = other_recording(recording, tmp_path)
+    name = {"explain": "recording", "compare": "recording-compare"}[command]
+    file = {"explain": "explanation", "compare": "energy"}[command]
+    for audio, folder in ((recording, name), (other, f"{name}-2"), (recording, name), (other, f"{name}-2")):
+        code, out, err = run(command, audio, *given)
+        assert code == 0 and f"spes-output/{folder}/{file}.safetensors" in out, err
+        found = SpeechToTextExplanation.load(Path("spes-output") / folder / f"{file}.safetensors")
+        assert found.metadata["audio_file"] == str(audio)
+    code, _, err = run(command, other, *given, "-o", Path("spes-output") / name)
+    assert code == 2 and f"spes-output/{name} holds the results of another recording ({recording})" in err
+    assert sorted(path.name for path in Path("spes-output").iterdir()) == [name, f"{name}-2"]
+
+
+def test_audio_from_standard_input(run, tiny_folder, recording, monkeypatch):
+    given = ["--model", tiny_folder, "--target", "so what", "--method", "energy"]
+    data = recording.read_bytes()
+    for number in range(2):
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+        code, out, err = run("explain", "-", *given)
+        assert code == 0 and "Audio:      standard input" in out, err
+        assert "spes-output/stdin/explanation.safetensors" in out, number
+    metadata = SpeechToTextExplanation.load("spes-output/stdin/explanation.safetensors").metadata
+    assert metadata["audio_sha256"] == hashlib.sha256(data).hexdigest() and "audio_file" not in metadata
+    code, _, err = run("listen", "spes-output/stdin/explanation.safetensors", "--audio", recording, "--sentence")
+    assert code == 0, err
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
+    code, _, err = run("explain", "-", *given, "-o", "other")
+    assert code == 2 and "the audio is empty" in err and not Path("other").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", [["none.wav"], ["recording.wav", "-o", "recording.wav"], ["recording.wav", "-o", "x"]]
+)
+def test_the_recording_and_the_folder_are_checked_before_the_model(run, recording, monkeypatch, wrong):
+    other = SpeechToTextExplanation.save
+    Path("x").mkdir()
+    other(make(), "x/explanation.safetensors")  # of samples without a file
+    for command in ("explain", "compare"):
+        monkeypatch.setattr(f"captum_spes.cli.{command}.load_model", broken)
+        code, _, err = run(command, *wrong)
+        assert code == 2 and ("does not exist" in err or "cannot be written" in err or "of another recording" in err)
+
+
+def test_figures_of_an_earlier_run_are_removed(run, tiny_folder, recording):
+    given = ["explain", recording, "--model", tiny_folder, "--target", "so what"]
+    (folder := Path("spes-output/recording")).mkdir(parents=True)
+    (folder / "mine.png").touch()
+    for arguments in (
+        ["--method", "spes", "--n-samples", "6"],
+        ["--word", "what", "--foil", "so", "--method", "energy"],
+    ):
+        code, out, err = run(*given, *arguments)
+        assert code == 0, err
+        written = set(re.findall(r"spes-output/recording/([\w.]+)", out))
+        kept = {path.name for path in folder.iterdir()} - {"checkpoint"}
+        assert kept == written | {"mine.png"}
+    assert "words.png" not in kept and "segmentation.png" not in kept
+
+
+def test_a_failed_command_leaves_no_folder(run, tiny_folder, recording, monkeypatch):
+    monkeypatch.setattr(NamedMethod, "explain", broken)
+    code, _, _ = run("explain", recording, "--model", tiny_folder, "--target", "so", "-o", "a/b/c")
+    assert code == 1 and not Path("a").exists()
+    Path("a").mkdir()
+    run("explain", recording, "--model", tiny_folder, "--target", "so", "-o", "a/b/c")
+    assert Path("a").is_dir() and not Path("a/b").exists()
+
+
+def test_columns_are_padded_by_what_a_terminal_shows(capsys):
+    print_columns([("token", "x"), ("次は", "x"), ("e\u0301", "x"), ("😀", "x"), ("\x1b", "x")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["token  x", "次は   x", "e\u0301      x", "😀     x", "\\x1b   x"]
+
+
+@pytest.mark.parametrize("write", ["save", "to_html"])
+def test_a_folder_that_is_not_there_is_named(tmp_path, write):
+    with pytest.raises(ValueError, match=r"a\.x cannot be written: the folder .*none does not exist; make it first"):
+        getattr(make(), write)(tmp_path / "none" / "a.x")
+    assert not list(tmp_path.iterdir())
