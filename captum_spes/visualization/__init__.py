@@ -9,6 +9,7 @@ from captum_spes.visualization.figures import (
     plot_spectrogram,
     plot_token_attributions,
 )
+from captum_spes.visualization.interactions import plot_interactions
 from captum_spes.visualization.plausibility import (
     plot_distributions,
     plot_map,
@@ -26,6 +27,7 @@ __all__ = [
     "plot_comparison",
     "plot_curves",
     "plot_distributions",
+    "plot_interactions",
     "plot_map",
     "plot_segmentation",
     "plot_shares",

@@ -1,0 +1,368 @@
+"""Shapley and Banzhaf values of the words of an utterance, and which of them need each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+from captum._utils.progress import NullProgress, progress
+from torch import Tensor
+
+from captum_spes._extras import require
+from captum_spes.alignment import Alignment
+from captum_spes.forward_func import TokenLogProbability
+from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.speech_to_text.targets import TokenPrediction
+from captum_spes.visualization import plot_interactions
+from captum_spes.words import is_mark, word_spans
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EXTRA = "shapley"
+Index = Literal["shapley", "banzhaf"]
+# with more players, all coalitions are more than anyone waits for
+MAX_EXACT = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Player:
+    """A part of what the model hears and reads, which is there or is hidden.
+
+    Attributes:
+        name: how it is called.
+        bins: the bins of the spectrogram that belong to it, bool (T, C); None for a player that is text.
+        tokens: the previous tokens that belong to it, by their number.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.speech_to_text.interactions import Player
+        >>> Player("the first half second", bins=torch.arange(100)[:, None].expand(100, 80) < 50).name
+        'the first half second'
+    """
+
+    name: str
+    bins: Tensor | None = None
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Values of P players and their pairs for W written words; see :func:`interactions`.
+
+    Attributes:
+        words: what the values explain, W words of the text.
+        players: the names of the players.
+        values: of each player, (W, P), in nats.
+        pairs: of each pair of players, symmetric with a diagonal of 0, (W, P, P): positive where the two together do
+            more than each by itself.
+        index: ``"shapley"`` or ``"banzhaf"``.
+        exact: whether all coalitions were scored, rather than a sample.
+        n_coalitions: how many were.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.speech_to_text.interactions import Interactions
+        >>> pairs = torch.tensor([[[0.0, 0.5], [0.5, 0.0]]])
+        >>> found = Interactions(["so"], ["so", "what"], torch.tensor([[2.0, 0.1]]), pairs, "shapley", True, 4)
+        >>> found.plot("so").savefig("so.png")
+    """
+
+    words: list[str]
+    players: list[str]
+    values: Tensor
+    pairs: Tensor
+    index: Index
+    exact: bool
+    n_coalitions: int
+
+    def plot(self, word: str | int) -> Figure:
+        """Draws the values and pairs for one word, by its text or its number.
+
+        Raises:
+            ValueError: no such word, or one that the text has more than once.
+        """
+        found = [n for n, text in enumerate(self.words) if word in (n, n - len(self.words), text)]
+        if len(found) != 1:
+            raise ValueError(f"the word {word!r} is there {len(found)} times: give one of {self.words}, or its number.")
+        [row] = found
+        title = f"{'Shapley' if self.index == 'shapley' else 'Banzhaf'} values and interactions for “{self.words[row]}”"
+        return plot_interactions(self.values[row], self.pairs[row], self.players, title, "nats")
+
+
+def word_players(
+    model: SpeechToTextModel,
+    utterance: Utterance,
+    alignment: Alignment,
+    bands: Sequence[tuple[float, float]] | None = None,
+) -> list[Player]:
+    """The sound of each word of an alignment as a player, or of each word in each of some frequency bands.
+
+    Args:
+        model: the model that hears the utterance.
+        utterance: from :meth:`.SpeechToTextAttribution.prepare`.
+        alignment: when its words are spoken.
+        bands: lowest and highest frequency of each band in Hz. Default: all frequencies together.
+
+    Returns:
+        list of Player: bins of pauses belong to none.
+
+    Raises:
+        ValueError: a word or a band without a bin.
+
+    Example::
+
+        >>> from captum_spes import SPES, SpeechToTextAttribution
+        >>> from captum_spes.alignment import Alignment, Segment
+        >>> from captum_spes.models import load_model
+        >>> from captum_spes.speech_to_text.interactions import word_players
+        >>> model = load_model("whisper-tiny.en")
+        >>> utterance, tokens = SpeechToTextAttribution(SPES(model)).prepare("speech.wav", "so what")
+        >>> alignment = Alignment([Segment("so", 0.0, 0.2), Segment("what", 0.2, 0.5)], source="by hand")
+        >>> bands = [(0, 1000), (1000, 8000)]
+        >>> [player.name for player in word_players(model, utterance, alignment, bands)]
+        ['so 0–1 kHz', 'so 1–8 kHz', 'what 0–1 kHz', 'what 1–8 kHz']
+    """
+    times = (torch.arange(utterance.spectrogram.shape[1]) + 0.5) / model.frames_per_second
+    frequencies = torch.as_tensor(np.asarray(model.mel_frequencies))
+    players = []
+    for segment in alignment.words:
+        frames = (times >= segment.begin) & (times < segment.end)
+        for low, high in bands or [(0.0, float("inf"))]:
+            channels = (frequencies >= low) & (frequencies < high)
+            name = segment.text if bands is None else f"{segment.text} {low / 1000:g}–{high / 1000:g} kHz"
+            if not frames.any() or not channels.any():
+                raise ValueError(f"the player {name!r} has no bin of the spectrogram: check its times and frequencies.")
+            players.append(Player(name, frames[:, None] & channels[None]))
+    if not players:
+        raise ValueError("the alignment has no words: give one that has, or players of your own.")
+    return players
+
+
+def text_players(model: SpeechToTextModel, tokens: Tokens) -> list[Player]:
+    """The words that were written before as players, each in quotation marks; marks and the prompt belong to none.
+
+    Example::
+
+        >>> from captum_spes import SPES, SpeechToTextAttribution
+        >>> from captum_spes.models import load_model
+        >>> from captum_spes.speech_to_text.interactions import text_players
+        >>> model = load_model("whisper-tiny.en")
+        >>> utterance, tokens = SpeechToTextAttribution(SPES(model)).prepare("speech.wav", "so what was the")
+        >>> [player.name for player in text_players(model, tokens)]  # nothing is written after the last token
+        ['“so”', '“what”', '“was”']
+    """
+    texts = model.token_texts(tokens.target)[:-1]
+    n_prompt = len(tokens.prompt)
+    players = []
+    for start, stop in word_spans(texts) if texts else []:
+        text = "".join(texts[start:stop]).strip()
+        if not is_mark(text):
+            players.append(Player(f"“{text}”", tokens=tuple(range(n_prompt + start, n_prompt + stop))))
+    return players
+
+
+def interactions(
+    model: SpeechToTextModel,
+    utterance: Utterance,
+    tokens: Tokens,
+    players: Sequence[Player],
+    *,
+    index: Index = "shapley",
+    budget: int = 1024,
+    baselines: Tensor | float | None = None,
+    perturbations_per_eval: int = 16,
+    seed: int = 0,
+    show_progress: bool = False,
+) -> Interactions:
+    """Shares the log-probability of each written word among players, and finds which of them need each other.
+
+    A coalition of players is there, the others are hidden: their bins become the baseline, the embeddings of their
+    tokens 0. The game's value is the teacher-forced log-probability of a word, the sum over its tokens, and all words
+    are scored in the same passes. A player's Shapley value is its mean contribution over all orders in which the
+    players could come (Shapley, 1953), its Banzhaf value that over all coalitions of the others (Banzhaf, 1965). The
+    interaction of a pair is the mean of what both add together beyond what each adds alone (Grabisch & Roubens, 1999).
+    The values are computed by `shapiq <https://github.com/mmschlk/shapiq>`_.
+
+    Args:
+        model: the model.
+        utterance: what it hears, and
+        tokens: what it writes, both from :meth:`.SpeechToTextAttribution.prepare`.
+        players: from :func:`word_players` and :func:`text_players`, or of one's own. Of a word that is not written
+            yet nothing is read: as a player it has the value 0.
+        index: ``"shapley"``, whose values add up to the difference between all players and none, or ``"banzhaf"``,
+            which weighs all coalitions alike.
+        budget: coalitions that are scored, at most. With all 2^P of them the result is exact; with fewer it is
+            estimated by regressions on random coalitions, KernelSHAP-IQ (Fumagalli et al., 2024) or Faith-Banzhaf
+            (Tsai et al., 2023).
+        baselines: what hidden bins become, as in :meth:`.SpeechToTextAttribution.attribute`.
+        perturbations_per_eval: coalitions in a batch.
+        seed: of the random coalitions.
+        show_progress: shows a progress bar, one step a coalition.
+
+    Returns:
+        Interactions: of all words.
+
+    Raises:
+        ValueError: fewer than two players, players that share bins or tokens, an index that is none, or a budget too
+            small for the regression.
+        ImportError: the extra ``shapley`` is missing.
+
+    Example::
+
+        >>> from captum_spes import SPES, SpeechToTextAttribution
+        >>> from captum_spes.alignment import Alignment, Segment
+        >>> from captum_spes.models import load_model
+        >>> from captum_spes.speech_to_text.interactions import interactions, text_players, word_players
+        >>> model = load_model("whisper-tiny.en")
+        >>> utterance, tokens = SpeechToTextAttribution(SPES(model)).prepare("speech.wav", "so what")
+        >>> alignment = Alignment([Segment("so", 0.0, 0.2), Segment("what", 0.2, 0.5)], source="by hand")
+        >>> players = word_players(model, utterance, alignment) + text_players(model, tokens)
+        >>> found = interactions(model, utterance, tokens, players)
+        >>> found.players, found.exact, found.n_coalitions
+        (['so', 'what', '“so”'], True, 8)
+        >>> found.values.shape, found.pairs.shape
+        (torch.Size([2, 3]), torch.Size([2, 3, 3]))
+    """
+    if index not in get_args(Index):
+        raise ValueError(f"index must be one of {', '.join(get_args(Index))}, not {index!r}.")
+    if perturbations_per_eval < 1:
+        raise ValueError(f"perturbations_per_eval must be at least 1, not {perturbations_per_eval}.")
+    n_parameters = 1 + len(players) + len(players) * (len(players) - 1) // 2
+    if not (len(players) <= MAX_EXACT and 2 ** len(players) <= budget) and budget < 2 * n_parameters:
+        raise ValueError(
+            f"a budget of {budget} is too small for {len(players)} players and their pairs: give at least "
+            f"{2 * n_parameters}, or fewer players."
+        )
+    game = _Game(model, utterance, tokens, players, baselines, perturbations_per_eval)
+    require("shapiq", EXTRA)
+    with progress(desc="Coalitions", total=min(budget, 2 ** len(players))) if show_progress else NullProgress() as bar:
+        game.on_scored = bar.update
+        rows = [_solve(len(players), index, budget, seed, game.of_word(word)) for word in range(len(game.words))]
+    values, pairs = (torch.from_numpy(np.stack(part)).float() for part in zip(*rows))
+    return Interactions(
+        game.words,
+        [player.name for player in players],
+        values,
+        pairs,
+        index,
+        2 ** len(players) <= budget,
+        len(game.known),
+    )
+
+
+class _Game:
+    """Scores of all words for coalitions, each of which is passed through the model once.
+
+    Attributes:
+        words: the words of the text.
+        known: the scores (W,) of coalitions that were asked for, by their bits.
+    """
+
+    def __init__(
+        self,
+        model: SpeechToTextModel,
+        utterance: Utterance,
+        tokens: Tokens,
+        players: Sequence[Player],
+        baselines: Tensor | float | None,
+        batch_size: int,
+    ) -> None:
+        self.model, self.utterance, self.batch_size = model, utterance, batch_size
+        self.prediction = TokenPrediction(model, tokens, TokenLogProbability)
+        self.owners = _owners(utterance, len(self.prediction.previous), players)
+        self.baseline = model.baseline(utterance) if baselines is None else baselines
+        spans = word_spans(self.prediction.rows)
+        self.words = ["".join(self.prediction.rows[start:stop]).strip() for start, stop in spans]
+        self.weights = torch.zeros(len(self.prediction.rows), len(spans), dtype=torch.float64)
+        for word, (start, stop) in enumerate(spans):
+            self.weights[start:stop, word] = 1
+        self.known: dict[bytes, np.ndarray] = {}
+        self.on_scored: Callable[[int], Any] = lambda n: None
+
+    def of_word(self, word: int) -> Callable[[np.ndarray], np.ndarray]:
+        """The game of one word: from coalitions, bool (N, P), to its log-probabilities, (N,)."""
+
+        def scores(coalitions: np.ndarray) -> np.ndarray:
+            coalitions = np.atleast_2d(coalitions).astype(bool)
+            keys = [np.packbits(coalition).tobytes() for coalition in coalitions]
+            new = {key: coalition for key, coalition in zip(keys, coalitions) if key not in self.known}
+            for start in range(0, len(new), self.batch_size):
+                batch = dict(list(new.items())[start : start + self.batch_size])
+                found = self._score(torch.from_numpy(np.stack(list(batch.values()))))
+                self.known.update(zip(batch, found.numpy()))
+                self.on_scored(len(batch))
+            return np.array([self.known[key][word] for key in keys])
+
+        return scores
+
+    @torch.no_grad()
+    def _score(self, coalitions: Tensor) -> Tensor:
+        """Log-probabilities (N, W) of all words for coalitions, bool (N, P)."""
+        bins, gates = self.owners
+        spectrogram = self.utterance.spectrogram
+        # what belongs to no player is number P, and always there
+        there = torch.cat((coalitions, coalitions.new_ones(len(coalitions), 1)), 1).to(spectrogram.device)
+        heard = torch.where(there[:, bins], spectrogram, torch.as_tensor(self.baseline, device=spectrogram.device))
+        encoded = self.model.encode(heard.to(spectrogram.dtype), self.utterance)
+        gate = there[:, gates].to(spectrogram.dtype) if len(gates) else None
+        outputs = self.prediction.outputs(encoded, gate)
+        return self.prediction.score(lambda found: found, outputs[:1])(outputs).double().cpu() @ self.weights
+
+
+def _owners(utterance: Utterance, n_previous: int, players: Sequence[Player]) -> tuple[Tensor, Tensor]:
+    """The number of the player that each bin (T, C) and each previous token (J,) belongs to; P for none."""
+    if len(players) < 2:
+        raise ValueError(f"a game needs at least two players, not {len(players)}.")
+    shape = utterance.spectrogram.shape[1:]
+    bins = torch.full(shape, len(players), device=utterance.spectrogram.device)
+    gates = torch.full((n_previous,), len(players), device=utterance.spectrogram.device)
+    for number, player in enumerate(players):
+        if player.bins is not None:
+            if player.bins.shape != shape or player.bins.dtype != torch.bool:
+                raise ValueError(
+                    f"the bins of player {player.name!r} are {player.bins.dtype} of shape {tuple(player.bins.shape)}: "
+                    f"expected bool of shape {tuple(shape)}."
+                )
+            mine = player.bins.to(bins.device)
+            if (bins[mine] < len(players)).any():
+                raise ValueError(
+                    f"the player {player.name!r} shares bins with another one: each belongs to one player."
+                )
+            bins[mine] = number
+        for token in player.tokens:
+            if not 0 <= token < n_previous or gates[token] < len(players):
+                raise ValueError(
+                    f"token {token} of player {player.name!r} is none of the {n_previous} previous tokens, or belongs "
+                    "to another player."
+                )
+            gates[token] = number
+    return bins, gates
+
+
+def _solve(
+    n_players: int, index: Index, budget: int, seed: int, game: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values (P,) and pairs (P, P) of a game by shapiq."""
+    import shapiq
+
+    if 2**n_players <= budget:
+        found = shapiq.ExactComputer(game, n_players=n_players)("SII" if index == "shapley" else "BII", 2)
+    elif index == "shapley":
+        found = shapiq.KernelSHAPIQ(n_players, 2, "SII", random_state=seed).approximate(budget, game)
+    else:
+        found = shapiq.RegressionFBII(n_players, 2, random_state=seed).approximate(budget, game)
+    values = np.array([found[(player,)] for player in range(n_players)])
+    pairs = np.zeros((n_players, n_players))
+    for first in range(n_players):
+        for second in range(first + 1, n_players):
+            pairs[first, second] = pairs[second, first] = found[(first, second)]
+    if index == "banzhaf" and 2**n_players > budget:
+        # The best quadratic game shares the Banzhaf interactions; its linear terms lack half of each pair's.
+        values = values + pairs.sum(1) / 2
+    return values, pairs
