@@ -144,6 +144,18 @@ def test_presets(run, tiny_folder, recording, tmp_path):
     assert paper.metadata["dtype"] == "float32" and paper.metadata["context_seconds"] == 1
 
 
+def test_the_instant_preset_does_not_sample(run, tiny_folder, recording):
+    code, out, err = run("explain", recording, "--model", tiny_folder, "--target", "so", "--preset", "instant")
+    assert code == 0, err
+    assert "Method:     attn_lrp (instant preset)" in out
+    assert "reliability" not in out
+    explanation = SpeechToTextExplanation.load("spes-output/recording/explanation.safetensors")
+    assert explanation.metadata["method"] == "AttnLRP"
+    assert explanation.metadata["passes"]["spectrogram"] == {"forward": 1, "backward": len(explanation.tokens)}
+    code, _, err = run("explain", recording, "--model", tiny_folder, "--preset", "instant", "--method", "spes")
+    assert code == 2 and "SPES samples, and the instant preset is for methods that do not" in err
+
+
 @pytest.mark.parametrize("n_tokens, n_samples", [(3, 24), (10, 10), (200, 5)])
 def test_fast_gradients_depend_on_the_number_of_tokens(tiny_model, n_tokens, n_samples):
     """So many backwards in all, within bounds."""

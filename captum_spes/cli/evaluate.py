@@ -115,7 +115,7 @@ def evaluate(
         metrics=split_names(metrics, "--metrics"),  # type: ignore[arg-type]
         preset=preset.value,
         seed=seed,
-        context=window_of(context),
+        context=window_of(context, preset),
         dtype=DTYPES[preset],
         gen_args=generation(num_beams),
         percentages=percentages(step, until),

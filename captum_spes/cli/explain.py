@@ -49,8 +49,8 @@ def explain(
     method: Annotated[
         str | None,
         typer.Option(
-            help="Attribution method; `compare --list` has them all. Default: gradient_spes with the fast preset, spes "
-            "with the paper's."
+            help="Attribution method; `compare --list` has them all. Default: attn_lrp with the instant preset, "
+            "gradient_spes with the fast one, spes with the paper's."
         ),
     ] = None,
     preset: Budget = Preset.fast,
@@ -90,6 +90,7 @@ def explain(
         folder = results_folder(output, stem(audio), recording.source.get("audio_sha256"))
         speech_model = load_model(model, device=device_of_rank(device), language=language, task=task.value)
         attr_method = named.wrap(speech_model).attr_method  # what cannot explain is refused before a folder is
+        named.arguments_of(speech_model, preset.value)  # and so is a method that samples, with the instant preset
         if group is not None and not isinstance(attr_method, ALL_TOKENS):
             raise ValueError(
                 f"{method} cannot share its passes among ranks: take spes or gradient_spes, or one process."

@@ -50,7 +50,7 @@ def prepare(
     """Lets the model write what it hears in a recording, and prints the text."""
     gen_args = generation(num_beams)
     utterance, tokens = models.prepare(
-        model, recording, target, gen_args=gen_args, context=window_of(context), dtype=DTYPES[preset]
+        model, recording, target, gen_args=gen_args, context=window_of(context, preset), dtype=DTYPES[preset]
     )
     say(f"Model:      {model.name} on {utterance.spectrogram.device}, {str(utterance.dtype).removeprefix('torch.')}")
     say(f"Context:    {describe_context(model, utterance)}")
@@ -69,9 +69,11 @@ def language_line(model: SpeechToTextModel, language: str | None) -> str | None:
     return f"Language:   {'any' if language is None else language + detected}, {task}"
 
 
-def window_of(context: WindowName | None) -> Context:
-    """How the window is run: as it was asked for, or by the default."""
-    return "auto" if context is None else context.value
+def window_of(context: WindowName | None, preset: Preset) -> Context:
+    """How the window is run; by default in full with the instant preset, as the probe would take longer."""
+    if context is None:
+        return "full" if preset == Preset.instant else "auto"
+    return context.value
 
 
 def generation(num_beams: int) -> dict[str, Any]:

@@ -93,7 +93,9 @@ class LongRun:
             "preset": self.preset.value,
             "arguments": describe_arguments(self.named.arguments_of(self.model, self.preset.value)),
             "seed": self.seed,
-            **describe_model(self.model, generation(self.num_beams), window_of(self.context), DTYPES[self.preset]),
+            **describe_model(
+                self.model, generation(self.num_beams), window_of(self.context, self.preset), DTYPES[self.preset]
+            ),
         }
 
     def _draw(self, long: LongExplanation) -> list[Path]:

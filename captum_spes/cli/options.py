@@ -17,14 +17,15 @@ from captum_spes.models.context import Dtype
 class Preset(str, Enum):
     """Names of the budgets."""
 
+    instant = "instant"
     fast = "fast"
     paper = "paper"
 
 
 # what explains where no method is named: the best map of the time, by benchmarks/estimators.py
-METHOD = {Preset.fast: "gradient_spes", Preset.paper: "spes"}
+METHOD = {Preset.instant: "attn_lrp", Preset.fast: "gradient_spes", Preset.paper: "spes"}
 # the precision in which the model runs
-DTYPES: dict[Preset, Dtype] = {Preset.fast: "auto", Preset.paper: torch.float32}
+DTYPES: dict[Preset, Dtype | None] = {Preset.instant: None, Preset.fast: "auto", Preset.paper: torch.float32}
 
 
 class WindowName(str, Enum):
@@ -82,7 +83,13 @@ Language = Annotated[
 Task = Annotated[
     TaskName, typer.Option(help="translate: into English from --language, by multilingual Whisper and Canary.")
 ]
-Budget = Annotated[Preset, typer.Option(help="fast: quick budgets, for 2 cores; paper: the paper's hyper-parameters.")]
+Budget = Annotated[
+    Preset,
+    typer.Option(
+        help="instant: for methods that do not sample, such as attn_lrp; fast: quick budgets, for 2 cores; paper: the "
+        "paper's hyper-parameters."
+    ),
+]
 Context = Annotated[
     WindowName | None,
     typer.Option(

@@ -39,7 +39,7 @@ DEFAULT_METHODS = (
     "saliency",
 )
 # random sets of hidden patches for the infidelity
-PERTURBATIONS: dict[Preset, int] = {"fast": 64, "paper": 500}
+PERTURBATIONS: dict[Preset, int] = {"instant": 64, "fast": 64, "paper": 500}
 UNIFORM = "(uniform)"
 # what of each map is coloured: the bins that deletion removes first
 TOP_RANKS = (75.0, 100.0)
@@ -53,7 +53,8 @@ class Comparison:
         model: the model.
         utterance: what it hears, and
         tokens: what it writes, both from :func:`captum_spes.models.prepare`.
-        preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones.
+        preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones, ``"instant"`` for methods that do not
+            sample.
         seed: of all that is random.
         perturbations_per_eval: perturbations in a batch.
         gen_args: arguments of the generation that wrote the tokens; they are stored.

@@ -69,7 +69,8 @@ class Evaluation:
         methods: by name: some of :data:`~captum_spes.speech_to_text.catalogue.METHODS`, or others.
         folder: a new one, or that of the same evaluation.
         metrics: which of ``"deletion"``, ``"insertion"`` and ``"size"``.
-        preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones.
+        preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones, ``"instant"`` for methods that do not
+            sample.
         seed: of all that is random.
         context: how the model's window is run, as in :meth:`.SpeechToTextAttribution.attribute`.
         dtype: precision of the model.

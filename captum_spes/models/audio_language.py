@@ -58,6 +58,9 @@ class AudioLanguageModel(WhisperFeatures, ABC):
         ValueError: another task.
     """
 
+    # products of two parts of the network (SwiGLU), for which relevance propagation has no rule
+    has_gated_products = True
+
     def __init__(
         self,
         model: Any,

@@ -62,30 +62,55 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
         Raises:
             ValueError: the generation config names no heads.
         """
-        heads = getattr(self.model.generation_config, "alignment_heads", None)
-        if not heads:
+        if self.alignment_heads is None:
             raise ValueError(
                 f"the generation config of {self.name} has no alignment_heads, by which times are found: align by "
                 "another source."
             )
         end = torch.tensor([self.model.generation_config.eos_token_id], device=tokens.target.device)
         target = tokens.target if tokens.target[-1] == end else torch.cat((tokens.target, end))
-        previous = Tokens(tokens.prompt, target).previous
-        with torch.no_grad(), self._running(utterance.dtype), _eager(self.model):
-            states = self.model.model.decoder(
-                previous[None],
-                encoder_hidden_states=self._encode(utterance.spectrogram, utterance),
-                output_attentions=True,
-                use_cache=False,
-            )
-        # the rows that write the target, the columns of the utterance's own frames: (heads, K, T / 2)
-        columns = -(-utterance.spectrogram.shape[1] // 2)
-        weights = torch.stack([states.cross_attentions[layer][0, head] for layer, head in heads])
-        weights = weights[:, len(tokens.prompt) - 1 :, :columns].float()
+        cross, _ = self.attention_weights(utterance, Tokens(tokens.prompt, target))
+        weights = torch.stack([cross[layer, head] for layer, head in self.alignment_heads])
         begins = torch.from_numpy(_warp(weights, self.model.config.median_filter_width))
         begins = (begins * 2 / self.frames_per_second).float()
         ends = torch.cat((begins[1:], torch.tensor([utterance.spectrogram.shape[1] / self.frames_per_second])))
         return torch.stack((begins, ends), dim=1)[: len(tokens.target)]
+
+    @property
+    def alignment_heads(self) -> list[tuple[int, int]] | None:
+        """The cross-attention heads, as (layer, head), that follow the speech; None where the model does not say."""
+        heads = getattr(self.model.generation_config, "alignment_heads", None)
+        return [(int(layer), int(head)) for layer, head in heads] if heads else None
+
+    def attention_weights(self, utterance: Utterance, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """The decoder's attention while it writes each target token, in one pass of the full window.
+
+        Returns:
+            (Tensor, Tensor): the weights of the cross-attention to the utterance's own encoder positions, each of two
+            frames, (layers, heads, K, ⌈T / 2⌉), and of the self-attention to the previous tokens,
+            (layers, heads, K, J). Rows of the first sum to less than 1: the rest is paid to the padding.
+
+        Example::
+
+            >>> from captum_spes.audio import load_audio
+            >>> from captum_spes.models import load_model
+            >>> model = load_model("whisper-tiny.en")
+            >>> utterance = model.utterance(load_audio("speech.wav", model.sample_rate))
+            >>> cross, own = model.attention_weights(utterance, model.tokens("so what", utterance))
+            >>> own.sum(-1).mean()
+            tensor(1.)
+        """
+        with torch.no_grad(), self._running(utterance.dtype), _eager(self.model):
+            states = self.model.model.decoder(
+                tokens.previous[None],
+                encoder_hidden_states=self._encode(utterance.spectrogram, utterance),
+                output_attentions=True,
+                use_cache=False,
+            )
+        # the rows that write the target, the columns of the utterance's own frames
+        first, columns = len(tokens.prompt) - 1, -(-utterance.spectrogram.shape[1] // 2)
+        cross, own = (torch.stack(layers)[:, 0, :, first:] for layers in (states.cross_attentions, states.attentions))
+        return cross[..., :columns].float(), own.float()
 
     # Parts
 

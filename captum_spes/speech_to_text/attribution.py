@@ -16,6 +16,7 @@ from captum.attr import Attribution
 from torch import Tensor
 
 import captum_spes.speech_to_text.profiles as methods
+from captum_spes.attr import CrossAttention
 from captum_spes.attr._batches import check_counts
 from captum_spes.attr._features import FeatureLayout
 from captum_spes.attr._ranks import Ranks
@@ -101,6 +102,7 @@ class SpeechToTextAttribution(Attribution):
         methods.check_gradients(attr_method, model)
         if methods.is_hooked(attr_method):
             methods.check_hooks(attr_method, model)
+        methods.check_rules(attr_method, model)
         super().__init__(model)
         self.model: SpeechToTextModel = model
         self.attr_method = attr_method
@@ -275,6 +277,8 @@ class SpeechToTextAttribution(Attribution):
         )
         ranks = Ranks(process_group)
         utterance, tokens = _agreed(ranks, *ranks.together(prepared))
+        if isinstance(self.attr_method, CrossAttention) and (contrast is not None or sentence):
+            raise ValueError("attention is paid while a token is written: leave out contrast and sentence.")
         prediction = self._prediction(utterance, tokens, contrast, sentence)
         if joint and not len(prediction.previous):
             raise ValueError(f"{self.model.name} writes all tokens at once: there are no previous tokens to perturb.")
@@ -313,7 +317,7 @@ class SpeechToTextAttribution(Attribution):
             attributions = (*run.attribute_spectrogram(self.attr_method, baseline, mask, arguments), token_attr)
         explanation = self._explanation(utterance, tokens, prediction, mask, *attributions)
         explanation.metadata.update(
-            score=prediction.score_name,
+            score=prediction.score_name if methods.asks_model(self.attr_method) else "none",
             seed=seed,
             arguments=describe_arguments(arguments),
             token_arguments=describe_arguments(token_arguments),
@@ -329,6 +333,8 @@ class SpeechToTextAttribution(Attribution):
             task=task,
             language=language_of(self.model, tokens),
         )
+        if isinstance(self.attr_method, CrossAttention):
+            explanation.metadata["resolution"] = "time alone, spread evenly over the channels: it tells no frequency"
         for message in _doubts(explanation):
             warnings.warn(message, stacklevel=2)
         if folder is not None:

@@ -23,15 +23,15 @@ from captum.attr import (
 )
 from torch import Tensor
 
-from captum_spes.attr import SPES, BubbleNoise, Energy, GradientSPES, Random
+from captum_spes.attr import SPES, AttnLRP, BubbleNoise, CrossAttention, Energy, GradientSPES, Random
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import TokenProbability
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.segmentation import grid_feature_mask, slic_feature_mask
 from captum_spes.speech_to_text.attribution import SpeechToTextAttribution
-from captum_spes.speech_to_text.profiles import DEFAULTS, NO_PASSES, Score, accepted, defaults_of
+from captum_spes.speech_to_text.profiles import Defaults, Score, accepted, asks_model, defaults_of
 
-Preset = Literal["fast", "paper"]
+Preset = Literal["instant", "fast", "paper"]
 # a mask of a spectrogram, for a number of frames a second
 MaskMaker = Callable[[float], Callable[[Tensor], Tensor]]
 
@@ -95,7 +95,14 @@ class NamedMethod:
             raise ValueError(str(error)) from error
 
     def arguments_of(self, model: SpeechToTextModel, preset: Preset, n_tokens: int | None = None) -> dict[str, Any]:
-        """The arguments of :meth:`.SpeechToTextAttribution.attribute` for a budget, and for so many tokens."""
+        """The arguments of :meth:`.SpeechToTextAttribution.attribute` for a budget, and for so many tokens.
+
+        Raises:
+            ValueError: the instant budget for a method that samples.
+        """
+        if preset == "instant" and self.takes_samples:
+            name = self.make(_nothing).get_name()
+            raise ValueError(f"{name} samples, and the instant preset is for methods that do not: take the fast one.")
         mask = self.fast_feature_mask if preset == "fast" and self.fast_feature_mask else self.feature_mask
         masks = {} if mask is None else {"feature_mask": mask(model.frames_per_second)}
         fast = self.fast if preset == "fast" else {}
@@ -275,6 +282,13 @@ METHODS: dict[str, NamedMethod] = {
         fast={"n_samples": 96, "n_token_samples": 512},
         cost="n_samples: 96, each with one backward",
     ),
+    "attn_lrp": NamedMethod(AttnLRP, "relevance propagation: the gradient with rules for transformers"),
+    "cross_attention": NamedMethod(CrossAttention, "attention of the decoder to the encoder, mean of all heads"),
+    "cross_attention_alignment": NamedMethod(
+        CrossAttention,
+        "attention of the heads that follow the speech (alignment heads)",
+        arguments={"heads": "alignment"},
+    ),
     "feature_ablation": NamedMethod(FeatureAblation, "hides one patch at a time"),
     "occlusion": NamedMethod(Occlusion, "hides what a sliding window covers"),
     "shapley_value_sampling": NamedMethod(
@@ -318,20 +332,34 @@ def find_method(name: str) -> NamedMethod:
     return METHODS[name]
 
 
-def describe_methods() -> list[tuple[str, str, str, str, str]]:
-    """A table of the methods, the header first: name, what it does, score, features, passes for the spectrogram.
+def describe_methods() -> list[tuple[str, ...]]:
+    """A table of the methods, the header first: what each does, what it attributes to, and what it costs.
+
+    The columns are: name, what it does, forward function, features (the resolution of its map), whether its values
+    have a sign, whether it tells frequencies apart, and what it passes through the model for the spectrogram.
 
     Example::
 
         >>> from captum_spes.speech_to_text.catalogue import describe_methods
-        >>> describe_methods()[1]
-        ('spes', "SPES: the paper's method", 'KLDivergence', '400, 500 and 600 patches a second', 'n_samples: 20,000')
+        >>> describe_methods()[1][2:]
+        ('KLDivergence', '400, 500 and 600 patches a second', 'no', 'yes', 'n_samples: 20,000')
     """
-    rows = [("name", "what it does", "forward function", "features", "passes for the spectrogram")]
-    for name, method in METHODS.items():
-        attr_method = method.make(_nothing)
-        inner = getattr(attr_method, "attribution_method", attr_method)
-        defaults = next(value for cls, value in DEFAULTS.items() if isinstance(inner, cls))
-        score = "none" if defaults.cost == NO_PASSES else (method.score or defaults.score).__name__
-        rows.append((name, method.summary, score, method.features or defaults.features, method.cost or defaults.cost))
-    return rows
+    header = ("name", "what it does", "forward function", "features", "sign", "frequency", "passes for the spectrogram")
+    return [header, *(_description(name, method) for name, method in METHODS.items())]
+
+
+def _description(name: str, method: NamedMethod) -> tuple[str, ...]:
+    attr_method = method.make(_nothing)
+    defaults: Defaults = defaults_of(attr_method)
+    score = (method.score or defaults.score).__name__ if asks_model(attr_method) else "none"
+    # scores other than the divergence rise as well as fall
+    signed = not method.absolute and (defaults.signed or method.score is not None)
+    return (
+        name,
+        method.summary,
+        score,
+        method.features or defaults.features,
+        "yes" if signed else "no",
+        "yes" if defaults.knows_frequency else "no",
+        method.cost or defaults.cost,
+    )

@@ -36,7 +36,7 @@ from captum.attr import (
 )
 from torch import Tensor, nn
 
-from captum_spes.attr import SPES, BubbleNoise, Energy, GradientSPES, Random
+from captum_spes.attr import SPES, AttnLRP, BubbleNoise, CrossAttention, Energy, GradientSPES, Random
 from captum_spes.forward_func import CTCLogLikelihood, KLDivergence, TokenLogit, TokenLogProbability, TokenProbability
 from captum_spes.models.protocol import SpeechToTextModel
 from captum_spes.models.wrappers import is_quantized
@@ -57,7 +57,7 @@ HOOKED = (DeepLift, GuidedBackprop, Deconvolution)
 LOCAL = (Saliency, InputXGradient, GuidedBackprop, Deconvolution)
 # of the spectrogram alone: the previous tokens have no window, and noise would shake embeddings
 SPECTROGRAM_ONLY = {
-    *("sliding_window_shapes", "strides", "stdevs", "perturbation_prob", "n_samples", "pool_features"),
+    *("sliding_window_shapes", "strides", "stdevs", "perturbation_prob", "n_samples", "pool_features", "heads"),
     *(name for method in (NoiseTunnel, BubbleNoise) for name in signature(method.attribute).parameters),
 }
 # what the wrapper gives by itself
@@ -96,6 +96,8 @@ class Defaults:
         score: the forward function.
         patches_per_second: granularities of its SLIC feature mask; None for a method that takes no mask.
         features: what it attributes to, in words.
+        signed: whether its values have a sign, with the score above.
+        knows_frequency: whether they differ among the mel channels of a frame.
         spectrogram: its further arguments for the spectrogram.
         tokens: and for the previous tokens.
         cost: what it passes through the model for the spectrogram, in words.
@@ -107,6 +109,8 @@ class Defaults:
     cost: str
     spectrogram: Callable[[Facts], Arguments] = lambda facts: {}
     tokens: Callable[[Facts], Arguments] = lambda facts: {}
+    signed: bool = True
+    knows_frequency: bool = True
 
 
 def _enough_samples(n_features: int) -> Arguments:
@@ -150,8 +154,10 @@ SPES_TOKENS: Arguments = {"n_samples": 2_000, "perturbation_prob": 0.4}  # paper
 # patches a second of SPES with the fewest samples
 FEWEST_PATCHES = 40
 
-# the cost of maps that know nothing of the model, whose score is never asked for
+# the cost of maps that know nothing of the model
 NO_PASSES = "none"
+# They never ask for the score.
+WITHOUT_SCORE = (CrossAttention, Energy, Random)
 
 # the most special class first
 DEFAULTS: dict[type[Attribution], Defaults] = {
@@ -162,6 +168,7 @@ DEFAULTS: dict[type[Attribution], Defaults] = {
         "n_samples: 20,000",
         lambda facts: _own(SPES, "n_samples", "perturbation_prob"),
         lambda facts: SPES_TOKENS,
+        signed=False,
     ),
     BubbleNoise: Defaults(
         KLDivergence,
@@ -173,6 +180,7 @@ DEFAULTS: dict[type[Attribution], Defaults] = {
             "frames_per_second": facts.frames_per_second,
         },
         lambda facts: SPES_TOKENS,
+        signed=False,
     ),
     GradientSPES: Defaults(
         KLDivergence,
@@ -189,8 +197,9 @@ DEFAULTS: dict[type[Attribution], Defaults] = {
         "one a window of 0.2 s × C/4 (longer beyond 5 s), moved by half",
         _window,
         lambda facts: {"sliding_window_shapes": (1,)},
+        signed=False,
     ),
-    FeatureAblation: Defaults(KLDivergence, (60,), "60 patches a second", "one a patch"),
+    FeatureAblation: Defaults(KLDivergence, (60,), "60 patches a second", "one a patch", signed=False),
     ShapleyValueSampling: Defaults(
         KLDivergence,
         (20,),
@@ -227,7 +236,12 @@ DEFAULTS: dict[type[Attribution], Defaults] = {
         lambda facts: {"n_samples": 20},
     ),
     DeepLift: Defaults(TokenLogit, None, "bins", "2 a token"),
-    Random: Defaults(KLDivergence, None, "bins", NO_PASSES),
+    Saliency: Defaults(TokenLogProbability, None, "bins", "1", signed=False),
+    AttnLRP: Defaults(TokenLogProbability, None, "bins", "1"),
+    CrossAttention: Defaults(
+        KLDivergence, None, "encoder positions (0.02 s)", "1, without a backward", signed=False, knows_frequency=False
+    ),
+    Random: Defaults(KLDivergence, None, "bins", NO_PASSES, signed=False, knows_frequency=False),
     Energy: Defaults(KLDivergence, None, "bins", NO_PASSES),
     # any other, such as one of the user's own
     PerturbationAttribution: Defaults(KLDivergence, (60,), "60 patches a second", "its own"),
@@ -327,6 +341,21 @@ def check_hooks(method: Attribution, model: object) -> None:
         raise TypeError(f"{name} changes the gradient of nn.ReLU modules and the model has none: take Saliency.")
 
 
+def check_rules(method: Attribution, model: object) -> None:
+    """Raises a TypeError where a method that reads or changes the inside of a model does not know this model's."""
+    method = innermost(method)
+    name = getattr(model, "name", type(model).__name__)
+    if isinstance(method, AttnLRP) and getattr(model, "has_gated_products", False):
+        raise TypeError(
+            f"AttnLRP has no rule for the gated layers (SwiGLU) of {name}, whose relevance would be counted twice: "
+            "take IntegratedGradients or GradientSPES."
+        )
+    if isinstance(method, CrossAttention) and not hasattr(model, "attention_weights"):
+        raise TypeError(
+            f"CrossAttention reads the attention weights of Whisper models, not those of {name}: take SPES."
+        )
+
+
 def check_completeness(method: Attribution, attributions: Tensor, differences: Tensor) -> None:
     """Raises a ValueError where DeepLift's attributions (K, …) are not the differences (K,) of the scores.
 
@@ -366,8 +395,8 @@ def token_method(method: Attribution, n_previous: int) -> Any:
 
 
 def asks_model(method: Attribution) -> bool:
-    """Whether a method asks for the score at all, unlike the floors."""
-    return defaults_of(method).cost != NO_PASSES
+    """Whether a method asks for the score at all, unlike attention and the floors."""
+    return not isinstance(method, WITHOUT_SCORE)
 
 
 def title(method: Attribution) -> str:

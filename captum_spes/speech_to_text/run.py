@@ -15,11 +15,11 @@ from captum.attr import Attribution
 from torch import Tensor
 
 import captum_spes.speech_to_text.profiles as methods
-from captum_spes.attr import GradientSPES
+from captum_spes.attr import CrossAttention, GradientSPES
 from captum_spes.attr._batches import fastest_batch_size
 from captum_spes.models.protocol import Utterance
 from captum_spes.speech_to_text.passes import HookedPasses, SharedPasses, rewrapped
-from captum_spes.speech_to_text.targets import Prediction
+from captum_spes.speech_to_text.targets import Prediction, TokenPrediction
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -57,6 +57,7 @@ class Run:
         self.passes: dict[str, dict[str, int]] = {}
         self.stopped = self.overflowed = False
         self.encoded: dict[torch.dtype, Any] = {}
+        self.attention: tuple[Tensor, Tensor] | None = None
         self.device = utterance.spectrogram.device
         with torch.no_grad():
             self.original = self._decoded()
@@ -222,6 +223,8 @@ class Run:
         arguments: dict[str, Any],
     ) -> tuple[Tensor, Tensor | None]:
         """Attributions (K, …), and the reliability where the method tells it."""
+        if isinstance(method, CrossAttention):
+            return self._attend(stage, method, inputs, arguments), None
         score = self.prediction.score(outputs, self.original)
         n_rows = len(self.prediction.rows)
         if isinstance(method, methods.ALL_TOKENS):
@@ -253,6 +256,25 @@ class Run:
                     self.callback(stage, done, max(total, done))
 
             return passes.attribute(method, inputs, arguments, self.seed, on_pass), None
+
+    def _attend(self, stage: str, method: CrossAttention, inputs: Tensor, arguments: dict[str, Any]) -> Tensor:
+        """The decoder's attention (K, …) to the frames or to the previous tokens, read in one pass for both."""
+        if self.attention is None:
+            assert isinstance(self.prediction, TokenPrediction)  # others are refused
+            model: Any = self.model
+            self.attention = model.attention_weights(self.utterance, self.prediction.tokens)
+            self._count(stage, forward=1)
+        cross, own = self.attention
+        if arguments.get("heads") == "alignment":
+            arguments = {**arguments, "heads": self._alignment_heads()}
+        return rewrapped(method, lambda _: cross if inputs.dim() == 3 else own).attribute(inputs, **arguments)
+
+    def _alignment_heads(self) -> list[tuple[int, int]]:
+        model: Any = self.model
+        heads: list[tuple[int, int]] | None = model.alignment_heads
+        if heads is None:
+            raise ValueError(f"the generation config of {self.model.name} names no alignment_heads: take all heads.")
+        return heads
 
     def _counted(self, stage: str, score: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def counted(*inputs: Tensor) -> Tensor:

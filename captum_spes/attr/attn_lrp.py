@@ -1,0 +1,223 @@
+"""Relevance propagation through transformers: one forward pass, and one backward pass for each score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from captum._utils.common import _format_output, _format_tensor_into_tuples, _is_tuple
+from captum._utils.gradient import apply_gradient_requirements, undo_gradient_requirements
+from captum.attr import GradientAttribution
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+Inputs = Tensor | tuple[Tensor, ...]
+
+
+class AttnLRP(GradientAttribution):
+    r"""Layer-wise relevance propagation for transformers: (inputs − baselines) times a gradient with other rules.
+
+    The relevance of a score is passed back through the layers so that each shares out what it is given. With the rules
+    below that is the gradient of a network whose normalisations, activations and attention weights are constants
+    (Ali et al., 2022, "XAI for Transformers"; Achtibat et al., 2024, "AttnLRP", §3 and Appendix A), so that it costs
+    no more than a gradient, and has no sampling noise:
+
+    - layer norm and RMS norm: what the values are divided by is a constant;
+    - GELU and SiLU: f(x) is x times the constant f(x) / x, the identity rule;
+    - attention and GLU: the weights are constants, and the relevance goes to the values;
+    - linear layers, convolutions, additions: the gradient as it is (the ε-rule with ε = 0). Biases absorb their share.
+
+    AttnLRP itself shares the product of weights and values between both. ``benchmarks/beside.py`` compares the two on
+    speech, where constant weights are the better.
+
+    The rules are in force while :meth:`attribute` runs, for the functions of torch that the calling thread uses: the
+    model is not changed, and has nothing to be restored. The scores must not contain a softmax (a log-softmax
+    is no attention, and is left as it is). Products of two parts of a network other than attention and GLU
+    (SwiGLU in language models) have no rule here: their relevance would be counted twice.
+
+    Args:
+        forward_func: scores of the inputs, made of functions of torch.
+        rules: what stands for which function of torch. Default: the rules above.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.attr import AttnLRP
+        >>> network = torch.nn.Sequential(torch.nn.Linear(8, 8, bias=False), torch.nn.GELU(), torch.nn.Linear(8, 2))
+        >>> inputs = torch.rand(1, 8)
+        >>> method = AttnLRP(network)
+        >>> relevance = method.attribute(inputs, target=1)
+        >>> torch.allclose(relevance.sum() + network[2].bias[1], network(inputs)[0, 1])  # all is shared out
+        True
+        >>> method.multiplies_by_inputs
+        True
+    """
+
+    def __init__(
+        self, forward_func: Callable[..., Any], rules: Mapping[Callable[..., Any], Callable[..., Any]] | None = None
+    ) -> None:
+        super().__init__(forward_func)
+        self.rules = RULES if rules is None else rules
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Whether attributions are of the inputs' unit rather than of their gradients': they are."""
+        return True
+
+    def attribute(
+        self,
+        inputs: Inputs,
+        baselines: Any = 0.0,
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> Any:
+        """The relevance of each value of the inputs for the scores.
+
+        Args:
+            inputs: a tensor whose first dimension is the batch, or a tuple of them.
+            baselines: for each input a number or a tensor that broadcasts to it: where a value equals its baseline, it
+                has no relevance.
+            target: which of several scores, as in Captum's methods.
+            additional_forward_args: further arguments of ``forward_func``.
+
+        Returns:
+            Tensor or tuple of tensors: attributions in the inputs' shapes.
+
+        Raises:
+            ValueError: the baselines are not as many as the inputs.
+        """
+        is_tuple = _is_tuple(inputs)
+        formatted = _format_tensor_into_tuples(inputs)
+        references = baselines if isinstance(baselines, tuple) else (baselines,) * len(formatted)
+        if len(references) != len(formatted):
+            raise ValueError(f"there are {len(references)} baselines for {len(formatted)} inputs: give one for each.")
+        required = apply_gradient_requirements(formatted, warn=False)
+        with RelevanceRules(self.rules):
+            gradients = self.gradient_func(self.forward_func, formatted, target, additional_forward_args)
+        relevance = tuple(
+            (tensor - reference) * gradient for tensor, reference, gradient in zip(formatted, references, gradients)
+        )
+        undo_gradient_requirements(formatted, required)
+        return _format_output(is_tuple, tuple(part.detach() for part in relevance))
+
+    @classmethod
+    def get_name(cls) -> str:
+        """The method's name; Captum's own rule would spell it letter by letter."""
+        return "AttnLRP"
+
+
+class RelevanceRules(TorchFunctionMode):
+    """Makes the backward pass that of relevance propagation for what the calling thread computes while it lasts.
+
+    The forward pass gives the same numbers.
+
+    Args:
+        rules: what stands for which function of torch: a function of that function and its arguments.
+            Default: those of :class:`.AttnLRP`.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.attr.attn_lrp import RelevanceRules
+        >>> x = torch.tensor(2.0, requires_grad=True)
+        >>> with RelevanceRules():
+        ...     y = torch.nn.functional.gelu(x)
+        >>> torch.allclose(x * torch.autograd.grad(y, x)[0], y)
+        True
+    """
+
+    def __init__(self, rules: Mapping[Callable[..., Any], Callable[..., Any]] | None = None) -> None:
+        super().__init__()
+        self.rules = RULES if rules is None else rules
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        rule = self.rules.get(func)
+        if rule is None:
+            return func(*args, **(kwargs or {}))
+        return rule(func, *args, **(kwargs or {}))
+
+
+# The rules. Each is given the function of torch that it stands for, and the arguments of the call.
+
+
+def constant(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """The result as a constant: the relevance goes to what it is multiplied with."""
+    return func(*args, **kwargs).detach()
+
+
+def attention(
+    func: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Attention whose weights are constants, and so is what is added to them (a mask, relative positions)."""
+    kwargs = {name: item.detach() if isinstance(item, Tensor) else item for name, item in kwargs.items()}
+    return func(query.detach(), key.detach(), value, *args, **kwargs)
+
+
+def activation(func: Callable[..., Tensor], x: Tensor, **kwargs: Any) -> Tensor:
+    """f(x) as x times the constant f(x) / x; at 0, where that is no number, its limit."""
+    with torch.no_grad():
+        value, wide = func(x, **kwargs), x.float()
+        safe = torch.where(wide.abs() < 1e-6, 1e-6, wide)
+        ratio = (func(safe, **kwargs) / safe).to(x.dtype)
+    return _valued(value, x * ratio)
+
+
+def gated(func: Callable[..., Tensor], x: Tensor, dim: int = -1) -> Tensor:
+    """GLU, whose gate is a constant."""
+    values, gates = x.chunk(2, dim)
+    return _valued(func(x, dim), values * gates.sigmoid().detach())
+
+
+def layer_norm(
+    func: Callable[..., Tensor],
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Layer norm, whose standard deviation is a constant."""
+    axes = tuple(range(-len(normalized_shape), 0))
+    wide = x.float()
+    deviation = (wide.var(axes, keepdim=True, unbiased=False) + eps).sqrt().detach()
+    linear = (wide - wide.mean(axes, keepdim=True)) / deviation
+    linear = linear if weight is None else linear * weight
+    linear = linear if bias is None else linear + bias
+    return _valued(func(x, normalized_shape, weight, bias, eps), linear)
+
+
+def rms_norm(
+    func: Callable[..., Tensor],
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    """RMS norm, whose root mean square is a constant."""
+    axes = tuple(range(-len(normalized_shape), 0))
+    wide = x.float()
+    eps_or_default = torch.finfo(x.dtype).eps if eps is None else eps
+    linear = wide * (wide.square().mean(axes, keepdim=True) + eps_or_default).rsqrt().detach()
+    return _valued(func(x, normalized_shape, weight, eps), linear if weight is None else linear * weight)
+
+
+def _valued(value: Tensor, linear: Tensor) -> Tensor:
+    """The first to the last bit, with the gradient of the second."""
+    linear = linear.to(value.dtype)
+    return value.detach() + (linear - linear.detach())
+
+
+#: The rules of :class:`AttnLRP`, by the function of torch that each stands for.
+RULES: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.scaled_dot_product_attention: attention,
+    **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax, torch.rsqrt, Tensor.rsqrt), constant),
+    F.gelu: activation,
+    F.silu: lambda func, x, inplace=False: activation(func, x),
+    F.glu: gated,
+    F.layer_norm: layer_norm,
+    F.rms_norm: rms_norm,
+}
