@@ -15,8 +15,8 @@ from torch import Tensor
 
 from captum_spes._extras import require
 from captum_spes._files import write_atomically
-from captum_spes.attr._fingerprint import fingerprint
 from captum_spes.attr._ranks import Ranks
+from captum_spes.attr.fingerprint import fingerprint
 
 # between two files, and how many times as long as writing one takes at least
 SECONDS = 60.0

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from captum_spes.attr._fingerprint import fingerprint
+from captum_spes.attr.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from captum_spes._files import markdown_line, markdown_table, write_atomically
-from captum_spes.attr._fingerprint import fingerprint
+from captum_spes.attr.fingerprint import fingerprint
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.maps import percentile_ranks
 from captum_spes.metrics import additive_attributions, infidelity, rank_correlation
