@@ -22,9 +22,9 @@ from captum_spes import (
     grid_feature_mask,
     slic_feature_mask,
 )
-from captum_spes.attr._batches import Batches, draw_groups, perturbed_inputs
 from captum_spes.attr._features import FeatureLayout, MaskSampler
 from captum_spes.attr._impacts import ImpactSums
+from captum_spes.attr._perturbations import draw_groups, perturbed_inputs
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance
 from captum_spes.speech_to_text.passes import SharedPasses
 from captum_spes.speech_to_text.profiles import Facts, baselines_for, spectrogram_arguments, uses_patches
@@ -87,6 +87,7 @@ def spes(case: Case, seed: int, patches: tuple[int, ...], n_samples: int = PIECE
         n_samples=n_samples,
         perturbations_per_eval=BATCH,
         perturbation_prob=prob,
+        centered=False,
         seed=seed,
     )
 
@@ -123,6 +124,7 @@ def feature_wise(case: Case, seed: int) -> Tensor:
         n_samples=PIECE,
         perturbations_per_eval=BATCH,
         perturbation_prob=0.7,
+        centered=False,
         seed=seed,
     )
 
@@ -133,6 +135,7 @@ def bubble_noise(case: Case, seed: int) -> Tensor:
         n_samples=PIECE,
         perturbations_per_eval=BATCH,
         frames_per_second=case.model.frames_per_second,
+        centered=False,
         seed=seed,
     )
 
@@ -203,7 +206,8 @@ def energy_sampling(case: Case, seed: int) -> Tensor:
             groups = draw_groups(sampler, start, stop)
             sums.add(score(perturbed_inputs((case.spectrogram,), (case.baseline,), layout, groups)[0]), groups, seed)
 
-        Batches(PIECE, BATCH, "SPES").run(add)
+        for start in range(0, PIECE, BATCH):
+            add(start, min(start + BATCH, PIECE))
     return sums.attributions((case.spectrogram,), exact=False)[0][0]
 
 
@@ -225,6 +229,7 @@ def _on_mask(case: Case, score: Callable[[Tensor], Tensor], mask: Tensor, n_samp
         feature_mask=mask,
         n_samples=n_samples,
         perturbations_per_eval=BATCH,
+        centered=False,
         seed=seed,
     )
 

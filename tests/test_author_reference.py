@@ -38,7 +38,7 @@ def attribute(reference, score, keep_masks, monkeypatch):
         return probs[torch.stack([(patterns == row).all(1).nonzero()[0, 0] for row in x.flatten(1)])]
 
     forward = score.from_prediction(log_probs, probs[:1], tensor(reference["target"]))
-    return SPES(forward).attribute(inputs, n_samples=len(hidden), perturbations_per_eval=16)
+    return SPES(forward).attribute(inputs, n_samples=len(hidden), perturbations_per_eval=16, centered=False)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,10 @@ def test_equation_3_of_tokens(reference, score, name, monkeypatch):
     # two equal granularities: a single one of so few features would be enumerated
     mask = torch.arange(hidden.shape[1]).expand(2, 1, -1)
     monkeypatch.setattr(
-        "captum_spes.attr._batches.sample_groups", lambda start, stop, n_granularities: [(0, start, stop)]
+        "captum_spes.attr._perturbations.sample_groups", lambda start, stop, n_granularities: [(0, start, stop)]
     )
-    token_attr = SPES(forward).attribute(torch.ones(1, hidden.shape[1]), feature_mask=mask, n_samples=len(hidden))
+    inputs = torch.ones(1, hidden.shape[1])
+    token_attr = SPES(forward).attribute(inputs, feature_mask=mask, n_samples=len(hidden), centered=False)
     torch.testing.assert_close(token_attr.tril(), tensor(reference[f"{name}_tokens"]), atol=ATOL, rtol=0)
 
 
@@ -120,7 +121,7 @@ def test_equation_3_by_hand(monkeypatch):
     hidden = torch.tensor([[1, 0], [1, 1], [0, 0]]).bool()
     monkeypatch.setattr(_features.MaskSampler, "draw", lambda self, granularity, first, last: hidden[first:last, None])
     impacts = iter(torch.tensor([[0.0], [-1.0], [-4.0], [-2.0]]))
-    attribution = SPES(lambda x: next(impacts)).attribute(torch.ones(1, 2), n_samples=3)
+    attribution = SPES(lambda x: next(impacts)).attribute(torch.ones(1, 2), n_samples=3, centered=False)
     torch.testing.assert_close(attribution, torch.tensor([[2.5, 4.0]]))
 
 

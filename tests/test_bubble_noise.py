@@ -90,11 +90,14 @@ def test_the_profile_is_the_formula(size):
 def test_the_perturbed_input_and_the_map_are_the_formula(baseline):
     inputs = make_inputs(2) * torch.tensor([1.0, 3.0])[:, None, None] + 1
     spy = Spy()
-    attribution = BubbleNoise(spy).attribute(inputs, baseline, n_samples=5, perturbations_per_eval=2, seed=3, **SMALL)
+    arguments = {"n_samples": 5, "perturbations_per_eval": 2, "seed": 3, **SMALL}
+    attribution = BubbleNoise(spy).attribute(inputs, baseline, centered=False, **arguments)
+    centered = BubbleNoise(power).attribute(inputs, baseline, **arguments)
     assert torch.equal(spy.seen[0], inputs)
     perturbed = spy.perturbed(5)
     bubbles, base = make_bubbles(seed=3), torch.as_tensor(baseline).expand(1, 30, 12)[0]
     weighed, weights = torch.zeros(2, 30, 12), torch.zeros(30, 12)
+    impacts = torch.zeros(2)
     for index in range(5):
         profile, unit_noise = draw_by_definition(bubbles, index)
         assert 0.1 < (profile == 1).float().mean() < 0.9 and profile.min() < 0.1
@@ -103,8 +106,15 @@ def test_the_perturbed_input_and_the_map_are_the_formula(baseline):
             noise = x.min() + (x.max() - x.min()) * unit_noise
             expected = torch.where(profile == 1, noise, x + profile * (noise - base))
             torch.testing.assert_close(perturbed[index, example], expected, atol=1e-4, rtol=0)
-            weighed[example] += (power(x[None]) - power(expected[None])) * profile
+            impact = (power(x[None]) - power(expected[None]))[0]
+            weighed[example] += impact * profile
+            impacts[example] += impact
     torch.testing.assert_close(attribution, weighed / weights, atol=1e-4, rtol=1e-4)
+    shown = (impacts[:, None, None] - weighed) / (5 - weights)
+    expected = torch.where((weights > 0) & (weights < 5), weighed / weights - shown, 0)
+    # a bin that nearly always has all of the noise divides by a small number
+    measured = (5 - weights > 0.1).expand_as(expected)
+    torch.testing.assert_close(centered[measured], expected[measured], atol=1e-3, rtol=1e-3)
 
 
 def test_outside_of_bubbles_nothing_is_left_and_inside_all_of_it():
@@ -223,7 +233,9 @@ def test_a_constant_impact_is_every_bins_attribution():
         calls.append(len(x))
         return torch.full((len(x),), 5.0 if len(calls) == 1 else 3.0)
 
-    attribution = BubbleNoise(score).attribute(make_inputs(), n_samples=7, perturbations_per_eval=3, **SMALL)
+    attribution = BubbleNoise(score).attribute(
+        make_inputs(), n_samples=7, perturbations_per_eval=3, centered=False, **SMALL
+    )
     torch.testing.assert_close(attribution, torch.full((1, 30, 12), 2.0))
     assert calls == [1, 3, 3, 1]
 
@@ -392,7 +404,12 @@ def test_reliability_is_the_correlation_of_two_halves_and_rises():
     runs = {}
     for n_samples in (1, 20, 1000):
         runs[n_samples] = method.attribute(
-            inputs, n_samples=n_samples, perturbations_per_eval=50, return_reliability=True, **SMALL
+            inputs,
+            n_samples=n_samples,
+            perturbations_per_eval=50,
+            centered=False,
+            return_reliability=True,
+            **SMALL,
         )
     assert torch.equal(runs[1][1], torch.zeros(2))
     assert (runs[20][1] < 0.6).all() and (runs[1000][1] > 0.8).all()

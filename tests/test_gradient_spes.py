@@ -50,7 +50,7 @@ def test_a_linear_score_gives_the_differences_at_every_draw(spectrogram):
 def test_on_a_linear_score_it_is_spes_up_to_shift_and_scale(spectrogram):
     """SPES evaluates all 2^6 masks, so that its map is its expectation."""
     mask = patches((2, 2))
-    spes = SPES(linear).attribute(spectrogram, feature_mask=mask, n_samples=64, perturbation_prob=PROB)
+    spes = SPES(linear).attribute(spectrogram, feature_mask=mask, n_samples=64, perturbation_prob=PROB, centered=False)
     ours = GradientSPES(linear).attribute(
         spectrogram, feature_mask=mask, n_samples=3, perturbation_prob=PROB, pool_features=True
     )

@@ -1,7 +1,8 @@
 """SPES beside Captum's FeatureAblation and Lime: the same arguments, the same containers, shapes, dtypes and errors.
 
 Numbers are compared too: on a linear score FeatureAblation, and Lime with a linear regression, give the effect d_i of
-each feature, and SPES gives (1 - p) d_i + p Σ d (Eq. 3), where Σ d is the effect of one feature that is everything.
+each feature, and so does SPES. With ``centered=False`` it gives (1 - p) d_i + p Σ d (Eq. 3), where Σ d is the effect of
+one feature that is everything.
 """
 
 import functools
@@ -78,13 +79,17 @@ def check_alike(effects, forward_func, inputs, *, feature_mask=None, per_eval=(1
     everything = tuple(torch.zeros_like(inp[:1], dtype=torch.long) for inp in as_tuple(inputs))
     for size in per_eval:
         call = {"perturbations_per_eval": size, **arguments}
-        actual = SPES(forward_func).attribute(inputs, feature_mask=feature_mask, n_samples=256, **call)
+        actual, equation_3 = (
+            SPES(forward_func).attribute(inputs, feature_mask=feature_mask, n_samples=256, centered=centered, **call)
+            for centered in (True, False)
+        )
         single = effects(forward_func, inputs, feature_mask=feature_mask, **call)
         total = effects(forward_func, inputs, feature_mask=everything, **call)
         assert type(actual) is type(single)
         assert len(as_tuple(actual)) == len(as_tuple(single))
-        for a, d, all_d in zip(as_tuple(actual), as_tuple(single), as_tuple(total)):
-            torch.testing.assert_close(a, 0.5 * d + 0.5 * all_d, atol=tolerance, rtol=tolerance)
+        for a, s, d, all_d in zip(*map(as_tuple, (actual, equation_3, single, total))):
+            torch.testing.assert_close(a, d, atol=tolerance, rtol=tolerance)
+            torch.testing.assert_close(s, 0.5 * d + 0.5 * all_d, atol=tolerance, rtol=tolerance)
             assert not a.requires_grad
 
 
@@ -215,8 +220,9 @@ def test_integer_scores_have_attributions_that_are_no_integers():
     """FeatureAblation's are differences and stay integers; SPES's are means."""
     ints = (10 * X).long()
     for score in (lambda x: x.sum((1, 2)), lambda x: int(x.sum())):
-        actual = SPES(score).attribute(ints, n_samples=64)
-        expected = SPES(lambda x, score=score: torch.as_tensor(score(x)).double()).attribute(ints, n_samples=64)
+        actual = SPES(score).attribute(ints, n_samples=64, centered=False)
+        in_double = SPES(lambda x, score=score: torch.as_tensor(score(x)).double())
+        expected = in_double.attribute(ints, n_samples=64, centered=False)
         assert FeatureAblation(score).attribute(ints).dtype == torch.int64
         assert actual.is_floating_point() and (actual % 1).any()
         torch.testing.assert_close(actual, expected, check_dtype=False)
@@ -407,10 +413,12 @@ def test_shared_ids_are_one_feature():
 
     # the impact is 1 whenever feature 1 is hidden, and it is hidden in half of the perturbations that hide another
     assert attribute(FeatureAblation, [0, 1], [1, 2]) == [0, 1, 1, 0]
-    assert attribute(SPES, [0, 1], [1, 2], n_samples=8) == [0.5, 1, 1, 0.5]
+    assert attribute(SPES, [0, 1], [1, 2], n_samples=8, centered=False) == [0.5, 1, 1, 0.5]
+    assert attribute(SPES, [0, 1], [1, 2], n_samples=8) == [0, 1, 1, 0]
     # x[1] and y[0] are hidden together in a quarter of all, in half of those that hide one of them
     assert attribute(FeatureAblation, [0, 1], [2, 3]) == [0, 0, 0, 0]
-    assert attribute(SPES, [0, 1], [2, 3], n_samples=16) == [0.25, 0.5, 0.5, 0.25]
+    assert attribute(SPES, [0, 1], [2, 3], n_samples=16, centered=False) == [0.25, 0.5, 0.5, 0.25]
+    assert attribute(SPES, [0, 1], [2, 3], n_samples=16) == [0, 0.5, 0.5, 0]
 
 
 def test_sampling_ranks_as_feature_ablation():
@@ -632,13 +640,11 @@ def test_noise_tunnel(inputs, batch_size):
             inputs, nt_samples=4, nt_samples_batch_size=batch_size, stdevs=0.1, **{**arguments, **given}
         )
 
-    everything = tuple(torch.zeros_like(inp[:1], dtype=torch.long) for inp in as_tuple(inputs))
     actual = smooth(SPES, n_samples=256, perturbations_per_eval=5)
     single = smooth(FeatureAblation)
-    total = smooth(FeatureAblation, feature_mask=everything if several else everything[0])
     assert type(actual) is type(single)
-    for a, d, all_d in zip(as_tuple(actual), as_tuple(single), as_tuple(total)):
-        torch.testing.assert_close(a, 0.5 * d + 0.5 * all_d, atol=1e-5, rtol=1e-4)
+    for a, d in zip(as_tuple(actual), as_tuple(single)):
+        torch.testing.assert_close(a, d, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("inputs", [X, (X, Y)], ids=["tensor", "tuple"])

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captum_spes import SPES, grid_feature_mask
+from captum_spes import SPES, BubbleNoise, GradientSPES, grid_feature_mask
 
 
 def mean_impact(score, inputs, baselines, mask, prob):
@@ -47,7 +47,9 @@ def test_few_features_are_enumerated_exactly():
         calls.append(len(x))
         return score_one(x)
 
-    attribution = SPES(score).attribute(INPUTS, 0.2, feature_mask=MASK, n_samples=100, perturbations_per_eval=5)
+    attribution = SPES(score).attribute(
+        INPUTS, 0.2, feature_mask=MASK, n_samples=100, perturbations_per_eval=5, centered=False
+    )
     expected = mean_impact(score_one, INPUTS, 0.2, MASK, 0.5)
     torch.testing.assert_close(attribution, expected, atol=1e-5, rtol=0)
     assert sum(calls) == 1 + 2**4
@@ -61,6 +63,7 @@ def test_sampling_approaches_the_mean_impact():
         n_samples=40_000,
         perturbations_per_eval=1000,
         perturbation_prob=0.3,
+        centered=False,
     )
     expected = mean_impact(score_one, INPUTS, 0.2, MASK, 0.3)
     torch.testing.assert_close(attribution, expected, atol=0.02, rtol=0)
@@ -68,7 +71,7 @@ def test_sampling_approaches_the_mean_impact():
 
 def test_a_stopped_enumeration_is_balanced():
     attribution = SPES(lambda x: x.sum(1)).attribute(
-        torch.ones(1, 8), n_samples=256, perturbations_per_eval=16, callback=lambda done, _: done >= 32
+        torch.ones(1, 8), n_samples=256, perturbations_per_eval=16, centered=False, callback=lambda done, _: done >= 32
     )
     assert (attribution > 2.5).all()
 
@@ -76,7 +79,9 @@ def test_a_stopped_enumeration_is_balanced():
 def test_linear_score_has_the_closed_form():
     """On a linear scorer S_i = (1 - p) d_i + p Σ d, where d_i is the effect of feature i alone."""
     weights = torch.tensor([1.0, -2.0, 0.5, 3.0])
-    attribution = SPES(lambda x: x @ weights).attribute(torch.ones(1, 4), n_samples=16, perturbation_prob=0.3)
+    attribution = SPES(lambda x: x @ weights).attribute(
+        torch.ones(1, 4), n_samples=16, perturbation_prob=0.3, centered=False
+    )
     torch.testing.assert_close(attribution[0], 0.7 * weights + 0.3 * weights.sum())
 
 
@@ -208,8 +213,65 @@ def test_progress_has_the_right_total(capsys):
     assert "SPES attribution: 100%" in capsys.readouterr().err
 
 
+def difference_of_means(score, inputs, mask, prob):
+    """By the definition, from all combinations: the mean impact with a feature hidden less the mean without."""
+    hidden = mean_impact(score, inputs, 0.2, mask, prob)
+    kept = torch.zeros_like(hidden)
+    for feature in mask.unique():
+        without = mask != feature
+        # the perturbations that keep the feature are those of the other features alone
+        everything = [f for f in mask.unique().tolist() if f != int(feature)]
+        total = 0.0
+        for combination in itertools.product([False, True], repeat=len(everything)):
+            weight, shown = 1.0, inputs.clone()
+            for other, is_hidden in zip(everything, combination):
+                weight *= prob if is_hidden else 1 - prob
+                shown = torch.where(mask == other, 0.2, shown) if is_hidden else shown
+            total += weight * (score(inputs) - score(shown)).item()
+        kept[(~without).expand_as(kept)] = total
+    return hidden - kept
+
+
+@pytest.mark.parametrize("prob", [0.5, 0.3])
+def test_centered_values_are_differences_of_means(prob):
+    arguments = {"feature_mask": MASK, "n_samples": 100, "perturbation_prob": prob, "perturbations_per_eval": 5}
+    attribution = SPES(score_one).attribute(INPUTS, 0.2, **arguments)
+    expected = difference_of_means(score_one, INPUTS, MASK, prob)
+    torch.testing.assert_close(attribution, expected, atol=1e-5, rtol=0)
+    sampled = SPES(score_one).attribute(
+        INPUTS,
+        0.2,
+        **{**arguments, "feature_mask": MASK.expand(2, -1, -1, -1), "n_samples": 40_000},
+    )
+    torch.testing.assert_close(sampled, expected, atol=0.04, rtol=0)
+
+
+def test_a_feature_that_does_nothing_has_the_value_0():
+    weights = torch.tensor([0.0, 0.0, 5.0, 1.0])
+    spes = SPES(lambda x: x @ weights)
+    assert torch.equal(spes.attribute(torch.ones(1, 4), n_samples=16)[0], weights)
+    assert spes.attribute(torch.ones(1, 4), n_samples=16, centered=False)[0].tolist() == [3, 3, 5.5, 3.5]
+    # hidden in all perturbations, or in none: there is nothing to compare
+    one = SPES(lambda x: x.sum(1)).attribute(torch.ones(1, 30), n_samples=1)
+    assert torch.equal(one, torch.zeros(1, 30))
+
+
+@pytest.mark.parametrize(
+    ("argument", "instead"),
+    [
+        ("return_convergence_delta", "return_reliability=True"),
+        ("return_input_shape", "leave it out"),
+        ("internal_batch_size", "use perturbations_per_eval"),
+    ],
+)
+@pytest.mark.parametrize("method", [SPES, BubbleNoise, GradientSPES])
+def test_arguments_of_other_methods_are_refused_with_what_serves_instead(method, argument, instead):
+    with pytest.raises(TypeError, match=f"{method.__name__} takes no {argument}: .*{instead}"):
+        method(lambda x: x.sum((1, 2))).attribute(torch.ones(1, 4, 4), n_samples=4, **{argument: True})
+
+
 def test_never_hidden_gets_zero():
-    attribution = SPES(lambda x: x.sum(1) + 5).attribute(torch.ones(1, 400), n_samples=1)
+    attribution = SPES(lambda x: x.sum(1) + 5).attribute(torch.ones(1, 400), n_samples=1, centered=False)
     hidden = attribution != 0
     assert 100 < hidden.sum() < 300
     assert torch.equal(attribution[hidden], attribution[hidden][:1].expand(int(hidden.sum())))

@@ -22,7 +22,7 @@ from captum_spes.attr.fingerprint import fingerprint
 SECONDS = 60.0
 PATIENCE = 20
 # changes whenever what is in a file, or which samples a seed stands for, does
-FORMAT = "captum-spes checkpoint 1"
+FORMAT = "captum-spes checkpoint 2"
 # of scores that are computed again, by how much rounding may change them
 TOLERANCE = 1e-3
 

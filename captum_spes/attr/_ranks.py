@@ -41,9 +41,10 @@ class Ranks:
         if dist.get_backend(group) == "nccl":
             self.device = torch.device("cuda", torch.cuda.current_device())
 
-    def share(self, n_samples: int) -> range:
-        """This rank's samples: neighbours, so that few blocks of masks are drawn by two ranks."""
-        return range(n_samples * self.rank // self.size, n_samples * (self.rank + 1) // self.size)
+    def share(self, stop: int, start: int = 0) -> range:
+        """This rank's samples of start … stop - 1: neighbours, so that few blocks of masks are drawn by two ranks."""
+        n_samples = stop - start
+        return range(start + n_samples * self.rank // self.size, start + n_samples * (self.rank + 1) // self.size)
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
         """Replaces each tensor by its sum over the ranks."""
@@ -79,6 +80,14 @@ class Ranks:
                 "error there says why."
             )
         return int(told[0])
+
+    def largest(self, value: int) -> int:
+        """The largest of the ranks' values."""
+        if self.group is None:
+            return value
+        told = torch.tensor(value, device=self.device)
+        dist.all_reduce(told, dist.ReduceOp.MAX, group=self.group)
+        return int(told)
 
     def together(self, step: Callable[[], Result]) -> Result:
         """What ``step`` returns on this rank; where it fails on one of them, all end as in :meth:`total`."""

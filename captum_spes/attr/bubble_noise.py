@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,13 @@ import torch
 from captum._utils.common import _format_output, _is_tuple
 from captum._utils.typing import BaselineType, TargetType, TensorOrTupleOfTensorsGeneric
 from captum.attr import PerturbationAttribution
-from captum.log import log_usage
 from torch import Tensor
 
-from captum_spes.attr._batches import Batches, Evaluator, Group
-from captum_spes.attr._checkpoint import Checkpoint
+from captum_spes.attr._batches import Callback
 from captum_spes.attr._features import FeatureLayout, format_inputs
-from captum_spes.attr._impacts import ImpactSums
-from captum_spes.attr._ranks import Ranks
+from captum_spes.attr._impacts import ImpactEstimator
+from captum_spes.attr._perturbations import Evaluator, Group, Perturbed
+from captum_spes.attr._template import Options, attribute_method, run
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -48,7 +46,10 @@ class BubbleNoise(PerturbationAttribution):
 
     .. math:: S = \frac{\sum_i r_i A_i}{\sum_i A_i},
 
-    the mean impact over the perturbations that put noise on the bin; a bin that never had any gets 0. The paper's
+    the mean impact over the perturbations that put noise on the bin; a bin that never had any gets 0. As in
+    :class:`~captum_spes.SPES`, this has an offset, the mean impact of all noise, which is subtracted by default: the
+    attribution is then S less the same mean with the weights :math:`1 - A_i`, and about 0 far from all that matters.
+    ``centered=False`` gives S itself, as :class:`~captum_spes.SpeechToTextAttribution` does. The paper's
     score is :class:`~captum_spes.KLDivergence`. Previous tokens are no spectrogram: the paper hides them in runs of
     their own, as SPES does, so attribute them with :class:`~captum_spes.SPES`.
 
@@ -91,7 +92,7 @@ class BubbleNoise(PerturbationAttribution):
     def __init__(self, forward_func: Any) -> None:
         super().__init__(forward_func)
 
-    @log_usage(part_of_slo=True)
+    @attribute_method
     def attribute(
         self,
         inputs: TensorOrTupleOfTensorsGeneric,
@@ -106,9 +107,11 @@ class BubbleNoise(PerturbationAttribution):
         bubble_seconds: float = 0.43,
         bubble_channels: float = 31.0,
         frames_per_second: float = 100.0,
+        centered: bool = True,
         seed: int = 0,
+        min_reliability: float | None = None,
         return_reliability: bool = False,
-        callback: Callable[[int, int], bool | None] | None = None,
+        callback: Callback | None = None,
         process_group: ProcessGroup | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Any:
@@ -121,15 +124,19 @@ class BubbleNoise(PerturbationAttribution):
             target: which output is attributed, in any form that Captum's FeatureAblation takes.
             additional_forward_args: further arguments of ``forward_func``; tensors have the batch as dimension 0.
             n_samples: number of perturbations (1,000 in the paper).
-            perturbations_per_eval: how many are evaluated in one batch. It changes the speed, not the result.
+            perturbations_per_eval: how many are evaluated in one batch. It changes the speed, not the
+                result but for rounding.
             show_progress: shows a progress bar that counts perturbations.
             bubbles_per_second: how many bubbles have their centre in one second of the spectrogram, on average;
                 a sample has at least one, inside or half a bubble around it.
             bubble_seconds: their width in seconds.
             bubble_channels: their height in channels.
             frames_per_second: frames of the spectrogram in a second (100 for a hop of 10 ms).
+            centered: subtract the mean impact of the bin without noise, as of SPES. False: S above, with its offset.
             seed: determines bubbles and noise together with T, C and the four numbers above, and nothing else does:
                 all examples of a batch have the same bubbles, and the same noise on their own scale.
+            min_reliability: end the run at the first look at which the reliability reaches this number, as of SPES;
+                ``n_samples`` is then the most. Default: evaluate all samples.
             return_reliability: also return how far two halves of the samples agree.
             callback: called after every batch as ``callback(done, total)``; when it returns True the run ends
                 there and the attributions are those of the samples done.
@@ -159,9 +166,8 @@ class BubbleNoise(PerturbationAttribution):
             >>> attribution.shape, reliability.shape
             (torch.Size([6, 100, 20]), torch.Size([6]))
         """
-        is_inputs_tuple = _is_tuple(inputs)
         spectrogram, baseline = _format_spectrogram(inputs, baselines)
-        low, high = _intensity_range(spectrogram)
+        intensities = _intensity_range(spectrogram)
         _check_positive_integers(n_samples=n_samples, perturbations_per_eval=perturbations_per_eval)
         bubbles = _Bubbles.create(
             (spectrogram.shape[1], spectrogram.shape[2]),
@@ -171,46 +177,59 @@ class BubbleNoise(PerturbationAttribution):
             frames_per_second=frames_per_second,
             seed=seed,
         )
-        # every bin is a feature of its own, hidden by the share A and not by chance
-        layout = FeatureLayout.create((spectrogram,), None, 0.5)
+        options = Options(perturbations_per_eval, show_progress, min_reliability, callback, process_group, checkpoint)
         evaluate = Evaluator(self.forward_func, target, additional_forward_args)
-        ranks = Ranks(process_group)
         arguments = {
-            "method": self.get_name(),
             "inputs": spectrogram,
             "baselines": baseline,
             "target": target,
             "additional_forward_args": evaluate.args,
-            "n_samples": n_samples,
             "bubbles_per_second": bubbles_per_second,
             "bubble_seconds": bubble_seconds,
             "bubble_channels": bubble_channels,
             "frames_per_second": frames_per_second,
+            "centered": centered,
             "seed": seed,
         }
-        ranks.check_same(arguments)
-
-        def perturb(start: int, stop: int) -> tuple[Tensor, list[Group]]:
-            profile, unit_noise = bubbles.draw(start, stop)
-            noise = low + (high - low) * unit_noise[:, None].to(spectrogram)  # (n, B, T, C)
-            perturbed = _add_noise(spectrogram, baseline, profile[:, None], noise).flatten(0, 1)
-            return evaluate(perturbed, stop - start), [Group(0, start, profile.flatten(1)[:, None])]
-
-        with torch.no_grad():
-            original = ranks.together(lambda: evaluate(spectrogram))
-            sums = ImpactSums(layout, original, batch_size=len(spectrogram), per_eval=perturbations_per_eval)
-            file = Checkpoint.create(checkpoint, arguments, lambda: perturb(0, 1)[0], ranks)
-            run = Batches(
-                n_samples, perturbations_per_eval, self.get_name(), sums, show_progress, callback, ranks, file
-            )
-            run.run(lambda start, stop: sums.add(*perturb(start, stop), seed))
-        attributions, reliability = sums.attributions((spectrogram,), exact=False)
-        output = _format_output(is_inputs_tuple, attributions)
-        return (output, _format_output(is_inputs_tuple, reliability)) if return_reliability else output
+        estimator = _InNoise(
+            evaluate, spectrogram, n_samples, perturbations_per_eval, centered, baseline, bubbles, intensities
+        )
+        attributions, reliability = run(estimator, self.get_name(), arguments, options)
+        output = _format_output(_is_tuple(inputs), attributions)
+        return (output, _format_output(_is_tuple(inputs), reliability)) if return_reliability else output
 
     def attribute_future(self, *args: Any, **kwargs: Any) -> None:
         """Not implemented: perturbations are evaluated in order."""
         raise NotImplementedError("attribute_future is not implemented for BubbleNoise: use attribute.")
+
+
+class _InNoise(ImpactEstimator):
+    """Drowns a spectrogram in noise but for random bubbles."""
+
+    def __init__(
+        self,
+        evaluate: Evaluator,
+        spectrogram: Tensor,
+        n_samples: int,
+        per_eval: int,
+        centered: bool,
+        baseline: Tensor | int | float,
+        bubbles: _Bubbles,
+        intensities: tuple[Tensor, Tensor],
+    ) -> None:
+        # every bin is a feature of its own, hidden by the share A and not by chance
+        layout = FeatureLayout.create((spectrogram,), None, 0.5)
+        super().__init__(evaluate, (spectrogram,), layout, n_samples, per_eval, centered, bubbles.seed)
+        self.baseline = baseline
+        self.bubbles = bubbles
+        self.intensities = intensities
+
+    def draw(self, start: int, stop: int) -> Perturbed:
+        (spectrogram,), (low, high) = self.inputs, self.intensities
+        profile, unit_noise = self.bubbles.draw(start, stop)
+        noise = low + (high - low) * unit_noise[:, None].to(spectrogram)  # (n, B, T, C)
+        perturbed = _add_noise(spectrogram, self.baseline, profile[:, None], noise).flatten(0, 1)
+        return Perturbed((perturbed,), [Group(0, start, profile.flatten(1)[:, None])])
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -11,29 +11,19 @@ import torch
 from captum._utils.common import _format_output, _is_tuple
 from captum._utils.typing import BaselineType, TargetType, TensorOrTupleOfTensorsGeneric
 from captum.attr import GradientAttribution
-from captum.log import log_usage
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Parameter
 
-from captum_spes.attr._batches import (
-    Batches,
-    Evaluator,
-    Group,
-    check_counts,
-    check_finite,
-    draw_groups,
-    perturbed_inputs,
-)
-from captum_spes.attr._checkpoint import Checkpoint
+from captum_spes.attr._batches import Callback, check_counts
 from captum_spes.attr._features import FeatureLayout, MaskSampler, format_inputs
 from captum_spes.attr._impacts import correlation
+from captum_spes.attr._perturbations import Evaluator, Perturbed, check_finite, draw_groups, perturbed_inputs
 from captum_spes.attr._ranks import Ranks
+from captum_spes.attr._template import Estimator, Options, Tensors, attribute_method, run
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-Tensors = tuple[Tensor, ...]
 
 # bytes that the graph of a batch may keep for the backwards
 MEMORY = 4 * 2**30
@@ -58,7 +48,7 @@ class GradientSPES(GradientAttribution):
     **What it estimates.** A feature's main effect, the mean rise of the impact when it is hidden, to first order. Where
     the score is linear in each feature's mask, interactions included, G summed over a feature *is* that effect on
     average. On a linear score SPES's map of a feature with effect d is :math:`(1 - p) d + p \sum d`, the same up to
-    the shift and scale that the normalisation of explanations removes.
+    the shift and scale that the normalisation of explanations removes; its centered map is d as well.
 
     **When it fails.** The gradient looks at small changes of a mask whose real changes are large. A score that
     saturates, flat at both ends of the way and steep between, is underrated; what is not differentiable at all, such
@@ -80,7 +70,7 @@ class GradientSPES(GradientAttribution):
     def __init__(self, forward_func: Any) -> None:
         super().__init__(forward_func)
 
-    @log_usage(part_of_slo=True)
+    @attribute_method
     def attribute(
         self,
         inputs: TensorOrTupleOfTensorsGeneric,
@@ -94,9 +84,12 @@ class GradientSPES(GradientAttribution):
         *,
         perturbation_prob: float | tuple[float, ...] = 0.5,
         pool_features: bool = True,
+        pooling_masks: Sequence[Tensor | tuple[Tensor, ...]] | None = None,
         seed: int = 0,
+        min_reliability: float | None = None,
         return_reliability: bool = False,
-        callback: Callable[[int, int], bool | None] | None = None,
+        return_pooling: bool = False,
+        callback: Callback | None = None,
         process_group: ProcessGroup | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Any:
@@ -112,13 +105,22 @@ class GradientSPES(GradientAttribution):
                 Default: every scalar is a feature.
             n_samples: number of perturbations, each of which costs a forward and K backwards.
             perturbations_per_eval: how many are evaluated in one batch, at most: the graph of a batch is kept for K
-                backwards and is not to exceed 4 GiB. It changes the speed, not the result.
+                backwards and is not to exceed 4 GiB. It changes the speed, and the result by rounding only.
             show_progress: shows a progress bar that counts perturbations.
             perturbation_prob: the probability with which a feature is hidden, one or one for each input.
             pool_features: whether every scalar of a feature has the sum over the feature, the mean of the
                 granularities, or a value of its own.
+            pooling_masks: feature masks to pool over in place of ``feature_mask``, from fine to coarse, each as
+                ``feature_mask`` itself (a tuple of masks for a tuple of inputs). The samples stay the same, for every
+                scalar has a gradient of its own. Of several masks the finest is taken whose reliability reaches
+                ``min_reliability``, and the coarsest where none does. Default: pool over ``feature_mask``.
             seed: determines the perturbations together with the mask, and nothing else does.
+            min_reliability: end the run at the first look at which the reliability reaches this number, as of SPES;
+                ``n_samples`` is then the most. The first look has 12 samples, or the next multiple of the
+                granularities. With ``pooling_masks``, the reliability of the finest of them ends the run. Default:
+                evaluate all samples.
             return_reliability: also return how far two halves of the samples agree.
+            return_pooling: also return which of the pooling masks was taken.
             callback: called after every batch as ``callback(done, total)``; when it returns True the run ends
                 there and the attributions are those of the samples done.
             process_group: ranks of ``torch.distributed`` that share the samples, as of SPES. Default: this process
@@ -126,11 +128,13 @@ class GradientSPES(GradientAttribution):
             checkpoint: path of a file from which a run that was killed goes on, as of SPES. Default: none.
 
         Returns:
-            **attributions**, or (**attributions**, **reliability**):
+            **attributions**, or a tuple of **attributions**, **reliability** and **pooling**, as asked for:
             - **attributions**: tensor, or tuple of tensors, of the inputs' shape and dtype for scores of shape
               ``(B,)`` and of shape ``(B * K, *input.shape[1:])`` for scores ``(B, K)``.
             - **reliability**: tensor of shape ``(B * K,)``, or a tuple of them: the correlation between the
               attributions of the two halves of the samples.
+            - **pooling**: index of the pooling mask that was taken; 0 where there is one, and None where the
+              attributions are not pooled.
 
         Raises:
             ValueError: an argument that does not fit the inputs, scores that are not a row for each example or do
@@ -148,61 +152,48 @@ class GradientSPES(GradientAttribution):
             >>> attribution = method.attribute(spectrogram, feature_mask=mask, n_samples=24)
             >>> bool(attribution[0, 15, 5] == attribution.max())
             True
+
+            The finest patches whose values are reliable:
+
+            >>> candidates = [grid_feature_mask(spectrogram, patch_size=size) for size in ((1, 1), (2, 2), (10, 4))]
+            >>> attribution, pooling = method.attribute(
+            ...     spectrogram, feature_mask=mask, pooling_masks=candidates, min_reliability=0.6, return_pooling=True
+            ... )
+            >>> 0 <= pooling <= 2
+            True
         """
-        is_inputs_tuple = _is_tuple(inputs)
         formatted, baselines = format_inputs(inputs, baselines)
         for index, inp in enumerate(formatted):
             if not inp.is_floating_point():
                 raise TypeError(f"inputs[{index}] must be floating point, not {inp.dtype}: integers have no gradient.")
         layout = FeatureLayout.create(formatted, feature_mask, perturbation_prob)
         check_counts(n_samples, perturbations_per_eval, layout.n_granularities)
+        options = Options(perturbations_per_eval, show_progress, min_reliability, callback, process_group, checkpoint)
+        pools = _pools(formatted, layout, pool_features, pooling_masks, min_reliability)
         evaluate = Evaluator(self.forward_func, target, additional_forward_args)
-        sampler = MaskSampler(layout, seed)
-        ranks = Ranks(process_group)
         arguments = {
-            "method": self.get_name(),
             "inputs": formatted,
             "baselines": baselines,
             "target": target,
             "additional_forward_args": evaluate.args,
             "feature_mask": layout.ids,
+            "pooling_masks": [pool.ids for pool in pools],
             "perturbation_prob": perturbation_prob,
-            "n_samples": n_samples,
             "seed": seed,
         }
-        ranks.check_same(arguments)
-        sums = _GradientSums(formatted, baselines, layout)
+        estimator = _MeanGradients(evaluate, formatted, layout, n_samples, baselines, seed, pools, min_reliability)
+        attributions, reliability = run(estimator, self.get_name(), arguments, options)
+        found = [_format_output(_is_tuple(inputs), attributions)]
+        if return_reliability:
+            found.append(_format_output(_is_tuple(inputs), reliability))
+        if return_pooling:
+            found.append(estimator.pooling)
+        return tuple(found) if len(found) > 1 else found[0]
 
-        def perturb(start: int, stop: int) -> tuple[Tensor, Tensors, list[Group]]:
-            groups = draw_groups(sampler, start, stop)
-            perturbed = perturbed_inputs(formatted, baselines, layout, groups)
-            for inp in perturbed:
-                inp.requires_grad_()
-            return evaluate(perturbed, stop - start), perturbed, groups
-
-        def first_scores() -> Tensor:
-            with torch.no_grad():
-                scores = perturb(0, 1)[0]
-            sums.begin(scores)
-            return scores
-
-        file = Checkpoint.create(checkpoint, arguments, first_scores, ranks)
-        if n_samples < ranks.size:  # a rank without a sample has sums, too
-            ranks.together(first_scores)
-        run = Batches(n_samples, perturbations_per_eval, self.get_name(), sums, show_progress, callback, ranks, file)
-        run.per_eval = 1  # the first perturbation alone, whose graph says how many fit
-
-        def add(start: int, stop: int) -> None:
-            with torch.enable_grad(), _GraphSize() if start == run.share.start else nullcontext() as graph:
-                scores, perturbed, groups = perturb(start, stop)
-            sums.add(scores, perturbed, groups, seed)
-            if graph is not None:
-                run.per_eval = max(min(perturbations_per_eval, MEMORY // max(graph.n_bytes, 1)), 1)
-
-        run.run(add)
-        attributions, reliability = sums.attributions(formatted, pool_features)
-        output = _format_output(is_inputs_tuple, attributions)
-        return (output, _format_output(is_inputs_tuple, reliability)) if return_reliability else output
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Whether gradients are multiplied by the inputs: they are, by the inputs less their baselines."""
+        return True
 
     @classmethod
     def get_name(cls) -> str:
@@ -214,64 +205,169 @@ class GradientSPES(GradientAttribution):
         raise NotImplementedError("attribute_future is not implemented for GradientSPES: use attribute.")
 
 
-class _GradientSums:
-    """Sums of ∂r / ∂M for each scalar of the inputs, over two halves of the samples: float64 on the CPU."""
+class _MeanGradients(Estimator):
+    """Estimates the mean of ∂r / ∂M for each scalar of the inputs."""
 
-    def __init__(self, inputs: Tensors, baselines: tuple[Tensor | int | float, ...], layout: FeatureLayout) -> None:
+    first_look = 12
+
+    def __init__(
+        self,
+        evaluate: Evaluator,
+        inputs: Tensors,
+        layout: FeatureLayout,
+        n_samples: int,
+        baselines: tuple[Tensor | int | float, ...],
+        seed: int,
+        pools: Sequence[FeatureLayout],
+        min_reliability: float | None,
+    ) -> None:
+        super().__init__(evaluate, n_samples, layout.n_granularities)
+        self.inputs = inputs
+        self.baselines = baselines
         self.layout = layout
+        self.sampler = MaskSampler(layout, seed)
+        self.seed = seed
+        self.pools = pools
+        self.min_reliability = min_reliability
+        self.pooling: int | None = None
         self.batch_size = len(inputs[0])
         # what a mask scales, (B, …)
         self.differences = [inp.detach() - baseline for inp, baseline in zip(inputs, _on_device(inputs, baselines))]
+        # over two halves of the samples: float64 on the CPU
         self.counts = torch.zeros(2, dtype=torch.float64)
         self.sums: list[Tensor] = []  # (2, B, K, …), once K is known
+        self.graph: _GraphSize | None = None  # of the first batch
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What is added up."""
         return [self.counts, *self.sums]
 
-    def begin(self, scores: Tensor) -> None:
+    def begin(self, ranks: Ranks) -> None:
+        if min(self.n_samples, self.first_look) < ranks.size:  # a rank without a sample has sums, too
+            ranks.together(self.first_scores)
+
+    def first_scores(self) -> Tensor:
+        scores = super().first_scores()
+        self._make_sums(scores)
+        return scores
+
+    def _make_sums(self, scores: Tensor) -> None:
         """Makes the sums for scores of some rows, (n,) or (n, K)."""
         rows = 2, self.batch_size, scores[0].numel()
         self.sums = [torch.zeros(*rows, *part.shape[1:], dtype=torch.float64) for part in self.differences]
 
-    def add(self, scores: Tensor, perturbed: Tensors, groups: list[Group], seed: int) -> None:
-        """Adds the gradients of the scores of a batch of perturbations."""
-        n_samples = sum(len(group.hidden) for group in groups)
-        n_rows = n_samples * self.batch_size
+    def draw(self, start: int, stop: int) -> Perturbed:
+        groups = draw_groups(self.sampler, start, stop)
+        return Perturbed(perturbed_inputs(self.inputs, self.baselines, self.layout, groups), groups)
+
+    def fitting(self, per_eval: int) -> int:
+        """One perturbation at first; its graph then says how many fit into memory."""
+        return 1 if self.graph is None else max(min(per_eval, MEMORY // max(self.graph.n_bytes, 1)), 1)
+
+    def observe(self, perturbed: Perturbed, repeatedly: bool) -> tuple[Tensor, Iterable[Tensors]]:
+        """The scores, and the gradients of each of K scores."""
+        for inp in perturbed.inputs:
+            inp.requires_grad_()
+        graph = _GraphSize()
+        with torch.enable_grad(), graph if self.graph is None else nullcontext():
+            scores = self.evaluate(perturbed.inputs, perturbed.n_samples)
+        self.graph = self.graph or graph
+        n_rows = perturbed.n_samples * self.batch_size
         if scores.dim() not in (1, 2) or len(scores) != n_rows:
             raise ValueError(
                 f"forward_func returned scores of shape {tuple(scores.shape)} for a batch of {n_rows}: GradientSPES "
                 "needs a row of scores for each example, (batch,) or (batch, K)."
             )
+        gradients = _gradients(scores, perturbed.inputs)
+        return scores, list(gradients) if repeatedly else gradients
+
+    def add(self, observed: tuple[Tensor, Iterable[Tensors]], perturbed: Perturbed, stop: int | None = None) -> None:
+        scores, gradients = observed
+        groups, n_granularities = perturbed.groups, self.n_granularities
         if not self.sums:
-            self.begin(scores)
+            self._make_sums(scores)
         halves = torch.cat([group.halves for group in groups])
+        if stop is not None:
+            numbers = [group.number(i, n_granularities) for group in groups for i in range(len(group.hidden))]
+            halves[torch.tensor(numbers) >= stop] = -1  # of neither half
         wide = torch.float32 if scores.device.type == "mps" else torch.float64  # which Apple's GPUs do not have
         added = [torch.zeros_like(sums) for sums in self.sums]  # all at once, or nothing where memory runs out
-        for output, gradients in enumerate(_gradients(scores, perturbed)):
-            for sums, gradient, difference in zip(added, gradients, self.differences):
-                # impacts fall as scores rise, and x' = x + M (baseline - x)
-                slopes = gradient.unflatten(0, (n_samples, self.batch_size)) * difference
-                check_finite(slopes, groups, self.layout.n_granularities, seed, "gradient")
+        for output, slopes_of_inputs in enumerate(self._slopes(gradients, perturbed)):
+            for sums, slopes in zip(added, slopes_of_inputs):
                 for half in range(2):
                     sums[half, :, output] = slopes[halves == half].sum(0, dtype=wide).cpu()
         for total, sums in zip(self.sums, added):
             total += sums
-        self.counts += torch.bincount(halves, minlength=2)
+        self.counts += torch.bincount(halves[halves >= 0], minlength=2)
 
-    def attributions(self, inputs: Tensors, pool_features: bool) -> tuple[Tensors, Tensors]:
+    def _slopes(self, gradients: Iterable[Tensors], perturbed: Perturbed) -> Iterator[list[Tensor]]:
+        """For each of K scores, the gradients of the impact by the masks of each input, (n, B, …)."""
+        rows = perturbed.n_samples, self.batch_size
+        for of_inputs in gradients:
+            # impacts fall as scores rise, and x' = x + M (baseline - x)
+            slopes = [gradient.unflatten(0, rows) * diff for gradient, diff in zip(of_inputs, self.differences)]
+            for values in slopes:
+                check_finite(values, perturbed.groups, self.n_granularities, self.seed, "gradient")
+            yield slopes
+
+    def _halves(self, pool: FeatureLayout | None) -> list[Tensor]:
+        """The sums of each input, (2, B * K, elements), pooled over features where there are any."""
+        totals = [sums.flatten(1, 2).flatten(2) for sums in self.sums]
+        return totals if pool is None else _pool(totals, pool)
+
+    def reliabilities(self) -> Tensors:
+        return _reliabilities(self._halves(self.pools[0] if self.pools else None))
+
+    def attributions(self) -> tuple[Tensors, Tensors]:
         """The means of all samples, (B * K, …), and each row's correlation of the halves, (B * K,)."""
-        totals = [sums.flatten(1, 2).flatten(2) for sums in self.sums]  # (2, B * K, elements)
-        if pool_features:
-            totals = _pool(totals, self.layout)
+        totals, reliabilities = self._pooled()
         attributions = tuple(
-            (total.sum(0) / self.counts.sum()).view(-1, *inp.shape[1:]).to(inp) for total, inp in zip(totals, inputs)
+            (total.sum(0) / self.counts.sum()).view(-1, *inp.shape[1:]).to(inp)
+            for total, inp in zip(totals, self.inputs)
         )
-        reliability = tuple(
-            torch.stack([correlation(*halves) for halves in total.unbind(1)]).float() for total in totals
+        return attributions, reliabilities
+
+    def _pooled(self) -> tuple[list[Tensor], Tensors]:
+        """The sums over the finest features that are reliable enough, or the coarsest ones, and their reliability."""
+        if not self.pools:
+            totals = self._halves(None)
+            return totals, _reliabilities(totals)
+        for index, pool in enumerate(self.pools):
+            self.pooling, totals = index, self._halves(pool)
+            reliabilities = _reliabilities(totals)
+            if self.min_reliability is None or torch.cat(reliabilities).mean() >= self.min_reliability:
+                break
+        return totals, reliabilities
+
+
+def _pools(
+    inputs: Tensors,
+    layout: FeatureLayout,
+    pool_features: bool,
+    pooling_masks: Sequence[Tensor | tuple[Tensor, ...]] | None,
+    min_reliability: float | None,
+) -> Sequence[FeatureLayout]:
+    """The features that the gradients may be summed over, from fine to coarse."""
+    if pooling_masks is None:
+        return [layout] if pool_features else []
+    if isinstance(pooling_masks, Tensor) or not len(pooling_masks):
+        raise ValueError(
+            "pooling_masks must be a list of feature masks from fine to coarse, such as [fine_mask, coarse_mask], "
+            f"not {'a tensor' if isinstance(pooling_masks, Tensor) else 'an empty one'}."
         )
-        return attributions, reliability
+    if not pool_features:
+        raise ValueError("pooling_masks says what to pool over, and pool_features=False not to pool: leave one out.")
+    if len(pooling_masks) > 1 and min_reliability is None:
+        raise ValueError(
+            f"pooling_masks has {len(pooling_masks)} masks, of which the finest reliable one is taken: give "
+            "min_reliability as well, or one mask."
+        )
+    return [FeatureLayout.create(inputs, mask, 0.5) for mask in pooling_masks]
+
+
+def _reliabilities(totals: list[Tensor]) -> Tensors:
+    """The correlation of the halves of each input, (2, B * K, elements), for each row, (B * K,)."""
+    return tuple(torch.stack([correlation(*halves) for halves in total.unbind(1)]).float() for total in totals)
 
 
 class _GraphSize(saved_tensors_hooks):

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from captum._utils.common import _format_output, _is_tuple
 from captum._utils.typing import BaselineType, TargetType, TensorOrTupleOfTensorsGeneric
 from captum.attr import PerturbationAttribution
-from captum.log import log_usage
 from torch import Tensor
 
-from captum_spes.attr._batches import Batches, Evaluator, Group, check_counts, draw_groups, perturbed_inputs
-from captum_spes.attr._checkpoint import Checkpoint
+from captum_spes.attr._batches import Callback, check_counts
 from captum_spes.attr._features import FeatureLayout, MaskSampler, format_inputs
-from captum_spes.attr._impacts import ImpactSums
-from captum_spes.attr._ranks import Ranks
+from captum_spes.attr._impacts import ImpactEstimator
+from captum_spes.attr._perturbations import Evaluator, Perturbed, draw_groups, perturbed_inputs
+from captum_spes.attr._template import Options, Tensors, attribute_method, run
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -35,8 +32,19 @@ class SPES(PerturbationAttribution):
 
     .. math:: S = \frac{\sum_i r_i (1 - M_i)}{\sum_i (1 - M_i)},
 
-    the mean impact over the perturbations that hid the feature; a feature that was never hidden gets 0. Any
-    forward function will do; the paper's is :class:`~captum_spes.KLDivergence`, whose impact is the KL divergence
+    the mean impact over the perturbations that hid the feature; a feature that was never hidden gets 0. Eq. 3 has an
+    offset: it holds what the other features do as well, so that a feature without any effect gets the mean impact of
+    all perturbations and not 0. By default the class therefore centers it: it subtracts the mean impact of the
+    perturbations that did *not* hide the feature,
+
+    .. math:: D = \frac{\sum_i r_i (1 - M_i)}{\sum_i (1 - M_i)} - \frac{\sum_i r_i M_i}{\sum_i M_i}.
+
+    D is 0 for a feature without effect, the effect itself on a linear score, as in FeatureAblation, and for
+    ``perturbation_prob=0.5`` an estimate of the feature's Banzhaf value. But for sampling noise it is S up to a shift
+    and a scale, so that maps that are normalised look the same. ``centered=False`` gives Eq. 3 as the paper has it;
+    :class:`~captum_spes.SpeechToTextAttribution` does.
+
+    Any forward function will do; the paper's is :class:`~captum_spes.KLDivergence`, whose impact is the KL divergence
     from the original prediction, for all tokens in one pass.
 
     Args:
@@ -58,7 +66,7 @@ class SPES(PerturbationAttribution):
     def __init__(self, forward_func: Any) -> None:
         super().__init__(forward_func)
 
-    @log_usage(part_of_slo=True)
+    @attribute_method
     def attribute(
         self,
         inputs: TensorOrTupleOfTensorsGeneric,
@@ -66,14 +74,16 @@ class SPES(PerturbationAttribution):
         target: TargetType = None,
         additional_forward_args: object = None,
         feature_mask: Tensor | tuple[Tensor, ...] | None = None,
-        n_samples: int = 20_000,
+        n_samples: int = 1_000,
         perturbations_per_eval: int = 1,
         show_progress: bool = False,
         *,
         perturbation_prob: float | tuple[float, ...] = 0.5,
+        centered: bool = True,
         seed: int = 0,
+        min_reliability: float | None = None,
         return_reliability: bool = False,
-        callback: Callable[[int, int], bool | None] | None = None,
+        callback: Callback | None = None,
         process_group: ProcessGroup | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Any:
@@ -97,13 +107,24 @@ class SPES(PerturbationAttribution):
                     | 0 | 0 | 1 | 1 |   | 0 | 1 | 2 | 3 |
                     +---+---+---+---+   +---+---+---+---+
 
-            n_samples: number of perturbations (the paper's N_X; 20,000 there). Where a mask of one granularity has
-                so few features P that 2^P does not exceed it, every combination is evaluated once and weighed by
-                its probability, which is exact.
-            perturbations_per_eval: how many are evaluated in one batch. It changes the speed, not the result.
+            n_samples: number of perturbations. The paper takes 20,000 for the thousands of patches of a spectrogram
+                (N_X); 1,000 do for dozens of features, and ``return_reliability`` says how far they do. Where a mask of
+                one granularity has so few features P that 2^P does not exceed it, every combination is evaluated once
+                and weighed by its probability, which is exact.
+            perturbations_per_eval: how many are evaluated in one batch. It changes the speed, not the
+                result but for rounding.
             show_progress: shows a progress bar that counts perturbations.
             perturbation_prob: the probability with which a feature is hidden, one or one for each input.
+            centered: subtract the mean impact of the perturbations that did not hide the feature, so that a feature
+                without effect gets 0. False: Eq. 3, which has an offset. See the class for both.
             seed: determines the perturbations together with the mask, and nothing else does.
+            min_reliability: end the run at the first look at which the reliability reaches this number, between 0 and
+                1; the reliability is the mean over the rows of what ``return_reliability`` gives. ``n_samples`` is then
+                the most. The first look has 48 samples, or the next multiple of the granularities. Each
+                further look has about a quarter more samples. The result is that of a run of so many samples, to the
+                last bit in one process, and the callback is told their number, as ``done`` and as ``total``. Where all
+                combinations of features are evaluated the run does not end early, since it is exact.
+                Default: evaluate all samples.
             return_reliability: also return how far two halves of the samples agree.
             callback: called after every batch as ``callback(done, total)``; when it returns True the run ends
                 there and the attributions are those of the samples done.
@@ -143,41 +164,27 @@ class SPES(PerturbationAttribution):
             >>> bool(attribution[0, 15, 5] == attribution.max())
             True
         """
-        is_inputs_tuple = _is_tuple(inputs)
         formatted, baselines = format_inputs(inputs, baselines)
         layout = FeatureLayout.create(formatted, feature_mask, perturbation_prob)
         check_counts(n_samples, perturbations_per_eval, layout.n_granularities)
+        options = Options(perturbations_per_eval, show_progress, min_reliability, callback, process_group, checkpoint)
         evaluate = Evaluator(self.forward_func, target, additional_forward_args)
-        sampler = MaskSampler(layout, seed)
-        ranks = Ranks(process_group)
         arguments = {
-            "method": self.get_name(),
             "inputs": formatted,
             "baselines": baselines,
             "target": target,
             "additional_forward_args": evaluate.args,
             "feature_mask": layout.ids,
             "perturbation_prob": perturbation_prob,
-            "n_samples": n_samples,
+            "centered": centered,
             "seed": seed,
         }
-        ranks.check_same(arguments)
-        exact = layout.n_granularities == 1 and layout.n_features <= math.log2(n_samples)
-
-        def perturb(start: int, stop: int) -> tuple[Tensor, list[Group]]:
-            groups = draw_groups(sampler, start, stop, exact)
-            return evaluate(perturbed_inputs(formatted, baselines, layout, groups), stop - start), groups
-
-        with torch.no_grad():
-            original = ranks.together(lambda: evaluate(formatted))
-            sums = ImpactSums(layout, original, batch_size=formatted[0].shape[0], per_eval=perturbations_per_eval)
-            total = 2**layout.n_features if exact else n_samples
-            file = Checkpoint.create(checkpoint, arguments, lambda: perturb(0, 1)[0], ranks)
-            run = Batches(total, perturbations_per_eval, self.get_name(), sums, show_progress, callback, ranks, file)
-            run.run(lambda start, stop: sums.add(*perturb(start, stop), seed))
-        attributions, reliability = sums.attributions(formatted, exact=exact and run.n_done == total)
-        output = _format_output(is_inputs_tuple, attributions)
-        return (output, _format_output(is_inputs_tuple, reliability)) if return_reliability else output
+        estimator = _RandomlyHidden(
+            evaluate, formatted, layout, n_samples, perturbations_per_eval, centered, seed, baselines
+        )
+        attributions, reliability = run(estimator, self.get_name(), arguments, options)
+        output = _format_output(_is_tuple(inputs), attributions)
+        return (output, _format_output(_is_tuple(inputs), reliability)) if return_reliability else output
 
     @classmethod
     def get_name(cls) -> str:
@@ -187,3 +194,31 @@ class SPES(PerturbationAttribution):
     def attribute_future(self, *args: Any, **kwargs: Any) -> None:
         """Not implemented: SPES evaluates its perturbations in order."""
         raise NotImplementedError("attribute_future is not implemented for SPES: use attribute.")
+
+
+class _RandomlyHidden(ImpactEstimator):
+    """Hides each feature at random; where there are few features, every combination of them once."""
+
+    def __init__(
+        self,
+        evaluate: Evaluator,
+        inputs: Tensors,
+        layout: FeatureLayout,
+        n_samples: int,
+        per_eval: int,
+        centered: bool,
+        seed: int,
+        baselines: tuple[Tensor | int | float, ...],
+    ) -> None:
+        super().__init__(evaluate, inputs, layout, n_samples, per_eval, centered, seed)
+        self.baselines = baselines
+        self.sampler = MaskSampler(layout, seed)
+        self.exact = self.enumerates = layout.n_granularities == 1 and layout.n_features <= math.log2(n_samples)
+
+    @property
+    def n_total(self) -> int:
+        return 2**self.layout.n_features if self.enumerates else self.n_samples
+
+    def draw(self, start: int, stop: int) -> Perturbed:
+        groups = draw_groups(self.sampler, start, stop, self.enumerates)
+        return Perturbed(perturbed_inputs(self.inputs, self.baselines, self.layout, groups), groups)

@@ -61,7 +61,8 @@ def additive_attributions(explanation: SpeechToTextExplanation) -> Tensor:
         >>> from captum_spes.metrics import additive_attributions
         >>> spectrogram, effects = torch.ones(1, 2, 4), torch.tensor([1.0, 1.0, 0.0, 3.0]).expand(1, 2, 4)
         >>> mask = grid_feature_mask(spectrogram, patch_size=(2, 1))
-        >>> attr = SPES(lambda x: (x * effects).sum((1, 2))).attribute(spectrogram, feature_mask=mask, n_samples=16)
+        >>> attr = SPES(lambda x: (x * effects).sum((1, 2))).attribute(
+        ...     spectrogram, feature_mask=mask, n_samples=16, centered=False)
         >>> explanation = SpeechToTextExplanation(
         ...     text="a", tokens=["a"], previous_tokens=["<s>"], spectrogram=spectrogram[0], spectrogram_attr=attr,
         ...     token_attr=torch.ones(1, 1), n_previous=torch.tensor([1]), frames_per_second=100.0,

@@ -57,7 +57,8 @@ HOOKED = (DeepLift, GuidedBackprop, Deconvolution)
 LOCAL = (Saliency, InputXGradient, GuidedBackprop, Deconvolution)
 # of the spectrogram alone: the previous tokens have no window, and noise would shake embeddings
 SPECTROGRAM_ONLY = {
-    *("sliding_window_shapes", "strides", "stdevs", "perturbation_prob", "n_samples", "pool_features", "heads"),
+    *("sliding_window_shapes", "strides", "stdevs", "perturbation_prob", "n_samples", "heads"),
+    *("pool_features", "pooling_masks"),
     *(name for method in (NoiseTunnel, BubbleNoise) for name in signature(method.attribute).parameters),
 }
 # what the wrapper gives by itself
@@ -72,6 +73,8 @@ RESERVED = {
         "return_reliability",
         "return_convergence_delta",
         "return_input_shape",
+        "return_pooling",
+        "centered",
         "kwargs",
     ),
     *("internal_batch_size", "nt_samples_batch_size", "attribute_to_layer_input", "show_progress"),
@@ -166,7 +169,7 @@ DEFAULTS: dict[type[Attribution], Defaults] = {
         (400, 500, 600),
         "400, 500 and 600 patches a second",
         "n_samples: 20,000",
-        lambda facts: _own(SPES, "n_samples", "perturbation_prob"),
+        lambda facts: {"n_samples": 20_000} | _own(SPES, "perturbation_prob"),
         lambda facts: SPES_TOKENS,
         signed=False,
     ),

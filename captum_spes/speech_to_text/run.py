@@ -15,7 +15,7 @@ from captum.attr import Attribution
 from torch import Tensor
 
 import captum_spes.speech_to_text.profiles as methods
-from captum_spes.attr import CrossAttention, GradientSPES
+from captum_spes.attr import SPES, BubbleNoise, CrossAttention, GradientSPES
 from captum_spes.attr._batches import fastest_batch_size
 from captum_spes.models.protocol import Utterance
 from captum_spes.speech_to_text.passes import HookedPasses, SharedPasses, rewrapped
@@ -108,6 +108,7 @@ class Run:
         score = self.prediction.score(self._outputs, self.original)
         (attr, token_attr), (reliability, _) = rewrapped(method, score).attribute(
             (self.utterance.spectrogram, gate),
+            centered=False,
             baselines=(baseline, 0.0),
             feature_mask=(mask, gate_mask),
             **self._own_arguments(stage),
@@ -229,6 +230,8 @@ class Run:
         n_rows = len(self.prediction.rows)
         if isinstance(method, methods.ALL_TOKENS):
             own = self._own_arguments(stage)
+            if isinstance(method, (SPES, BubbleNoise)):
+                own["centered"] = False  # Eq. 3 of the paper
             if isinstance(method, GradientSPES):
                 own["perturbations_per_eval"] = max(own["perturbations_per_eval"] // 4, 1)
                 score = self._with_finite_gradients(score)

@@ -1,0 +1,226 @@
+"""What the ``attribute`` methods of SPES, BubbleNoise and GradientSPES have in common.
+
+A method checks its arguments and makes an :class:`Estimator`, which says how perturbations are drawn and what is added
+up. :func:`run` does the rest: batches, ranks, checkpoints, the progress bar and the end of the run.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import torch
+from captum.log import log_usage
+from torch import Tensor
+
+from captum_spes.attr._batches import Batches, Callback
+from captum_spes.attr._checkpoint import Checkpoint
+from captum_spes.attr._perturbations import Evaluator, Perturbed
+from captum_spes.attr._ranks import Ranks
+from captum_spes.attr._stopping import StoppingRule, check_reliability
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Tensors = tuple[Tensor, ...]
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+# arguments of Captum's methods that these have no use for, and what serves in their place
+ELSEWHERE = {
+    "return_convergence_delta": (
+        "its attributions do not add up to a difference of scores; return_reliability=True says how far two halves of "
+        "the samples agree"
+    ),
+    "return_input_shape": "its attributions always have the shape of the inputs; leave it out",
+    "internal_batch_size": "use perturbations_per_eval",
+    "n_steps": "use n_samples",
+}
+
+
+def attribute_method(method: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Captum's ``log_usage`` for an ``attribute`` method: type checkers see the method's own arguments.
+
+    The decorated method raises a TypeError for an argument of Captum's other methods; it says what to use instead.
+    """
+    logged = log_usage(part_of_slo=True)(method)
+
+    @wraps(method)
+    def attribute(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        for name in kwargs.keys() & ELSEWHERE.keys():
+            raise TypeError(f"{type(args[0]).__name__} takes no {name}: {ELSEWHERE[name]}.")
+        return logged(*args, **kwargs)
+
+    return attribute
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of ``attribute`` that say how samples are run, and not what they are."""
+
+    perturbations_per_eval: int
+    show_progress: bool
+    min_reliability: float | None
+    callback: Callback | None
+    process_group: ProcessGroup | None
+    checkpoint: str | os.PathLike[str] | None
+
+    def __post_init__(self) -> None:
+        check_reliability(self.min_reliability)
+
+
+class Estimator(ABC):
+    """How a method draws perturbations, and what it adds up.
+
+    Args:
+        evaluate: the forward function with its arguments.
+        n_samples: number of perturbations that were asked for.
+        n_granularities: over which they are spread evenly, in turn.
+
+    Attributes:
+        first_look: samples at which a run may end at the earliest, where it is to reach a reliability.
+        exact: whether the samples are all the perturbations that there are, so that nothing is estimated.
+    """
+
+    first_look = 48
+    exact = False
+
+    def __init__(self, evaluate: Evaluator, n_samples: int, n_granularities: int) -> None:
+        self.evaluate = evaluate
+        self.n_samples = n_samples
+        self.n_granularities = n_granularities
+
+    @property
+    def n_total(self) -> int:
+        """The number of perturbations that are evaluated."""
+        return self.n_samples
+
+    @property
+    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """The sums, float64 on the CPU, which are changed in place."""
+
+    @abstractmethod
+    def begin(self, ranks: Ranks) -> None:
+        """Computes what is needed before the first perturbation."""
+
+    @abstractmethod
+    def draw(self, start: int, stop: int) -> Perturbed:
+        """The perturbations start … stop - 1, a function of these numbers and the seed alone."""
+
+    @abstractmethod
+    def observe(self, perturbed: Perturbed, repeatedly: bool) -> Any:
+        """Runs the model on a batch and returns what :meth:`add` adds up, which is called once or repeatedly."""
+
+    @abstractmethod
+    def add(self, observed: Any, perturbed: Perturbed, stop: int | None = None) -> None:
+        """Adds a batch up, or its perturbations before number ``stop``."""
+
+    def first_scores(self) -> Tensor:
+        """The scores of perturbation 0, by which a checkpoint recognises the model."""
+        with torch.no_grad():
+            return self.evaluate(self.draw(0, 1).inputs)
+
+    def fitting(self, per_eval: int) -> int | None:
+        """The number of perturbations that a batch should have, where memory decides; otherwise None."""
+        return None
+
+    @abstractmethod
+    def reliabilities(self) -> Tensors:
+        """For each input, the split-half correlation of each row, (B * K,), by which the end of a run is decided."""
+
+    @abstractmethod
+    def attributions(self) -> tuple[Tensors, Tensors]:
+        """The attributions of each input, and the reliability of their rows."""
+
+
+def run(estimator: Estimator, name: str, arguments: Mapping[str, object], options: Options) -> tuple[Tensors, Tensors]:
+    """Runs the perturbations of an estimator.
+
+    Args:
+        estimator: says how they are drawn and what is added up.
+        name: name of the method.
+        arguments: what the sums depend on, by the names that messages call them.
+        options: how the samples are run.
+
+    Returns:
+        The attributions of each input, and the reliability of their rows.
+    """
+    ranks, target = Ranks(options.process_group), options.min_reliability
+    arguments = {"method": name, **arguments, "n_samples": estimator.n_samples, "min_reliability": target}
+    ranks.check_same(arguments)
+    estimator.begin(ranks)
+    file = Checkpoint.create(options.checkpoint, arguments, estimator.first_scores, ranks)
+    rule = None
+    if target is not None and not estimator.exact:
+        rule = StoppingRule(target, estimator.first_look, estimator.n_granularities)
+    batches = Batches(
+        estimator.n_total,
+        options.perturbations_per_eval,
+        name,
+        lambda: estimator.tensors,
+        options.show_progress,
+        options.callback,
+        ranks,
+        file,
+        rule,
+    )
+    steps = _Steps(estimator, batches, options.perturbations_per_eval)
+    steps.set_batch_size()
+    batches.run(steps, steps.is_reliable)
+    if batches.n_done < batches.total:
+        estimator.exact = False
+    return estimator.attributions()
+
+
+class _Steps:
+    """What an estimator does with each batch: it draws, runs the model, looks and adds up."""
+
+    def __init__(self, estimator: Estimator, batches: Batches, most: int) -> None:
+        self.estimator = estimator
+        self.batches = batches
+        self.most = most
+
+    def __call__(self, start: int, stop: int, looks: Sequence[int]) -> int | None:
+        estimator = self.estimator
+        with torch.no_grad():
+            perturbed = estimator.draw(start, stop)
+        observed = estimator.observe(perturbed, repeatedly=bool(looks))
+        for look in looks:
+            with _unchanged(estimator.tensors):
+                estimator.add(observed, perturbed, look)
+                if self.is_reliable():
+                    return look
+        estimator.add(observed, perturbed)
+        if start == self.batches.first:
+            self.set_batch_size()
+        return None
+
+    def set_batch_size(self) -> None:
+        """Sets the size of the batches to come, where the estimator knows how many fit into memory."""
+        self.batches.per_eval = self.estimator.fitting(self.most) or self.batches.per_eval
+
+    def is_reliable(self) -> bool:
+        """Whether the sums of all ranks are as reliable as they should be; the first rank decides."""
+        ranks, rule = self.batches.ranks, self.batches.rule
+        assert rule is not None
+        with _unchanged(self.estimator.tensors):
+            ranks.sum(self.estimator.tensors)
+            reliability = float(torch.cat(self.estimator.reliabilities()).mean())
+        return ranks.total(lambda: int(ranks.rank == 0 and reliability >= rule.target)) > 0
+
+
+@contextmanager
+def _unchanged(tensors: list[Tensor]) -> Iterator[None]:
+    """Undoes what is done to the tensors inside."""
+    before = [tensor.clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, saved in zip(tensors, before):
+            tensor.copy_(saved)
