@@ -99,6 +99,29 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32).nan_to_num(0.0)
 
 
+def shortest_span(counts: Tensor) -> tuple[int, int]:
+    """The shortest stretch of some counts (N,) that holds half of their sum: its first place, and that after its last.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.maps import shortest_span
+        >>> shortest_span(torch.tensor([1, 0, 2, 2, 0, 1]))
+        (2, 4)
+    """
+    ends = [0.0, *counts.double().cumsum(0).tolist()]
+    best = (0, len(counts))
+    stop = 0
+    for first in range(len(counts)):
+        while stop < len(counts) and ends[stop] - ends[first] < ends[-1] / 2:
+            stop += 1
+        if ends[stop] - ends[first] < ends[-1] / 2:
+            break
+        if stop - first < best[1] - best[0]:
+            best = (first, stop)
+    return best
+
+
 def descending(attributions: Tensor, seed: int) -> Tensor:
     """The numbers of the bins from the largest value to the smallest, equal values in random order, (T · C,).
 

@@ -119,8 +119,10 @@ def test_explain(run, tiny_folder, recording, tmp_path):
     assert "Method:     gradient_spes (fast preset, n_samples 12, n_token_samples 512)" in out
     assert explanation.metadata["seed"] == 3
     assert "Transcript: so what" in out
-    table = dict(zip(explanation.tokens, explanation.top_previous_tokens()))
-    assert all(token.strip() in out and top.strip() in out for token, top in table.items())
+    lines = out.splitlines()
+    for row in explanation.word_rows():
+        assert any(line.startswith(row.text) and f"{row.probability:.2f}" in line for line in lines)
+        assert row.top_previous_token.strip() in out
     assert f"{float(explanation.reliability.mean()):.2f}" in out
     assert "previous tokens: 100%" in err and "spectrogram    : 100%" in err
 

@@ -13,7 +13,7 @@ ROOT = Path(captum_spes.__file__).parent
 # each room may import those to its left, and within itself
 ROOMS = [
     {"_extras", "_files"},
-    {"forward_func", "segmentation", "maps", "words", "audio"},
+    {"forward_func", "segmentation", "maps", "words", "confidence", "audio"},
     {"visualization", "attr"},
     {"models"},
     {"explanation"},

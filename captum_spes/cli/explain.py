@@ -33,12 +33,13 @@ from captum_spes.cli.options import (
 from captum_spes.cli.output import print_columns, progress, say, write_explanation
 from captum_spes.cli.ranks import torchrun_ranks
 from captum_spes.evaluation.distributed import device_of_rank
-from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.explanation import SpeechToTextExplanation, WordRow
 from captum_spes.models import load_model
 from captum_spes.speech_to_text.attribution import longest_seconds
 from captum_spes.speech_to_text.catalogue import find_method
 from captum_spes.speech_to_text.profiles import ALL_TOKENS
 from captum_spes.speech_to_text.targets import TextWords, WordPrediction
+from captum_spes.words import is_word
 
 
 def explain(
@@ -142,6 +143,19 @@ def _contrast(inputs: Inputs, word: str, foil: str) -> Contrast:
     return contrast
 
 
+def _cells(row: WordRow) -> tuple[str, ...]:
+    """What the table says of a word."""
+    doubt = " doubtful" if row.doubtful and is_word(row.text) else ""
+    text, share = row.alternatives[0] if row.alternatives else ("", 0.0)
+    return (
+        row.text,
+        "" if row.probability is None else f"{row.probability:.2f}{doubt}",
+        f"{text.strip()} {share:.2f}" if share >= 0.005 else "",
+        (row.top_previous_token or "").strip(),
+        "" if row.reliability is None else f"{row.reliability:.2f}",
+    )
+
+
 def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:
     if explanation.metadata["partial"]:
         done = explanation.metadata["done"]
@@ -149,16 +163,15 @@ def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:
         say("The same command goes on with the rest.")
     # only methods that sample know how reliable they are
     known = explanation.reliability
-    reliability = [""] * len(explanation.tokens) if known is None else [f"{value:.2f}" for value in known.tolist()]
     has_previous = bool(explanation.previous_tokens)
-    top_tokens = explanation.top_previous_tokens() if has_previous else [""] * len(explanation.tokens)
-    columns = [
-        ("token", "most important previous token" if has_previous else "", "" if known is None else "reliability")
-    ]
-    for token, top, value in zip(explanation.tokens, top_tokens, reliability):
-        columns.append((token.strip(), top.strip(), value))
+    rows = explanation.word_rows()
+    header = ("word", "probability", "instead", "most important previous token", "reliability")
+    table = [header, *(_cells(row) for row in rows)]
+    filled = [column for column in range(len(header)) if any(cells[column] for cells in table[1:])]
     say()
-    print_columns(columns)
+    print_columns([[cells[column] for column in filled] for cells in table])
+    if any(row.doubtful and is_word(row.text) for row in rows):
+        say("\nDoubtful words have a probability below one half.")
     if not has_previous:
         say("\nThere are no previous tokens to explain them, as of a model that writes all tokens at once.")
     if known is not None:

@@ -2,5 +2,6 @@
 
 from captum_spes.explanation.long import LongExplanation, Part, Word
 from captum_spes.explanation.result import SpeechToTextExplanation
+from captum_spes.explanation.rows import WordRow
 
-__all__ = ["LongExplanation", "Part", "SpeechToTextExplanation", "Word"]
+__all__ = ["LongExplanation", "Part", "SpeechToTextExplanation", "Word", "WordRow"]

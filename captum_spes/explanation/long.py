@@ -187,6 +187,7 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
             token_attr=whole.token_attr[rows],
             n_previous=whole.n_previous[rows],
             reliability=None if whole.reliability is None else whole.reliability[rows],
+            confidence=whole.confidence and whole.confidence.grouped([(row, row + 1)], whole.tokens),
             grouped=True,
         )
 

@@ -20,6 +20,8 @@ from captum_spes._extras import require
 from captum_spes._files import sha256, write_atomically
 from captum_spes.audio import AudioLike, Recording, read_recording
 from captum_spes.audio.masking import mask_audio, mean_noise
+from captum_spes.confidence import Confidence
+from captum_spes.explanation.rows import Times, WordRow, word_rows
 from captum_spes.maps import descending, top_bins, z_scores
 from captum_spes.visualization import (
     plot_attributions,
@@ -69,6 +71,8 @@ class SpeechToTextExplanation:
         normalized: whether the maps are normalised.
         grouped: whether the rows are words or the sentence, rather than the model's tokens.
         metadata: what was done: model, method, arguments, baseline, context, dtype, seed, versions.
+        confidence: how sure the model was of each row, with what it might have written instead; None where that was
+            not recorded, as of contrasts.
 
     Raises:
         ValueError: shapes that do not fit each other, or values that are none: texts that are no text, maps with NaN,
@@ -105,6 +109,7 @@ class SpeechToTextExplanation:
     normalized: bool = False
     grouped: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
+    confidence: Confidence | None = None
 
     def __post_init__(self) -> None:
         self._check_values()
@@ -126,6 +131,8 @@ class SpeechToTextExplanation:
         for name, (kind, words) in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"{name} must be {words}, not {getattr(self, name)!r:.80}.")
+        if self.confidence is not None and len(self.confidence) != len(self.tokens):
+            raise ValueError(f"the confidence has {len(self.confidence)} rows for {len(self.tokens)} tokens.")
         rate = self.frames_per_second
         if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate < math.inf:
             raise ValueError(f"frames_per_second must be a positive number, not {rate!r:.80}.")
@@ -218,6 +225,7 @@ class SpeechToTextExplanation:
             n_previous=torch.tensor([len(self.previous_tokens)]),
             grouped=True,
             reliability=None if self.reliability is None else self.reliability.mean(0, keepdim=True),
+            confidence=self.confidence and self.confidence.grouped([(0, len(self.tokens))], self.tokens),
         )
 
     def words(self, normalize: bool = True, group_previous: bool = False) -> SpeechToTextExplanation:
@@ -260,6 +268,7 @@ class SpeechToTextExplanation:
             reliability=None
             if self.reliability is None
             else torch.stack([self.reliability[start:stop].mean() for start, stop in spans]),
+            confidence=self.confidence and self.confidence.grouped(spans, self.tokens),
         )
 
     def top_previous_tokens(self) -> list[str]:
@@ -277,6 +286,28 @@ class SpeechToTextExplanation:
         scores = self.token_attr.masked_fill(~self.is_previous, -torch.inf)
         tops = zip(scores.argmax(1).tolist(), self.n_previous.tolist())
         return [self.previous_tokens[top] if n_previous else "" for top, n_previous in tops]
+
+    def word_rows(self, times: Times | None = None) -> list[WordRow]:
+        """What is known of each word in numbers: times, probability, salient span and band, reliability.
+
+        Args:
+            times: for each row of :meth:`words` when it is spoken, or None, such as what
+                :func:`~captum_spes.alignment.match_words` returns. Default: when the model itself attended to it, of
+                models that tell (Whisper).
+
+        Raises:
+            ValueError: times that are not one for each word.
+
+        Example::
+
+            >>> for row in explanation.word_rows():
+            ...     print(row.text, row.salient_begin, row.salient_end, row.top_previous_token)
+            So 0.2 0.4 <|startoftranscript|>
+            no 0.9 1.2  So
+            . 0.5 0.7  no
+            <|endoftext|> 1.3 1.4  So
+        """
+        return word_rows(self, times)
 
     def _check_previous(self) -> None:
         if not self.previous_tokens:
@@ -461,6 +492,7 @@ class SpeechToTextExplanation:
                 if not tensors[name].isfinite().all():
                     raise ValueError(f"{name} holds values that half precision cannot: save with half=False.")
         content = {name: getattr(self, name) for name in _PLAIN}
+        content["confidence"] = self.confidence and self.confidence.to_content()
         try:
             text = json.dumps({"version": VERSION, **content})
         except (TypeError, ValueError, RecursionError) as error:
@@ -516,6 +548,8 @@ class SpeechToTextExplanation:
                 tensors["spectrogram_attr"] = _paint(
                     tensors.pop("patch_scores"), tensors["feature_mask"], len(content["tokens"])
                 )
+            if content.get("confidence") is not None:
+                content["confidence"] = Confidence.from_content(content["confidence"])
             if missing := _REQUIRED - content.keys() - tensors.keys():
                 raise ValueError(f"it has no {', '.join(sorted(missing))}")
             return cls(**content, **tensors)
@@ -625,7 +659,14 @@ class SpeechToTextExplanation:
             self.frames_per_second,
             self.mel_frequencies,
             [
-                ReportView(name, rows.tokens, self._spans(name), rows.previous_tokens, rows.n_previous.tolist())
+                ReportView(
+                    name,
+                    rows.tokens,
+                    self._spans(name),
+                    rows.previous_tokens,
+                    rows.n_previous.tolist(),
+                    rows.confidence,
+                )
                 for name, rows in views.items()
             ],
             [explanation._report_method() for explanation in (self, *others)],
@@ -804,7 +845,7 @@ class SpeechToTextExplanation:
         return visualization.visualize_image_attr(*pictures, **kwargs)
 
 
-_PLAIN = ("text", "tokens", "previous_tokens", "frames_per_second", "normalized", "grouped", "metadata")
+_PLAIN = ("text", "tokens", "previous_tokens", "frames_per_second", "normalized", "grouped", "metadata", "confidence")
 _TENSORS = {item.name for item in fields(SpeechToTextExplanation)} - set(_PLAIN) | {"patch_scores"}
 _REQUIRED = {
     item.name for item in fields(SpeechToTextExplanation) if item.default is MISSING and item.default_factory is MISSING

@@ -21,6 +21,7 @@ from captum_spes.attr._batches import check_counts
 from captum_spes.attr._features import FeatureLayout
 from captum_spes.attr._ranks import Ranks
 from captum_spes.audio import AudioLike, Recording, load_audio, read_recording
+from captum_spes.confidence import Confidence
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.explanation.long import LongExplanation, explain_parts
 from captum_spes.forward_func import CTCLogLikelihood
@@ -315,7 +316,9 @@ class SpeechToTextAttribution(Attribution):
             else:
                 token_attr, token_arguments = torch.zeros(len(prediction.rows), 0), {}
             attributions = (*run.attribute_spectrogram(self.attr_method, baseline, mask, arguments), token_attr)
-        explanation = self._explanation(utterance, tokens, prediction, mask, *attributions)
+        explanation = self._explanation(
+            utterance, tokens, prediction, mask, *attributions, confidence=prediction.confidence(run.original)
+        )
         explanation.metadata.update(
             score=prediction.score_name if methods.asks_model(self.attr_method) else "none",
             seed=seed,
@@ -466,6 +469,7 @@ class SpeechToTextAttribution(Attribution):
         spectrogram_attr: Tensor,
         reliability: Tensor | None,
         token_attr: Tensor,
+        confidence: Confidence | None,
     ) -> SpeechToTextExplanation:
         previous_tokens = self.model.token_texts(prediction.previous)
         is_previous = torch.arange(len(previous_tokens)) < prediction.n_previous[:, None]
@@ -483,6 +487,7 @@ class SpeechToTextAttribution(Attribution):
             reliability=reliability,
             feature_mask=None if mask is None else mask.cpu().long().reshape(-1, *utterance.spectrogram.shape[1:]),
             grouped=prediction.grouped,
+            confidence=confidence,
             metadata={
                 "model": self.model.name,
                 "method": methods.title(self.attr_method),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_spes.confidence import Confidence, token_confidence
 from captum_spes.forward_func import ContrastiveProbability, CTCLogLikelihood
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.speech_to_text.profiles import Score
@@ -89,6 +90,10 @@ class Prediction:
         """The forward function (B, K) for a function of the inputs, and what that gives for the original ones."""
         raise NotImplementedError
 
+    def confidence(self, original: Any) -> Confidence | None:
+        """How sure the model was of each row, from the original outputs; None where the rows are no text of its own."""
+        return None
+
 
 class TokenPrediction(Prediction):
     """Every token of a text."""
@@ -117,6 +122,11 @@ class TokenPrediction(Prediction):
         weights = torch.nn.functional.one_hot(tokens, len(self.tokens.target)).float()
         weights /= weights.sum(0)  # a token's score is the mean over its frames
         return lambda *inputs: score(*inputs) @ weights
+
+    def confidence(self, original: Tensor) -> Confidence:
+        path = self.tokens.path
+        frames = None if path is None else path[path >= 0]
+        return token_confidence(original[0], self.tokens.target, self.model.token_texts, frames)
 
 
 class PathsPrediction(Prediction):
@@ -161,6 +171,10 @@ class TextPrediction(TokenPrediction):
     def score(self, outputs: Callable[..., Any], original: Tensor) -> Callable[..., Tensor]:
         score = super().score(outputs, original)
         return lambda *inputs: score(*inputs).sum(1, keepdim=True)
+
+    def confidence(self, original: Tensor) -> Confidence:
+        tokens = self.model.token_texts(self.tokens.target)
+        return super().confidence(original).grouped([(0, len(tokens))], tokens)
 
 
 class WordPrediction(Prediction):

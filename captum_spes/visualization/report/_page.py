@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from captum_spes._extras import require
+from captum_spes.confidence import Confidence
 from captum_spes.visualization._colors import fading_colors
 from captum_spes.visualization._layout import ROUND_FREQUENCIES, MelSpectrogram, checked_array
 from captum_spes.visualization._text import clean
@@ -34,6 +35,7 @@ class ReportView:
         spans: for each row the maps that it is the mean of: the first, and the one after the last.
         previous: the texts of the J previous tokens.
         n_previous: how many of them, from the first, are features of each row.
+        confidence: how sure the model was of each row; None where that is not known.
 
     Example::
 
@@ -47,6 +49,7 @@ class ReportView:
     spans: Sequence[tuple[int, int]]
     previous: Sequence[str]
     n_previous: Sequence[int]
+    confidence: Confidence | None = None
 
 
 @dataclass(frozen=True)
@@ -197,12 +200,29 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 def _view_data(view: ReportView) -> dict[str, Any]:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"title": clean(title), "first": first, "stop": stop, "attached": view.name == "tokens" and title[:1] != " "}
         for title, (first, stop) in zip(view.titles, view.spans, strict=True)
     ]
+    if view.confidence is not None:
+        for row, sure in zip(rows, _confidence_data(view.confidence), strict=True):
+            row.update(sure)
+            row["doubtful"] &= view.name != "sentence"  # a product of many is small
     previous = [clean(token) for token in view.previous]
     return {"name": view.name, "rows": rows, "previous": previous, "nPrevious": [int(n) for n in view.n_previous]}
+
+
+def _confidence_data(confidence: Confidence) -> list[dict[str, Any]]:
+    columns = (confidence.probabilities, confidence.entropy, confidence.doubtful, confidence.alternatives)
+    return [
+        {
+            "probability": round(probability, 4),
+            "entropy": round(entropy, 3),
+            "doubtful": doubtful,
+            "alternatives": [[clean(text), round(share, 4)] for text, share in others],
+        }
+        for probability, entropy, doubtful, others in zip(*columns, strict=True)
+    ]
 
 
 def _method_data(method: ReportMethod, views: Sequence[ReportView], mel: MelSpectrogram) -> dict[str, Any]:

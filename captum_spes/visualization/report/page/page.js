@@ -133,6 +133,7 @@ class Page {
       rows.map(({ title, attached }, index) => {
         const className = attached && index ? "chip attached" : "chip";
         const button = element("button", { type: "button", className, textContent: title, dir: "auto" }, { role: "radio" });
+        button.classList.toggle("doubtful", Boolean(rows[index].doubtful));
         const meter = element("span", { className: "meter" }, { "aria-hidden": "true" });
         meter.append(element("span"));
         button.append(meter);
@@ -204,9 +205,11 @@ class Page {
       chip.style.setProperty("--shade", 0);
       chip.removeAttribute("title");
     });
+    this.rows.buttons.forEach((chip, row) => (chip.title = this.confidence(row).join("\n")));
     for (const { index, score } of this.before()) {
       chips[index].style.setProperty("--shade", Math.min(Math.max(score, 0), 1));
-      chips[index].title = `importance to ${quoted(this.title)}: ${number(score)}`;
+      const parts = [`importance to ${quoted(this.title)}: ${number(score)}`, chips[index].title];
+      chips[index].title = parts.filter(Boolean).join("\n");
     }
   }
 
@@ -219,7 +222,18 @@ class Page {
     }
     const reliability = this.method.reliability[this.report.views.indexOf(this.view)]?.[this.row];
     if (reliability != null) parts.push(`Reliability ${number(reliability)}.`);
+    parts.push(...this.confidence());
     byId("summary").textContent = parts.join(" ");
+  }
+
+  /** How sure the model was of a row, and what it might have written instead, in sentences. */
+  confidence(row = this.row) {
+    const { probability, entropy, doubtful, alternatives } = this.view.rows[row];
+    if (probability === undefined) return [];
+    const parts = [`${doubtful ? "Doubtful: probability" : "Probability"} ${number(probability)}, entropy ${number(entropy, 1)} bits.`];
+    const likely = alternatives.filter(([, share]) => share >= 0.005).slice(0, 3);
+    if (likely.length) parts.push(`Instead: ${likely.map(([text, share]) => `${quoted(text)} ${number(share)}`).join(", ")}.`);
+    return parts;
   }
 
   spanSeconds(row = this.row) {
@@ -234,13 +248,19 @@ class Page {
       return line;
     };
     const [head, body] = byId("table").querySelectorAll("thead, tbody");
-    head.replaceChildren(cells([this.view.name.replace(/s$/, ""), "salient span (s)", "most important before it", "reliability"], "th"));
+    head.replaceChildren(cells([this.view.name.replace(/s$/, ""), "salient span (s)", "most important before it", "reliability", "probability", "instead"], "th"));
     body.replaceChildren(
       ...this.view.rows.map(({ title }, row) => {
         const top = this.before(row).sort((a, b) => b.score - a.score)[0];
         const reliability = this.method.reliability[this.report.views.indexOf(this.view)]?.[row];
         const span = this.spanSeconds(row).map((seconds) => number(seconds)).join("–");
-        return cells([title, span, top ? `${top.title} (${number(top.score)})` : "", reliability == null ? "" : number(reliability)], "td");
+        const { probability, doubtful, alternatives } = this.view.rows[row];
+        const sure = probability === undefined ? "" : number(probability) + (doubtful ? " (doubtful)" : "");
+        const other = alternatives?.length ? `${alternatives[0][0]} (${number(alternatives[0][1])})` : "";
+        return cells(
+          [title, span, top ? `${top.title} (${number(top.score)})` : "", reliability == null ? "" : number(reliability), sure, other],
+          "td",
+        );
       }),
     );
   }

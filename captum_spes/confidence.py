@@ -1,0 +1,152 @@
+"""How sure a model was of what it wrote: probability, entropy, and what it might have written instead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# a word is doubtful where all that might have stood in its place together was more probable
+DOUBTFUL = 0.5
+N_ALTERNATIVES = 5
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """The model's own distribution where it wrote each of K rows: tokens, words, or the sentence.
+
+    It is the distribution of the unperturbed input, before anything that generation forbids or rescales. Models of
+    speech are often surer than they are right: a probability tells how the model chose, and not how often it errs.
+
+    Attributes:
+        probabilities: of each row, from 0 to 1; of a word the product of its tokens'.
+        least: the smallest probability of the row's tokens, (K,).
+        entropy: of each row in bits, from 0, where nothing else could have been written; of a word the sum of its
+            tokens'.
+        alternatives: for each row the most probable other tokens and their probabilities, the largest first. Those of a
+            word stand in the place of its least probable token, with the word's text before it.
+
+    Raises:
+        ValueError: lists of different lengths, or values that are no probabilities, entropies or texts.
+
+    Example::
+
+        >>> from captum_spes.confidence import Confidence
+        >>> confidence = Confidence(
+        ...     probabilities=[0.9, 0.4, 0.5], least=[0.9, 0.4, 0.5], entropy=[0.5, 1.5, 1.0],
+        ...     alternatives=[[(" So", 0.1)], [(" ill", 0.3)], [("er", 0.2), (" man", 0.1)]])
+        >>> words = confidence.grouped([(0, 1), (1, 3)], [" an", " old", "est"])
+        >>> words.probabilities, words.entropy, words.alternatives[1]
+        ([0.9, 0.2], [0.5, 2.5], [('ill', 0.3)])
+        >>> words.doubtful
+        [False, True]
+    """
+
+    probabilities: list[float]
+    least: list[float]
+    entropy: list[float]
+    alternatives: list[list[tuple[str, float]]]
+
+    def __post_init__(self) -> None:
+        columns = (self.probabilities, self.least, self.entropy, self.alternatives)
+        if not all(isinstance(column, list) and len(column) == len(self.probabilities) for column in columns):
+            raise ValueError("the confidence must have a probability, an entropy and alternatives for each row.")
+        others = [pair for row in self.alternatives for pair in (row if isinstance(row, list) else [None])]
+        if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in others):
+            raise ValueError("alternatives must be pairs of a text and its probability.")
+        shares = [*self.probabilities, *self.least, *(pair[1] for pair in others)]
+        if not all(_is_number(share) and 0 <= share <= 1 for share in shares):
+            raise ValueError("probabilities must be numbers from 0 to 1.")
+        if not all(_is_number(value) and 0 <= value < math.inf for value in self.entropy):
+            raise ValueError("entropies must be numbers of bits, from 0 on.")
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    @property
+    def doubtful(self) -> list[bool]:
+        """Which rows have a probability below one half."""
+        return [probability < DOUBTFUL for probability in self.probabilities]
+
+    def grouped(self, spans: Sequence[tuple[int, int]], tokens: Sequence[str]) -> Confidence:
+        """That of words: products of probabilities, sums of entropies, and the alternatives of the least sure token.
+
+        Args:
+            spans: for each word its first token, and the one after its last.
+            tokens: the texts of the tokens.
+        """
+        weakest = [min(range(start, stop), key=self.least.__getitem__) for start, stop in spans]
+        return Confidence(
+            [math.prod(self.probabilities[start:stop]) for start, stop in spans],
+            [self.least[token] for token in weakest],
+            [math.fsum(self.entropy[start:stop]) for start, stop in spans],
+            [
+                [("".join([*tokens[start:token], text]).strip(), share) for text, share in self.alternatives[token]]
+                for (start, _), token in zip(spans, weakest)
+            ],
+        )
+
+    def to_content(self) -> dict[str, Any]:
+        """Plain lists for a file."""
+        return asdict(self)
+
+    @classmethod
+    def from_content(cls, content: Any) -> Confidence:
+        """From what a file holds; raises a ValueError where it is something else."""
+        names = ("probabilities", "least", "entropy", "alternatives")
+        if not isinstance(content, dict) or content.keys() != set(names):
+            raise ValueError(f"the confidence must have {', '.join(names)}.")
+        alternatives = content["alternatives"]
+        if not isinstance(alternatives, list) or not all(isinstance(row, list) for row in alternatives):
+            raise ValueError("alternatives must be lists, one for each row.")
+        pairs = [[tuple(pair) if isinstance(pair, list) else pair for pair in row] for row in alternatives]
+        return cls(**{**content, "alternatives": pairs})
+
+
+def token_confidence(
+    log_probs: Tensor, token_ids: Tensor, token_texts: Callable[[Tensor], list[str]], path: Tensor | None = None
+) -> Confidence:
+    """The confidence of tokens, from the prediction that they were chosen from.
+
+    Args:
+        log_probs: log-probabilities or logits, (K, V); with a path (F, V).
+        token_ids: of the tokens that were written, (K,).
+        token_texts: the text of each of some ids.
+        path: for each of the F rows the token that it belongs to, (F,), of models that write one token over several
+            frames (CTC): the distribution of a token is the mean over its frames.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.confidence import token_confidence
+        >>> prediction = torch.tensor([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]]).log()
+        >>> found = token_confidence(prediction, torch.tensor([0, 1]), lambda ids: ["abc"[i] for i in ids.tolist()])
+        >>> [round(value, 3) for value in found.probabilities], [round(value, 3) for value in found.entropy]
+        ([0.5, 1.0], [1.5, 0.0])
+        >>> [[text for text, _ in row] for row in found.alternatives]
+        [['b', 'c'], []]
+    """
+    token_ids = token_ids.cpu()
+    probabilities = log_probs.detach().cpu().double().softmax(-1)
+    if path is not None:
+        rows = torch.zeros(len(token_ids), probabilities.shape[1], dtype=torch.float64)
+        counts = torch.bincount(path.cpu(), minlength=len(token_ids)).clamp(min=1)
+        probabilities = rows.index_add(0, path.cpu(), probabilities) / counts[:, None]
+    written = probabilities.gather(1, token_ids[:, None])[:, 0].clamp(0, 1)
+    entropy = (torch.special.entr(probabilities).sum(1) / math.log(2)).clamp(min=0)
+    others = probabilities.scatter(1, token_ids[:, None], 0).topk(min(N_ALTERNATIVES, probabilities.shape[1] - 1))
+    texts = {token: token_texts(torch.tensor([token]))[0] for token in others.indices.unique().tolist()}
+    alternatives = [
+        # the first bytes of a character have no text
+        [(texts[token] or "\N{REPLACEMENT CHARACTER}", share) for token, share in zip(ids, shares) if share > 0]
+        for ids, shares in zip(others.indices.tolist(), others.values.tolist())
+    ]
+    return Confidence(written.tolist(), written.tolist(), entropy.tolist(), alternatives)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

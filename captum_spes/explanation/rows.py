@@ -1,0 +1,150 @@
+"""An explanation as a table: what is known of each word, in numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from captum_spes.maps import shortest_span
+from captum_spes.words import word_spans
+
+if TYPE_CHECKING:
+    from captum_spes.explanation import SpeechToTextExplanation
+
+
+class Timed(Protocol):
+    """What has a beginning and an end in seconds, such as a :class:`~captum_spes.alignment.Segment`."""
+
+    @property
+    def begin(self) -> float: ...
+
+    @property
+    def end(self) -> float: ...
+
+
+Times = Sequence[Timed | None]
+
+
+@dataclass(frozen=True)
+class WordRow:
+    """What an explanation says of one word. What is not known is None.
+
+    Attributes:
+        text: the word, mark or punctuation.
+        begin: seconds, by the given times or the model's own attention.
+        end: seconds.
+        probability: that the model gave the word; see :class:`~captum_spes.confidence.Confidence`.
+        least_probability: the smallest of its tokens'.
+        entropy: bits.
+        doubtful: whether the probability is below one half.
+        alternatives: what the model might have written instead, with the probabilities.
+        salient_begin: seconds of its salient span, the shortest time that holds half of the most salient 5 % of its
+            map.
+        salient_end: seconds.
+        salient_low: Hz, the lowest mel channel of the narrowest band that holds half of these bins.
+        salient_high: Hz, the highest.
+        top_previous_token: the previous token with the largest attribution.
+        reliability: correlation of the maps of two halves of the samples.
+
+    Example::
+
+        >>> row = explanation.word_rows()[1]
+        >>> row.text, row.top_previous_token, round(row.reliability, 2)
+        ('no', ' So', 0.9)
+    """
+
+    text: str
+    begin: float | None
+    end: float | None
+    probability: float | None
+    least_probability: float | None
+    entropy: float | None
+    doubtful: bool | None
+    alternatives: list[tuple[str, float]] | None
+    salient_begin: float
+    salient_end: float
+    salient_low: float
+    salient_high: float
+    top_previous_token: str | None
+    reliability: float | None
+
+
+def word_rows(explanation: SpeechToTextExplanation, times: Times | None = None) -> list[WordRow]:
+    """The rows of an explanation's words, or of what it explains where that is no tokens.
+
+    Raises:
+        ValueError: times that are not one for each word.
+    """
+    words = explanation if explanation.grouped else explanation.words()
+    spans = _own_times(explanation) if times is None else [None if t is None else (t.begin, t.end) for t in times]
+    if len(spans) != len(words.tokens):
+        raise ValueError(
+            f"{len(spans)} times were given for {len(words.tokens)} words: give one or None for each of {words.tokens}."
+        )
+    has_previous = bool(words.previous_tokens)
+    tops = words.top_previous_tokens() if has_previous else []
+    sure = words.confidence
+    rows = []
+    for row, (text, map_, span) in enumerate(zip(words.tokens, words.spectrogram_attr, spans)):
+        (first, stop), (low, high) = salient_box(map_)
+        begin, end = span or (None, None)
+        rows.append(
+            WordRow(
+                text=text,
+                begin=begin,
+                end=end,
+                probability=None if sure is None else sure.probabilities[row],
+                least_probability=None if sure is None else sure.least[row],
+                entropy=None if sure is None else sure.entropy[row],
+                doubtful=None if sure is None else sure.doubtful[row],
+                alternatives=None if sure is None else sure.alternatives[row],
+                salient_begin=first / words.frames_per_second,
+                salient_end=stop / words.frames_per_second,
+                salient_low=float(words.mel_frequencies[low]),
+                salient_high=float(words.mel_frequencies[high - 1]),
+                top_previous_token=tops[row] if has_previous else None,
+                reliability=None if words.reliability is None else float(words.reliability[row]),
+            )
+        )
+    return rows
+
+
+def salient_box(map_: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The shortest time and the narrowest band that each hold half of the most salient 5 % of a map (T, C).
+
+    Returns:
+        The first frame and the one after the last, and the first channel and the one after the last.
+    """
+    count = math.floor(0.05 * map_.numel() + 1e-9)
+    top = torch.zeros(map_.numel(), dtype=torch.bool)
+    top[map_.flatten().argsort(descending=True, stable=True)[:count]] = True
+    top = top.view(map_.shape)
+    return shortest_span(top.sum(1)), shortest_span(top.sum(0))
+
+
+def _own_times(explanation: SpeechToTextExplanation) -> list[tuple[float, float] | None]:
+    """When the model itself attended to each word, where that was recorded."""
+    spans = [(row, row + 1) for row in range(len(explanation.tokens))]
+    if not explanation.grouped:
+        spans = word_spans(explanation.tokens)
+    times: Any = explanation.metadata.get("token_times")
+    if explanation.grouped or not _are_times(times, len(explanation.tokens)):
+        return [None] * len(spans)
+    return [
+        (times[start][0], times[stop - 1][1]) if times[start][0] < times[stop - 1][1] else None for start, stop in spans
+    ]
+
+
+def _are_times(times: Any, count: int) -> bool:
+    """Whether metadata, which may be anyone's, are pairs of seconds."""
+    return (
+        isinstance(times, list)
+        and len(times) == count
+        and all(isinstance(pair, list) and len(pair) == 2 for pair in times)
+        and all(isinstance(time, (int, float)) and 0 <= time < math.inf for pair in times for time in pair)
+    )
