@@ -58,6 +58,14 @@ def explain(
     n_samples: Annotated[
         int | None, typer.Option(min=1, help="Perturbations of the spectrogram, in place of the preset's.")
     ] = None,
+    reliability: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=0.99,
+            help="Stop as soon as two halves of the samples correlate so far; --n-samples is then the most.",
+        ),
+    ] = None,
     context: Context = None,
     target: Target = None,
     word: Annotated[
@@ -83,6 +91,10 @@ def explain(
         if not named.takes_samples:
             raise ValueError(f"{method} takes no samples: leave out --n-samples.")
         named = named.with_samples(n_samples, "--n-samples")
+    if reliability is not None:
+        if not named.samples_perturbations and not named.samples_gradients:
+            raise ValueError(f"{method} has no halves of samples to compare: leave out --reliability.")
+        named = named.with_reliability(reliability)
     if (word is None) != (foil is None):
         raise ValueError("--word and --foil belong together: give both, or none.")
     with torchrun_ranks() as group:

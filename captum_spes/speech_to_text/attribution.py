@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from captum.attr import Attribution
 from torch import Tensor
 
 import captum_spes.speech_to_text.profiles as methods
-from captum_spes.attr import CrossAttention
+from captum_spes.attr import CrossAttention, GradientSPES
 from captum_spes.attr._batches import check_counts
 from captum_spes.attr._features import FeatureLayout
 from captum_spes.attr._ranks import Ranks
@@ -167,6 +168,8 @@ class SpeechToTextAttribution(Attribution):
         perturbation_prob: float | None = None,
         token_perturbation_prob: float | None = None,
         perturbations_per_eval: int | None = None,
+        min_reliability: float | None = None,
+        adapt_patches: bool = True,
         seed: int = 0,
         joint: bool = False,
         token_values: bool = False,
@@ -205,6 +208,10 @@ class SpeechToTextAttribution(Attribution):
                 combinations where they are no more.
             perturbation_prob: SPES's probability of hiding a patch. Default: the paper's 0.5.
             token_perturbation_prob: SPES's probability of zeroing a previous token. Default: the paper's 0.4.
+            min_reliability: SPES, BubbleNoise and GradientSPES end as soon as the two halves of the samples correlate
+                so far, in the mean over the tokens; ``n_samples`` is then the most. Where GradientSPES does not get
+                there, its map is that of the finest patches that do. Default: all samples are evaluated.
+            adapt_patches: whether it is; False keeps the patches of the feature mask.
             perturbations_per_eval: perturbations in a batch (of gradients a quarter as many); it changes the speed,
                 and the result by no more than the model's rounding. Default: 16 on a CPU; on another device what a
                 short probe finds fast.
@@ -261,11 +268,15 @@ class SpeechToTextAttribution(Attribution):
             ['so what']
         """
         # what cannot be is refused before anything is computed
-        methods.check_arguments(self.attr_method, baselines, feature_mask, joint, token_values, process_group)
+        methods.check_arguments(
+            self.attr_method, baselines, feature_mask, joint, token_values, process_group, min_reliability
+        )
         given = _given(n_samples=n_samples, perturbation_prob=perturbation_prob) | kwargs
         token_given = _given(n_samples=n_token_samples, perturbation_prob=token_perturbation_prob)
         token_given = methods.shared_with_tokens(kwargs) | token_given | (token_arguments or {})
         methods.check_known(self.attr_method, given)
+        if min_reliability is not None:
+            given["min_reliability"] = min_reliability
         prepared = partial(
             prepare,
             self.model,
@@ -294,6 +305,9 @@ class SpeechToTextAttribution(Attribution):
         token_method = methods.token_method(self.attr_method, facts.n_previous)
         token_arguments = methods.token_arguments(token_method, facts, token_given)
         mask = _check(utterance, mask, perturbations_per_eval, arguments)
+        pooling_masks: list[Tensor] = []
+        if adapt_patches and min_reliability is not None and isinstance(self.attr_method, GradientSPES):
+            pooling_masks = methods.coarser_masks(mask_source, utterance.spectrogram, mask)
 
         folder = None
         if checkpoint is not None and isinstance(self.attr_method, methods.ALL_TOKENS):
@@ -315,7 +329,13 @@ class SpeechToTextAttribution(Attribution):
                 token_attr = run.attribute_tokens(token_method, token_arguments, token_values)
             else:
                 token_attr, token_arguments = torch.zeros(len(prediction.rows), 0), {}
-            attributions = (*run.attribute_spectrogram(self.attr_method, baseline, mask, arguments), token_attr)
+            pooling = {"pooling_masks": pooling_masks} if pooling_masks else {}
+            attributions = (
+                *run.attribute_spectrogram(self.attr_method, baseline, mask, {**arguments, **pooling}),
+                token_attr,
+            )
+            if pooling_masks and run.pooling is not None:
+                mask = pooling_masks[run.pooling]
         explanation = self._explanation(
             utterance, tokens, prediction, mask, *attributions, confidence=prediction.confidence(run.original)
         )
@@ -332,6 +352,7 @@ class SpeechToTextAttribution(Attribution):
             partial=run.stopped,
             baseline=self.model.baseline_name if baselines is None else describe(baselines),
             feature_mask=describe(mask_source),
+            patches_per_second=_patches_per_second(mask, utterance, self.model),
             gen_args=describe_arguments(gen_args),
             task=task,
             language=language_of(self.model, tokens),
@@ -503,6 +524,15 @@ def longest_seconds(model: SpeechToTextModel, duration: float) -> float:
     return duration if window is None else window / model.frames_per_second
 
 
+def _patches_per_second(mask: Tensor | None, utterance: Utterance, model: SpeechToTextModel) -> list[int] | None:
+    """Patches a second of each granularity of a mask; None for maps of bins."""
+    if mask is None:
+        return None
+    seconds = utterance.spectrogram.shape[1] / model.frames_per_second
+    granularities = mask.reshape(-1, *utterance.spectrogram.shape[1:])
+    return [round(len(granularity.unique()) / seconds) for granularity in granularities]
+
+
 def _agreed(ranks: Ranks, utterance: Utterance, tokens: Tokens) -> tuple[Utterance, Tokens]:
     """What the first rank hears and writes, for all: devices round differently."""
     if ranks.group is None:
@@ -524,12 +554,27 @@ def _doubts(explanation: SpeechToTextExplanation) -> Iterator[str]:
 
 
 def low_reliability(explanation: SpeechToTextExplanation) -> str | None:
-    """What to say, and to do, of an explanation whose halves agree little; None where they agree."""
+    """What to say, and to do, where the two halves of the samples agree little; None where they agree.
+
+    The number of samples that would do follows from the Spearman-Brown formula.
+    """
     if explanation.reliability is None or (mean := float(explanation.reliability.mean())) >= LOW_RELIABILITY:
         return None
+    values = explanation.reliability.tolist()
+    noisy = [
+        f"{name.strip()!r} {value:.2f}" for name, value in zip(explanation.tokens, values) if value < LOW_RELIABILITY
+    ]
+    n_done = explanation.metadata.get("done", {}).get("spectrogram")
+    advice = "Take more samples (n_samples, --n-samples)"
+    if n_done and mean > 0:
+        needed = math.ceil(n_done * LOW_RELIABILITY * (1 - mean) / (mean * (1 - LOW_RELIABILITY)))
+        advice = (
+            f"About {needed:,} samples in place of {n_done:,} would reach {LOW_RELIABILITY} (n_samples, --n-samples)"
+        )
     return (
-        f"the maps are noisy: those of two halves of the samples correlate at {mean:.2f}. Take more samples "
-        "(n_samples, --n-samples), or fewer and larger patches (feature_mask)."
+        f"the maps are noisy: those of two halves of the samples correlate at {mean:.2f} in the mean over the tokens "
+        f"({', '.join(noisy[:5])}{', …' if len(noisy) > 5 else ''}). {advice}; fewer and larger patches are more "
+        "reliable, too (feature_mask)."
     )
 
 

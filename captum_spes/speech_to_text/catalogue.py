@@ -35,8 +35,10 @@ Preset = Literal["instant", "fast", "paper"]
 # a mask of a spectrogram, for a number of frames a second
 MaskMaker = Callable[[float], Callable[[Tensor], Tensor]]
 
-# of all tokens together, with the fast budget
-FAST_BACKWARDS = 100
+# backwards of all tokens together, at most, with the fast budget
+FAST_BACKWARDS = 480
+# the reliability at which the fast budget is enough
+FAST_RELIABILITY = 0.7
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class NamedMethod:
         return len(patches) if isinstance(patches, tuple) else 1
 
     def with_samples(self, n_samples: int, option: str = "n_samples") -> NamedMethod:
-        """The same with another ``n_samples``.
+        """The same with another ``n_samples``, all of which are evaluated.
 
         Args:
             n_samples: perturbations, or random masks.
@@ -168,7 +170,13 @@ class NamedMethod:
                 f"of its patches, not {n_samples}."
             )
         number = {"n_samples": n_samples}
-        return replace(self, arguments={**self.arguments, **number}, fast={**self.fast, **number})
+        fast = {name: value for name, value in self.fast.items() if name != "min_reliability"}
+        return replace(self, arguments={**self.arguments, **number}, fast={**fast, **number})
+
+    def with_reliability(self, min_reliability: float) -> NamedMethod:
+        """The same, ended as soon as the halves of its samples correlate so far."""
+        target = {"min_reliability": min_reliability}
+        return replace(self, arguments={**self.arguments, **target}, fast={**self.fast, **target})
 
 
 def absolute(explanation: SpeechToTextExplanation) -> SpeechToTextExplanation:
@@ -202,12 +210,11 @@ def _bins(frames_per_second: float) -> Callable[[Tensor], Tensor]:
 
 
 def draws_by_tokens(n_tokens: int) -> int:
-    """A mask costs a backward a token: a budget of these for Whisper tiny.en on 2 cores."""
-    return max(min(FAST_BACKWARDS // n_tokens, 24), 5)
+    """The largest number of masks, each of which costs a backward a token: under a minute on 2 cores for 5 s."""
+    return max(min(FAST_BACKWARDS // n_tokens, 96), 6)
 
 
-# under a minute on 2 cores
-_FAST_SAMPLES = {"n_samples": 144, "n_token_samples": 512}
+_FAST_SAMPLES = {"n_samples": 2_000, "n_token_samples": 512}
 _SPES = NamedMethod(
     SPES,
     "SPES: the paper's method",
@@ -216,7 +223,7 @@ _SPES = NamedMethod(
 _GRADIENT_SPES = NamedMethod(
     GradientSPES,
     "SPES's main effects by the gradient of its random masks",
-    fast={"n_samples": draws_by_tokens, "n_token_samples": 512},
+    fast={"n_samples": draws_by_tokens, "n_token_samples": 512, "min_reliability": FAST_RELIABILITY},
 )
 _INTEGRATED_GRADIENTS = NamedMethod(
     IntegratedGradients, "gradients along the way from the baseline", fast={"n_steps": 10}
@@ -279,7 +286,7 @@ METHODS: dict[str, NamedMethod] = {
         _GRADIENT_SPES,
         summary="gradient_spes of the text as a whole",
         arguments={"sentence": True},
-        fast={"n_samples": 96, "n_token_samples": 512},
+        fast={"n_samples": 96, "n_token_samples": 512, "min_reliability": FAST_RELIABILITY},
         cost="n_samples: 96, each with one backward",
     ),
     "attn_lrp": NamedMethod(AttnLRP, "relevance propagation: the gradient with rules for transformers"),

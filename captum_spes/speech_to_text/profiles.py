@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -40,6 +41,7 @@ from captum_spes.attr import SPES, AttnLRP, BubbleNoise, CrossAttention, Energy,
 from captum_spes.forward_func import CTCLogLikelihood, KLDivergence, TokenLogit, TokenLogProbability, TokenProbability
 from captum_spes.models.protocol import SpeechToTextModel
 from captum_spes.models.wrappers import is_quantized
+from captum_spes.segmentation import slic_feature_mask
 
 Score = (
     type[KLDivergence] | type[TokenProbability] | type[TokenLogProbability] | type[TokenLogit] | type[CTCLogLikelihood]
@@ -71,6 +73,9 @@ RESERVED = {
         "process_group",
         "checkpoint",
         "return_reliability",
+        "return_pooling",
+        "pooling_masks",
+        "min_reliability",
         "return_convergence_delta",
         "return_input_shape",
         "return_pooling",
@@ -156,6 +161,8 @@ SPES_TOKENS: Arguments = {"n_samples": 2_000, "perturbation_prob": 0.4}  # paper
 
 # patches a second of SPES with the fewest samples
 FEWEST_PATCHES = 40
+# shares of the patches at which a map may be pooled where it is not reliable at all of them
+COARSER = (1 / 2, 1 / 4, 1 / 8, 0.08)
 
 # the cost of maps that know nothing of the model
 NO_PASSES = "none"
@@ -449,12 +456,14 @@ def check_arguments(
     joint: bool,
     token_values: bool,
     process_group: object = None,
+    min_reliability: object = None,
 ) -> None:
     """Raises a TypeError for arguments that a method has no use for."""
     known = accepted(method)
     is_spes = isinstance(method, SPES)
     useless = {
         "baselines": baselines is not None and "baselines" not in known,
+        "min_reliability": min_reliability is not None and "min_reliability" not in known,
         "feature_mask": feature_mask is not None and "feature_mask" not in known,
         "joint": joint and not is_spes,
         "token_values": token_values and not is_spes,
@@ -489,6 +498,25 @@ def default_patches(method: Attribution, given: Arguments, seconds: float) -> tu
     affordable = given.get("n_samples", accepted(method)["n_samples"]) / seconds
     share = min(max(affordable, FEWEST_PATCHES) / middle, 1)
     return tuple(round(share * count) for count in patches)
+
+
+def coarser_masks(source: object, spectrogram: Tensor, mask: Tensor | None) -> list[Tensor]:
+    """A mask by SLIC and masks of fewer and larger patches, from fine to coarse, down to about 40 patches a second.
+
+    A method whose values belong to bins pools over the finest of them that is reliable. There are none for masks that
+    are not made by SLIC from patches a second.
+    """
+    if mask is None or not isinstance(source, partial) or source.func is not slic_feature_mask:
+        return []
+    patches = source.keywords.get("patches_per_second")
+    if patches is None:
+        return []
+    patches = (patches,) if isinstance(patches, (int, float)) else tuple(patches)
+    scales = [scale for scale in COARSER if scale * min(patches) >= FEWEST_PATCHES * 0.8]
+    coarser = [
+        source(spectrogram, patches_per_second=tuple(round(scale * count) for count in patches)) for scale in scales
+    ]
+    return [mask, *(found.expand_as(mask) for found in coarser)]
 
 
 def baselines_for(method: Attribution, baseline: Tensor | float, inputs: Tensor) -> Arguments:

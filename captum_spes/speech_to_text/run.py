@@ -56,6 +56,8 @@ class Run:
         self.done: dict[str, int] = {}
         self.passes: dict[str, dict[str, int]] = {}
         self.stopped = self.overflowed = False
+        # which of the masks to pool over was taken; None where there is no choice
+        self.pooling: int | None = None
         self.encoded: dict[torch.dtype, Any] = {}
         self.attention: tuple[Tensor, Tensor] | None = None
         self.device = utterance.spectrogram.device
@@ -123,6 +125,14 @@ class Run:
             return self.perturbations_per_eval
         # on a CPU the size makes little difference, and a fixed one gives the same result to the last bit
         return BATCH_SIZE if self.device.type == "cpu" or stage == "previous tokens" else self.fastest
+
+    def _gradient_batch_size(self, stage: str) -> int:
+        """Perturbations in a batch of GradientSPES, whose graph is kept for a backward for each token."""
+        size = self._batch_size(stage)
+        if self.perturbations_per_eval is not None or self.device.type != "cpu":
+            return max(size // 4, 1)
+        # many tokens take long: smaller batches let the progress bar move, and cost little
+        return min(max(2 * size // len(self.prediction.rows), 1), 4)
 
     @cached_property
     def fastest(self) -> int:
@@ -233,11 +243,13 @@ class Run:
             if isinstance(method, (SPES, BubbleNoise)):
                 own["centered"] = False  # Eq. 3 of the paper
             if isinstance(method, GradientSPES):
-                own["perturbations_per_eval"] = max(own["perturbations_per_eval"] // 4, 1)
+                own |= {"perturbations_per_eval": self._gradient_batch_size(stage), "return_pooling": True}
                 score = self._with_finite_gradients(score)
             found = rewrapped(method, score).attribute(inputs, **arguments, **own)
+            if isinstance(method, GradientSPES):
+                *found, self.pooling = found
             self._count_samples(stage, method)
-            return found
+            return tuple(found)
         batch_size = self._batch_size(stage) if methods.asks_model(method) else 1
         if "perturbations_per_eval" in methods.accepted(method):
             arguments = {"perturbations_per_eval": batch_size, **arguments}
