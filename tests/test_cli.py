@@ -131,7 +131,7 @@ def test_presets(run, tiny_folder, recording, tmp_path):
     code, _, err = run("explain", recording, "--model", tiny_folder, "--target", "so", "-o", "fast")
     assert code == 0, err
     fast = SpeechToTextExplanation.load(tmp_path / "fast" / "explanation.safetensors")
-    assert fast.metadata["method"] == "GradientSPES" and fast.metadata["arguments"]["n_samples"] == 24
+    assert fast.metadata["method"] == "GradientSPES" and fast.metadata["arguments"]["n_samples"] == 96
     assert fast.metadata["feature_mask"]["patches_per_second"] == "(400, 500, 600)"
     assert fast.metadata["token_arguments"]["n_samples"] == 512
     code, _, err = run(
@@ -158,7 +158,7 @@ def test_the_instant_preset_does_not_sample(run, tiny_folder, recording):
     assert code == 2 and "SPES samples, and the instant preset is for methods that do not" in err
 
 
-@pytest.mark.parametrize("n_tokens, n_samples", [(3, 24), (10, 10), (200, 5)])
+@pytest.mark.parametrize("n_tokens, n_samples", [(3, 96), (10, 48), (200, 6)])
 def test_fast_gradients_depend_on_the_number_of_tokens(tiny_model, n_tokens, n_samples):
     """So many backwards in all, within bounds."""
     assert METHODS["gradient_spes"].arguments_of(tiny_model, "fast", n_tokens)["n_samples"] == n_samples

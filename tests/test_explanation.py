@@ -260,7 +260,7 @@ def overlays(figure):
 def test_maps_of_both_signs_keep_their_zero(plot, n_panels):
     maps = torch.randn(4, 30, 8)
     maps[:, :10] = 0
-    panels = overlays(getattr(replace(make(), spectrogram_attr=maps), plot)())
+    panels = overlays(getattr(replace(make(), spectrogram_attr=maps), plot)(sign="all"))
     assert len(panels) == n_panels
     for panel in panels:
         values = np.asarray(panel.get_array())
@@ -268,8 +268,35 @@ def test_maps_of_both_signs_keep_their_zero(plot, n_panels):
         assert np.abs(values).max() == pytest.approx(1) and (values == 0).mean() == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize("plot, n_panels", [("plot_tokens", 4), ("plot_words", 3), ("plot_sentence", 1)])
+def test_negative_values_are_left_out_and_their_share_is_told(plot, n_panels):
+    maps = torch.full((4, 30, 8), 3.0)
+    maps[:, :10] = -2  # a third of the bins: 2 / (2 + 2 * 3) of the sum of absolute values
+    explanation = replace(make(), spectrogram_attr=maps)
+    figure = getattr(explanation, plot)()
+    panels = overlays(figure)
+    assert len(panels) == n_panels
+    for panel in panels:
+        values = np.asarray(panel.get_array())
+        assert panel.norm.vmin == 0 and values.min() == 0 and (values == 0).mean() == pytest.approx(1 / 3)
+    assert "25% of the sum of absolute values" in " ".join(figure.axes[-1].get_xlabel().split())
+    contrast = replace(explanation, metadata={**explanation.metadata, "contrast": {"word": "so"}})
+    assert overlays(getattr(contrast, plot)())[0].norm.vmin < 0  # negative values speak for the foil
+    with pytest.raises(ValueError, match="sign must be one of positive, all"):
+        explanation.plot_tokens(sign="negative")
+
+
+def test_unreliable_panels_are_hatched_and_figures_say_how_they_were_made():
+    explanation = replace(make(), reliability=torch.tensor([0.9, 0.4, 0.6, 0.7]))
+    figure = explanation.plot_tokens()
+    hatched = [any(patch.get_hatch() for patch in ax.patches) for ax in figure.axes[:4]]
+    assert hatched == [False, True, False, False]
+    assert "hatched: unreliable" in " ".join(figure.axes[-1].get_xlabel().split())
+    assert any("reliability 0.65" in text.get_text() for text in figure.texts)
+
+
 def test_the_sentence_of_maps_of_both_signs_has_its_zero_in_the_middle():
-    [panel] = overlays(make().plot_sentence())
+    [panel] = overlays(make().plot_sentence(sign="all"))
     assert panel.norm.vmin == -panel.norm.vmax < 0
 
 

@@ -87,7 +87,7 @@ def make(method="SPES", seed=0, tokens=(" So", " what", "'s", " next", "?"), sig
         frames_per_second=T / SECONDS,
         mel_frequencies=torch.linspace(200, 7600, C),
         reliability=torch.linspace(0.5, 0.9, n),
-        metadata={"method": method, "model": "a model"},
+        metadata={"method": method, "model": "a model", **({"contrast": {"word": "So"}} if signed else {})},
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from captum_spes import models
 from captum_spes.audio import Recording, read_recording
 from captum_spes.cli.options import DTYPES, Preset, WindowName
-from captum_spes.cli.output import say
+from captum_spes.cli.output import progress, say
 from captum_spes.models.context import Context, describe_context
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance, language_of
 
@@ -49,9 +49,16 @@ def prepare(
 ) -> Inputs:
     """Lets the model write what it hears in a recording, and prints the text."""
     gen_args = generation(num_beams)
-    utterance, tokens = models.prepare(
-        model, recording, target, gen_args=gen_args, context=window_of(context, preset), dtype=DTYPES[preset]
-    )
+    with progress(can_stop=False) as callback:
+        utterance, tokens = models.prepare(
+            model,
+            recording,
+            target,
+            gen_args=gen_args,
+            context=window_of(context, preset),
+            dtype=DTYPES[preset],
+            callback=callback,
+        )
     say(f"Model:      {model.name} on {utterance.spectrogram.device}, {str(utterance.dtype).removeprefix('torch.')}")
     say(f"Context:    {describe_context(model, utterance)}")
     if line := language_line(model, language_of(model, tokens)):

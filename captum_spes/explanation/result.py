@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, get_args
 
 import numpy as np
 import torch
@@ -44,6 +44,10 @@ MAX_MAPS = 2**28  # values of maps that are written by their patches, 1 GiB; Whi
 # seconds between the ends of a recording and of its last frame: models leave out what does not fill a window or a frame
 MAX_DIFFERENCE = 0.05
 
+POSITIVE_LABEL = "attribution, of the largest: larger = hiding it weakens the prediction more"
+# the correlation of two halves of the samples below which a map is called unreliable
+LOW_RELIABILITY = 0.5
+Sign = Literal["positive", "all"]
 SIGNED_LABEL = "attribution, of the largest: positive = hiding it weakens the prediction, negative = strengthens it"
 
 
@@ -700,7 +704,7 @@ class SpeechToTextExplanation:
         hidden = ("method", "token_ids", "previous_token_ids", "audio_file", "compared")
         return ReportMethod(
             name=str(self.metadata.get("method", "unknown method")),
-            maps=(self._relative() if self._is_signed else self.normalize()).spectrogram_attr,
+            maps=self._drawn(None)[0].spectrogram_attr,
             previous=[explanation.token_attr for explanation in rows],
             reliability=[e.reliability for e in rows if e.reliability is not None],
             facts={name: fact for name, fact in self.metadata.items() if name not in hidden},
@@ -717,45 +721,57 @@ class SpeechToTextExplanation:
         """
         return plot_spectrogram(self.spectrogram, self.frames_per_second, self.mel_frequencies)
 
-    def plot_sentence(self) -> Figure:
+    def plot_sentence(self, sign: Sign | None = None) -> Figure:
         """The map of the whole text over the spectrogram, coloured up to its own maximum: it is the mean of many.
+
+        Args:
+            sign: as of :meth:`plot_tokens`.
 
         Example::
 
             >>> explanation.plot_sentence().savefig("sentence.png")
         """
-        if self._is_signed:
-            relative = self._relative()
-            return self._plot(replace(relative.sentence(normalize=False), tokens=[self.text]), SIGNED_LABEL)
-        sentence = self if len(self.tokens) == 1 else self.sentence()
-        return self._plot(
-            sentence,
-            "mean attribution of the tokens: larger = hiding it changes their predictions more",
-            (0.0, float(sentence.spectrogram_attr.max())) if _is_positive(sentence) else None,
-        )
+        drawn, label, _ = self._drawn(sign)
+        if len(self.tokens) > 1:
+            drawn = replace(drawn.sentence(normalize=False), tokens=[self.text])
+            label = None if label is None else f"mean of the tokens: {label}"
+        if label is None:
+            label = "mean attribution of the tokens: larger = hiding it changes their predictions more"
+        return self._plot(drawn, label, (0.0, float(drawn.spectrogram_attr.max())) if _is_positive(drawn) else None)
 
-    def plot_tokens(self) -> Figure:
+    def plot_tokens(self, sign: Sign | None = None) -> Figure:
         """One panel a token, on one colour scale (paper, Fig. 3).
 
-        The maps are normalised. Those with both signs, where 0 is no effect, keep them: they are divided by the largest
-        value of each token.
+        Maps of one sign are normalised. Where values have both signs and 0 is no effect, each map is divided by its
+        largest value. Tokens whose reliability is below 0.5 are hatched.
+
+        Args:
+            sign: ``"positive"`` draws what weakens the prediction when it is hidden, and the label says which share of
+                the values is left out; ``"all"`` draws both signs, as ``visualize_image_attr`` of Captum calls them.
+                Default: positive values, and both signs for a contrast, whose negative values speak for the foil.
+
+        Raises:
+            ValueError: another sign.
 
         Example::
 
             >>> explanation.plot_tokens().savefig("tokens.png")
         """
-        return self._plot(self._relative(), SIGNED_LABEL, (-1, 1)) if self._is_signed else self._plot(self.normalize())
+        return self._plot(*self._drawn(sign))
 
-    def plot_words(self) -> Figure:
+    def plot_words(self, sign: Sign | None = None) -> Figure:
         """One panel a word, as :meth:`plot_tokens` has one a token.
+
+        Args:
+            sign: as of :meth:`plot_tokens`.
 
         Example::
 
             >>> explanation.plot_words().savefig("words.png")
         """
-        if self._is_signed:
-            return self._plot(self._relative().words(normalize=False)._relative(), SIGNED_LABEL, (-1, 1))
-        return self._plot(self.words())
+        drawn, label, value_range = self._drawn(sign)
+        words = drawn.words(normalize=False)
+        return self._plot(words._relative() if value_range == (-1, 1) else words, label, value_range)
 
     @property
     def _is_signed(self) -> bool:
@@ -765,6 +781,34 @@ class SpeechToTextExplanation:
         """Each map of the spectrogram divided by its largest absolute value."""
         largest = self.spectrogram_attr.abs().amax((1, 2), keepdim=True)
         return replace(self, spectrogram_attr=self.spectrogram_attr / torch.where(largest > 0, largest, 1))
+
+    def _drawn(self, sign: Sign | None) -> tuple[SpeechToTextExplanation, str | None, tuple[float, float] | None]:
+        """The maps as figures show them, what their values are, and the range of the colours."""
+        if sign is None:
+            sign = "positive" if self.metadata.get("contrast") is None else "all"
+        if sign not in get_args(Sign):
+            raise ValueError(f"sign must be one of {', '.join(get_args(Sign))}, not {sign!r}.")
+        if not self._is_signed:
+            return self.normalize(), None, None
+        if sign == "all":
+            return self._relative(), SIGNED_LABEL, (-1, 1)
+        positive = replace(self, spectrogram_attr=self.spectrogram_attr.clamp(min=0))
+        total = self.spectrogram_attr.abs().sum()
+        share = float((total - positive.spectrogram_attr.sum()) / total)
+        label = f"{POSITIVE_LABEL} (negative values, {share:.0%} of the sum of absolute values, are not drawn)"
+        return positive._relative(), label, (0, 1)
+
+    @property
+    def _caption(self) -> str | None:
+        """How the maps were made, in a line; None for an explanation that does not tell."""
+        facts = self.metadata
+        parts = [str(facts[name]) for name in ("method", "model") if facts.get(name)]
+        done = facts.get("done")
+        if isinstance(done, dict) and isinstance(done.get("spectrogram"), int):
+            parts.append(f"{done['spectrogram']:,} samples")
+        if self.reliability is not None:
+            parts.append(f"reliability {float(self.reliability.mean()):.2f}")
+        return ", ".join(parts) or None
 
     def _plot(
         self,
@@ -780,6 +824,8 @@ class SpeechToTextExplanation:
             titles=source.tokens,
             value_label=value_label,
             value_range=value_range,
+            unreliable=[] if source.reliability is None else (source.reliability < LOW_RELIABILITY).tolist(),
+            caption=self._caption,
         )
 
     def plot_previous_tokens(self) -> Figure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,7 @@ def prepare(
     gen_args: dict[str, Any] | None = None,
     context: Context = "auto",
     dtype: Dtype | None = None,
+    callback: Callable[[str, int, int], object] | None = None,
 ) -> tuple[Utterance, Tokens]:
     """Reads audio, sets the model's context and precision, and lets the model write.
 
@@ -39,6 +40,7 @@ def prepare(
         gen_args: arguments of the model's generation, such as ``{"num_beams": 5}``.
         context: the window given to the model; see :func:`~captum_spes.models.context.fit_utterance`.
         dtype: the precision of the model; see the same function.
+        callback: called as ``callback("context", done, total)`` while the context is probed.
 
     Returns:
         (Utterance, Tokens): what the model hears, and the tokens to explain.
@@ -73,7 +75,7 @@ def prepare(
         if not text(model, target):
             raise NoWordsError(f"{model.name} hears no words in this audio: give the text to explain as target.")
     if not isinstance(inputs, Utterance):
-        utterance = fit_utterance(model, utterance, target, context, dtype, gen_args)
+        utterance = fit_utterance(model, utterance, target, context, dtype, gen_args, callback)
     return utterance, target
 
 

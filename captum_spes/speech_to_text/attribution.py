@@ -23,8 +23,8 @@ from captum_spes.attr._features import FeatureLayout
 from captum_spes.attr._ranks import Ranks
 from captum_spes.audio import AudioLike, Recording, load_audio, read_recording
 from captum_spes.confidence import Confidence
-from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.explanation.long import LongExplanation, explain_parts
+from captum_spes.explanation.result import LOW_RELIABILITY, SpeechToTextExplanation
 from captum_spes.forward_func import CTCLogLikelihood
 from captum_spes.models.context import Context, Dtype
 from captum_spes.models.preparation import NoWordsError, prepare, text
@@ -52,8 +52,6 @@ if TYPE_CHECKING:
 
 # arguments that change no more than rounding
 FREE = {"perturbations_per_eval", "show_progress", "callback"}
-# of two halves of the samples; below it, a map says little about single patches
-LOW_RELIABILITY = 0.5
 
 
 class SpeechToTextAttribution(Attribution):

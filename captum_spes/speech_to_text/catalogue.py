@@ -264,7 +264,7 @@ METHODS: dict[str, NamedMethod] = {
         _SPES,
         summary="SPES on spectrogram and previous tokens at once (Table 4)",
         arguments={"joint": True},
-        fast={"n_samples": 144},
+        fast={"n_samples": 2_000},
     ),
     "feature_wise": NamedMethod(
         SPES,

@@ -26,6 +26,7 @@ TITLE_SIZE, LABEL_SIZE, TICK_SIZE, VALUE_SIZE = 10.0, 9.0, 8.0, 7.0
 PAGE_WIDTH, PAGE_HEIGHT = 14.0, 18.0  # for panels; axes, colour bar and margins come on top
 SIDE_MARGIN = 0.8  # frequency axis
 BAR_MARGIN = 1.0  # time axis, colour bar and its label
+CAPTION_HEIGHT, CAPTION_SIZE = 0.2, 6.5  # of the line at the foot of a figure, in inches and points
 BAR_LENGTH, BAR_WIDTH = 5.5, 0.14
 BORDER_WIDTH, BORDER_OPACITY = 0.4, 0.75  # points
 
@@ -292,6 +293,27 @@ def add_colorbar(
     )
     bar.set_label(wrap(label, width, LABEL_SIZE, max_lines=6), fontsize=LABEL_SIZE)
     bar.ax.tick_params(labelsize=TICK_SIZE)
+
+
+def add_caption(figure: Figure, text: str) -> None:
+    """A small line at the foot of a figure, below all else."""
+    height = figure.get_size_inches()[1]
+    share = CAPTION_HEIGHT / (height + CAPTION_HEIGHT)
+    figure.set_figheight(height + CAPTION_HEIGHT)
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(0, share, 1, 1 - share))
+    figure.text(0.5, share / 3, text, ha="center", va="bottom", fontsize=CAPTION_SIZE, color="0.35", **token_text())
+
+
+def hatch_panel(ax: Axes) -> None:
+    """Hatches a panel, as one whose values are unreliable."""
+    from matplotlib.patches import Rectangle
+
+    ax.add_patch(
+        Rectangle(
+            (0, 0), 1, 1, transform=ax.transAxes, fill=False, hatch="////", edgecolor="0.8", linewidth=0, zorder=3
+        )
+    )
 
 
 def checked_array(name: str, values: Tensor, shape: tuple[int, ...]) -> np.ndarray:

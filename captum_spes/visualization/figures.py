@@ -23,9 +23,11 @@ from captum_spes.visualization._layout import (
     Grid,
     Matrix,
     MelSpectrogram,
+    add_caption,
     add_colorbar,
     borders,
     checked_array,
+    hatch_panel,
     new_figure,
     panel_titles,
 )
@@ -81,6 +83,8 @@ def plot_attributions(
     titles: Sequence[str],
     value_label: str | None = None,
     value_range: tuple[float, float] | None = None,
+    unreliable: Sequence[bool] = (),
+    caption: str | None = None,
 ) -> Figure:
     """Draws attribution maps over the spectrogram, one panel a map, all on one colour scale (paper, Fig. 3, top).
 
@@ -97,6 +101,8 @@ def plot_attributions(
             of several, those too wide for their panel are cut.
         value_label: what the values are, written at the colour bar. None takes words that fit the colours' range.
         value_range: the values at both ends of the colours, to compare figures of maps that are not normalised.
+        unreliable: for each map, whether its panel is hatched as unreliable. Default: none is.
+        caption: a small line below the figure, such as how the maps were made.
 
     Returns:
         Figure: to save or to change; pyplot does not know it.
@@ -124,10 +130,15 @@ def plot_attributions(
     for index, (ax, values, text) in enumerate(zip(grid.panels(figure), maps, texts, strict=True)):
         overlay = scale.draw(ax, values, mel)
         ax.set_title(text, fontsize=TITLE_SIZE, pad=4, **token_text())
+        if index < len(unreliable) and unreliable[index]:
+            hatch_panel(ax)
         mel.label(ax, grid.width, grid.height, time=grid.is_lowest(index), frequency=grid.is_first(index))
         # where the last row is not full, these labels hang into empty places and need no room between all rows
         ax.xaxis.set_in_layout(not grid.is_lowest(index) or grid.is_in_last_row(index))
-    add_colorbar(figure, overlay, scale.label + "; grey: spectrogram", extend=scale.extend)
+    hatched = "; hatched: unreliable" if any(unreliable) else ""
+    add_colorbar(figure, overlay, f"{scale.label}; grey: spectrogram{hatched}", extend=scale.extend)
+    if caption is not None:
+        add_caption(figure, caption)
     return figure
 
 
