@@ -197,6 +197,24 @@ def test_foreign_and_damaged_files(tmp_path):
         SpeechToTextExplanation.load(path)
 
 
+@pytest.mark.parametrize("with_mask", [True, False])
+@pytest.mark.parametrize("half", [True, False])
+def test_flipped_values_are_refused(tmp_path, with_mask, half):
+    """A bit of any tensor, and any letter of the texts, whatever it still means."""
+    path = tmp_path / "e.safetensors"
+    make(with_mask=with_mask).save(path, half=half)
+    whole = path.read_bytes()
+    SpeechToTextExplanation.load(path)
+    size = 8 + int.from_bytes(whole[:8], "little")
+    positions = [*np.random.default_rng(0).integers(size, len(whole), 60), whole.index(b"toy"), whole.index(b'"so')]
+    for position in positions:
+        damaged = bytearray(whole)
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="is damaged"):
+            SpeechToTextExplanation.load(path)
+
+
 def test_equal_explanations_are_equal_files(tmp_path):
     paths = [tmp_path / f"{number}.safetensors" for number in range(5)]
     for path in paths:

@@ -18,9 +18,9 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from captum_spes import __version__
-from captum_spes._files import printable
 from captum_spes.cli.errors import DEBUG, errors_as_sentences, fail
 from captum_spes.cli.folders import no_empty_folders
+from captum_spes.cli.output import say
 
 # by name: the module and its function, and the first line of its help
 COMMANDS = {
@@ -113,7 +113,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"captum-spes {__version__}")
+        say(f"captum-spes {__version__}")
         raise typer.Exit()
 
 
@@ -133,7 +133,7 @@ class _Stderr(logging.Handler):
     """Shows what is logged as one line on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(printable(f"{record.levelname.capitalize()}: {record.getMessage()}"), file=sys.stderr, flush=True)
+        say(f"{record.levelname.capitalize()}: {record.getMessage()}", error=True)
 
 
 def _log_warnings() -> None:

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from captum_spes import __version__
-from captum_spes._files import printable
+from captum_spes.cli.output import say
 
 TRACKER = "https://github.com/captum-spes/captum-spes/issues"
 DEBUG = "CAPTUM_SPES_DEBUG"  # an environment variable that shows tracebacks, as --debug does
@@ -23,7 +23,7 @@ OUT_OF_MEMORY = "out of memory: use a smaller --batch-size."
 
 def fail(message: str, code: int) -> NoReturn:
     """Prints an error as one line and ends the program."""
-    print(printable(f"Error: {' '.join(message.split())}"), file=sys.stderr, flush=True)
+    say(f"Error: {' '.join(message.split())}", error=True)
     sys.exit(code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 FORMAT = "captum-spes explanation"
 VERSION = 1
+CHECKSUM = "sha256"  # of the header's other entries and of the tensors
 # of a file: one is never larger in memory than some times its size, and these
 MAX_HEADER = 2**24  # characters of what is not in tensors
 MAX_MAPS = 2**28  # values of maps that are written by their patches, 1 GiB; Whisper's longest have 172 million
@@ -498,7 +500,9 @@ class SpeechToTextExplanation:
         content = {name: getattr(self, name) for name in _PLAIN}
         content["confidence"] = self.confidence and self.confidence.to_content()
         try:
-            text = json.dumps({"version": VERSION, **content})
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            content = {"version": VERSION, **content}
+            text = json.dumps({CHECKSUM: _checksum(content, tensors), **content})
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"the metadata cannot be written ({error}): it may hold texts, numbers, lists and dicts alone."
@@ -506,7 +510,7 @@ class SpeechToTextExplanation:
         if len(text) > MAX_HEADER:
             raise ValueError(f"the texts and metadata have more than {MAX_HEADER:,} characters: put less into them.")
         # one entry, for safetensors writes several in random order: equal explanations are equal files
-        data = serialize({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, {FORMAT: text})
+        data = serialize(tensors, {FORMAT: text})
         write_atomically(path, data)
 
     @classmethod
@@ -517,7 +521,8 @@ class SpeechToTextExplanation:
         times its size and a gigabyte.
 
         Raises:
-            ValueError: no such file, or one that is no explanation, is damaged or of a newer version.
+            ValueError: no such file, or one that is no explanation, is damaged (its checksum tells) or of a newer
+                version.
 
         Example::
 
@@ -539,6 +544,8 @@ class SpeechToTextExplanation:
             raise ValueError(f"{path} is no explanation: it is a safetensors file that captum-spes has not written.")
         try:
             content = _read_header(header[FORMAT])
+            written = content.pop(CHECKSUM, None)
+            found = _checksum(content, tensors)
             version = content.pop("version")
         except (KeyError, TypeError, ValueError, RecursionError) as error:  # no such object
             raise ValueError(f"{path} is damaged: {error}") from error
@@ -556,7 +563,10 @@ class SpeechToTextExplanation:
                 content["confidence"] = Confidence.from_content(content["confidence"])
             if missing := _REQUIRED - content.keys() - tensors.keys():
                 raise ValueError(f"it has no {', '.join(sorted(missing))}")
-            return cls(**content, **tensors)
+            explanation = cls(**content, **tensors)
+            if written != found:
+                raise ValueError("its checksum is not that of what is in it, which has been changed")
+            return explanation
         except KeyError as error:
             raise ValueError(f"{path} is damaged: it has no {error.args[0]}") from error
         except (TypeError, ValueError, RuntimeError) as error:
@@ -918,6 +928,15 @@ def _as_int32(mask: Tensor) -> Tensor:
     if mask.min() < -(2**31) or mask.max() >= 2**31:
         raise ValueError("the feature mask holds ids that 32 bits cannot: number the patches 0, 1, ….")
     return mask.int()
+
+
+def _checksum(content: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """The SHA-256 of what a file holds: its header without the checksum, as JSON, and its tensors by name."""
+    digest = hashlib.sha256(json.dumps(content).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read_header(text: str) -> dict[str, Any]:
