@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_cli import run, tiny_folder  # noqa: F401 (fixtures)
 
 from captum_spes import SPES, SpeechToTextAttribution
 from captum_spes.audio import Recording, read_recording, reading
@@ -52,7 +51,7 @@ def test_text_leaves_marks_out(tiny_model, audio):
     assert text(tiny_model, Tokens(tokens.prompt, end.target[-1:])) == ""
 
 
-def test_explain_reads_the_audio_once(run, tiny_folder, audio, tmp_path, monkeypatch):  # noqa: F811
+def test_explain_reads_the_audio_once(run, tiny_folder, audio, tmp_path, monkeypatch):
     """The length, the utterance, the metadata and the report's sound are of one reading."""
     path = tmp_path / "speech.wav"
     soundfile.write(path, np.concatenate((audio, audio)), RATE)  # two parts of the tiny model's window
