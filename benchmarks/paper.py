@@ -406,7 +406,7 @@ def figure4(study: Study) -> None:
         rows.append((item.id, f"{length:.1f}", str(len(each)), *(f"{value:.1f} s" for value in taken)))
     study.report([*markdown_table(rows), *study.footer(run.utterances)])
     every = [float(item.fields["duration"]) for item in load_corpus(study.args.corpus).utterances]
-    window = longest_seconds(study.model, "full", max(every))
+    window = longest_seconds(study.model, max(every))
     study.write(f"{name}.png", draw_figure4(seconds, found, every, window))
 
 

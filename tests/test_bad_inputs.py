@@ -280,7 +280,11 @@ BAD = [
     ("alignment: endless", lambda e: Alignment([Segment("so", 0, float("inf"))]), "nor last for years"),
     ("alignment: no file", lambda e: Alignment.load(e.folder / "a.json"), "does not exist: give the path"),
     ("alignment: text", lambda e: Alignment.load(write(e.folder / "a.json", "no")), "is no alignment that can be"),
-    ("alignment: no words", lambda e: Alignment.load(write(e.folder / "a.json", "{}")), "it has no 'w'"),
+    (
+        "alignment: no words",
+        lambda e: Alignment.load(write(e.folder / "a.json", "{}")),
+        "is no alignment that can be read",
+    ),
     (
         "alignment: times as text",
         lambda e: Alignment.load(write(e.folder / "a.json", '{"w": [{"t": "so", "b": "0", "d": "1"}]}')),
@@ -313,7 +317,7 @@ BAD = [
     ),
     ("evaluation: no method", lambda e: evaluation(e, methods={}), "there is nothing to evaluate"),
     ("evaluation: metric", lambda e: evaluation(e, metrics=["beauty"]), "there is no metric 'beauty'"),
-    ("evaluation: preset", lambda e: evaluation(e, preset="slow"), "preset must be one of fast, paper"),
+    ("evaluation: preset", lambda e: evaluation(e, preset="slow"), "preset must be one of instant, fast, paper"),
     ("evaluation: seed", lambda e: evaluation(e, seed=1.5), "seed must be an integer of at least 0"),
     ("evaluation: folder", lambda e: evaluation(e, folder=e.folder), "is not empty and holds no evaluation"),
     ("evaluation: no results", lambda e: evaluation(e).results(), "there are no results"),
@@ -356,7 +360,7 @@ def test_bad_input(call, words, e):
 COMMANDS = [
     (["magic"], "No such command"),
     (["explain", "none.wav"], "none.wav does not exist: give the path of an audio file."),
-    (["explain", "speech"], "speech is a folder: give an audio file."),
+    (["explain", "speech"], "speech is a folder: give the path of an audio file."),
     (["explain", "--method", "magic"], "there is no method 'magic': give one of spes,"),
     (["explain", "--method", "energy", "--n-samples", "9"], "energy takes no samples: leave out --n-samples."),
     (["explain", "--n-samples", "0"], "Invalid value for '--n-samples'"),

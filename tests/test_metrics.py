@@ -188,7 +188,9 @@ def test_the_offset_of_bubble_noise_is_its_mean_impact():
         return -x.sum((1, 2))
 
     arguments = {"bubbles_per_second": 10.0, "bubble_seconds": 0.2, "bubble_channels": 12.0, "frames_per_second": 100.0}
-    attr = BubbleNoise(score).attribute(spectrogram, n_samples=3000, perturbations_per_eval=50, **arguments)
+    attr = BubbleNoise(score).attribute(
+        spectrogram, n_samples=3000, perturbations_per_eval=50, centered=False, **arguments
+    )
     mean_impact = float(np.mean(impacts[1:]))
     explanation = by_hand(attr[0], method="Bubble Noise", arguments=arguments)
     assert BubbleNoise.get_name() == "Bubble Noise"
@@ -354,7 +356,6 @@ def test_a_context_that_cannot_be_is_refused(tiny_model, audio, seconds):
 
 def test_the_real_model_predicts_the_same(bundled_model, sample):
     utterance = bundled_model.utterance(load_audio(sample, 16000))
-    utterance = replace(utterance, padding=utterance.padding[:, :400])
     tokens = bundled_model.tokens("So what was the next step?", utterance)
     explanation = SpeechToTextAttribution(Energy(bundled_model)).attribute(utterance, tokens)
     restored, same = restore(bundled_model, explanation)
@@ -364,7 +365,7 @@ def test_the_real_model_predicts_the_same(bundled_model, sample):
             bundled_model.logits(bundled_model.encode(u.spectrogram, u), tokens).log_softmax(-1)
             for u in (utterance, restored)
         )
-    assert (first.exp() * (first - second)).sum(-1).max() < 1e-5
+    assert (first.exp() * (first - second)).sum(-1).max() < 0.01
     assert not torch.equal(first, second)  # the day that it is, the documentation may say so
 
 

@@ -155,7 +155,7 @@ def study(tiny_whisper, tiny_processor, tiny_model, sample, experiments, tmp_pat
     def make(name):
         given = {"experiment": name, "corpus": corpus, "folder": folder, "output": output, "n_samples": 9}
         free = dict.fromkeys(("language", "model", "device", "quick", "n_utterances", "context"))
-        args = argparse.Namespace(**free, **given, seed=0, batch_size=16)
+        args = argparse.Namespace(**{**free, "context": "auto"}, **given, seed=0, batch_size=16)
         return paper, paper.Study(name, experiments.EXPERIMENTS[name], args)
 
     return make

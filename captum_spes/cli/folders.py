@@ -62,23 +62,25 @@ def results_folder(output: Path | None, name: str, audio_sha256: str | None) -> 
 
 
 def _is_free(folder: Path, audio_sha256: str | None) -> bool:
-    explained = _explained(folder)
-    return explained is None or (audio_sha256 is not None and _source(folder)[0] == audio_sha256)
+    if not any(_explanations(folder)):
+        return True
+    return audio_sha256 is not None and _source(folder)[0] == audio_sha256
 
 
-def _explained(folder: Path) -> Path | None:
-    """An explanation in a folder of explain or compare."""
-    return next(iter((*folder.glob("*.safetensors"), *folder.glob("part-*/explanation.safetensors"))), None)
+def _explanations(folder: Path) -> Iterator[Path]:
+    """The explanations in a folder of explain or compare."""
+    yield from folder.glob("*.safetensors")
+    yield from folder.glob("part-*/explanation.safetensors")
 
 
 def _source(folder: Path) -> tuple[str | None, str]:
     """The digest of the recording whose results a folder holds, and what to call the recording."""
     from captum_spes.explanation import SpeechToTextExplanation
 
-    path = _explained(folder)
-    assert path is not None  # of a folder that is not free
-    try:
-        metadata = SpeechToTextExplanation.load(path).metadata
-    except ValueError:
-        return None, f"{path.name} there cannot be read"
-    return metadata.get("audio_sha256"), str(metadata.get("audio_file", "samples without a file"))
+    for path in _explanations(folder):
+        try:
+            metadata = SpeechToTextExplanation.load(path).metadata
+        except ValueError:  # a damaged file says nothing about the recording, but its neighbours do
+            continue
+        return metadata.get("audio_sha256"), str(metadata.get("audio_file", "samples without a file"))
+    return None, "its explanations cannot be read"

@@ -158,7 +158,10 @@ class HuggingFaceModel:
     def _text_within(self, ids: list[int]) -> str:
         """The text of tokens amid others: at the ends of a text, tokenizers leave out spaces."""
         anchor = self.tokenizer.encode("a", add_special_tokens=False)
-        alone, twice, around = (self._decode(tokens) for tokens in (anchor, anchor * 2, [*anchor, *ids, *anchor]))
+        try:
+            alone, twice, around = (self._decode(tokens) for tokens in (anchor, anchor * 2, [*anchor, *ids, *anchor]))
+        except KeyError:  # a vocabulary that is padded beyond the tokenizer's
+            return "".join(f"<{token}>" for token in ids)
         return around[len(alone) : len(around) - (len(twice) - len(alone))]
 
     def _decode(self, ids: list[int]) -> str:

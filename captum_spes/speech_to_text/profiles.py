@@ -157,6 +157,7 @@ def _own(method: type[Attribution], *names: str) -> Arguments:
     return {name: signature(method.attribute).parameters[name].default for name in names}
 
 
+PAPER_SAMPLES = 20_000  # paper, §6
 SPES_TOKENS: Arguments = {"n_samples": 2_000, "perturbation_prob": 0.4}  # paper, §6
 
 # patches a second of SPES with the fewest samples
@@ -176,7 +177,7 @@ DEFAULTS: dict[type[Attribution], Defaults] = {
         (400, 500, 600),
         "400, 500 and 600 patches a second",
         "n_samples: 20,000",
-        lambda facts: {"n_samples": 20_000} | _own(SPES, "perturbation_prob"),
+        lambda facts: {"n_samples": PAPER_SAMPLES} | _own(SPES, "perturbation_prob"),
         lambda facts: SPES_TOKENS,
         signed=False,
     ),
@@ -495,7 +496,7 @@ def default_patches(method: Attribution, given: Arguments, seconds: float) -> tu
     if not isinstance(method, SPES):
         return patches
     middle = patches[len(patches) // 2]
-    affordable = given.get("n_samples", accepted(method)["n_samples"]) / seconds
+    affordable = given.get("n_samples", PAPER_SAMPLES) / seconds
     share = min(max(affordable, FEWEST_PATCHES) / middle, 1)
     return tuple(round(share * count) for count in patches)
 

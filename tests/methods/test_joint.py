@@ -20,6 +20,7 @@ def test_jointly_it_is_spes_on_both(tiny_model, parts):
         feature_mask=(mask, torch.tensor([[100, 101, 102, 103]])),
         n_samples=60,
         perturbation_prob=(0.5, 0.3),
+        centered=False,
         seed=2,
         return_reliability=True,
     )
@@ -75,11 +76,12 @@ def test_values_of_embeddings_are_a_gate_of_values(tiny_model, parts, joint):
             feature_mask=(mask, 1000 + torch.arange(64).view(1, 4, 16)),
             n_samples=50,
             perturbation_prob=(0.5, 0.1),
+            centered=False,
             seed=4,
         )
     else:
         score = KLDivergence(lambda gate: tiny_model.logits(encoded, tokens, gate), reference)
-        expected = SPES(score).attribute(gate, n_samples=40, perturbation_prob=0.1, seed=4)
+        expected = SPES(score).attribute(gate, centered=False, n_samples=40, perturbation_prob=0.1, seed=4)
     expected = torch.where(explanation.is_previous, expected.mean(2), 0)
     assert expected.shape == (3, 4) and explanation.metadata["token_values"]
     torch.testing.assert_close(explanation.token_attr, expected, atol=1e-5, rtol=1e-3)
