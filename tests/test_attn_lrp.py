@@ -12,6 +12,7 @@ from captum_spes import ContrastiveProbability, KLDivergence, TokenLogit, TokenL
 from captum_spes.attr import AttnLRP
 from captum_spes.attr.attn_lrp import RelevanceRules
 from captum_spes.audio import load_audio
+from captum_spes.models.context import describe_context, freeze_unperturbed
 
 IDS = [60, 61, 62]
 
@@ -218,6 +219,21 @@ def test_contrasts_keep_their_gradient():
     score = ContrastiveProbability(lambda x: x, [1], [3])
     x = rows(1, 5)
     assert torch.allclose(AttnLRP(score).attribute(x), InputXGradient(score).attribute(x))
+
+
+def test_padding_that_is_frozen_at_the_utterance_itself(tiny_model, audio):
+    """The scores are those of the full window, and the relevance nearly so."""
+    full = tiny_model.utterance(audio[:2400])
+    frozen = freeze_unperturbed(tiny_model, full)
+    tokens = tiny_model.tokens(IDS, full)
+
+    def forward(utterance):
+        return lambda x: tiny_model.logits(tiny_model.encode(x, utterance), tokens)[:, 0]
+
+    assert frozen.context["used"] == "frozen" and "unprobed" in describe_context(tiny_model, frozen)
+    exact, quick = (forward(utterance)(full.spectrogram) for utterance in (full, frozen))
+    assert torch.allclose(exact, quick, atol=1e-4)
+    assert freeze_unperturbed(tiny_model, tiny_model.utterance(audio)).frozen is None  # which fills the window
 
 
 def test_bfloat16_autocast_is_close(tiny_model, audio):

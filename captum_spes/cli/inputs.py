@@ -12,7 +12,7 @@ from captum_spes import models
 from captum_spes.audio import Recording, read_recording
 from captum_spes.cli.options import DTYPES, Preset, WindowName
 from captum_spes.cli.output import progress, say
-from captum_spes.models.context import Context, describe_context
+from captum_spes.models.context import Context, describe_context, freeze_unperturbed
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance, language_of
 
 STDIN = Path("-")
@@ -59,6 +59,8 @@ def prepare(
             dtype=DTYPES[preset],
             callback=callback,
         )
+    if context is None and preset == Preset.instant:
+        utterance = freeze_unperturbed(model, utterance)
     say(f"Model:      {model.name} on {utterance.spectrogram.device}, {str(utterance.dtype).removeprefix('torch.')}")
     say(f"Context:    {describe_context(model, utterance)}")
     if line := language_line(model, language_of(model, tokens)):

@@ -119,6 +119,42 @@ def refreeze(model: Any, utterance: Utterance, merged_by: int) -> Utterance:
     return replace(utterance, frozen=model.freeze_padding(utterance, references).merge(merged_by))
 
 
+def freeze_unperturbed(model: Any, utterance: Utterance) -> Utterance:
+    """Freezes the padding at its states for the utterance itself, in one pass of the full window and without a probe.
+
+    The scores of the utterance are those of the full window; their gradients leave out what flows through the padding.
+    That is for methods that perturb nothing, such as :class:`~captum_spes.attr.AttnLRP`, where the probe of
+    :func:`fit_utterance` would take longer than the explanation.
+
+    Args:
+        model: the model.
+        utterance: an utterance in its full window.
+
+    Returns:
+        Utterance: with ``frozen`` and ``context`` set; in the full window where there is no padding to freeze.
+
+    Example::
+
+        >>> from captum_spes.audio import load_audio
+        >>> from captum_spes.models import load_model
+        >>> from captum_spes.models.context import freeze_unperturbed
+        >>> model = load_model("whisper-tiny.en")
+        >>> utterance = model.utterance(load_audio("speech.wav", model.sample_rate))
+        >>> freeze_unperturbed(model, utterance).context["used"]
+        'full'
+    """
+    if (reason := _reason_for_full(model, utterance, "auto")) is not None:
+        return replace(utterance, context={"used": "full", "reason": reason})
+    try:
+        frozen = model.freeze_padding(utterance, utterance.spectrogram)
+    except RuntimeError as error:
+        return replace(utterance, context={"used": "full", "reason": str(error).rstrip(".")})
+    seconds = round(2 * frozen.n_positions / model.frames_per_second, 3)
+    return replace(
+        utterance, frozen=frozen, context={"used": "frozen", "merged_by": 1, "computed_seconds": seconds, "probe": None}
+    )
+
+
 def context_seconds(model: SpeechToTextModel, utterance: Utterance) -> float:
     """Seconds of the window that the model hears, padding included."""
     return utterance.n_frames / model.frames_per_second
@@ -132,6 +168,8 @@ def describe_context(model: SpeechToTextModel, utterance: Utterance) -> str:
         reason = f" ({found['reason']})" if "reason" in found else ""
         return f"{seconds}, full window{reason}"
     merged = f", merged by {found['merged_by']}" if found["merged_by"] > 1 else ""
+    if "correlation" not in found:
+        return f"{seconds}, of which {found['computed_seconds']:.1f} s are computed and the padding is frozen, unprobed"
     lowest = found["lowest_token_correlation"]
     return (
         f"{seconds}, of which {found['computed_seconds']:.1f} s are computed and the padding is frozen{merged}; scores "
