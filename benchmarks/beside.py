@@ -1,0 +1,244 @@
+"""SPES beside what researchers know: attention, relevance propagation, gradients, Shapley values, on human speech.
+
+    python benchmarks/beside.py ../shared/speech --work spes-output/beside --output benchmarks/results/beside
+    python benchmarks/beside.py ../shared/speech --work spes-output/beside --variants \\
+        --output benchmarks/results/attn_lrp
+
+The shortest recordings of LibriVox and LJ Speech are explained by each method with Whisper tiny.en. Each map is
+measured by the WER under deletion and insertion (AUC, against the model's own transcript), by the comprehensiveness and
+sufficiency of the maps of the tokens (mean over the steps, nats a token), by the pointing game (is the peak of a word's
+map in its aligned span?), and by processor time. ``--variants`` compares what AttnLRP could be instead: the uniform
+rule for both products of attention, the logit in place of the log-probability, the mean over random SPES masks, and a
+mean with GradientSPES's map.
+
+Each map's measures are a file in the work folder, and the same command goes on with a run that was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from captum.attr import GradientAttribution
+from matplotlib.figure import Figure
+from provenance import command, machine
+from torch.nn import functional as F
+
+from captum_spes import SpeechToTextAttribution, TokenLogit, slic_feature_mask
+from captum_spes.alignment import Alignment, force_align
+from captum_spes.attr import AttnLRP
+from captum_spes.attr._features import FeatureLayout, MaskSampler
+from captum_spes.attr.attn_lrp import RULES
+from captum_spes.metrics import comprehensiveness, deletion, insertion, sufficiency, time_localization
+from captum_spes.models import load_model, prepare
+from captum_spes.speech_to_text.catalogue import METHODS
+
+STEPS = (0, 5, 10, 20, 50, 100)
+TOKEN_STEPS = (5, 20, 50)
+# by column: whether a good map has a high value
+MEASURES = {
+    "deletion": True,
+    "insertion": False,
+    "comprehensiveness": True,
+    "sufficiency": False,
+    "pointing game": True,
+    "seconds": False,
+}
+Explain = Callable[..., object]
+
+
+def scaled(tensor: torch.Tensor, share: float) -> torch.Tensor:
+    """The same tensor, through which a share of the relevance passes."""
+    return tensor.detach() + share * (tensor - tensor.detach())
+
+
+def uniform_attention(func, query, key, value, *args, **kwargs):
+    """Half of the relevance of weights times values for each, and half of the weights' for queries and for keys."""
+    return func(scaled(query, 0.25), scaled(key, 0.25), scaled(value, 0.5), *args, **kwargs)
+
+
+UNIFORM = {**RULES, F.scaled_dot_product_attention: uniform_attention}
+
+
+class MeanLRP(GradientAttribution):
+    """AttnLRP with the gradient's mean over random SPES masks."""
+
+    def __init__(self, forward_func, n_masks: int) -> None:
+        super().__init__(forward_func)
+        self.n_masks = n_masks
+
+    def attribute(self, inputs, baselines):
+        if inputs.dim() < 3:  # previous tokens
+            return self._lrp().attribute(inputs, baselines)
+        layout = FeatureLayout.create((inputs.detach(),), slic_feature_mask(inputs.detach(), 500), 0.5)
+        masks = MaskSampler(layout, seed=0).draw(0, 0, self.n_masks)
+        rows = layout.hide(inputs.detach(), baselines, 0, 0, masks)[:, 0]
+        # (x - (x - 1)) times the gradient is the gradient
+        gradients = [self._lrp().attribute(row[None], row[None] - 1) for row in rows]
+        return (inputs - baselines) * torch.stack(gradients).mean(0)
+
+    def _lrp(self) -> AttnLRP:
+        method = AttnLRP(self.forward_func)
+        method.gradient_func = self.gradient_func
+        return method
+
+
+def named(name: str) -> Explain:
+    method = METHODS[name].with_samples(1_000) if name == "spes" else METHODS[name]
+    return lambda model, utterance, tokens: (
+        method.explain(model, utterance, tokens, "fast", n_token_samples=64)
+        if (method.samples_perturbations or method.samples_gradients)
+        else method.explain(model, utterance, tokens, "fast")
+    )
+
+
+def made(make, score=None) -> Explain:
+    return lambda model, *inputs: SpeechToTextAttribution(make(model), score).attribute(*inputs)
+
+
+def mixed(model, utterance, tokens):
+    """The mean of the z-scored maps, a third of it AttnLRP's."""
+    first = METHODS["attn_lrp"].explain(model, utterance, tokens, "fast")
+    second = named("gradient_spes")(model, utterance, tokens)
+    maps = [
+        (e.spectrogram_attr - e.spectrogram_attr.mean((1, 2), keepdim=True))
+        / e.spectrogram_attr.std((1, 2), keepdim=True).clamp(min=1e-12)
+        for e in (first, second)
+    ]
+    return replace(second, spectrogram_attr=0.35 * maps[0] + 0.65 * maps[1])
+
+
+METHOD_ROWS: dict[str, Explain] = {
+    name: named(name)
+    for name in (
+        *("random", "energy", "attn_lrp", "cross_attention", "cross_attention_alignment", "gradient_spes"),
+        *("integrated_gradients", "occlusion", "kernel_shap", "spes"),
+    )
+}
+VARIANT_ROWS: dict[str, Explain] = {
+    "attn_lrp": named("attn_lrp"),
+    "uniform rule": made(lambda model: AttnLRP(model, UNIFORM)),
+    "logit": made(AttnLRP, TokenLogit),
+    "mean of 4 masks": made(lambda model: MeanLRP(model, 4)),
+    "mean of 8 masks": made(lambda model: MeanLRP(model, 8)),
+    "gradient_spes": named("gradient_spes"),
+    "mixed with gradient_spes": mixed,
+}
+
+
+def recordings(folder: Path) -> list[Path]:
+    """The shortest first."""
+    import soundfile
+
+    found = [*folder.glob("librivox/*.wav"), *folder.glob("ljspeech/*.flac")]
+    return sorted(found, key=lambda path: soundfile.info(path).duration)
+
+
+def alignment_of(path: Path, text: str) -> Alignment:
+    known = path.with_suffix(".json")
+    return Alignment.load(known) if known.is_file() else force_align(path, text)
+
+
+def measure(explain: Explain, model, utterance, tokens, alignment: Alignment) -> dict[str, float]:
+    start = time.process_time()
+    explanation = explain(model, utterance, tokens)
+    seconds = time.process_time() - start
+    return {
+        "deletion": deletion(model, explanation, percentages=STEPS).auc,
+        "insertion": insertion(model, explanation, percentages=STEPS).auc,
+        "comprehensiveness": comprehensiveness(model, explanation, percentages=TOKEN_STEPS).aopc,
+        "sufficiency": sufficiency(model, explanation, percentages=TOKEN_STEPS).aopc,
+        "pointing game": 100 * time_localization(explanation, alignment).mean("hit"),
+        "seconds": seconds,
+    }
+
+
+def run(folder: Path, work: Path, rows: dict[str, Explain], n_recordings: int) -> list[dict[str, dict[str, float]]]:
+    """The measures of each method for each recording."""
+    model = load_model("whisper-tiny.en", device="cpu")
+    work.mkdir(parents=True, exist_ok=True)
+    results = []
+    for path in recordings(folder)[:n_recordings]:
+        files = {name: work / f"{path.stem}-{name.replace(' ', '-')}.json" for name in rows}
+        if not all(file.is_file() for file in files.values()):
+            utterance, tokens = prepare(model, path)
+            text = "".join(model.token_texts(tokens.target[:-1]))
+            alignment = alignment_of(path, text)
+            for name, file in files.items():
+                if not file.is_file():
+                    found = measure(rows[name], model, utterance, tokens, alignment)
+                    print(path.stem, name, {key: round(value, 2) for key, value in found.items()}, flush=True)
+                    file.write_text(json.dumps({"text": text, **found}))
+        results.append({name: json.loads(file.read_text()) for name, file in files.items()})
+    return results
+
+
+def table(results: list[dict[str, dict[str, float]]]) -> list[str]:
+    lines = [f"| method | {' | '.join(MEASURES)} |", "|---" * (len(MEASURES) + 1) + "|"]
+    for name in results[0]:
+        cells = []
+        for measure_name in MEASURES:
+            values = np.array([result[name][measure_name] for result in results])
+            error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+            cells.append(
+                f"{values.mean():.2f} ± {error:.2f}"
+                if abs(values.mean()) < 10
+                else f"{values.mean():.1f} ± {error:.1f}"
+            )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def draw(results: list[dict[str, dict[str, float]]]) -> Figure:
+    """A panel a measure, a row a method: a dot for each recording, and a bar at the mean."""
+    names = list(results[0])
+    figure = Figure(figsize=(11, 0.3 * len(names) + 1.2), layout="constrained")
+    for axes, (title, high) in zip(figure.subplots(1, len(MEASURES), sharey=True), MEASURES.items()):
+        for row, name in enumerate(names):
+            values = [result[name][title] for result in results]
+            axes.plot(values, [row] * len(values), "o", color="#0072B2", alpha=0.35, markersize=4, markeredgewidth=0)
+            axes.plot([np.mean(values)] * 2, [row - 0.35, row + 0.35], color="black", linewidth=2)
+        axes.set_title(f"{title} {'↑' if high else '↓'}", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(axis="x", alpha=0.3)
+        if title == "seconds":
+            axes.set_xscale("symlog", linthresh=0.1)
+    figure.axes[0].set_yticks(range(len(names)), labels=names)
+    figure.axes[0].invert_yaxis()
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("speech", type=Path, help="folder with librivox/*.wav and ljspeech/*.flac")
+    parser.add_argument("--work", type=Path, required=True, help="folder of what is done")
+    parser.add_argument("--output", type=Path, required=True, help="the table and the figure, without a suffix")
+    parser.add_argument("--n-recordings", type=int, default=6)
+    parser.add_argument("--variants", action="store_true", help="of AttnLRP, in place of the methods")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", "the maps are noisy")
+    torch.set_num_threads(1)
+    results = run(args.speech, args.work, VARIANT_ROWS if args.variants else METHOD_ROWS, args.n_recordings)
+    lines = [
+        *table(results),
+        "",
+        f"`{command()}`: mean ± standard error over {len(results)} recordings. Deletion (higher is better) and "
+        f"insertion (lower): AUC of the WER at {', '.join(map(str, STEPS))} %. Comprehensiveness (higher) and "
+        f"sufficiency (lower): of the maps of the tokens, mean of {', '.join(map(str, TOKEN_STEPS))} %, nats a token. "
+        "Pointing game: words whose peak is in their span, %. Seconds: processor time of the explanation on one "
+        f"thread, of a machine with other work. Whisper tiny.en; seed 0; {machine()}.",
+    ]
+    print("\n".join(lines))
+    args.output.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    draw(results).savefig(args.output.with_suffix(".png"), dpi=150)
+
+
+if __name__ == "__main__":
+    main()
