@@ -17,7 +17,7 @@ from captum_spes.forward_func import TokenLogProbability
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.speech_to_text.targets import TokenPrediction
 from captum_spes.visualization import plot_interactions
-from captum_spes.words import is_mark, word_spans
+from captum_spes.words import is_word, word_spans
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,7 +145,9 @@ def word_players(
 
 
 def text_players(model: SpeechToTextModel, tokens: Tokens) -> list[Player]:
-    """The words that were written before as players, each in quotation marks; marks and the prompt belong to none.
+    """The words that were written before as players, each in quotation marks.
+
+    Punctuation, marks and the prompt belong to no player.
 
     Example::
 
@@ -162,7 +164,7 @@ def text_players(model: SpeechToTextModel, tokens: Tokens) -> list[Player]:
     players = []
     for start, stop in word_spans(texts) if texts else []:
         text = "".join(texts[start:stop]).strip()
-        if not is_mark(text):
+        if is_word(text):
             players.append(Player(f"“{text}”", tokens=tuple(range(n_prompt + start, n_prompt + stop))))
     return players
 
