@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,11 @@ from torch import Tensor
 # a word is doubtful where all that might have stood in its place together was more probable
 DOUBTFUL = 0.5
 N_ALTERNATIVES = 5
+# shares of a word's probability that its own sound gives it
+HEARD = 0.8
+GUESSED = 0.5
+
+Verdict = Literal["heard", "guessed", "unsure"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class Confidence:
             tokens'.
         alternatives: for each row the most probable other tokens and their probabilities, the largest first. Those of a
             word stand in the place of its least probable token, with the word's text before it.
+        unheard: of each row the probability that is left when the sound of its word is hidden; None where it is not
+            known when words are spoken.
 
     Raises:
         ValueError: lists of different lengths, or values that are no probabilities, entropies or texts.
@@ -50,15 +57,17 @@ class Confidence:
     least: list[float]
     entropy: list[float]
     alternatives: list[list[tuple[str, float]]]
+    unheard: list[float] | None = None
 
     def __post_init__(self) -> None:
-        columns = (self.probabilities, self.least, self.entropy, self.alternatives)
+        unheard = self.probabilities if self.unheard is None else self.unheard
+        columns = (self.probabilities, self.least, self.entropy, self.alternatives, unheard)
         if not all(isinstance(column, list) and len(column) == len(self.probabilities) for column in columns):
             raise ValueError("the confidence must have a probability, an entropy and alternatives for each row.")
         others = [pair for row in self.alternatives for pair in (row if isinstance(row, list) else [None])]
         if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in others):
             raise ValueError("alternatives must be pairs of a text and its probability.")
-        shares = [*self.probabilities, *self.least, *(pair[1] for pair in others)]
+        shares = [*self.probabilities, *self.least, *unheard, *(pair[1] for pair in others)]
         if not all(_is_number(share) and 0 <= share <= 1 for share in shares):
             raise ValueError("probabilities must be numbers from 0 to 1.")
         if not all(_is_number(value) and 0 <= value < math.inf for value in self.entropy):
@@ -71,6 +80,26 @@ class Confidence:
     def doubtful(self) -> list[bool]:
         """Which rows have a probability below one half."""
         return [probability < DOUBTFUL for probability in self.probabilities]
+
+    @property
+    def heard(self) -> list[float] | None:
+        """The share of each row's probability that is lost when the sound of its word is hidden, from 0 to 1.
+
+        Near 1 the word was heard. Near 0 the model would have written it as well without its sound: it was guessed
+        from the words before, or from the sound of the others.
+        """
+        if self.unheard is None:
+            return None
+        pairs = zip(self.probabilities, self.unheard)
+        return [1 - min(left / probability, 1) if probability else 0.0 for probability, left in pairs]
+
+    @property
+    def verdicts(self) -> list[Verdict] | None:
+        """In plain words: ``"heard"`` from a share of 0.8 on, ``"guessed"`` below 0.5, ``"unsure"`` between them."""
+        shares = self.heard
+        if shares is None:
+            return None
+        return ["heard" if share >= HEARD else "guessed" if share < GUESSED else "unsure" for share in shares]
 
     def grouped(self, spans: Sequence[tuple[int, int]], tokens: Sequence[str]) -> Confidence:
         """That of words: products of probabilities, sums of entropies, and the alternatives of the least sure token.
@@ -88,6 +117,7 @@ class Confidence:
                 [("".join([*tokens[start:token], text]).strip(), share) for text, share in self.alternatives[token]]
                 for (start, _), token in zip(spans, weakest)
             ],
+            None if self.unheard is None else [math.prod(self.unheard[start:stop]) for start, stop in spans],
         )
 
     def to_content(self) -> dict[str, Any]:
@@ -97,7 +127,7 @@ class Confidence:
     @classmethod
     def from_content(cls, content: Any) -> Confidence:
         """From what a file holds; raises a ValueError where it is something else."""
-        names = ("probabilities", "least", "entropy", "alternatives")
+        names = ("probabilities", "least", "entropy", "alternatives", "unheard")
         if not isinstance(content, dict) or content.keys() != set(names):
             raise ValueError(f"the confidence must have {', '.join(names)}.")
         alternatives = content["alternatives"]

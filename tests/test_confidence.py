@@ -75,13 +75,19 @@ def test_the_file_keeps_it(tmp_path):
         ("alternatives", [[["a", 2]], []]),
         ("alternatives", "none"),
         ("alternatives", [1, 2]),
+        ("unheard", [0.5]),
+        ("unheard", [0.5, 2]),
         ("more", []),
     ],
 )
 def test_hostile_files_are_refused(name, value):
     content = {
-        "probabilities": [0.5, 0.5], "least": [0.5, 0.5], "entropy": [0, 0], "alternatives": [[["a", 0.1]], []]
-    }  # fmt: skip
+        "probabilities": [0.5, 0.5],
+        "least": [0.5, 0.5],
+        "entropy": [0, 0],
+        "alternatives": [[["a", 0.1]], []],
+        "unheard": None,
+    }
     assert Confidence.from_content(json.loads(json.dumps(content))).alternatives == [[("a", 0.1)], []]
     with pytest.raises(ValueError):
         Confidence.from_content({**content, name: value})

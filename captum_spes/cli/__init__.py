@@ -49,6 +49,11 @@ COMMANDS = {
         "listen",
         "Hear an explanation: the recording with only its most salient regions, and without them, as WAV files.",
     ),
+    "export": (
+        "export",
+        "export",
+        "Write what is known of each word as JSON, a CSV table or a Praat TextGrid, for other programs.",
+    ),
     "report": (
         "report",
         "report",

@@ -162,6 +162,7 @@ def _cells(row: WordRow) -> tuple[str, ...]:
     return (
         row.text,
         "" if row.probability is None else f"{row.probability:.2f}{doubt}",
+        "" if row.verdict is None else f"{row.heard:.2f} {row.verdict}",
         f"{text.strip()} {share:.2f}" if share >= 0.005 else "",
         (row.top_previous_token or "").strip(),
         "" if row.reliability is None else f"{row.reliability:.2f}",
@@ -177,7 +178,7 @@ def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:
     known = explanation.reliability
     has_previous = bool(explanation.previous_tokens)
     rows = explanation.word_rows()
-    header = ("word", "probability", "instead", "most important previous token", "reliability")
+    header = ("word", "probability", "heard", "instead", "most important previous token", "reliability")
     table = [header, *(_cells(row) for row in rows)]
     filled = [column for column in range(len(header)) if any(cells[column] for cells in table[1:])]
     say()

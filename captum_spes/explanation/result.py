@@ -22,6 +22,7 @@ from captum_spes._files import sha256, write_atomically
 from captum_spes.audio import AudioLike, Recording, read_recording
 from captum_spes.audio.masking import mask_audio, mean_noise
 from captum_spes.confidence import Confidence
+from captum_spes.explanation.export import csv_text, data_frame, json_text, textgrid_text
 from captum_spes.explanation.rows import Times, WordRow, word_rows
 from captum_spes.maps import descending, top_bins, z_scores
 from captum_spes.visualization import (
@@ -572,6 +573,66 @@ class SpeechToTextExplanation:
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
 
+    def to_json(self, times: Times | None = None) -> str:
+        """What is known of each word, as JSON: the text, its duration, and the rows of :meth:`word_rows`.
+
+        Args:
+            times: as for :meth:`word_rows`.
+
+        Example::
+
+            >>> import json
+            >>> words = json.loads(explanation.to_json())["words"]
+            >>> [word["text"] for word in words], words[0]["salient_begin"]
+            (['So', 'no', '.', '<|endoftext|>'], 0.2)
+        """
+        known = {name: self.metadata.get(name) for name in ("model", "method", "audio_file")}
+        return json_text(word_rows(self, times), {"text": self.text, "duration": self.duration, **known})
+
+    def to_csv(self, times: Times | None = None) -> str:
+        """What is known of each word, a line each, as :meth:`to_dataframe` has it.
+
+        Example::
+
+            >>> explanation.to_csv().splitlines()[0].split(",")[:4]
+            ['text', 'begin', 'end', 'probability']
+        """
+        return csv_text(word_rows(self, times))
+
+    def to_dataframe(self, times: Times | None = None) -> Any:
+        """What is known of each word, as a ``pandas.DataFrame`` with a row each.
+
+        Args:
+            times: as for :meth:`word_rows`.
+
+        Raises:
+            ImportError: pandas is missing (extra ``export``).
+
+        Example::
+
+            >>> explanation.to_dataframe()[["text", "salient_begin", "top_previous_token"]]  # doctest: +SKIP
+        """
+        return data_frame(word_rows(self, times))
+
+    def to_textgrid(self, times: Times | None = None) -> str:
+        """What is known of each word that has times, as a Praat TextGrid: a tier of the words, and one for each fact.
+
+        Args:
+            times: as for :meth:`word_rows`.
+
+        Raises:
+            ValueError: it is not known when the words are spoken.
+            ImportError: praatio is missing (extra ``export``).
+
+        Example::
+
+            >>> from captum_spes.alignment import match_words
+            >>> times = match_words(explanation.words().tokens, alignment.words)
+            >>> '"words"' in explanation.to_textgrid(times)
+            True
+        """
+        return textgrid_text(word_rows(self, times), self.duration)
+
     # The interactive report
 
     def to_html(
@@ -711,7 +772,7 @@ class SpeechToTextExplanation:
 
     def _report_method(self) -> ReportMethod:
         rows = self._report_rows().values()
-        hidden = ("method", "token_ids", "previous_token_ids", "audio_file", "compared")
+        hidden = ("method", "token_ids", "previous_token_ids", "token_times", "audio_file", "compared")
         return ReportMethod(
             name=str(self.metadata.get("method", "unknown method")),
             maps=self._drawn(None)[0].spectrogram_attr,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from captum_spes.confidence import Verdict
 from captum_spes.maps import shortest_span
-from captum_spes.words import word_spans
+from captum_spes.words import is_word, word_spans
 
 if TYPE_CHECKING:
     from captum_spes.explanation import SpeechToTextExplanation
@@ -42,6 +43,8 @@ class WordRow:
         least_probability: the smallest of its tokens'.
         entropy: bits.
         doubtful: whether the probability is below one half.
+        heard: the share of its probability that is lost when its own sound is hidden.
+        verdict: ``"heard"``, ``"guessed"`` or ``"unsure"``; None of punctuation and marks.
         alternatives: what the model might have written instead, with the probabilities.
         salient_begin: seconds of its salient span, the shortest time that holds half of the most salient 5 % of its
             map.
@@ -65,6 +68,8 @@ class WordRow:
     least_probability: float | None
     entropy: float | None
     doubtful: bool | None
+    heard: float | None
+    verdict: Verdict | None
     alternatives: list[tuple[str, float]] | None
     salient_begin: float
     salient_end: float
@@ -102,6 +107,8 @@ def word_rows(explanation: SpeechToTextExplanation, times: Times | None = None) 
                 least_probability=None if sure is None else sure.least[row],
                 entropy=None if sure is None else sure.entropy[row],
                 doubtful=None if sure is None else sure.doubtful[row],
+                heard=None if sure is None or sure.heard is None else sure.heard[row],
+                verdict=None if sure is None or sure.verdicts is None or not is_word(text) else sure.verdicts[row],
                 alternatives=None if sure is None else sure.alternatives[row],
                 salient_begin=first / words.frames_per_second,
                 salient_end=stop / words.frames_per_second,

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from captum_spes.models.context import Context, Dtype
 from captum_spes.models.preparation import NoWordsError, prepare, text
 from captum_spes.models.protocol import SpeechToTextModel, Task, Tokens, Utterance, language_of, task_of
 from captum_spes.segmentation import MAX_SECONDS, slic_feature_mask
+from captum_spes.speech_to_text.hearing import token_times, unheard_probabilities
 from captum_spes.speech_to_text.provenance import (
     describe,
     describe_arguments,
@@ -334,10 +336,10 @@ class SpeechToTextAttribution(Attribution):
             )
             if pooling_masks and run.pooling is not None:
                 mask = pooling_masks[run.pooling]
-        explanation = self._explanation(
-            utterance, tokens, prediction, mask, *attributions, confidence=prediction.confidence(run.original)
-        )
+        confidence, times = self._confidence(prediction.confidence(run.original), utterance, tokens, baseline)
+        explanation = self._explanation(utterance, tokens, prediction, mask, *attributions, confidence=confidence)
         explanation.metadata.update(
+            token_times=times,
             score=prediction.score_name if methods.asks_model(self.attr_method) else "none",
             seed=seed,
             arguments=describe_arguments(arguments),
@@ -478,6 +480,18 @@ class SpeechToTextAttribution(Attribution):
             return feature_mask
         known = {"frames_per_second": self.model.frames_per_second, "max_seconds": MAX_SECONDS[task]}
         return partial(feature_mask, **{**known, **feature_mask.keywords})
+
+    def _confidence(
+        self, confidence: Confidence | None, utterance: Utterance, tokens: Tokens, baseline: Tensor | float
+    ) -> tuple[Confidence | None, list[list[float]] | None]:
+        """The confidence of the model's tokens with what was heard of them, and when, where the model tells."""
+        if confidence is None or len(confidence) != len(tokens.target):
+            return confidence, None
+        times = token_times(self.model, utterance, tokens)
+        if times is None:
+            return confidence, None
+        unheard = unheard_probabilities(self.model, utterance, tokens, times, baseline)
+        return replace(confidence, unheard=unheard), times
 
     def _explanation(
         self,

@@ -19,6 +19,7 @@ from captum_spes.visualization._colors import fading_colors
 from captum_spes.visualization._layout import ROUND_FREQUENCIES, MelSpectrogram, checked_array
 from captum_spes.visualization._text import clean
 from captum_spes.visualization.report._data import flac, packed, quantized, script_safe_json
+from captum_spes.words import is_word
 
 # in the order in which they build on each other
 SCRIPTS = ("maps.js", "sound.js", "spectrogram.js", "page.js")
@@ -208,20 +209,26 @@ def _view_data(view: ReportView) -> dict[str, Any]:
         for row, sure in zip(rows, _confidence_data(view.confidence), strict=True):
             row.update(sure)
             row["doubtful"] &= view.name != "sentence"  # a product of many is small
+            if view.name == "sentence" or not is_word(row["title"]):
+                row["verdict"] = None
     previous = [clean(token) for token in view.previous]
     return {"name": view.name, "rows": rows, "previous": previous, "nPrevious": [int(n) for n in view.n_previous]}
 
 
 def _confidence_data(confidence: Confidence) -> list[dict[str, Any]]:
     columns = (confidence.probabilities, confidence.entropy, confidence.doubtful, confidence.alternatives)
+    unknown = [None] * len(confidence)
+    heard = zip(confidence.heard or unknown, confidence.verdicts or unknown)
     return [
         {
+            "heard": None if share is None else round(share, 3),
+            "verdict": verdict,
             "probability": round(probability, 4),
             "entropy": round(entropy, 3),
             "doubtful": doubtful,
             "alternatives": [[clean(text), round(share, 4)] for text, share in others],
         }
-        for probability, entropy, doubtful, others in zip(*columns, strict=True)
+        for (probability, entropy, doubtful, others), (share, verdict) in zip(zip(*columns), heard, strict=True)
     ]
 
 

@@ -8,6 +8,7 @@ const LEGENDS = {
   signed:
     "attribution, of the largest: positive = hiding it weakens the prediction, negative = strengthens it; grey: spectrogram",
 };
+const HEARD = { heard: "Heard", guessed: "Guessed", unsure: "Unsure whether heard or guessed" };
 const NO_REGION = "Drag over the spectrogram to see which of them depend on a region.";
 const REGION_SHARE = 0.1; // of a map's bins: those that count as salient when a region is marked
 const PAD = 0.05; // seconds before and after a span that is played
@@ -228,9 +229,10 @@ class Page {
 
   /** How sure the model was of a row, and what it might have written instead, in sentences. */
   confidence(row = this.row) {
-    const { probability, entropy, doubtful, alternatives } = this.view.rows[row];
+    const { probability, entropy, doubtful, alternatives, heard, verdict } = this.view.rows[row];
     if (probability === undefined) return [];
     const parts = [`${doubtful ? "Doubtful: probability" : "Probability"} ${number(probability)}, entropy ${number(entropy, 1)} bits.`];
+    if (verdict) parts.push(`${HEARD[verdict]}: hiding its own sound takes ${percent(heard)} of its probability.`);
     const likely = alternatives.filter(([, share]) => share >= 0.005).slice(0, 3);
     if (likely.length) parts.push(`Instead: ${likely.map(([text, share]) => `${quoted(text)} ${number(share)}`).join(", ")}.`);
     return parts;
@@ -248,17 +250,17 @@ class Page {
       return line;
     };
     const [head, body] = byId("table").querySelectorAll("thead, tbody");
-    head.replaceChildren(cells([this.view.name.replace(/s$/, ""), "salient span (s)", "most important before it", "reliability", "probability", "instead"], "th"));
+    head.replaceChildren(cells([this.view.name.replace(/s$/, ""), "salient span (s)", "most important before it", "reliability", "probability", "heard", "instead"], "th"));
     body.replaceChildren(
       ...this.view.rows.map(({ title }, row) => {
         const top = this.before(row).sort((a, b) => b.score - a.score)[0];
         const reliability = this.method.reliability[this.report.views.indexOf(this.view)]?.[row];
         const span = this.spanSeconds(row).map((seconds) => number(seconds)).join("–");
-        const { probability, doubtful, alternatives } = this.view.rows[row];
+        const { probability, doubtful, alternatives, heard, verdict } = this.view.rows[row];
         const sure = probability === undefined ? "" : number(probability) + (doubtful ? " (doubtful)" : "");
         const other = alternatives?.length ? `${alternatives[0][0]} (${number(alternatives[0][1])})` : "";
         return cells(
-          [title, span, top ? `${top.title} (${number(top.score)})` : "", reliability == null ? "" : number(reliability), sure, other],
+          [title, span, top ? `${top.title} (${number(top.score)})` : "", reliability == null ? "" : number(reliability), sure, verdict ? `${verdict} (${number(heard)})` : "", other],
           "td",
         );
       }),

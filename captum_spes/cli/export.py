@@ -1,0 +1,50 @@
+"""``captum-spes export``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from captum_spes._files import write_atomically
+from captum_spes.alignment import Alignment, match_words
+from captum_spes.cli.output import say
+from captum_spes.explanation import SpeechToTextExplanation
+
+
+class Format(str, Enum):
+    """What can be written."""
+
+    json = "json"
+    csv = "csv"
+    textgrid = "textgrid"
+
+
+SUFFIXES = {Format.json: ".json", Format.csv: ".csv", Format.textgrid: ".TextGrid"}
+
+
+def export(
+    explanation: Annotated[Path, typer.Argument(help="Explanation (.safetensors).")],
+    format: Annotated[Format, typer.Option(help="json, csv, or textgrid for Praat.")] = Format.json,
+    alignment: Annotated[
+        Path | None,
+        typer.Option(help="When the words are spoken (.TextGrid, .json). Default: when the model attended to them."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file. Default: beside the explanation.")
+    ] = None,
+) -> None:
+    """Write what is known of each word as JSON, a CSV table or a Praat TextGrid, for other programs."""
+    found = SpeechToTextExplanation.load(explanation)
+    path = output or explanation.with_suffix(SUFFIXES[format])
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder {path.parent} does not exist: make it first, or give another --output.")
+    times = None
+    if alignment is not None:
+        words = found if found.grouped else found.words()
+        times = match_words(words.tokens, Alignment.load(alignment).words)
+    write = {Format.json: found.to_json, Format.csv: found.to_csv, Format.textgrid: found.to_textgrid}[format]
+    write_atomically(path, write(times))
+    say(f"Wrote {path}")

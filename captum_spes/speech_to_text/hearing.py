@@ -1,0 +1,59 @@
+"""Which words a model heard: what is left of their probability when their own sound is hidden."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.words import word_spans
+
+# seconds hidden before and after a word: attention places its edges no better
+MARGIN = 0.05
+WORDS_AT_ONCE = 16
+
+
+def token_times(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> list[list[float]] | None:
+    """When the model attends to each token, begin and end in seconds; None of models that do not tell."""
+    found: Any = getattr(model, "token_times", None)
+    if found is None:
+        return None
+    try:
+        return [[round(time, 4) for time in pair] for pair in found(utterance, tokens).tolist()]
+    except ValueError:  # it names no heads whose attention is that to the sound
+        return None
+
+
+def unheard_probabilities(
+    model: SpeechToTextModel,
+    utterance: Utterance,
+    tokens: Tokens,
+    times: list[list[float]],
+    baseline: Tensor | float,
+) -> list[float] | None:
+    """The probability of each token when the sound of the word that it belongs to is hidden, (K,).
+
+    One pass a word: in its time the whole spectrogram is the baseline, all other sound and the tokens before it stay.
+    None where the precision overflows.
+    """
+    original = utterance.spectrogram
+    spans = word_spans(model.token_texts(tokens.target))
+    hidden = original.expand(len(spans), -1, -1).clone()
+    for row, (start, stop) in enumerate(spans):
+        first = max(round((times[start][0] - MARGIN) * model.frames_per_second), 0)
+        last = round((times[stop - 1][1] + MARGIN) * model.frames_per_second)
+        hidden[row, first:last] = (torch.zeros_like(original) + baseline)[0, first:last]
+    found: list[float] = []
+    with torch.no_grad():
+        for part, words in zip(hidden.split(WORDS_AT_ONCE), _split(spans)):
+            log_probs = model.logits(model.encode(part, utterance), tokens).double().log_softmax(-1)
+            for row, (start, stop) in enumerate(words):
+                ids = tokens.target[start:stop, None]
+                found += log_probs[row, start:stop].gather(1, ids)[:, 0].exp().clamp(0, 1).tolist()
+    return found if all(value == value for value in found) else None  # NaN differs from itself
+
+
+def _split(spans: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    return [spans[start : start + WORDS_AT_ONCE] for start in range(0, len(spans), WORDS_AT_ONCE)]
