@@ -72,8 +72,8 @@ from captum_spes.evaluation.corpus import Corpus, CorpusUtterance, load_corpus
 from captum_spes.evaluation.results import Results
 from captum_spes.metrics import wer
 from captum_spes.models import load_model
-from captum_spes.speech_to_text.attribution import longest_seconds
 from captum_spes.speech_to_text.catalogue import FLOORS
+from captum_spes.speech_to_text.parts import longest_seconds
 from captum_spes.visualization import CurvePanel, plot_curves
 
 MAX_WER = 20

@@ -33,7 +33,8 @@ MODULES = [
 # in modules without a list of public names
 HELPERS = {"captum_spes.audio.AudioLike", "captum_spes.speech_to_text.catalogue.draws_by_tokens"}
 # fixed by Captum's own classes, of which ours are made, or by their name
-WITHOUT_EXAMPLE = {"attribute_future", "get_name", "from_prediction"}
+# what is inherited, and what only the library itself calls
+WITHOUT_EXAMPLE = {"attribute_future", "get_name", "from_prediction", "explain_long", "finish", "write_index"}
 
 
 def find(path):

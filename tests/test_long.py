@@ -1,8 +1,11 @@
 """Recordings that are longer than the model's window: how they are cut, explained in parts, kept and read."""
 
 import json
+import shutil
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,8 +32,6 @@ WRITES = {"min_new_tokens": 2}  # for else the tiny model leaves some parts with
 @pytest.fixture(scope="module")
 def speech():
     """2 s of synthesised speech."""
-    from pathlib import Path
-
     import captum_spes
 
     return load_audio(Path(captum_spes.__file__).parent / "data" / "so_what_was_the_next_step.wav", RATE)
@@ -248,6 +249,51 @@ def test_other_arguments_are_refused(attribution, long_audio, tmp_path):
             LongExplanation.load(tmp_path / "long")
 
 
+def test_other_baselines_and_masks_are_refused(attribution, long_audio, tmp_path):
+    """Also those of the same shape."""
+    baselines, mask = torch.zeros(16), torch.arange(16).expand(1, 1, 16)
+    given = {"baselines": baselines, "feature_mask": partial(columns, n_columns=4)}
+    explain(attribution, long_audio, tmp_path / "long", **given)
+    explain(attribution, long_audio, tmp_path / "long", **given | {"baselines": baselines.clone()})
+    with pytest.raises(ValueError, match=r"otherwise: arguments.baselines is float32 \(16,\) \w+ there and float32"):
+        explain(attribution, long_audio, tmp_path / "long", **given | {"baselines": baselines + 1})
+    with pytest.raises(ValueError, match=r"otherwise: arguments.feature_mask.keywords.n_columns is 4 there and 8 now"):
+        explain(attribution, long_audio, tmp_path / "long", **given | {"feature_mask": partial(columns, n_columns=8)})
+    with pytest.raises(ValueError, match=r"arguments.feature_mask.* there and int64 \(1, 1, 16\)"):
+        explain(attribution, long_audio, tmp_path / "long", **given | {"feature_mask": mask})
+
+
+def columns(spectrogram, n_columns):
+    ids = torch.arange(spectrogram.shape[2]) * n_columns // spectrogram.shape[2]
+    return ids.expand(1, spectrogram.shape[1], -1)
+
+
+def test_python_and_the_command_line_go_on_with_each_others_folders(run, tiny_folder, long_audio, tmp_path):
+    from captum_spes.models import load_model
+
+    soundfile.write(tmp_path / "talk.wav", long_audio, RATE)
+    command = ["explain", "talk.wav", "--model", tiny_folder, "--method", "spes", "--n-samples", "9", "-o", "found"]
+    attribution = SpeechToTextAttribution(SPES(load_model(tiny_folder)))
+    by_python = partial(attribution.attribute_long, "talk.wav", "found", n_samples=9, dtype="auto")
+
+    def files():
+        return {path: path.stat().st_mtime_ns for path in Path("found").rglob("*.safetensors")}
+
+    code, _, err = run(*command)
+    assert code == 0, err
+    before = files()
+    assert by_python(n_token_samples=512).text == LongExplanation.load("found").text
+    assert before and files() == before
+    with pytest.raises(ValueError, match="arguments.n_token_samples is 512 there and 8 now"):
+        by_python(n_token_samples=8)
+    shutil.rmtree("found")
+    long = by_python(n_token_samples=512)
+    before = files()
+    code, _, err = run(*command)
+    assert code == 0 and not long.missing, err
+    assert files() == before
+
+
 def test_parts_in_which_nothing_is_heard(attribution, long_audio, tmp_path, monkeypatch):
     generate = attribution.model.generate
     n_calls = []
@@ -293,7 +339,7 @@ def test_explain_a_long_recording(run, tiny_folder, long_audio, tmp_path):
     assert code == 0, err
     folder = tmp_path / "spes-output" / "talk"
     long = LongExplanation.load(folder)
-    assert not long.missing and long.settings["method"] == "gradient_spes"
+    assert not long.missing and long.settings["method"] == "GradientSPES"
     assert "Length:     3.3 s, in parts of at most 1 s" in out and f"Part 1 of {len(long.parts)}: 0.0 to" in out
     assert (folder / "overview.png").is_file() and f"Transcript: {long.text}" in out
     pages = [sorted(path.name for path in (folder / f"part-{n + 1:03}").iterdir()) for n in long.explained]

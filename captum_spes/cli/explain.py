@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import signal
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from captum_spes import Contrast
-from captum_spes.cli.folders import results_folder
-from captum_spes.cli.inputs import Inputs, audio_line, prepare, read, stem
-from captum_spes.cli.long import LongRun
+from captum_spes.audio import Recording
+from captum_spes.cli.folders import make_folder, results_folder
+from captum_spes.cli.inputs import Inputs, audio_line, generation, prepare, read, stem, window_of
 from captum_spes.cli.options import (
+    DTYPES,
     METHOD,
     Audio,
     BatchSize,
@@ -28,18 +30,22 @@ from captum_spes.cli.options import (
     Target,
     Task,
     TaskName,
+    WindowName,
     word_or_number,
 )
-from captum_spes.cli.output import print_columns, progress, say, write_explanation
+from captum_spes.cli.output import draw_overview, print_columns, progress, say, write_explanation
 from captum_spes.cli.ranks import torchrun_ranks
 from captum_spes.evaluation.distributed import device_of_rank
-from captum_spes.explanation import SpeechToTextExplanation, WordRow
-from captum_spes.models import load_model
-from captum_spes.speech_to_text.attribution import longest_seconds
-from captum_spes.speech_to_text.catalogue import find_method
+from captum_spes.explanation import LongExplanation, SpeechToTextExplanation, WordRow
+from captum_spes.models import SpeechToTextModel, load_model
+from captum_spes.speech_to_text.catalogue import NamedMethod, find_method
+from captum_spes.speech_to_text.parts import longest_seconds
 from captum_spes.speech_to_text.profiles import ALL_TOKENS
 from captum_spes.speech_to_text.targets import TextWords, WordPrediction
 from captum_spes.words import is_word
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def explain(
@@ -85,7 +91,35 @@ def explain(
     ] = None,
 ) -> None:
     """Explain one utterance: which parts of the sound, and which words before, made the model write each word."""
+    if (word is None) != (foil is None):
+        raise ValueError("--word and --foil belong together: give both, or none.")
     method = method or METHOD[preset]
+    named = _named(method, n_samples, reliability)
+    with torchrun_ranks() as group:
+        say(audio_line(audio))
+        recording = read(audio)
+        folder = results_folder(output, stem(audio), recording.source.get("audio_sha256"))
+        speech_model = load_model(model, device=device_of_rank(device), language=language, task=task.value)
+        attr_method = named.wrap(speech_model).attr_method  # what cannot explain is refused
+        named.arguments_of(speech_model, preset.value)  # and so is a method that samples, with the instant preset
+        if group is not None and not isinstance(attr_method, ALL_TOKENS):
+            raise ValueError(
+                f"{method} cannot share its passes among ranks: take spes or gradient_spes, or one process."
+            )
+        request = _Request(speech_model, method, named, preset, context, num_beams, batch_size, seed)
+        longest = longest_seconds(speech_model, math.inf)
+        if not 1 <= longest < recording.seconds:  # less than 1 s is refused as a window
+            return request.explain(recording, folder, target, word, foil, group)
+        if target is not None or word is not None or group is not None:
+            raise ValueError(
+                f"the audio is longer than the {longest:g} s that are explained at once: leave out --target, "
+                "--word and --foil, and take one process, or cut out the part that they belong to."
+            )
+        request.explain_long(recording, folder, longest)
+
+
+def _named(method: str, n_samples: int | None, reliability: float | None) -> NamedMethod:
+    """The method of that name, with another number of samples or a reliability where they are given."""
     named = find_method(method)
     if n_samples is not None:
         if not named.takes_samples:
@@ -95,47 +129,51 @@ def explain(
         if not named.samples_perturbations and not named.samples_gradients:
             raise ValueError(f"{method} has no halves of samples to compare: leave out --reliability.")
         named = named.with_reliability(reliability)
-    if (word is None) != (foil is None):
-        raise ValueError("--word and --foil belong together: give both, or none.")
-    with torchrun_ranks() as group:
-        say(audio_line(audio))
-        recording = read(audio)
-        folder = results_folder(output, stem(audio), recording.source.get("audio_sha256"))
-        speech_model = load_model(model, device=device_of_rank(device), language=language, task=task.value)
-        attr_method = named.wrap(speech_model).attr_method  # what cannot explain is refused before a folder is
-        named.arguments_of(speech_model, preset.value)  # and so is a method that samples, with the instant preset
-        if group is not None and not isinstance(attr_method, ALL_TOKENS):
-            raise ValueError(
-                f"{method} cannot share its passes among ranks: take spes or gradient_spes, or one process."
-            )
-        longest = longest_seconds(speech_model, math.inf)
-        if 1 <= longest < recording.seconds:  # less is refused as a window
-            if target is not None or word is not None or group is not None:
-                raise ValueError(
-                    f"the audio is longer than the {longest:g} s that are explained at once: leave out --target, "
-                    "--word and --foil, and take one process, or cut out the part that they belong to."
-                )
-            long = LongRun(speech_model, method, named, preset, context, num_beams, batch_size, seed)
-            return long.explain(recording, folder, longest)
-        inputs = prepare(recording, speech_model, preset, context, target, num_beams)
+    return named
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked of an utterance, or of every part of a long recording."""
+
+    model: SpeechToTextModel
+    method: str
+    named: NamedMethod
+    preset: Preset
+    context: WindowName | None
+    num_beams: int
+    batch_size: int | None
+    seed: int
+
+    def explain(
+        self,
+        recording: Recording,
+        folder: Path,
+        target: str | None,
+        word: str | None,
+        foil: str | None,
+        group: ProcessGroup | None,
+    ) -> None:
+        """Explains one utterance, and writes the explanation and its figures."""
+        inputs = prepare(recording, self.model, self.preset, self.context, target, self.num_beams)
         contrast = None if word is None or foil is None else _contrast(inputs, word, foil)
-        given = named.arguments_of(inputs.model, preset.value, len(inputs.tokens.target))
+        given = self.named.arguments_of(self.model, self.preset.value, len(inputs.tokens.target))
         numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))
         ranks = "" if group is None else f", shared by {group.size()} ranks"
-        say(f"Method:     {method} ({preset.value} preset{numbers}{ranks})")
+        say(f"Method:     {self.method} ({self.preset.value} preset{numbers}{ranks})")
         checkpoint = folder / "checkpoint"
         if any(checkpoint.glob("*.safetensors")):
             say(f"Resuming:   what was done before is in {checkpoint}")
         is_first = group is None or group.rank() == 0
         with progress(can_stop=True, show=is_first) as callback:
-            explanation = named.explain(
+            explanation = self.named.explain(
                 inputs.model,
                 inputs.utterance,
                 inputs.tokens,
-                preset.value,
+                self.preset.value,
                 contrast=contrast,
-                perturbations_per_eval=batch_size,
-                seed=seed,
+                perturbations_per_eval=self.batch_size,
+                seed=self.seed,
                 gen_args=inputs.gen_args,
                 callback=callback,
                 process_group=group,
@@ -144,6 +182,48 @@ def explain(
         if is_first:
             _report(explanation, write_explanation(explanation, folder, recording))
         if explanation.metadata["partial"]:
+            raise typer.Exit(128 + signal.SIGINT)
+
+    def explain_long(self, recording: Recording, folder: Path, longest: float) -> None:
+        """Explains a recording in parts of at most ``longest`` seconds, and draws it as a whole."""
+        say(f"Model:      {self.model.name}")
+        say(f"Method:     {self.method} ({self.preset.value} preset)")
+        say(f"Length:     {recording.seconds:.1f} s, in parts of at most {longest:g} s")
+
+        def on_text(long: LongExplanation, number: int, text: str) -> None:
+            part = long.parts[number]
+            say(f"\nPart {number + 1} of {len(long.parts)}: {part.start:.1f} to {part.stop:.1f} s")
+            say(f"Transcript: {text}" if text else "The model hears no words there.")
+
+        def on_explained(long: LongExplanation, number: int, explanation: SpeechToTextExplanation) -> None:
+            write_explanation(explanation, make_folder(long.path(number).parent), recording)
+
+        interrupted = False
+        try:
+            with progress(can_stop=False) as callback:
+                self.named.explain_long(
+                    self.model,
+                    recording,
+                    folder,
+                    self.preset.value,
+                    gen_args=generation(self.num_beams),
+                    context=window_of(self.context, self.preset),
+                    dtype=DTYPES[self.preset],
+                    on_text=on_text,
+                    on_explained=on_explained,
+                    perturbations_per_eval=self.batch_size,
+                    seed=self.seed,
+                    callback=callback,
+                )
+        except KeyboardInterrupt:
+            interrupted = True
+            say("\nStopped. Finished parts are kept; the same command goes on with the rest.", error=True)
+        long = LongExplanation.load(folder)
+        paths = draw_overview(long) if len(long) else []
+        if paths:
+            say(f"\nTranscript: {long.text}")
+        say("\nWrote " + "\n      ".join(map(str, [folder / "parts.json", *paths, f"{folder}/part-*/"])))
+        if interrupted:
             raise typer.Exit(128 + signal.SIGINT)
 
 

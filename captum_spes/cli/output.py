@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from captum_spes.audio import Recording
-    from captum_spes.explanation import SpeechToTextExplanation
+    from captum_spes.explanation import LongExplanation, SpeechToTextExplanation
 
 FIGURES = {"spectrogram", "segmentation", "sentence", "words", "tokens", "previous_tokens"}
 # of the tables, in characters: numbers that a narrow terminal breaks are read better than those it leaves out
 MAX_WIDTH = 130
+# of a recording in one figure
+OVERVIEW_SECONDS = 300.0
 
 
 def say(text: object = "", error: bool = False) -> None:
@@ -75,7 +78,7 @@ def progress(can_stop: bool, show: bool = True) -> Iterator[Callable[[str, int, 
             tqdm.write(text, sys.stderr)
 
     def callback(stage: str, done: int, total: int) -> bool:
-        if stage not in bars:
+        if stage not in bars or done < bars[stage].n:  # the next part of a long recording begins
             bars[stage] = tqdm(
                 desc=f"{stage:15}", total=total, unit="perturbation", dynamic_ncols=True, disable=not show
             )
@@ -116,4 +119,17 @@ def write_explanation(explanation: SpeechToTextExplanation, folder: Path, record
         plot().savefig(paths[-1], dpi=150)
     paths.append(folder / "report.html")
     explanation.to_html(paths[-1], audio=recording)
+    return paths
+
+
+def draw_overview(long: LongExplanation) -> list[Path]:
+    """Draws a long recording as a whole, in figures of at most five minutes."""
+    n_figures = math.ceil(long.duration / OVERVIEW_SECONDS)
+    paths = []
+    for number in range(n_figures):
+        start = number * OVERVIEW_SECONDS
+        path = long.folder / ("overview.png" if n_figures == 1 else f"overview-{number + 1:02}.png")
+        if any(word for word in long.words if start <= word.time < start + OVERVIEW_SECONDS):
+            long.plot(start, min(start + OVERVIEW_SECONDS, long.duration)).savefig(path, dpi=120)
+            paths.append(path)
     return paths

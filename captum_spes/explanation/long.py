@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-
-from captum_spes._files import differences, write_atomically
-from captum_spes.audio import split_at_pauses
+from captum_spes._files import write_atomically
 from captum_spes.explanation.result import SIGNED_LABEL, SpeechToTextExplanation
 from captum_spes.visualization import TranscriptLine, plot_transcript
 from captum_spes.words import is_mark, is_word
@@ -101,8 +97,8 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
         (True, True)
         >>> talk.plot(0, 60).savefig("first_minute.png")
         >>> again = LongExplanation.load("speech-parts")
-        >>> [again.path(number).name for number in again.explained]
-        ['explanation.safetensors']
+        >>> [again.path(number).name for number in again.explained], LongExplanation.exists("speech-parts")
+        (['explanation.safetensors'], True)
     """
 
     def __init__(self, folder: Path, duration: float, parts: Sequence[Part], settings: dict[str, Any]) -> None:
@@ -240,7 +236,7 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
             ValueError: no such folder, or an index that is damaged or of a newer version.
         """
         path = Path(folder) / INDEX
-        if not path.is_file():
+        if not cls.exists(folder):
             raise ValueError(f"{path} does not exist: give the folder of a long recording's explanation.")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -252,7 +248,13 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error}): delete it to explain the recording anew.") from error
 
-    def _write_index(self) -> None:
+    @staticmethod
+    def exists(folder: str | os.PathLike[str]) -> bool:
+        """Whether a folder holds the explanation of a long recording."""
+        return (Path(folder) / INDEX).is_file()
+
+    def write_index(self) -> None:
+        """Writes ``parts.json`` into the folder, which is made where it is missing."""
         content = {
             "version": VERSION,
             "duration": self.duration,
@@ -262,8 +264,8 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / INDEX, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
-    def _finish(self, number: int, explanation: SpeechToTextExplanation | None) -> None:
-        """Keeps the explanation of a part, or that it has no words."""
+    def finish(self, number: int, explanation: SpeechToTextExplanation | None) -> None:
+        """Writes the explanation of a part into the folder, or, for None, that the part has no words."""
         part = self.parts[number]
         if explanation is not None:
             self.path(number).parent.mkdir(parents=True, exist_ok=True)
@@ -271,62 +273,7 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
             words = [Word(word.text, part.start + word.time) for word in word_times(explanation)]
             part = replace(part, text=explanation.text, tokens=explanation.tokens, words=words)
         self.parts[number] = replace(part, done=True)
-        self._write_index()
-
-
-def explain_parts(
-    samples: np.ndarray,
-    sampling_rate: int,
-    folder: str | os.PathLike[str],
-    explain: Callable[[LongExplanation, int, np.ndarray, dict[str, Any]], SpeechToTextExplanation | None],
-    max_seconds: float,
-    settings: dict[str, Any],
-    source: dict[str, Any],
-) -> LongExplanation:
-    """Explains a recording part by part, and writes each part into a folder as soon as it is finished.
-
-    A run that was stopped goes on with the parts that are missing.
-
-    Args:
-        samples: of the whole recording, mono, of shape (n,).
-        sampling_rate: samples a second.
-        folder: a new one, or that of the same explanation.
-        explain: explains a part, called with what is there so far, the part's number, its samples and the source of
-            its :class:`~captum_spes.models.Utterance`; None where there are no words. Where it returns a partial
-            explanation, the run ends and the part is not kept.
-        max_seconds: of a part, at most.
-        settings: what the explanations depend on, in values that JSON can hold.
-        source: of the whole recording, as :class:`~captum_spes.audio.Recording` tells it.
-
-    Returns:
-        LongExplanation: of what is there; where all went well, nothing is :attr:`~LongExplanation.missing`.
-
-    Raises:
-        ValueError: a folder that holds the parts of something else; the message names the difference.
-    """
-    digest = hashlib.sha256(samples.tobytes()).hexdigest()
-    settings = {"audio_sha256": digest, "max_seconds": max_seconds, **settings}
-    if (Path(folder) / INDEX).is_file():
-        long = LongExplanation.load(folder)
-        if found := list(differences(long.settings, settings)):
-            raise ValueError(
-                f"{folder} holds parts that were explained otherwise: {'; '.join(found)}. Give the same arguments "
-                "to go on with it, or another folder."
-            )
-    else:
-        spans = split_at_pauses(samples, sampling_rate, max_seconds)
-        parts = [Part(begin / sampling_rate, end / sampling_rate) for begin, end in spans]
-        long = LongExplanation(Path(folder), len(samples) / sampling_rate, parts, settings)
-        long._write_index()
-    for number in long.missing:
-        part = long.parts[number]
-        begin, end = (round(time * sampling_rate) for time in (part.start, part.stop))
-        span = {"start_seconds": part.start, "stop_seconds": part.stop}
-        explanation = explain(long, number, samples[begin:end], {**source, **span})
-        if explanation is not None and explanation.metadata.get("partial"):
-            break
-        long._finish(number, explanation)
-    return long
+        self.write_index()
 
 
 def word_times(explanation: SpeechToTextExplanation) -> list[Word]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,42 +16,24 @@ from captum.attr import Attribution
 from torch import Tensor
 
 import captum_spes.speech_to_text.profiles as methods
-from captum_spes.attr import CrossAttention, GradientSPES
-from captum_spes.attr._batches import check_counts
-from captum_spes.attr._features import FeatureLayout
+from captum_spes.attr import CrossAttention
 from captum_spes.attr._ranks import Ranks
-from captum_spes.audio import AudioLike, Recording, load_audio, read_recording
+from captum_spes.audio import AudioLike
 from captum_spes.confidence import Confidence
-from captum_spes.explanation.long import LongExplanation, explain_parts
-from captum_spes.explanation.result import LOW_RELIABILITY, SpeechToTextExplanation
-from captum_spes.forward_func import CTCLogLikelihood
+from captum_spes.explanation import LongExplanation, SpeechToTextExplanation
+from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare, text
 from captum_spes.models.context import Context, Dtype
-from captum_spes.models.preparation import NoWordsError, prepare, text
-from captum_spes.models.protocol import SpeechToTextModel, Task, Tokens, Utterance, language_of, task_of
-from captum_spes.segmentation import MAX_SECONDS, slic_feature_mask
+from captum_spes.models.protocol import language_of, task_of
 from captum_spes.speech_to_text.hearing import token_times, unheard_probabilities
-from captum_spes.speech_to_text.provenance import (
-    describe,
-    describe_arguments,
-    describe_inputs,
-    describe_model,
-    versions,
-)
-from captum_spes.speech_to_text.run import Run, Stage
-from captum_spes.speech_to_text.targets import (
-    Contrast,
-    PathsPrediction,
-    Prediction,
-    TextPrediction,
-    TokenPrediction,
-    WordPrediction,
-)
+from captum_spes.speech_to_text.parts import explain_parts, settings_of
+from captum_spes.speech_to_text.plan import MaskSource, Plan, make_plan, make_prediction
+from captum_spes.speech_to_text.provenance import describe, describe_arguments, describe_inputs, versions
+from captum_spes.speech_to_text.quality import quality_warnings
+from captum_spes.speech_to_text.run import Maps, Run, RunOptions, Stage
+from captum_spes.speech_to_text.targets import Contrast
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-# arguments that change no more than rounding
-FREE = {"perturbations_per_eval", "show_progress", "callback"}
 
 
 class SpeechToTextAttribution(Attribution):
@@ -162,7 +142,7 @@ class SpeechToTextAttribution(Attribution):
         *,
         sampling_rate: int | None = None,
         baselines: Tensor | float | None = None,
-        feature_mask: Tensor | Callable[[Tensor], Tensor] | None = None,
+        feature_mask: MaskSource = None,
         n_samples: int | None = None,
         n_token_samples: int | None = None,
         perturbation_prob: float | None = None,
@@ -267,99 +247,52 @@ class SpeechToTextAttribution(Attribution):
             >>> one_row.tokens
             ['so what']
         """
-        # what cannot be is refused before anything is computed
-        methods.check_arguments(
-            self.attr_method, baselines, feature_mask, joint, token_values, process_group, min_reliability
-        )
+        method, model = self.attr_method, self.model
+        # arguments that cannot be used are refused before anything is computed
+        methods.check_arguments(method, baselines, feature_mask, joint, token_values, process_group, min_reliability)
         given = _given(n_samples=n_samples, perturbation_prob=perturbation_prob) | kwargs
         token_given = _given(n_samples=n_token_samples, perturbation_prob=token_perturbation_prob)
         token_given = methods.shared_with_tokens(kwargs) | token_given | (token_arguments or {})
-        methods.check_known(self.attr_method, given)
+        methods.check_known(method, given)
         if min_reliability is not None:
             given["min_reliability"] = min_reliability
-        prepared = partial(
-            prepare,
-            self.model,
-            inputs,
-            target,
-            sampling_rate=sampling_rate,
-            gen_args=gen_args,
-            context=context,
-            dtype=dtype,
-        )
-        ranks = Ranks(process_group)
-        utterance, tokens = _agreed(ranks, *ranks.together(prepared))
-        if isinstance(self.attr_method, CrossAttention) and (contrast is not None or sentence):
-            raise ValueError("attention is paid while a token is written: leave out contrast and sentence.")
-        prediction = self._prediction(utterance, tokens, contrast, sentence)
-        if joint and not len(prediction.previous):
-            raise ValueError(f"{self.model.name} writes all tokens at once: there are no previous tokens to perturb.")
-        baseline = _format_baseline(self.model.baseline(utterance) if baselines is None else baselines, utterance)
-        task = task_of(self.model, utterance, tokens)
-        mask_source = self._mask_source(utterance, task, given, feature_mask)
-        mask = mask_source(utterance.spectrogram) if callable(mask_source) else mask_source
-        if mask is not None and mask.dim() == 4 and not isinstance(self.attr_method, methods.MULTI_SCALE):
-            mask = mask[0]
-        facts = methods.Facts(utterance.spectrogram, self.model.frames_per_second, mask, len(prediction.previous))
-        arguments = methods.spectrogram_arguments(self.attr_method, facts, given)
-        token_method = methods.token_method(self.attr_method, facts.n_previous)
-        token_arguments = methods.token_arguments(token_method, facts, token_given)
-        mask = _check(utterance, mask, perturbations_per_eval, arguments)
-        pooling_masks: list[Tensor] = []
-        if adapt_patches and min_reliability is not None and isinstance(self.attr_method, GradientSPES):
-            pooling_masks = methods.coarser_masks(mask_source, utterance.spectrogram, mask)
 
-        folder = None
-        if checkpoint is not None and isinstance(self.attr_method, methods.ALL_TOKENS):
-            folder = Path(checkpoint)
-            folder.mkdir(parents=True, exist_ok=True)
-        run = ranks.together(
-            lambda: Run(
-                prediction, utterance, perturbations_per_eval, seed, show_progress, callback, process_group, folder
-            )
-        )
-        if joint:
-            token_arguments = {"perturbation_prob": token_arguments["perturbation_prob"]}
-            attributions = run.attribute_jointly(
-                self.attr_method, baseline, mask, arguments, token_values=token_values, **token_arguments
-            )
-        else:
-            # Tokens first: they take little, and a run that is stopped later has them whole.
-            if len(prediction.previous):
-                token_attr = run.attribute_tokens(token_method, token_arguments, token_values)
-            else:
-                token_attr, token_arguments = torch.zeros(len(prediction.rows), 0), {}
-            pooling = {"pooling_masks": pooling_masks} if pooling_masks else {}
-            attributions = (
-                *run.attribute_spectrogram(self.attr_method, baseline, mask, {**arguments, **pooling}),
-                token_attr,
-            )
-            if pooling_masks and run.pooling is not None:
-                mask = pooling_masks[run.pooling]
-        confidence, times = self._confidence(prediction.confidence(run.original), utterance, tokens, baseline)
-        explanation = self._explanation(utterance, tokens, prediction, mask, *attributions, confidence=confidence)
-        explanation.metadata.update(
-            token_times=times,
-            score=prediction.score_name if methods.asks_model(self.attr_method) else "none",
-            seed=seed,
-            arguments=describe_arguments(arguments),
-            token_arguments=describe_arguments(token_arguments),
+        ranks = Ranks(process_group)
+        preparation: dict[str, Any] = {
+            "sampling_rate": sampling_rate,
+            "gen_args": gen_args,
+            "context": context,
+            "dtype": dtype,
+        }
+        utterance, tokens = _agreed(ranks, *ranks.together(lambda: prepare(model, inputs, target, **preparation)))
+        prediction = make_prediction(model, method, self.score, utterance, tokens, contrast, sentence)
+        plan = make_plan(
+            method,
+            utterance,
+            tokens,
+            prediction,
+            baselines=baselines,
+            feature_mask=feature_mask,
+            perturbations_per_eval=perturbations_per_eval,
             joint=joint,
             token_values=token_values,
-            contrast=prediction.contrast,
-            passes=run.passes,
-            done=run.done,
-            partial=run.stopped,
-            baseline=self.model.baseline_name if baselines is None else describe(baselines),
-            feature_mask=describe(mask_source),
-            patches_per_second=_patches_per_second(mask, utterance, self.model),
-            gen_args=describe_arguments(gen_args),
-            task=task,
-            language=language_of(self.model, tokens),
+            adapt_patches=adapt_patches and min_reliability is not None,
+            given=given,
+            token_given=token_given,
         )
-        if isinstance(self.attr_method, CrossAttention):
-            explanation.metadata["resolution"] = "time alone, spread evenly over the channels: it tells no frequency"
-        for message in _doubts(explanation):
+
+        folder = None
+        if checkpoint is not None and isinstance(method, methods.ALL_TOKENS):
+            folder = Path(checkpoint)
+            folder.mkdir(parents=True, exist_ok=True)
+        options = RunOptions(perturbations_per_eval, seed, show_progress, callback, process_group, folder)
+        run = ranks.together(lambda: Run(plan, options))
+        maps = run.attribute()
+
+        confidence, times = _confidence(plan, prediction.confidence(run.original))
+        metadata = {**_metadata(plan, run, maps, baselines, gen_args), "token_times": times}
+        explanation = _explanation(plan, maps, confidence, metadata)
+        for message in quality_warnings(explanation):
             warnings.warn(message, stacklevel=2)
         if folder is not None:
             with suppress(OSError):  # it holds the files of a run that was stopped
@@ -412,128 +345,102 @@ class SpeechToTextAttribution(Attribution):
             >>> talk = attribution.attribute_long("speech.wav", "speech-parts", n_samples=4)
             >>> talk.plot().savefig("speech.png")
         """
-        if given := sorted(arguments.keys() & {"target", "contrast", "checkpoint", "process_group"}):
-            raise ValueError(
-                f"attribute_long explains all parts of a recording alike, in one process: leave out "
-                f"{' and '.join(given)}, or explain one part by attribute."
-            )
-        rate = self.model.sample_rate
-        recording = read_recording(inputs, sampling_rate)
-        samples = load_audio(recording, rate)
-        if max_seconds is None:
-            max_seconds = longest_seconds(self.model, len(samples) / rate)
-
-        def explain(
-            long: LongExplanation, number: int, part: np.ndarray, source: dict[str, Any]
-        ) -> SpeechToTextExplanation | None:
-            try:
-                utterance, tokens = prepare(
-                    self.model, Recording(part, rate, source), gen_args=gen_args, context=context, dtype=dtype
-                )
-            except NoWordsError:
-                return None
-            return self.attribute(utterance, tokens, gen_args=gen_args, **arguments)
-
-        settings = {
-            "method": methods.title(self.attr_method),
-            "score": None if self.score is None else self.score.__name__,
-            "arguments": describe_arguments({name: value for name, value in arguments.items() if name not in FREE}),
-            **describe_model(self.model, gen_args, context, dtype),
-        }
-        return explain_parts(samples, rate, folder, explain, max_seconds, settings, recording.source)
+        settings = settings_of(self, arguments, gen_args, context, dtype)
+        return explain_parts(
+            self.model,
+            inputs,
+            folder,
+            lambda utterance, tokens: self.attribute(utterance, tokens, gen_args=gen_args, **arguments),
+            settings,
+            sampling_rate=sampling_rate,
+            max_seconds=max_seconds,
+            gen_args=gen_args,
+            context=context,
+            dtype=dtype,
+        )
 
     def attribute_future(self) -> None:
         """Not implemented."""
         raise NotImplementedError("attribute_future is not implemented for SpeechToTextAttribution: use attribute.")
 
-    def _prediction(
-        self, utterance: Utterance, tokens: Tokens, contrast: Contrast | None, sentence: bool
-    ) -> Prediction:
-        if self.score is CTCLogLikelihood and contrast is None:
-            return PathsPrediction(self.model, tokens, text(self.model, tokens))
-        score = self.score or methods.defaults_of(self.attr_method).score
-        if contrast is None:
-            if sentence:
-                return TextPrediction(self.model, tokens, score, text(self.model, tokens))
-            return TokenPrediction(self.model, tokens, score)
-        if sentence:
-            raise ValueError("a contrast explains one word, and sentence the text as a whole: give one of them.")
-        if self.score is not None:
-            raise ValueError(f"a contrast has a score of its own: leave out score={self.score.__name__}.")
-        return WordPrediction(self.model, tokens, contrast, utterance)
 
-    def _mask_source(
-        self,
-        utterance: Utterance,
-        task: Task,
-        given: dict[str, Any],
-        feature_mask: Tensor | Callable[[Tensor], Tensor] | None,
-    ) -> Tensor | Callable[[Tensor], Tensor] | None:
-        """The mask as it was given, or the method's default; SLIC with what depends on the model and its task."""
-        if feature_mask is None:
-            seconds = min(utterance.spectrogram.shape[1] / self.model.frames_per_second, MAX_SECONDS[task])
-            patches = methods.default_patches(self.attr_method, given, seconds)
-            feature_mask = None if patches is None else partial(slic_feature_mask, patches_per_second=patches)
-        elif feature_mask is slic_feature_mask:
-            feature_mask = partial(slic_feature_mask)
-        if not isinstance(feature_mask, partial) or feature_mask.func is not slic_feature_mask:
-            return feature_mask
-        known = {"frames_per_second": self.model.frames_per_second, "max_seconds": MAX_SECONDS[task]}
-        return partial(feature_mask, **{**known, **feature_mask.keywords})
-
-    def _confidence(
-        self, confidence: Confidence | None, utterance: Utterance, tokens: Tokens, baseline: Tensor | float
-    ) -> tuple[Confidence | None, list[list[float]] | None]:
-        """The confidence of the model's tokens with what was heard of them, and when, where the model tells."""
-        if confidence is None or len(confidence) != len(tokens.target):
-            return confidence, None
-        times = token_times(self.model, utterance, tokens)
-        if times is None:
-            return confidence, None
-        unheard = unheard_probabilities(self.model, utterance, tokens, times, baseline)
-        return replace(confidence, unheard=unheard), times
-
-    def _explanation(
-        self,
-        utterance: Utterance,
-        tokens: Tokens,
-        prediction: Prediction,
-        mask: Tensor | None,
-        spectrogram_attr: Tensor,
-        reliability: Tensor | None,
-        token_attr: Tensor,
-        confidence: Confidence | None,
-    ) -> SpeechToTextExplanation:
-        previous_tokens = self.model.token_texts(prediction.previous)
-        is_previous = torch.arange(len(previous_tokens)) < prediction.n_previous[:, None]
-        return SpeechToTextExplanation(
-            text=text(self.model, tokens),
-            tokens=prediction.rows,
-            previous_tokens=previous_tokens,
-            spectrogram=utterance.spectrogram[0].float().cpu(),
-            spectrogram_attr=spectrogram_attr.float().cpu(),
-            # an average over random masks is not 0 for a token that comes later, but that is no feature
-            token_attr=torch.where(is_previous, token_attr.float().cpu(), 0),
-            n_previous=prediction.n_previous,
-            frames_per_second=self.model.frames_per_second,
-            mel_frequencies=torch.as_tensor(np.asarray(self.model.mel_frequencies), dtype=torch.float32),
-            reliability=reliability,
-            feature_mask=None if mask is None else mask.cpu().long().reshape(-1, *utterance.spectrogram.shape[1:]),
-            grouped=prediction.grouped,
-            confidence=confidence,
-            metadata={
-                "model": self.model.name,
-                "method": methods.title(self.attr_method),
-                **describe_inputs(self.model, utterance, tokens),
-                "versions": versions(),
-            },
-        )
+def _agreed(ranks: Ranks, utterance: Utterance, tokens: Tokens) -> tuple[Utterance, Tokens]:
+    """What the first rank hears and writes, for all: devices round differently."""
+    if ranks.group is None:
+        return utterance, tokens
+    device = utterance.spectrogram.device
+    return ranks.from_first(utterance.to("cpu")).to(device), ranks.from_first(tokens.to("cpu")).to(device)
 
 
-def longest_seconds(model: SpeechToTextModel, duration: float) -> float:
-    """Seconds that a model hears at once; the duration of the audio where nothing limits them."""
-    window = getattr(model, "window", None)
-    return duration if window is None else window / model.frames_per_second
+def _confidence(plan: Plan, confidence: Confidence | None) -> tuple[Confidence | None, list[list[float]] | None]:
+    """The confidence of the model's tokens with what was heard of them, and when, where the model tells."""
+    if confidence is None or len(confidence) != len(plan.tokens.target):
+        return confidence, None
+    model = plan.prediction.model
+    times = token_times(model, plan.utterance, plan.tokens)
+    if times is None:
+        return confidence, None
+    unheard = unheard_probabilities(model, plan.utterance, plan.tokens, times, plan.baseline)
+    return replace(confidence, unheard=unheard), times
+
+
+def _explanation(
+    plan: Plan, maps: Maps, confidence: Confidence | None, metadata: dict[str, Any]
+) -> SpeechToTextExplanation:
+    """The result of a run: the maps beside what they are of."""
+    model, prediction, spectrogram = plan.prediction.model, plan.prediction, plan.utterance.spectrogram
+    previous_tokens = model.token_texts(prediction.previous)
+    is_previous = torch.arange(len(previous_tokens)) < prediction.n_previous[:, None]
+    return SpeechToTextExplanation(
+        text=text(model, plan.tokens),
+        tokens=prediction.rows,
+        previous_tokens=previous_tokens,
+        spectrogram=spectrogram[0].float().cpu(),
+        spectrogram_attr=maps.spectrogram.float().cpu(),
+        # an average over random masks is not 0 for a token that comes later, but that token is no feature
+        token_attr=torch.where(is_previous, maps.tokens.float().cpu(), 0),
+        n_previous=prediction.n_previous,
+        frames_per_second=model.frames_per_second,
+        mel_frequencies=torch.as_tensor(np.asarray(model.mel_frequencies), dtype=torch.float32),
+        reliability=maps.reliability,
+        feature_mask=None if maps.mask is None else maps.mask.cpu().long().reshape(-1, *spectrogram.shape[1:]),
+        grouped=prediction.grouped,
+        confidence=confidence,
+        metadata=metadata,
+    )
+
+
+def _metadata(
+    plan: Plan, run: Run, maps: Maps, baselines: Tensor | float | None, gen_args: dict[str, Any] | None
+) -> dict[str, Any]:
+    """How an explanation was made, in values that a file can hold."""
+    model = plan.prediction.model
+    resolution = {}
+    if isinstance(plan.method, CrossAttention):
+        resolution = {"resolution": "time alone, spread evenly over the channels: it tells no frequency"}
+    return {
+        "model": model.name,
+        "method": methods.title(plan.method),
+        **describe_inputs(model, plan.utterance, plan.tokens),
+        "versions": versions(),
+        "score": plan.prediction.score_name if methods.asks_model(plan.method) else "none",
+        "seed": run.options.seed,
+        "arguments": describe_arguments(plan.arguments),
+        "token_arguments": describe_arguments(plan.token_arguments),
+        "joint": plan.joint,
+        "token_values": plan.token_values,
+        "contrast": plan.prediction.contrast,
+        "passes": run.passes,
+        "done": run.done,
+        "partial": run.stopped,
+        "baseline": model.baseline_name if baselines is None else describe(baselines),
+        "feature_mask": describe(plan.mask_source),
+        "patches_per_second": _patches_per_second(maps.mask, plan.utterance, model),
+        "gen_args": describe_arguments(gen_args),
+        "task": task_of(model, plan.utterance, plan.tokens),
+        "language": language_of(model, plan.tokens),
+        **resolution,
+    }
 
 
 def _patches_per_second(mask: Tensor | None, utterance: Utterance, model: SpeechToTextModel) -> list[int] | None:
@@ -545,51 +452,6 @@ def _patches_per_second(mask: Tensor | None, utterance: Utterance, model: Speech
     return [round(len(granularity.unique()) / seconds) for granularity in granularities]
 
 
-def _agreed(ranks: Ranks, utterance: Utterance, tokens: Tokens) -> tuple[Utterance, Tokens]:
-    """What the first rank hears and writes, for all: devices round differently."""
-    if ranks.group is None:
-        return utterance, tokens
-    device = utterance.spectrogram.device
-    return ranks.from_first(utterance.to("cpu")).to(device), ranks.from_first(tokens.to("cpu")).to(device)
-
-
-def _doubts(explanation: SpeechToTextExplanation) -> Iterator[str]:
-    """What to say, and to do, of maps that tell little."""
-    if message := low_reliability(explanation):
-        yield message
-    flat = explanation.spectrogram_attr.flatten(1)
-    if bool((flat == flat[:, :1]).all()):
-        yield (
-            f"the maps of {explanation.metadata['method']} are the same everywhere: nothing that it did changed the "
-            "score enough. Take another score, or a smaller penalty (interpretable_model) for Lime."
-        )
-
-
-def low_reliability(explanation: SpeechToTextExplanation) -> str | None:
-    """What to say, and to do, where the two halves of the samples agree little; None where they agree.
-
-    The number of samples that would do follows from the Spearman-Brown formula.
-    """
-    if explanation.reliability is None or (mean := float(explanation.reliability.mean())) >= LOW_RELIABILITY:
-        return None
-    values = explanation.reliability.tolist()
-    noisy = [
-        f"{name.strip()!r} {value:.2f}" for name, value in zip(explanation.tokens, values) if value < LOW_RELIABILITY
-    ]
-    n_done = explanation.metadata.get("done", {}).get("spectrogram")
-    advice = "Take more samples (n_samples, --n-samples)"
-    if n_done and mean > 0:
-        needed = math.ceil(n_done * LOW_RELIABILITY * (1 - mean) / (mean * (1 - LOW_RELIABILITY)))
-        advice = (
-            f"About {needed:,} samples in place of {n_done:,} would reach {LOW_RELIABILITY} (n_samples, --n-samples)"
-        )
-    return (
-        f"the maps are noisy: those of two halves of the samples correlate at {mean:.2f} in the mean over the tokens "
-        f"({', '.join(noisy[:5])}{', …' if len(noisy) > 5 else ''}). {advice}; fewer and larger patches are more "
-        "reliable, too (feature_mask)."
-    )
-
-
 def _given(**arguments: Any) -> dict[str, Any]:
     """The arguments that a caller gave, as plain numbers that a file can hold."""
     return {
@@ -597,27 +459,3 @@ def _given(**arguments: Any) -> dict[str, Any]:
         for name, value in arguments.items()
         if value is not None
     }
-
-
-def _format_baseline(baseline: Tensor | float, utterance: Utterance) -> Tensor | float:
-    """A baseline with the spectrogram's dimensions and device, whatever it leaves out."""
-    if not isinstance(baseline, Tensor) or not baseline.dim():
-        return float(baseline)
-    spectrogram = utterance.spectrogram
-    return baseline.to(spectrogram.device).reshape(*[1] * (spectrogram.dim() - baseline.dim()), *baseline.shape)
-
-
-def _check(
-    utterance: Utterance, mask: Tensor | None, perturbations_per_eval: int | None, given: dict[str, Any]
-) -> Tensor | None:
-    """The mask with the spectrogram's size and device, checked together with the arguments that belong to it."""
-    perturbations_per_eval = 1 if perturbations_per_eval is None else perturbations_per_eval
-    if mask is None:
-        check_counts(given.get("n_samples", 1), perturbations_per_eval, 1)
-        return None
-    spectrogram = utterance.spectrogram
-    layout = FeatureLayout.create((spectrogram,), mask, given.get("perturbation_prob", 0.5))
-    n_samples = given.get("n_samples", layout.n_granularities)
-    check_counts(n_samples, perturbations_per_eval, layout.n_granularities)
-    leading = mask.shape[:-2] if mask.dim() > 2 else (1,)
-    return mask.to(spectrogram.device).expand(*leading, *spectrogram.shape[1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from captum.attr import (
@@ -24,11 +25,14 @@ from captum.attr import (
 from torch import Tensor
 
 from captum_spes.attr import SPES, AttnLRP, BubbleNoise, CrossAttention, Energy, GradientSPES, Random
-from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.audio import AudioLike
+from captum_spes.explanation import LongExplanation, SpeechToTextExplanation
 from captum_spes.forward_func import TokenProbability
+from captum_spes.models.context import Context, Dtype
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.segmentation import grid_feature_mask, slic_feature_mask
 from captum_spes.speech_to_text.attribution import SpeechToTextAttribution
+from captum_spes.speech_to_text.parts import OnExplained, OnText, explain_parts, settings_of
 from captum_spes.speech_to_text.profiles import Defaults, Score, accepted, asks_model, defaults_of
 
 Preset = Literal["instant", "fast", "paper"]
@@ -103,7 +107,7 @@ class NamedMethod:
             ValueError: the instant budget for a method that samples.
         """
         if preset == "instant" and self.takes_samples:
-            name = self.make(_nothing).get_name()
+            name = self.make(_placeholder_model).get_name()
             raise ValueError(f"{name} samples, and the instant preset is for methods that do not: take the fast one.")
         mask = self.fast_feature_mask if preset == "fast" and self.fast_feature_mask else self.feature_mask
         masks = {} if mask is None else {"feature_mask": mask(model.frames_per_second)}
@@ -126,25 +130,73 @@ class NamedMethod:
             return explanation
         return absolute(explanation)
 
+    def explain_long(
+        self,
+        model: SpeechToTextModel,
+        inputs: AudioLike,
+        folder: Path,
+        preset: Preset,
+        *,
+        gen_args: dict[str, Any] | None = None,
+        context: Context = "auto",
+        dtype: Dtype | None = None,
+        on_text: OnText | None = None,
+        on_explained: OnExplained | None = None,
+        **arguments: Any,
+    ) -> LongExplanation:
+        """Explains a recording of any length into a folder, with the arguments of a budget and further ones.
+
+        As :meth:`.SpeechToTextAttribution.attribute_long`, which goes on with the same folder if it is given the same
+        arguments.
+
+        Args:
+            model: the model.
+            inputs: the recording.
+            folder: a new folder, or that of the same explanation.
+            preset: the budget.
+            gen_args: arguments of the model's generation.
+            context: how the model's window is run.
+            dtype: precision of the model.
+            on_text: called before each part is explained, with what is there so far, the part's number and its text.
+            on_explained: called after each part, with its explanation in place of the text.
+            **arguments: further arguments of :meth:`.SpeechToTextAttribution.attribute`, which prevail.
+
+        Raises:
+            ValueError: it cannot explain this model, or the folder holds the parts of something else.
+        """
+        given = {**self.arguments_of(model, preset), **arguments}
+        return explain_parts(
+            model,
+            inputs,
+            folder,
+            lambda utterance, tokens: self.explain(model, utterance, tokens, preset, gen_args=gen_args, **arguments),
+            settings_of(self.wrap(model), given, gen_args, context, dtype, self.absolute),
+            gen_args=gen_args,
+            context=context,
+            dtype=dtype,
+            on_text=on_text,
+            on_explained=on_explained,
+        )
+
     @property
     def takes_samples(self) -> bool:
         """Whether it has an argument ``n_samples``."""
-        return "n_samples" in accepted(self.make(_nothing))
+        return "n_samples" in accepted(self.make(_placeholder_model))
 
     @property
     def samples_perturbations(self) -> bool:
         """Whether that is the number of its perturbations, as in SPES and Bubble Noise."""
-        return isinstance(self.make(_nothing), (SPES, BubbleNoise))
+        return isinstance(self.make(_placeholder_model), (SPES, BubbleNoise))
 
     @property
     def samples_gradients(self) -> bool:
         """Whether that is the number of random masks at which it takes gradients, as in GradientSPES."""
-        return isinstance(self.make(_nothing), GradientSPES)
+        return isinstance(self.make(_placeholder_model), GradientSPES)
 
     @property
     def min_samples(self) -> int:
         """The least ``n_samples`` that it takes: a perturbation for each granularity of its patches."""
-        method = self.make(_nothing)
+        method = self.make(_placeholder_model)
         if not isinstance(method, (SPES, GradientSPES)):
             return 1
         patches: Any = defaults_of(method).patches_per_second
@@ -196,8 +248,8 @@ def absolute(explanation: SpeechToTextExplanation) -> SpeechToTextExplanation:
     )
 
 
-def _nothing(inputs: Tensor) -> Tensor:
-    """In place of a model, to ask a method what it takes."""
+def _placeholder_model(inputs: Tensor) -> Tensor:
+    """Stands for a model where a method is made only to look at what it takes."""
     return inputs
 
 
@@ -356,7 +408,7 @@ def describe_methods() -> list[tuple[str, ...]]:
 
 
 def _description(name: str, method: NamedMethod) -> tuple[str, ...]:
-    attr_method = method.make(_nothing)
+    attr_method = method.make(_placeholder_model)
     defaults: Defaults = defaults_of(attr_method)
     score = (method.score or defaults.score).__name__ if asks_model(attr_method) else "none"
     # scores other than the divergence rise as well as fall

@@ -1,4 +1,4 @@
-"""What an explanation tells of how it was made, as a file can hold it."""
+"""How an explanation was made, in values that a file can hold and that a resumed run is compared by."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from captum_spes.attr.fingerprint import fingerprint
 from captum_spes.models.context import Context, Dtype, context_seconds
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 
@@ -50,18 +51,19 @@ def describe_arguments(arguments: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def describe(value: object) -> Any:
-    """A value for the metadata: as it is where JSON can hold it."""
+    """A value as JSON can hold it: a plain value as it is, a tensor by its shape and a hash of what is in it."""
     if isinstance(value, (bool, int, float, str, type(None))):
         return value
     if isinstance(value, Tensor):
-        return float(value) if value.numel() == 1 else f"tensor of shape {tuple(value.shape)}"
+        return float(value) if value.numel() == 1 else fingerprint(value)
     if isinstance(value, partial):
         # what was given, and what the function takes by itself
         parameters = signature(value.func).parameters.values()
         defaults = {item.name: item.default for item in parameters if item.default is not item.empty}
+        arguments = {**defaults, **value.keywords}
         return {
             "function": value.func.__name__,
-            **{key: str(item) for key, item in {**defaults, **value.keywords}.items()},
+            **{key: fingerprint(item) if isinstance(item, Tensor) else str(item) for key, item in arguments.items()},
         }
     return getattr(value, "__name__", str(value))
 

@@ -1,0 +1,124 @@
+"""The model's outputs and gradients where its precision overflows: they are computed again in float32."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_spes.models.protocol import Utterance
+from captum_spes.speech_to_text.targets import Prediction
+
+
+class Outputs:
+    """What the model makes of an utterance, or of spectrograms and gates in its place, for a prediction's score.
+
+    Where the outputs overflow in the utterance's precision, they are those of float32, with one warning. NaN that is
+    left there, or of a model whose weights are narrower than float32, is for the attribution method to refuse.
+
+    Args:
+        prediction: what is explained.
+        utterance: what the model hears.
+    """
+
+    def __init__(self, prediction: Prediction, utterance: Utterance) -> None:
+        self.prediction = prediction
+        self.model = prediction.model
+        self.utterance = utterance
+        self._encoded: dict[torch.dtype, Any] = {}
+        self._warned = False
+
+    def of_spectrogram(self, spectrogram: Tensor, gate: Tensor | None = None) -> Any:
+        """Outputs for spectrograms (B, T, C) in the utterance's place."""
+        return self._finite(lambda utterance: self.prediction.outputs(self.model.encode(spectrogram, utterance), gate))
+
+    def of_gate(self, gate: Tensor | None = None) -> Any:
+        """Outputs for the utterance itself, which is encoded only once, with gates (B, J) of the previous tokens."""
+        return self._finite(lambda utterance: self.prediction.outputs(self._encode_once(utterance), gate))
+
+    def with_finite_gradients(self, score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The same score, whose gradients are those in float32 where they overflow in the utterance's precision."""
+        if self.utterance.dtype == torch.float32:
+            return score
+
+        def wide(inputs: Tensor) -> Tensor | None:
+            if self.wide is None:
+                return None
+            self._warn()
+            narrow, self.utterance = self.utterance, self.wide
+            try:
+                return score(inputs)
+            finally:
+                self.utterance = narrow
+
+        return lambda inputs: _FiniteGradients.apply(inputs, score, wide) if inputs.requires_grad else score(inputs)
+
+    @cached_property
+    def wide(self) -> Utterance | None:
+        """The utterance in float32; None for a model whose weights are narrower."""
+        wide = replace(self.utterance, dtype=torch.float32)
+        try:
+            self._encode_once(wide)
+        except ValueError:
+            return None
+        return wide
+
+    def _encode_once(self, utterance: Utterance) -> Any:
+        if utterance.dtype not in self._encoded:
+            with torch.no_grad():
+                self._encoded[utterance.dtype] = self.model.encode(utterance.spectrogram, utterance)
+        return self._encoded[utterance.dtype]
+
+    def _finite(self, outputs: Callable[[Utterance], Any]) -> Any:
+        found = outputs(self.utterance)
+        if self.utterance.dtype == torch.float32 or _is_finite(found) or self.wide is None:
+            return found
+        self._warn()
+        return outputs(self.wide)
+
+    def _warn(self) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        name = str(self.utterance.dtype).removeprefix("torch.")
+        warnings.warn(
+            f"{self.model.name} overflows in {name} on this utterance: the batches in which it does are computed in "
+            "float32.",
+            stacklevel=2,
+        )
+
+
+def _is_finite(outputs: Tensor | tuple[Tensor, ...]) -> bool:
+    """Whether a model's logits can be scored: -inf is a token that it never writes."""
+    return all(bool((part < torch.inf).all()) for part in (outputs if isinstance(outputs, tuple) else (outputs,)))
+
+
+class _FiniteGradients(torch.autograd.Function):
+    """A score whose gradients are taken from another score, where there is one, if they are not finite."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, narrow: Callable[..., Tensor], wide: Callable[..., Tensor | None]) -> Tensor:
+        with torch.enable_grad():
+            ctx.inputs = inputs.detach().requires_grad_()
+            ctx.scores = narrow(ctx.inputs)
+        ctx.wide, ctx.wide_scores = wide, None
+        scores = ctx.scores.detach()
+        if not ctx.scores.requires_grad:
+            ctx.mark_non_differentiable(scores)
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (found,) = torch.autograd.grad(ctx.scores, ctx.inputs, gradient, retain_graph=True)
+        if not found.isfinite().all():
+            if ctx.wide_scores is None:
+                with torch.enable_grad():
+                    ctx.wide_scores = ctx.wide(ctx.inputs)
+            if ctx.wide_scores is not None:
+                (found,) = torch.autograd.grad(ctx.wide_scores, ctx.inputs, gradient, retain_graph=True)
+        return found, None, None

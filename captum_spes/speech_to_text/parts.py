@@ -1,0 +1,179 @@
+"""Long recordings, explained part by part into a folder; a run that was stopped goes on with the missing parts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from captum_spes._files import differences
+from captum_spes.attr.fingerprint import fingerprint
+from captum_spes.audio import AudioLike, Recording, load_audio, read_recording, split_at_pauses
+from captum_spes.explanation import LongExplanation, Part, SpeechToTextExplanation
+from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare, text
+from captum_spes.models.context import Context, Dtype
+from captum_spes.models.preparation import NoWordsError
+from captum_spes.speech_to_text.profiles import defaults_of, title
+from captum_spes.speech_to_text.provenance import describe_model
+
+if TYPE_CHECKING:
+    from captum_spes.speech_to_text.attribution import SpeechToTextAttribution
+
+# arguments of attribute() that change no more than rounding, and those that belong to a single utterance
+FREE = {"perturbations_per_eval", "show_progress", "callback"}
+SINGLE = {"target", "contrast", "checkpoint", "process_group"}
+
+Explain = Callable[[Utterance, Tokens], SpeechToTextExplanation]
+# called with the explanation so far and the number of the part, and with the part's text or its explanation
+OnText = Callable[[LongExplanation, int, str], Any]
+OnExplained = Callable[[LongExplanation, int, SpeechToTextExplanation], Any]
+
+
+def explain_parts(
+    model: SpeechToTextModel,
+    inputs: AudioLike,
+    folder: str | os.PathLike[str],
+    explain: Explain,
+    settings: Mapping[str, Any],
+    *,
+    sampling_rate: int | None = None,
+    max_seconds: float | None = None,
+    gen_args: dict[str, Any] | None = None,
+    context: Context = "auto",
+    dtype: Dtype | None = None,
+    on_text: OnText | None = None,
+    on_explained: OnExplained | None = None,
+) -> LongExplanation:
+    """Explains a recording part by part, and writes each part into a folder as soon as it is finished.
+
+    Args:
+        model: the model, which writes the text of each part.
+        inputs: the recording, as for :func:`captum_spes.models.prepare`.
+        folder: a new folder, or that of the same explanation, whose missing parts are then explained.
+        explain: explains what the model hears and writes of one part. Where the explanation is partial, the run ends
+            and the part is not kept.
+        settings: what the explanations depend on, from :func:`settings_of`. A folder with other settings is refused.
+        sampling_rate: samples a second of an array of samples.
+        max_seconds: the longest part. Default: the model's window.
+        gen_args: arguments of the model's generation.
+        context: how the model's window is run.
+        dtype: precision of the model.
+        on_text: called before a part is explained, with its text; the text is empty where the model writes no words.
+        on_explained: called after a part is explained, before it is written.
+
+    Returns:
+        LongExplanation: what is in the folder. Nothing is :attr:`~LongExplanation.missing` unless the run was ended.
+
+    Raises:
+        ValueError: a folder that holds the parts of something else; the message names each difference.
+    """
+    recording = read_recording(inputs, sampling_rate)
+    rate = model.sample_rate
+    samples = load_audio(recording, rate)
+    if max_seconds is None:
+        max_seconds = longest_seconds(model, len(samples) / rate)
+    long = plan_parts(samples, rate, folder, max_seconds, settings)
+    for number in long.missing:
+        part = long.parts[number]
+        span = {"start_seconds": part.start, "stop_seconds": part.stop}
+        heard = samples[round(part.start * rate) : round(part.stop * rate)]
+        try:
+            utterance, tokens = prepare(
+                model,
+                Recording(heard, rate, {**recording.source, **span}),
+                gen_args=gen_args,
+                context=context,
+                dtype=dtype,
+            )
+        except NoWordsError:
+            utterance, tokens = None, None
+        if on_text is not None:
+            on_text(long, number, "" if tokens is None else text(model, tokens))
+        explanation = None if utterance is None or tokens is None else explain(utterance, tokens)
+        if explanation is not None and explanation.metadata.get("partial"):
+            break
+        if explanation is not None and on_explained is not None:
+            on_explained(long, number, explanation)
+        long.finish(number, explanation)
+    return long
+
+
+def plan_parts(
+    samples: np.ndarray,
+    sampling_rate: int,
+    folder: str | os.PathLike[str],
+    max_seconds: float,
+    settings: Mapping[str, Any],
+) -> LongExplanation:
+    """Cuts a recording into parts, or reads the parts of an earlier run with the same settings from the folder.
+
+    Raises:
+        ValueError: a folder that holds the parts of something else.
+    """
+    digest = hashlib.sha256(samples.tobytes()).hexdigest()
+    settings = {"audio_sha256": digest, "max_seconds": max_seconds, **settings}
+    if not LongExplanation.exists(folder):
+        spans = split_at_pauses(samples, sampling_rate, max_seconds)
+        parts = [Part(begin / sampling_rate, end / sampling_rate) for begin, end in spans]
+        long = LongExplanation(Path(folder), len(samples) / sampling_rate, parts, settings)
+        long.write_index()
+        return long
+    long = LongExplanation.load(folder)
+    if found := list(differences(long.settings, settings)):
+        raise ValueError(
+            f"{folder} holds parts that were explained otherwise: {'; '.join(found)}. Give the same arguments "
+            "to go on with it, or another folder."
+        )
+    return long
+
+
+def settings_of(
+    attribution: SpeechToTextAttribution,
+    arguments: Mapping[str, Any],
+    gen_args: dict[str, Any] | None,
+    context: Context,
+    dtype: Dtype | None,
+    absolute: bool = False,
+) -> dict[str, Any]:
+    """What the explanations of a recording's parts depend on, in values that JSON holds and messages name.
+
+    The same from Python and from the command line: arguments that are left out count with their defaults.
+
+    Args:
+        attribution: the method, wrapped with its model.
+        arguments: of :meth:`.SpeechToTextAttribution.attribute`.
+        gen_args: arguments of the model's generation.
+        context: how the model's window is run.
+        dtype: precision of the model.
+        absolute: whether the values of the maps lose their sign.
+
+    Raises:
+        ValueError: arguments that belong to a single utterance.
+    """
+    if given := sorted(arguments.keys() & SINGLE):
+        raise ValueError(
+            f"attribute_long explains all parts of a recording alike, in one process: leave out "
+            f"{' and '.join(given)}, or explain one part by attribute."
+        )
+    elsewhere = FREE | SINGLE | {"sampling_rate", "gen_args", "context", "dtype"}
+    parameters = signature(type(attribution).attribute).parameters
+    defaults = {name: item.default for name, item in parameters.items() if item.default is not item.empty}
+    counting = {name: value for name, value in {**defaults, **arguments}.items() if name not in elsewhere}
+    name = title(attribution.attr_method)
+    return {
+        "method": f"|{name}|" if absolute else name,
+        "score": (attribution.score or defaults_of(attribution.attr_method).score).__name__,
+        "arguments": fingerprint(counting),
+        **describe_model(attribution.model, gen_args, context, dtype),
+    }
+
+
+def longest_seconds(model: SpeechToTextModel, duration: float) -> float:
+    """Seconds that a model hears at once; the duration of the audio where nothing limits them."""
+    window = getattr(model, "window", None)
+    return duration if window is None else window / model.frames_per_second

@@ -1,0 +1,205 @@
+"""What an attribution method is given to explain one utterance, checked before anything expensive is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from captum.attr import Attribution
+from torch import Tensor
+
+import captum_spes.speech_to_text.profiles as methods
+from captum_spes.attr import CrossAttention, GradientSPES
+from captum_spes.attr._batches import check_counts
+from captum_spes.attr._features import FeatureLayout
+from captum_spes.forward_func import CTCLogLikelihood
+from captum_spes.models import SpeechToTextModel, Tokens, Utterance, text
+from captum_spes.models.protocol import Task, task_of
+from captum_spes.segmentation import MAX_SECONDS, slic_feature_mask
+from captum_spes.speech_to_text.targets import (
+    Contrast,
+    PathsPrediction,
+    Prediction,
+    TextPrediction,
+    TokenPrediction,
+    WordPrediction,
+)
+
+MaskSource = Tensor | Callable[[Tensor], Tensor] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One explanation before the method runs.
+
+    Attributes:
+        method: the attribution method for the spectrogram.
+        token_method: the attribution method for the previous tokens.
+        utterance: what the model hears.
+        tokens: what it writes.
+        prediction: what is explained: the rows and their forward function.
+        baseline: what hidden bins become; a number, or a tensor that broadcasts to the spectrogram.
+        mask_source: the feature mask as it was given, or the function that made it.
+        mask: the feature mask, with the spectrogram's size and device; None where every bin is a feature.
+        arguments: of the method's ``attribute`` for the spectrogram.
+        token_arguments: of the token method's ``attribute`` for the previous tokens.
+        joint: whether spectrogram and previous tokens are perturbed at the same time.
+        token_values: whether the single values of the embeddings are the features.
+        pooling_masks: masks from fine to coarse, over the finest reliable one of which GradientSPES pools; empty
+            where it keeps the feature mask.
+    """
+
+    method: Attribution
+    token_method: Attribution
+    utterance: Utterance
+    tokens: Tokens
+    prediction: Prediction
+    baseline: Tensor | float
+    mask_source: MaskSource
+    mask: Tensor | None
+    arguments: dict[str, Any]
+    token_arguments: dict[str, Any]
+    joint: bool
+    token_values: bool
+    pooling_masks: list[Tensor]
+
+
+def make_plan(
+    method: Attribution,
+    utterance: Utterance,
+    tokens: Tokens,
+    prediction: Prediction,
+    *,
+    baselines: Tensor | float | None,
+    feature_mask: MaskSource,
+    perturbations_per_eval: int | None,
+    joint: bool,
+    token_values: bool,
+    adapt_patches: bool,
+    given: dict[str, Any],
+    token_given: dict[str, Any],
+) -> Plan:
+    """Completes the caller's arguments by the defaults of the method and of the model.
+
+    Args:
+        adapt_patches: whether GradientSPES may pool over fewer and larger patches than those of the mask.
+        given: the caller's further arguments of the method's ``attribute`` for the spectrogram.
+        token_given: and those for the previous tokens.
+        The others are those of :meth:`.SpeechToTextAttribution.attribute`.
+
+    Raises:
+        ValueError: a mask, a baseline or numbers that do not fit the utterance or each other.
+        TypeError: an argument that the method for the tokens does not take.
+    """
+    model = prediction.model
+    if joint and not len(prediction.previous):
+        raise ValueError(f"{model.name} writes all tokens at once: there are no previous tokens to perturb.")
+    baseline = _format_baseline(model.baseline(utterance) if baselines is None else baselines, utterance)
+    mask_source = _mask_source(method, model, utterance, task_of(model, utterance, tokens), given, feature_mask)
+    mask = mask_source(utterance.spectrogram) if callable(mask_source) else mask_source
+    if mask is not None and mask.dim() == 4 and not isinstance(method, methods.MULTI_SCALE):
+        mask = mask[0]
+    facts = methods.Facts(utterance.spectrogram, model.frames_per_second, mask, len(prediction.previous))
+    arguments = methods.spectrogram_arguments(method, facts, given)
+    token_method = methods.token_method(method, facts.n_previous)
+    token_arguments = methods.token_arguments(token_method, facts, token_given)
+    if joint:  # in one call with the spectrogram, which has the samples
+        token_arguments = {"perturbation_prob": token_arguments["perturbation_prob"]}
+    elif not facts.n_previous:
+        token_arguments = {}
+    mask = _check(utterance, mask, perturbations_per_eval, arguments)
+    pooling_masks: list[Tensor] = []
+    if adapt_patches and isinstance(method, GradientSPES):
+        pooling_masks = methods.coarser_masks(mask_source, utterance.spectrogram, mask)
+    return Plan(
+        method,
+        token_method,
+        utterance,
+        tokens,
+        prediction,
+        baseline,
+        mask_source,
+        mask,
+        arguments,
+        token_arguments,
+        joint,
+        token_values,
+        pooling_masks,
+    )
+
+
+def make_prediction(
+    model: SpeechToTextModel,
+    method: Attribution,
+    score: methods.Score | None,
+    utterance: Utterance,
+    tokens: Tokens,
+    contrast: Contrast | None,
+    sentence: bool,
+) -> Prediction:
+    """What is explained: every token, the text as a whole, or one word against another.
+
+    Raises:
+        ValueError: a contrast together with ``sentence`` or a score, or a score that does not fit the model.
+    """
+    if isinstance(method, CrossAttention) and (contrast is not None or sentence):
+        raise ValueError("attention is paid while a token is written: leave out contrast and sentence.")
+    if contrast is not None:
+        if sentence:
+            raise ValueError("a contrast explains one word, and sentence the text as a whole: give one of them.")
+        if score is not None:
+            raise ValueError(f"a contrast has a score of its own: leave out score={score.__name__}.")
+        return WordPrediction(model, tokens, contrast, utterance)
+    if score is CTCLogLikelihood:
+        return PathsPrediction(model, tokens, text(model, tokens))
+    score = score or methods.defaults_of(method).score
+    if sentence:
+        return TextPrediction(model, tokens, score, text(model, tokens))
+    return TokenPrediction(model, tokens, score)
+
+
+def _mask_source(
+    method: Attribution,
+    model: SpeechToTextModel,
+    utterance: Utterance,
+    task: Task,
+    given: dict[str, Any],
+    feature_mask: MaskSource,
+) -> MaskSource:
+    """The mask as it was given, or the method's default; SLIC with what depends on the model and its task."""
+    if feature_mask is None:
+        seconds = min(utterance.spectrogram.shape[1] / model.frames_per_second, MAX_SECONDS[task])
+        patches = methods.default_patches(method, given, seconds)
+        feature_mask = None if patches is None else partial(slic_feature_mask, patches_per_second=patches)
+    elif feature_mask is slic_feature_mask:
+        feature_mask = partial(slic_feature_mask)
+    if not isinstance(feature_mask, partial) or feature_mask.func is not slic_feature_mask:
+        return feature_mask
+    known = {"frames_per_second": model.frames_per_second, "max_seconds": MAX_SECONDS[task]}
+    return partial(feature_mask, **{**known, **feature_mask.keywords})
+
+
+def _format_baseline(baseline: Tensor | float, utterance: Utterance) -> Tensor | float:
+    """A baseline with the spectrogram's dimensions and device, whatever it leaves out."""
+    if not isinstance(baseline, Tensor) or not baseline.dim():
+        return float(baseline)
+    spectrogram = utterance.spectrogram
+    return baseline.to(spectrogram.device).reshape(*[1] * (spectrogram.dim() - baseline.dim()), *baseline.shape)
+
+
+def _check(
+    utterance: Utterance, mask: Tensor | None, perturbations_per_eval: int | None, arguments: dict[str, Any]
+) -> Tensor | None:
+    """The mask with the spectrogram's size and device, checked together with the arguments that belong to it."""
+    perturbations_per_eval = 1 if perturbations_per_eval is None else perturbations_per_eval
+    if mask is None:
+        check_counts(arguments.get("n_samples", 1), perturbations_per_eval, 1)
+        return None
+    spectrogram = utterance.spectrogram
+    layout = FeatureLayout.create((spectrogram,), mask, arguments.get("perturbation_prob", 0.5))
+    n_samples = arguments.get("n_samples", layout.n_granularities)
+    check_counts(n_samples, perturbations_per_eval, layout.n_granularities)
+    leading = mask.shape[:-2] if mask.dim() > 2 else (1,)
+    return mask.to(spectrogram.device).expand(*leading, *spectrogram.shape[1:])
