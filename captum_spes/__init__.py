@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         TokenLogProbability,
         TokenProbability,
     )
-    from captum_spes.segmentation import grid_feature_mask, slic_feature_mask
+    from captum_spes.segmentation import grid_feature_mask, image_feature_mask, slic_feature_mask
     from captum_spes.speech_to_text import SpeechToTextAttribution
     from captum_spes.speech_to_text.targets import Contrast
 
@@ -36,6 +36,7 @@ __all__ = [
     "TokenLogit",
     "TokenProbability",
     "grid_feature_mask",
+    "image_feature_mask",
     "slic_feature_mask",
 ]
 __version__ = "0.1.0"
@@ -45,7 +46,7 @@ __version__ = "0.1.0"
 _MODULES = {
     **dict.fromkeys(("SPES", "BubbleNoise", "GradientSPES"), "attr"),
     **dict.fromkeys(("Contrast", "SpeechToTextAttribution"), "speech_to_text"),
-    **dict.fromkeys(("grid_feature_mask", "slic_feature_mask"), "segmentation"),
+    **dict.fromkeys(("grid_feature_mask", "image_feature_mask", "slic_feature_mask"), "segmentation"),
     "SpeechToTextExplanation": "explanation",
     "LongExplanation": "explanation.long",
 }

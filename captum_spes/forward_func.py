@@ -35,6 +35,11 @@ class _Score(ABC):
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         if self.reference is None:
+            if len(inputs) < 2 or not isinstance(inputs[-1], Tensor):
+                raise ValueError(
+                    f"{type(self).__name__} has no reference to compare the prediction with: give it as "
+                    f"{type(self).__name__}(log_prob_func, reference=…), or to attribute() as additional_forward_args."
+                )
             *inputs, reference = inputs  # type: ignore[assignment]
         else:
             reference = self.reference

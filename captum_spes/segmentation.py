@@ -1,4 +1,4 @@
-"""Feature masks that divide a spectrogram into patches of neighbouring time–frequency bins."""
+"""Feature masks that divide spectrograms and images into patches of neighbouring scalars."""
 
 from __future__ import annotations
 
@@ -85,22 +85,22 @@ def slic_feature_mask(
             segments = slic(
                 image, n_segments=count, compactness=compactness, sigma=sigma, channel_axis=None, start_label=0
             )
-            # SLIC may leave ids out
-            ids = np.unique(segments, return_inverse=True)[1].reshape(segments.shape)
-            mask[granularity, example] = torch.from_numpy(ids)
+            mask[granularity, example] = _renumbered(segments)
     return mask.to(spectrogram.device)
 
 
-def grid_feature_mask(spectrogram: Tensor, patch_size: tuple[int, int]) -> Tensor:
-    """Divides a spectrogram into equal rectangles.
+def grid_feature_mask(inputs: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """Divides spectrograms or images into equal rectangles.
 
     Args:
-        spectrogram: tensor of shape (B, T, C), frames × mel channels.
-        patch_size: frames and mel channels of a patch; those at the end and at the top may be smaller.
+        inputs: spectrograms of shape (B, T, C), frames × mel channels, or images of shape (B, C, H, W), whose channels
+            share their patches.
+        patch_size: frames and mel channels, or height and width, of a patch; those at the end of an axis may be
+            smaller.
 
     Returns:
-        Tensor: int64 ids 0, 1, … of shape (1, T, C) on the spectrogram's device, the same patches for every
-        example. For 4 frames × 4 channels and a patch size of (2, 2)::
+        Tensor: int64 ids 0, 1, … of shape (1, T, C), or (1, 1, H, W) for images, on the inputs' device, the same
+        patches for every example. For 4 frames × 4 channels and a patch size of (2, 2)::
 
             +---+---+---+---+
             | 0 | 0 | 1 | 1 |
@@ -113,7 +113,7 @@ def grid_feature_mask(spectrogram: Tensor, patch_size: tuple[int, int]) -> Tenso
             +---+---+---+---+
 
     Raises:
-        ValueError: a spectrogram that is not (B, T, C), is empty or not finite, or a size that is not positive.
+        ValueError: inputs of another shape, empty or not finite, or a size that is not positive.
 
     Example::
 
@@ -123,15 +123,84 @@ def grid_feature_mask(spectrogram: Tensor, patch_size: tuple[int, int]) -> Tenso
         tensor([[[0, 0, 1, 1],
                  [0, 0, 1, 1],
                  [2, 2, 3, 3]]])
+        >>> grid_feature_mask(torch.rand(1, 3, 32, 32), patch_size=(8, 8)).shape
+        torch.Size([1, 1, 32, 32])
     """
-    _check_spectrogram(spectrogram)
+    is_image = isinstance(inputs, Tensor) and inputs.dim() == 4
+    _check_image(inputs) if is_image else _check_spectrogram(inputs)
     sizes = patch_size if isinstance(patch_size, (tuple, list)) else ()
     if len(sizes) != 2 or not all(isinstance(size, Integral) and size > 0 for size in sizes):
-        raise ValueError(f"patch_size must be two positive integers, frames and mel channels, not {patch_size}.")
-    n_frames, n_channels = spectrogram.shape[1:]
-    rows = torch.arange(n_frames, device=spectrogram.device) // patch_size[0]
-    columns = torch.arange(n_channels, device=spectrogram.device) // patch_size[1]
-    return (rows[:, None] * (columns[-1] + 1) + columns)[None]
+        names = "height and width" if is_image else "frames and mel channels"
+        raise ValueError(f"patch_size must be two positive integers, {names}, not {patch_size}.")
+    n_rows, n_columns = inputs.shape[-2:]
+    rows = torch.arange(n_rows, device=inputs.device) // patch_size[0]
+    columns = torch.arange(n_columns, device=inputs.device) // patch_size[1]
+    mask = (rows[:, None] * (columns[-1] + 1) + columns)[None]
+    return mask[None] if is_image else mask
+
+
+def image_feature_mask(
+    images: Tensor, n_patches: int | Sequence[int] = (50, 100, 150), compactness: float = 10, sigma: float = 0
+) -> Tensor:
+    """Divides images into patches that follow their colours, at one granularity or several.
+
+    SLIC (Achanta et al., 2012) clusters pixels that are near each other and alike in all channels. It is what
+    :func:`slic_feature_mask` does for spectrograms.
+
+    Args:
+        images: of shape (B, C, H, W); each is segmented by itself, and its channels share the patches.
+        n_patches: how many patches an image has at each granularity; SLIC makes about as many.
+        compactness: weight of nearness against likeness, for channels that are scaled together to [0, 1] and taken 100
+            times, as scikit-image takes colours. Larger values give patches that are nearer to squares.
+        sigma: width of the Gaussian that smooths the image first, in pixels.
+
+    Returns:
+        Tensor: int64 ids 0, 1, … of shape (S, B, 1, H, W) on the images' device, S the number of granularities.
+        ``mask[s]`` is a feature mask for any Captum method; :class:`~captum_spes.SPES` takes them all.
+
+    Raises:
+        ValueError: images that are not (B, C, H, W), are empty or not finite, or an argument that is not positive.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes import SPES, image_feature_mask
+        >>> image = torch.rand(1, 3, 32, 32)
+        >>> mask = image_feature_mask(image, n_patches=(10, 20))
+        >>> mask.shape
+        torch.Size([2, 1, 1, 32, 32])
+        >>> SPES(lambda x: x.mean((1, 2, 3))).attribute(image, feature_mask=mask, n_samples=100).shape
+        torch.Size([1, 3, 32, 32])
+    """
+    from skimage.segmentation import slic
+
+    _check_image(images)
+    counts: list[Any] = list(n_patches) if isinstance(n_patches, (tuple, list)) else [n_patches]
+    if not counts or not all(isinstance(count, Integral) and count > 0 for count in counts):
+        raise ValueError(f"n_patches must be positive integers, one for each granularity, not {n_patches}.")
+    if not all(map(_is_positive, (compactness, sigma or 1))):
+        raise ValueError("compactness must be positive, and sigma not negative.")
+    mask = torch.zeros(len(counts), len(images), 1, *images.shape[2:], dtype=torch.int64)
+    for example, image in enumerate(images.detach().cpu().double().numpy()):
+        span = np.ptp(image)
+        scaled = 100 * (image - image.min()) / span if span > 0 else np.zeros_like(image)
+        for granularity, count in enumerate(counts):
+            segments = slic(
+                scaled,
+                n_segments=min(int(count), image[0].size),
+                compactness=compactness,
+                sigma=sigma,
+                channel_axis=0,
+                start_label=0,
+                convert2lab=False,
+            )
+            mask[granularity, example, 0] = _renumbered(segments)
+    return mask.to(images.device)
+
+
+def _renumbered(segments: np.ndarray) -> Tensor:
+    """Ids 0, 1, … without gaps: SLIC may leave some out."""
+    return torch.from_numpy(np.unique(segments, return_inverse=True)[1].reshape(segments.shape))
 
 
 def _is_positive(number: object) -> bool:
@@ -147,3 +216,12 @@ def _check_spectrogram(spectrogram: Tensor) -> None:
         )
     if not spectrogram.isfinite().all():
         raise ValueError("the spectrogram holds NaN or infinite values: check the audio that it was made from.")
+
+
+def _check_image(images: Tensor) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"the images must be a tensor, not {type(images).__name__}.")
+    if images.dim() != 4 or not images.numel():
+        raise ValueError(f"the images must be of shape (batch, channels, height, width), not {tuple(images.shape)}.")
+    if not images.isfinite().all():
+        raise ValueError("the images hold NaN or infinite values: check how they were made.")

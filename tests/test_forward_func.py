@@ -332,3 +332,10 @@ def test_contrasts_that_do_not_fit_are_refused(make, words):
 def test_misfits_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("score", [KLDivergence, TokenLogProbability])
+def test_a_missing_reference_is_named(score):
+    model = torch.nn.Linear(8, 5)
+    with pytest.raises(ValueError, match=f"{score.__name__} has no reference .* additional_forward_args"):
+        SPES(score(model)).attribute(torch.rand(1, 8), n_samples=4)

@@ -268,3 +268,7 @@ def test_through_the_wrapper(tiny_model, audio, pool_features):
     assert (explanation.spectrogram_attr != 0).any((1, 2)).all() and (
         explanation.token_attr[explanation.is_previous] != 0
     ).any()
+
+
+def test_gradients_are_multiplied_by_the_inputs():
+    assert GradientSPES(linear).multiplies_by_inputs

@@ -43,6 +43,7 @@ def test_public_names():
         "TokenLogit",
         "TokenProbability",
         "grid_feature_mask",
+        "image_feature_mask",
         "slic_feature_mask",
     ]
     assert all(getattr(captum_spes, name).__doc__ for name in captum_spes.__all__)

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from captum.attr import FeatureAblation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captum_spes import grid_feature_mask, slic_feature_mask
+from captum_spes import SPES, grid_feature_mask, image_feature_mask, slic_feature_mask
 
 
 def formants(n_frames=200, n_channels=80):
@@ -116,3 +117,52 @@ def test_bad_arguments(arguments):
         slic_feature_mask(torch.rand(1, 10, 10), **arguments)
     with pytest.raises(ValueError, match="positive"):
         grid_feature_mask(torch.rand(1, 10, 10), (0, 3))
+
+
+# Images
+
+
+def squares():
+    """Two images of a bright square on a dark ground, in different places."""
+    images = torch.zeros(2, 3, 24, 20)
+    images[0, :, 4:12, 6:14] = torch.tensor([1.0, 0.2, 0.4])[:, None, None]
+    images[1, :, 10:20, 2:8] = torch.tensor([0.1, 1.0, 0.3])[:, None, None]
+    return images
+
+
+def test_channels_share_the_patches_of_a_grid():
+    images = torch.rand(1, 3, 32, 32)
+    mask = grid_feature_mask(images, (8, 16))
+    assert mask.shape == (1, 1, 32, 32) and torch.equal(mask[0, 0], grid_feature_mask(images[0, :1], (8, 16))[0])
+    ablated = FeatureAblation(lambda x: x.sum((1, 2, 3))).attribute(images, feature_mask=mask)
+    ours = SPES(lambda x: x.sum((1, 2, 3))).attribute(images, feature_mask=mask, n_samples=256)
+    torch.testing.assert_close(ours, ablated, atol=1e-2, rtol=1e-4)
+    expected = images[0, :, :8, :16].sum()
+    torch.testing.assert_close(ablated[0, :, :8, :16], expected.expand(3, 8, 16), atol=1e-2, rtol=1e-4)
+
+
+def test_patches_of_images_follow_what_is_in_them():
+    images = squares()
+    mask = image_feature_mask(images, n_patches=(12, 40), compactness=1)
+    assert mask.shape == (2, 2, 1, 24, 20) and mask.dtype == torch.int64
+    for granularity in mask:
+        for patches, image in zip(granularity[:, 0], images):
+            assert torch.equal(patches.unique(), torch.arange(int(patches.max()) + 1))
+            for patch in patches.unique():
+                assert len(image[0][patches == patch].unique()) == 1  # no patch crosses the square's edge
+    assert mask[1].max() > mask[0].max()
+    assert torch.equal(mask[:, 1:], image_feature_mask(images[1:], n_patches=(12, 40), compactness=1))
+
+
+@pytest.mark.parametrize("function", [image_feature_mask, lambda x: grid_feature_mask(x, (2, 2))])
+def test_bad_images(function):
+    with pytest.raises(ValueError, match="must be of shape"):
+        function(torch.rand(1, 3, 0, 8))
+    with pytest.raises(ValueError, match="NaN"):
+        function(torch.full((1, 3, 8, 8), float("nan")))
+
+
+@pytest.mark.parametrize("arguments", [{"n_patches": 0}, {"n_patches": ()}, {"compactness": 0}, {"sigma": -1}])
+def test_bad_arguments_for_images(arguments):
+    with pytest.raises(ValueError, match="positive"):
+        image_feature_mask(torch.rand(1, 3, 8, 8), **arguments)
