@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
-import shutil
 import statistics
-import tempfile
 import time
 import warnings
 from collections import defaultdict
@@ -37,11 +35,8 @@ import captum_spes
 from captum_spes import SPES, GradientSPES, SpeechToTextAttribution, slic_feature_mask
 from captum_spes._files import markdown_table
 from captum_spes.audio import load_audio
-from captum_spes.evaluation import Evaluation
-from captum_spes.evaluation.corpus import load_corpus
-from captum_spes.evaluation.distributed import Sharing
 from captum_spes.models import Tokens, load_model
-from captum_spes.speech_to_text.catalogue import METHODS, draws_by_tokens
+from captum_spes.speech_to_text.catalogue import draws_by_tokens
 from captum_spes.visualization import CurvePanel, plot_curves
 
 SAMPLE = Path(captum_spes.__file__).parent / "data" / "so_what_was_the_next_step.wav"
@@ -58,7 +53,7 @@ BATCH = 4  # of perturbations; of gradients a quarter
 MIN_SAMPLES = 3  # one for each granularity of the paper's patches
 N_BATCHES = 2  # of a run; all but the first are timed
 
-N_COPIES, N_SHARED = 4, 24  # utterances of a corpus that ranks share, and the samples of each
+N_SHARED = 96  # samples of an utterance that ranks share
 
 # of the sums: the paper's test set by our assumptions, for it tells neither
 N_UTTERANCES, UTTERANCE_SECONDS, TOKENS_A_SECOND = 2_500, 6, 4
@@ -210,33 +205,12 @@ class Benchmark:
 
     # Ranks
 
-    def corpus_seconds(self, n_ranks: int) -> float:
-        """On the clock: copies of the sample, explained by SPES and measured for size, shared out among ranks."""
-        few = {"n_samples": N_SHARED, "n_token_samples": N_SHARED}
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            (folder / "speech").mkdir()
-            for number in range(N_COPIES):
-                shutil.copy(SAMPLE, folder / "speech" / f"{number}.wav")
-
-            def work(store: Store, rank: int) -> None:
-                evaluation = Evaluation(
-                    self.model,
-                    load_corpus(folder / "speech"),
-                    {"spes": replace(METHODS["spes"], arguments=few, fast={})},
-                    folder / "out",
-                    metrics=["size"],
-                )
-                evaluation.run(sharing=Sharing(store, rank, n_ranks))
-
-            return seconds_of_ranks(n_ranks, work)
-
     def samples_seconds(self, n_ranks: int) -> float:
         """On the clock: the samples of one explanation, shared out among ranks."""
 
         def work(store: Store, rank: int) -> None:
             dist.init_process_group("gloo", store=store, rank=rank, world_size=n_ranks)
-            n = N_COPIES * N_SHARED
+            n = N_SHARED
             self.explain(SECONDS[0], "cut", N_TOKENS, False, n, BATCH, process_group=dist.group.WORLD)
             dist.destroy_process_group()
 
@@ -273,8 +247,7 @@ def resident_memory() -> float:
 
 
 SHARED: dict[str, Callable[[Benchmark, int], float]] = {
-    f"a corpus: {N_COPIES} utterances, {N_SHARED} samples of SPES and the size each": Benchmark.corpus_seconds,
-    f"an utterance: {N_COPIES * N_SHARED} samples of SPES": Benchmark.samples_seconds,
+    f"an utterance: {N_SHARED} samples of SPES": Benchmark.samples_seconds,
 }
 
 

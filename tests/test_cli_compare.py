@@ -41,11 +41,12 @@ def test_compare(run, tiny_folder, recording, tmp_path):
     assert all(f"| {name} |" in report for name in names) and f"{entry['infidelity']:.3g}" in report
 
 
-def test_compare_is_for_one_process(run, recording, monkeypatch):
+@pytest.mark.parametrize("command", ["compare", "evaluate"])
+def test_what_is_for_one_process(run, recording, monkeypatch, command):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    code, _, err = run("compare", recording)
-    assert code == 2 and "start it without torchrun" in err
+    code, _, err = run(command, recording)
+    assert code == 2 and f"{command} is the work of one process: start it without torchrun" in err
 
 
 @pytest.mark.parametrize("method", ["saliency", "energy"])  # energy is finished before anybody could ask

@@ -166,7 +166,9 @@ def test_evaluate_leaves_out_what_is_damaged(evaluate, tmp_path):
         ([], ["--step", "nan"], "--step and --until must be percentages"),
         ([], ["--until", "120"], "--step and --until must be percentages"),
         ([], ["--step", "30", "--until", "20"], "the step at most the other, not 30.0 and 20.0"),
-        ([], ["--n-samples", "2", "--methods", "spes"], "--n-samples must be at least 3 for this method"),
+        ([], ["--n-samples", "2", "--methods", "spes"], "--n-samples must be at least 3 for this method, one perturb"),
+        ([], ["--n-draws", "2", "--methods", "gradient_spes"], "--n-draws must be at least 3 for this method"),
+        ([], ["--workers", "2", "--device", "cuda:1"], "the device of workers must be cpu or cuda, not 'cuda:1'"),
         (
             [],
             ["--n-samples", "9", "--methods", "gradient_spes"],
@@ -194,7 +196,7 @@ def test_an_evaluation_that_cannot_be_gets_one_clear_sentence(evaluate, tmp_path
     errors = [line for line in err.splitlines() if not line.startswith("Warning: ") and "Error" in line]
     assert len(errors) == 1 and errors[0].startswith("Error: ") and words in errors[0]
     assert "Traceback" not in err and "Areas" not in out
-    assert not list(tmp_path.glob("**/results.json")) or before
+    assert not (tmp_path / "out").exists() or before  # a correction is not refused
 
 
 def test_a_corpus_that_is_not_there_gets_one_clear_sentence(run, tmp_path):
@@ -289,7 +291,7 @@ def test_ctrl_c_before_anything_is_finished(evaluate, tmp_path, monkeypatch):
         time.sleep(10)
 
     with monkeypatch.context() as patch:
-        patch.setattr("captum_spes.evaluation.Evaluation._measure", stop)
+        patch.setattr("captum_spes.evaluation.runner.Runner._measure", stop)
         code, out, err = evaluate("--methods", "random", "-o", "out")
     assert code == 130 and "Stopped. What is finished is kept" in err and "Error" not in err and "Wrote" not in out
     assert evaluate("--methods", "random", "-o", "out")[0] == 0

@@ -26,6 +26,7 @@ from captum_spes import (
 from captum_spes.attr import _checkpoint
 from captum_spes.attr._features import FeatureLayout, MaskSampler, sample_groups
 from captum_spes.attr._ranks import Ranks
+from captum_spes.cli.ranks import device_of_rank, has_ranks
 
 WEIGHTS = torch.linspace(-1, 2, 5 * 60, dtype=torch.float64).view(5, 60)
 X = torch.rand(2, 10, 6, generator=torch.Generator().manual_seed(0)).double()
@@ -254,9 +255,41 @@ def test_the_command_refuses_what_cannot_be_shared(tiny_whisper, tiny_processor,
     monkeypatch.setattr(explain, "torchrun_ranks", lambda: nullcontext(object()))
     with pytest.raises(ValueError, match="gradient_shap cannot share its passes among ranks"):
         app([*command(tmp_path), "--method", "gradient_shap", "-o", str(tmp_path / "out")], standalone_mode=False)
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").iterdir())  # which run() removes, for it is empty
 
 
 def test_methods_of_captum_share_nothing(tiny_model, audio):
     with pytest.raises(TypeError, match="Saliency takes no process_group"):
         SpeechToTextAttribution(Saliency(tiny_model)).attribute(audio, sampling_rate=16000, process_group=object())
+
+
+@pytest.mark.parametrize(
+    ("world_size", "launched", "expected"), [("2", True, True), ("1", True, False), ("2", False, False)]
+)
+def test_what_torchrun_has_started(monkeypatch, world_size, launched, expected):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    assert has_ranks() == expected
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "asked", "expected"),
+    [
+        (4, None, "cuda:3"),
+        (4, "cuda", "cuda:3"),
+        (2, None, "cuda:1"),  # two ranks a GPU
+        (4, "cuda:2", "cuda:2"),
+        (4, "cpu", "cpu"),
+        (0, None, None),
+        (0, "cuda", "cuda"),  # which is refused when the model is loaded
+    ],
+)
+def test_each_rank_has_a_device(monkeypatch, n_gpus, asked, expected):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: n_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    assert device_of_rank(asked) == expected

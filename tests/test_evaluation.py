@@ -15,6 +15,7 @@ import torch
 from captum_spes import SpeechToTextExplanation
 from captum_spes.evaluation import Evaluation
 from captum_spes.evaluation.corpus import load_corpus
+from captum_spes.evaluation.runner import Runner
 from captum_spes.forward_func import TokenProbability
 from captum_spes.metrics import deletion, insertion, size
 from captum_spes.models import load_model
@@ -289,7 +290,7 @@ def test_a_run_that_is_stopped_again_and_again(evaluate, whole):
     ("number", "is_written"), [(1, False), (1, True), (2, False), (2, True), (3, False), (12, True)]
 )
 def test_a_run_that_is_stopped_while_it_writes_a_file(evaluate, whole, monkeypatch, number, is_written):
-    """The files are the settings, then explanation and scores of each method and utterance: 19."""
+    """The files are the settings, with the first result, then explanation and scores of each: 19."""
     with monkeypatch.context() as patch:
         written = []
 
@@ -445,6 +446,26 @@ def test_what_the_callback_returns_changes_nothing(evaluate, whole):
 # Other settings
 
 
+@pytest.fixture
+def begun(evaluate):
+    """An evaluation that has written its settings, as with its first result."""
+    evaluation = evaluate()
+    evaluation._store.write_settings()
+    return evaluation
+
+
+def test_nothing_is_written_before_the_first_result(evaluate, speech, tmp_path):
+    """So that a run that fails at once does not refuse its correction."""
+    evaluate(seed=1)
+    assert not (tmp_path / "out").exists()
+    for name in NAMES:
+        (speech / f"{name}.wav").write_text("no audio")
+    with pytest.warns(UserWarning, match="is left out"):
+        evaluate(seed=1).run()
+    assert not (tmp_path / "out").exists()
+    evaluate(seed=2)
+
+
 def with_spes(**changes):
     return {**CHOSEN, "spes": replace(CHOSEN["spes"], **changes)}
 
@@ -472,8 +493,7 @@ def with_spes(**changes):
         ),
     ],
 )
-def test_other_settings_are_refused(evaluate, tmp_path, arguments, differences):
-    evaluate()
+def test_other_settings_are_refused(begun, evaluate, tmp_path, arguments, differences):
     before = (tmp_path / "out" / "settings.json").read_bytes()
     with pytest.raises(ValueError, match="holds an evaluation with other arguments: ") as error:
         evaluate(**arguments)
@@ -486,15 +506,13 @@ def test_other_settings_are_refused(evaluate, tmp_path, arguments, differences):
 
 
 @pytest.mark.parametrize("told, words", [("language", "language is None there and de now"), ("task", "task is ")])
-def test_another_language_or_task_is_refused(evaluate, model, monkeypatch, told, words):
-    evaluate()
+def test_another_language_or_task_is_refused(begun, evaluate, model, monkeypatch, told, words):
     monkeypatch.setattr(model, told, {"language": "de", "task": "translate"}[told])
     with pytest.raises(ValueError, match=words):
         evaluate()
 
 
-def test_another_model_is_refused(evaluate, model, monkeypatch):
-    evaluate()
+def test_another_model_is_refused(begun, evaluate, model, monkeypatch):
     monkeypatch.setattr(model, "name", "whisper-huge")
     with pytest.raises(ValueError, match="model is WhisperForConditionalGeneration there and whisper-huge now"):
         evaluate()
@@ -510,9 +528,8 @@ def test_another_model_is_refused(evaluate, model, monkeypatch):
         {"gen_args": {}},
     ],
 )
-def test_settings_that_are_free(evaluate, arguments):
-    evaluate()
-    evaluate(**arguments)
+def test_settings_that_are_free(begun, evaluate, arguments):
+    evaluate(**arguments)._store.write_settings()
     evaluate()
 
 
@@ -543,9 +560,10 @@ def test_a_folder_with_other_files_is_refused(evaluate, tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("name", [".settings.json.x1y2z3/settings.json", ".write-test"])
-def test_a_folder_of_a_run_that_was_killed_at_once(evaluate, tmp_path, name):
-    """What is written of the settings, and what the command line tries whether it can write with."""
+@pytest.mark.parametrize(
+    "name", [".settings.json.x1y2z3/settings.json", ".write-test", "checkpoints/spes/a/spectrogram.safetensors"]
+)
+def test_a_folder_of_a_run_that_was_killed_before_its_first_result(evaluate, tmp_path, name):
     path = tmp_path / "out" / name
     path.parent.mkdir(parents=True)
     path.touch()
@@ -553,8 +571,7 @@ def test_a_folder_of_a_run_that_was_killed_at_once(evaluate, tmp_path, name):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"seed": 0', b"\xff\xfe", b"[" * 100_000])
-def test_settings_that_are_damaged(evaluate, tmp_path, content):
-    evaluate()
+def test_settings_that_are_damaged(begun, evaluate, tmp_path, content):
     (tmp_path / "out" / "settings.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"out.settings\.json is damaged"):
         evaluate()
@@ -684,7 +701,7 @@ def test_audio_that_has_changed_before_its_explanation_was_measured(evaluate, sp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluation, "_measure", stop)
+        patch.setattr(Runner, "_measure", stop)
         with pytest.raises(KeyboardInterrupt):
             evaluate().run()
     soundfile.write(speech / "a.wav", audio[::-1], 16000)

@@ -14,17 +14,13 @@ from test_analysis import ALIGNMENT, make
 from test_evaluation import write_words
 
 from captum_spes import SPES, SpeechToTextAttribution
-from captum_spes.evaluation import Evaluation
-from captum_spes.evaluation.corpus import load_corpus
 from captum_spes.metrics import WordErrorRate, deletion
 from captum_spes.models import SpeechToTextModel
-from captum_spes.speech_to_text.catalogue import METHODS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 QUICK_START = README.parent / "docs" / "quick_start.md"
 EVALUATION = README.parent / "docs" / "evaluation.md"
 LISTENING = README.parent / "docs" / "listening.md"
-SCALING = README.parent / "docs" / "scaling.md"
 MODELS = README.parent / "docs" / "models.md"
 PLAUSIBILITY = README.parent / "docs" / "plausibility.md"
 
@@ -112,22 +108,6 @@ def test_evaluation(tiny_model, audio, tmp_path, monkeypatch):
     exec(blocks(EVALUATION)[1], names)
     assert names["results"].utterances == ["one", "two"] and names["women"] == ["one"]
     assert (tmp_path / "summary.md").read_text().startswith(f"# {tiny_model.name} on 1 utterance\n")
-
-
-@pytest.mark.filterwarnings("ignore:the maps are noisy")
-def test_the_page_on_scaling(tiny_model, audio, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "speech").mkdir()
-    soundfile.write(tmp_path / "speech" / "one.wav", audio, 16000)
-    (tmp_path / "speech" / "one.txt").write_text("so")
-    names = {
-        "load_model": lambda name, device: tiny_model,
-        "load_corpus": load_corpus,
-        "Evaluation": Evaluation,
-        "methods": {"energy": METHODS["energy"]},
-    }
-    exec(blocks(SCALING)[0], names)
-    assert names["sharing"] is None and (tmp_path / "evaluation" / "summary.md").is_file()
 
 
 @pytest.mark.filterwarnings("ignore:the maps are noisy")

@@ -140,8 +140,16 @@ def test_long_utterances_weigh_more_in_wer_and_all_the_same_in_size():
 def test_areas_against_jiwer_and_numpy():
     rows, references = random_rows(9, 1, most=14), [REFERENCE, "so what was the next step", "in his power"] * 3
     written = texts(rows, references)
-    rates = [100 * jiwer.wer(references, list(column)) for column in zip(*written)]
-    expected = area_of(np.minimum(rates, 100), STEPS) / 100
+    # each text has as many wrong words as its reference has words, at most
+    lengths = [len(reference.split()) for reference in references]
+    wrong = [
+        sum(
+            min(length * jiwer.wer(reference, text), length)
+            for text, reference, length in zip(column, references, lengths)
+        )
+        for column in zip(*written)
+    ]
+    expected = area_of(100 * np.array(wrong) / sum(lengths), STEPS) / 100
     found = results_of({"spes": method(curve(rows, references=references))})
     assert found.areas("deletion")["spes"] == pytest.approx(expected)
 
@@ -248,18 +256,17 @@ def test_intervals_of_sizes_against_the_normal_distribution():
     assert found.interval("size", "spes") == pytest.approx(expected, abs=0.2 * error)
 
 
-def test_one_text_that_loops_does_not_decide_the_interval():
-    """Of six utterances one is wrong by 1,000 %: the corpus is at its cap, but a draw holds it k times and is k / 6.
+def test_one_text_that_loops_decides_neither_area_nor_interval():
+    """Of six utterances one is wrong by 1,000 %, which count as 100 %: a draw that holds it k times is k / 6.
 
-    k is binomial, six trials with a chance of 1 in 6: 97.5 % of the draws hold it three times at most, and the
-    corpus itself is 1 / 6 with that cap. The interval is as wide, around the area that has the other.
+    k is binomial, six trials with a chance of 1 in 6: 97.5 % of the draws hold it three times at most.
     """
     rows = [[100] * 3, *[[0] * 3] * 5]
     assert sum(comb(6, k) * 5 ** (6 - k) for k in range(3)) / 6**6 < 0.975
     assert sum(comb(6, k) * 5 ** (6 - k) for k in range(4)) / 6**6 > 0.975
     found = results_of({"spes": method(curve(rows)), "right": method(curve([[0] * 3] * 6))})
-    assert found.areas("deletion")["spes"] == 100
-    assert found.interval("deletion", "spes") == pytest.approx((100 - 100 / 6, 100))  # and no more than 100
+    assert found.areas("deletion")["spes"] == pytest.approx(100 / 6)
+    assert found.interval("deletion", "spes") == pytest.approx((0, 50))
     difference = found.compare("deletion", "spes", "right")
     assert (difference.value, difference.low, difference.high) == pytest.approx((100 / 6, 0, 50))
     assert difference.verdict == "undecided"
@@ -433,12 +440,7 @@ def test_table():
         return tuple(f"**{a}** [{a}, {a}]" if is_bold else f"{a} [{a}, {a}]" for a, is_bold in zip(areas, bold))
 
     assert found.table() == [header, ("spes", *cells(spes, [0] * 4)), ("b", *cells(other, [0] * 4))]
-    # as small maps as the best have no worse area: both are bold
-    assert found.table(bold=True) == [
-        header,
-        ("spes", *cells(spes, (1, 1, 1, 1))),
-        ("b", *cells(other, (0, 0, 0, 1))),
-    ]
+    assert found.table(bold=True) == found.table()  # two utterances decide nothing: there is no winner
     assert found.paired_table() == [
         ("against spes", "deletion", "insertion", "SRG", "size"),
         (
@@ -459,6 +461,30 @@ def test_verdicts_of_the_table():
         ("against spes", "deletion", "insertion", "SRG"),
         ("b", "better (+75.0)", "worse (+75.0)", "undecided (+0.0)"),
     ]
+
+
+def test_bold_is_what_is_better_than_all_others():
+    """Of six utterances: spes is better than both, the others' sizes are the same, and no one's insertion is better."""
+    deletions = {"spes": [[0, 10, 10]] * 6, "b": [[0, 5, 10]] * 6, "random": [[0, 2, 10]] * 6}
+    sizes = {"spes": [[100.0, 80, 0]] * 6, "b": [[100.0, 40, 0]] * 6, "random": [[100.0, 40, 0]] * 6}
+    same = curve([[10, 5, 0]] * 6)
+    found = results_of({name: method(curve(deletions[name]), same, sizes[name]) for name in deletions})
+    assert [found.winner(metric) for metric in found.metrics] == ["spes", None, "spes", None]
+    bold = [[cell.startswith("**") for cell in row] for row in found.table(bold=True)[1:]]
+    assert bold == [[False, True, False, True, False], [False] * 5, [False] * 5]
+    assert found.ranking("deletion") == ["spes", "b", "random"]
+    assert results_of({"spes": method(same)}).winner("deletion") is None  # there is nothing to be better than
+
+
+def test_unreliable_maps_are_marked():
+    reliabilities = {"spes": [0.2, 0.3, 0.9], "b": [0.5] * 3, "energy": [None] * 3}
+    found = results_of({name: method(curve([[0, 1, 2]] * 3), reliability=r) for name, r in reliabilities.items()})
+    assert found.unreliable == ["spes"]
+    for rows in (found.table(), found.cost_table()):
+        assert [row[0] for row in rows[1:]] == ["spes †", "b", "energy"]
+    assert found.paired_table()[1][0] == "b"
+    assert "†: median reliability below 0.5" in found.markdown()
+    assert "†" not in results_of(two_methods()).markdown()
 
 
 def test_arrows_of_bleu():
@@ -500,7 +526,7 @@ def test_cost_table():
         ("method", "forwards", "backwards", "seconds", "reliability"),
         ("spes", "22,000", "0", "36.9", "0.50"),
         ("b", "11", "25", "", ""),
-        ("c", "0", "0", "1,234", "0.12"),
+        ("c †", "0", "0", "1,234", "0.12"),
     ]
 
 
@@ -522,12 +548,13 @@ def test_markdown():
     for rows in (found.table(bold=True), found.cost_table(), found.paired_table()):
         assert all("| " + " | ".join(row) + " |" in lines for row in rows)
     assert [line for line in lines if line.startswith("## ")] == [
-        "## Cost of an explanation",
         "## Against spes",
+        "## Cost of an explanation",
+        "## How to read the tables",
         "## Left out",
         "## Settings",
     ]
-    assert "floors to beat" in text and "WER is capped at 100" in text and text.endswith("`\n")
+    assert "floors to beat" in text and "each text is capped at 100" in text and text.endswith("`\n")
 
 
 def test_markdown_of_little():
@@ -537,6 +564,32 @@ def test_markdown_of_little():
         assert words not in found.markdown()
     bleu = results_of({"spes": method(curve([[0, 1, 2]], BLEU_SCORE))}).markdown()
     assert "area under the BLEU" in bleu and "capped" not in bleu
+
+
+def findings(**deletions):
+    """What the summary begins with, of numbers of wrong words at the second of three steps, an utterance each."""
+    curves = {name: method(curve([[0, n, 10] for n in row])) for name, row in deletions.items()}
+    lines = results_of(curves).markdown().splitlines()
+    assert lines[1] == lines[3] == "" and lines[4] == "![Curves of deletion, insertion and size](curves.png)"
+    return lines[2]
+
+
+def test_the_summary_begins_with_what_was_found():
+    assert findings(spes=[9] * 6, b=[5] * 6, random=[2] * 6, energy=[3] * 6) == (
+        "By deletion, spes is the best method (area 70.0): it is better than b, random and energy. All methods are "
+        "better than random and energy, which know nothing of the model."
+    )
+    assert findings(spes=[9] * 6, energy=[9, 8, 9, 8, 9, 9], b=[1] * 6) == (
+        "By deletion, spes has the best area (70.0): it is better than b, and its difference from energy is undecided. "
+        "No method is decidedly better than energy, which knows nothing of the model."
+    )
+    assert findings(spes=[9, 2, 9, 2, 9, 2], b=[2, 9, 2, 9, 2, 8]).startswith(
+        "By deletion, no method is the best: the area of spes (52.5) leads, but its difference from every other is "
+        "undecided. "
+    )
+    assert findings(spes=[9] * 6, b=[1] * 6, energy=[4] * 6).endswith("spes is better than it; b is not.")
+    assert findings(spes=[9] * 5, b=[1] * 5).startswith("Nothing is decided: differences between methods need 6 utt")
+    assert findings(spes=[9]).startswith("One method was evaluated: spes, with a deletion area of 70.0.")
 
 
 def test_save(tmp_path):
@@ -557,7 +610,7 @@ def test_curves_are_read_back(tmp_path):
     found = results_of(two_methods())
     with open(found.save(tmp_path)[2], newline="") as file:
         rows = list(csv.DictReader(file))
-    metrics = [metric for metric in found.metrics if metric != "SRG"]  # it has no curve
+    metrics = found.metrics
     assert [(row["metric"], row["method"]) for row in rows] == [
         (metric, name) for metric in metrics for name in ("energy", "spes") for _ in range(3)
     ]
@@ -567,7 +620,7 @@ def test_curves_are_read_back(tmp_path):
             steps, scores, low, high = (
                 np.array([float(row[column]) for row in mine]) for column in ("step", "score", "low", "high")
             )
-            assert steps.tolist() == list(STEPS if metric in ("deletion", "insertion") else THRESHOLDS)
+            assert steps.tolist() == list(THRESHOLDS if "size" in metric else STEPS)
             area = area_of(scores, steps) / (steps[-1] - steps[0])
             assert area == pytest.approx(found.areas(metric)[name], rel=1e-4)
             assert (low <= scores).all() and (scores <= high).all() and (low < high).any()
@@ -608,7 +661,8 @@ def test_to_dict():
         assert entry["deletion"]["steps"] == list(STEPS)
         assert entry["deletion"]["scores"] == pytest.approx(methods[name].deletion.scores.tolist(), abs=1e-4)
         assert entry["size"]["scores"] == pytest.approx(methods[name].sizes["spectrogram"].scores.tolist(), abs=1e-4)
-        assert "scores" not in entry["SRG"]
+        gains = methods[name].deletion.scores - methods[name].insertion.scores
+        assert entry["SRG"]["scores"] == pytest.approx(gains.tolist(), abs=1e-4)
 
 
 def test_areas_of_each_utterance_are_those_of_it_alone():

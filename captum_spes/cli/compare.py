@@ -27,8 +27,8 @@ from captum_spes.cli.options import (
     split_names,
 )
 from captum_spes.cli.output import print_table, progress, say
+from captum_spes.cli.ranks import refuse_ranks
 from captum_spes.evaluation.comparison import DEFAULT_METHODS, Comparison
-from captum_spes.evaluation.distributed import has_ranks
 from captum_spes.models import load_model
 from captum_spes.speech_to_text.catalogue import describe_methods, find_method
 
@@ -60,11 +60,11 @@ def compare(
     """
     if list_methods:
         return print_table(describe_methods(), "Attribution methods (_abs: without the sign)")
-    if has_ranks():
-        raise ValueError("compare is the work of one process, for it measures time: start it without torchrun.")
+    refuse_ranks("compare", "It measures time.")
     names = split_names(methods, "--methods")
     for name in names:
-        find_method(name)
+        if find_method(name).arguments.get("sentence"):
+            raise ValueError(f"{name} explains the text as a whole, and there is nothing to compare token by token.")
     say(audio_line(audio))
     recording = read(audio)
     folder = results_folder(output, f"{stem(audio)}-compare", recording.source.get("audio_sha256"))

@@ -7,13 +7,14 @@ import signal
 import sys
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from tqdm import tqdm
 
-from captum_spes.cli.folders import make_folder
+from captum_spes.cli.folders import check_writable
 from captum_spes.cli.inputs import generation, language_line, window_of
 from captum_spes.cli.options import (
     DTYPES,
@@ -34,13 +35,16 @@ from captum_spes.cli.options import (
     split_names,
 )
 from captum_spes.cli.output import print_table, say
-from captum_spes.evaluation import Evaluation
+from captum_spes.cli.ranks import refuse_ranks
+from captum_spes.evaluation import Evaluation, Workers
 from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
-from captum_spes.evaluation.distributed import Sharing, connect, device_of_rank
-from captum_spes.evaluation.evaluation import METRICS
-from captum_spes.evaluation.results import MIN_PAIRS, Results
+from captum_spes.evaluation.procedure import METRICS, Procedure
+from captum_spes.evaluation.results import DAGGER, MIN_PAIRS, Results
+from captum_spes.evaluation.store import read_settings
+from captum_spes.evaluation.summary import findings
 from captum_spes.metrics import Bleu, WordErrorRate
 from captum_spes.models import load_model
+from captum_spes.speech_to_text.attribution import LOW_RELIABILITY
 from captum_spes.speech_to_text.catalogue import FLOORS, NamedMethod, find_method
 
 
@@ -82,6 +86,14 @@ def evaluate(
     device: Device = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Perturbations evaluated at once.")] = 16,
     seed: Seed = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes of Ray that share the utterances (extra cluster). Default: this process."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of a running Ray cluster, auto or ray://host:10001, which has one worker a GPU by default."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<corpus's name>-evaluation."),
@@ -89,41 +101,33 @@ def evaluate(
 ) -> None:
     """Evaluate attribution methods on a corpus: deletion, insertion and size, with intervals, tests and curves.
 
-    The same command goes on with a run that was stopped. Under torchrun, its ranks share the utterances:
-    torchrun --standalone --nproc-per-node 4 -m captum_spes evaluate speech/
+    The same command goes on with a run that was stopped, also with another number of --workers.
     """
-    sharing = connect()
-    if sharing is not None and sharing.rank > 0:
-        _be_quiet()
-    chosen = {name: find_method(name) for name in (*split_names(methods, "--methods"), *FLOORS)}
-    if n_samples is not None:
-        perturbing = [name for name, method in chosen.items() if method.samples_perturbations]
-        chosen |= _with_samples(chosen, perturbing, n_samples, "--n-samples is for SPES, its variants and Bubble Noise")
-    if n_draws is not None:
-        by_gradients = [name for name, method in chosen.items() if method.samples_gradients]
-        chosen |= _with_samples(chosen, by_gradients, n_draws, "--n-draws is for GradientSPES and its variants")
+    refuse_ranks("evaluate", "Give --workers to share the utterances among processes.")
+    options: dict[str, Any] = {
+        "methods": _find_methods(methods, n_samples, n_draws),
+        "metrics": split_names(metrics, "--metrics"),
+        "preset": preset.value,
+        "seed": seed,
+        "context": window_of(context, preset),
+        "dtype": DTYPES[preset],
+        "gen_args": generation(num_beams),
+        "percentages": percentages(step, until),
+        "perturbations_per_eval": batch_size,
+    }
+    Procedure(**options)  # what is wrong is refused before a model is loaded
     how = WordErrorRate(normalizer.value) if score is ScoreName.wer else Bleu()
     utterances = load_corpus(corpus, allow_outside=allow_outside)
     utterances = replace(utterances, utterances=utterances.utterances[:n_utterances])
     name = (corpus.parent if corpus.is_file() else corpus).resolve().name
-    folder = make_folder(output or Path("spes-output") / f"{name}-evaluation")
-    evaluation = Evaluation(
-        load_model(model, device=device_of_rank(device), language=language, task=task.value),
-        utterances,
-        chosen,
-        folder,
-        metrics=split_names(metrics, "--metrics"),  # type: ignore[arg-type]
-        preset=preset.value,
-        seed=seed,
-        context=window_of(context, preset),
-        dtype=DTYPES[preset],
-        gen_args=generation(num_beams),
-        percentages=percentages(step, until),
-        perturbations_per_eval=batch_size,
-    )
-    interrupted = _run_evaluation(evaluation, sharing)
-    if sharing is not None and sharing.rank > 0:
-        raise typer.Exit(128 + signal.SIGINT if interrupted else 0)
+    folder = output or Path("spes-output") / f"{name}-evaluation"
+    read_settings(folder)
+    check_writable(folder)
+    load = partial(load_model, model, language=language, task=task.value)
+    pool = None if workers is None and address is None else Workers(load, workers, address, device)
+    # with workers, this process only asks the model for its settings
+    evaluation = Evaluation(load(device=device if pool is None else "cpu"), utterances, folder=folder, **options)
+    interrupted = _run_evaluation(evaluation, pool)
     try:
         results = evaluation.results(how, None if reference is None else reference.value)
     except ValueError:
@@ -135,23 +139,24 @@ def evaluate(
         raise typer.Exit(128 + signal.SIGINT)
 
 
-def _be_quiet() -> None:
-    """Of several ranks the first speaks for all; errors aside."""
-    from transformers.utils.logging import disable_progress_bar
+def _find_methods(names: str, n_samples: int | None, n_draws: int | None) -> dict[str, NamedMethod]:
+    """The methods that are named and the floors, with the numbers of samples that are given."""
+    chosen = {name: find_method(name) for name in (*split_names(names, "--methods"), *FLOORS)}
+    perturbing = [name for name, method in chosen.items() if method.samples_perturbations]
+    by_gradients = [name for name, method in chosen.items() if method.samples_gradients]
+    for option, number, taking, what in (
+        ("--n-samples", n_samples, perturbing, "SPES, its variants and Bubble Noise"),
+        ("--n-draws", n_draws, by_gradients, "GradientSPES and its variants"),
+    ):
+        if number is None:
+            continue
+        if not taking:
+            raise ValueError(f"{option} is for {what}, and none of them is among --methods: leave it out.")
+        chosen |= {name: chosen[name].with_samples(number, option) for name in taking}
+    return chosen
 
-    disable_progress_bar()
-    warnings.simplefilter("ignore")
 
-
-def _with_samples(
-    methods: dict[str, NamedMethod], names: list[str], number: int, what_for: str
-) -> dict[str, NamedMethod]:
-    if not names:
-        raise ValueError(f"{what_for}, and none of them is among --methods: leave it out.")
-    return {name: methods[name].with_samples(number, what_for.split()[0]) for name in names}
-
-
-def _announce(evaluation: Evaluation, sharing: Sharing | None) -> int:
+def _announce(evaluation: Evaluation, workers: Workers | None) -> int:
     """Says what is to be done; the number of explanations that are missing."""
     corpus = evaluation.corpus
     n_done, total = evaluation.progress()
@@ -161,56 +166,50 @@ def _announce(evaluation: Evaluation, sharing: Sharing | None) -> int:
     if line := language_line(evaluation.model, getattr(evaluation.model, "language", None)):
         say(line)
     say(f"Methods:    {', '.join(evaluation.methods)}")
-    if sharing is not None:
-        say(f"Ranks:      {sharing.world_size}, which share the utterances")
+    if workers is not None:
+        number = "one for each GPU" if workers.n_workers is None else workers.n_workers
+        say(f"Workers:    {number}, of {workers.address or 'a Ray on this machine'}")
     if n_done:
         say(f"Resuming:   {n_done} of {total} explanations are there.")
-    sys.stdout.flush()
     return total - n_done
 
 
-def _run_evaluation(evaluation: Evaluation, sharing: Sharing | None) -> bool:
+def _run_evaluation(evaluation: Evaluation, workers: Workers | None) -> bool:
     """Runs what is missing under progress bars; whether Ctrl-C ended it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what is finished is on disk
-    n_before = 0 if sharing is None else sharing.count(0)
-    n_missing = _announce(evaluation, sharing) if sharing is None or sharing.rank == 0 else 0
-    warnings.filterwarnings("ignore", "the maps are noisy")  # a table says how reliable they are
+    n_missing = _announce(evaluation, workers)
+    warnings.filterwarnings("ignore", "the maps are noisy")  # the tables mark them
     with (
         tqdm(total=n_missing, desc="explanations", dynamic_ncols=True, disable=not n_missing) as bar,
-        tqdm(leave=False, dynamic_ncols=True, disable=not n_missing or sharing is not None) as batches,
+        tqdm(leave=False, dynamic_ncols=True, disable=not n_missing or workers is not None) as batches,
     ):
-
-        def count(number: int = 0) -> None:
-            bar.update(number if sharing is None else sharing.count(number) - n_before - bar.n)
 
         def callback(item: CorpusUtterance, method: str, stage: str, n_done: int, total: int) -> None:
             if stage == "finished":
-                count(1)
-            elif sharing is None:
-                if batches.desc != f"{item.id}, {method}, {stage}: ":
-                    batches.reset(total)
-                    batches.set_description(f"{item.id}, {method}, {stage}")
-                batches.update(n_done - batches.n)
-            elif sharing.rank == 0:  # others may have finished something
-                count()
+                bar.update()
+                return
+            if batches.desc != f"{item.id}, {method}, {stage}: ":
+                batches.reset(total)
+                batches.set_description(f"{item.id}, {method}, {stage}")
+            batches.update(n_done - batches.n)
 
-        if sharing is not None:
-            sharing.on_wait = count
         try:
-            evaluation.run(callback, sharing)
+            evaluation.run(callback, workers)
         except KeyboardInterrupt:
-            if sharing is None or sharing.rank == 0:
-                tqdm.write("Stopped. What is finished is kept; the same command goes on with the rest.", sys.stderr)
+            tqdm.write("Stopped. What is finished is kept; the same command goes on with the rest.", sys.stderr)
             return True
     return False
 
 
 def _report_results(results: Results, folder: Path) -> None:
     """Prints the tables of an evaluation and writes its files."""
+    say("\n" + " ".join(findings(results)))
     print_table(results.table(), f"Areas of {len(results.utterances)} utterances [95 % interval]")
     print_table(results.cost_table(), "Cost of an explanation (median)")
     few = f"fewer than {MIN_PAIRS} utterances decide nothing; intervals are in summary.md"
     print_table(results.paired_table(intervals=False), f"Against {results.baseline} ({few})")
+    if results.unreliable:
+        say(f"{DAGGER} median reliability below {LOW_RELIABILITY}: another seed gives other maps.")
     if results.problems:
         say("\nLeft out:")
         for name, reason in results.problems.items():

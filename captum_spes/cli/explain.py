@@ -34,8 +34,7 @@ from captum_spes.cli.options import (
     word_or_number,
 )
 from captum_spes.cli.output import draw_overview, print_columns, progress, say, write_explanation
-from captum_spes.cli.ranks import torchrun_ranks
-from captum_spes.evaluation.distributed import device_of_rank
+from captum_spes.cli.ranks import device_of_rank, torchrun_ranks
 from captum_spes.explanation import LongExplanation, SpeechToTextExplanation, WordRow
 from captum_spes.models import SpeechToTextModel, load_model
 from captum_spes.speech_to_text.catalogue import NamedMethod, find_method

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -25,6 +26,14 @@ def make_folder(folder: Path) -> Path:
         raise ValueError(f"the output folder {folder} cannot be written to: {error.strerror}.") from error
     _made.extend(reversed(missing))
     return folder
+
+
+def check_writable(folder: Path) -> None:
+    """Raises a ValueError where a folder can neither be made nor written to; nothing is made for it."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        reason = "no permission" if existing.is_dir() else f"{existing} is a file"
+        raise ValueError(f"the output folder {folder} cannot be written to: {reason}.")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Evaluation of methods on a corpus: manifests, the run that can be stopped, its results, and comparisons."""
 
+from captum_spes.evaluation.cluster import Workers
 from captum_spes.evaluation.comparison import Comparison
 from captum_spes.evaluation.corpus import Corpus, CorpusUtterance, load_corpus
 from captum_spes.evaluation.evaluation import Evaluation
@@ -13,5 +14,6 @@ __all__ = [
     "Evaluation",
     "MethodResult",
     "Results",
+    "Workers",
     "load_corpus",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from captum_spes._files import markdown_line, markdown_table, write_atomically
 from captum_spes.attr.fingerprint import fingerprint
+from captum_spes.evaluation._timed import explain_timed
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.maps import percentile_ranks
 from captum_spes.metrics import additive_attributions, infidelity, rank_correlation
@@ -145,22 +145,19 @@ class Comparison:
         if method.absolute and signed in self.explanations:
             explanation = absolute(self.explanations[signed])
         else:
-            checkpoint = self.folder and self.folder / "checkpoints" / name
-            resumed = checkpoint is not None and any(checkpoint.glob("*.safetensors"))
-            start = time.perf_counter()
-            explanation = method.explain(
+            explanation, seconds = explain_timed(
+                method,
                 self.model,
                 self.utterance,
                 self.tokens,
                 self.preset,
+                self.folder and self.folder / "checkpoints" / name,
                 perturbations_per_eval=self.perturbations_per_eval,
                 seed=self.seed,
                 gen_args=self.gen_args,
                 callback=callback,
-                checkpoint=checkpoint,
             )
-            # how long it took before it was stopped, nobody knows
-            explanation.metadata["seconds"] = None if resumed else time.perf_counter() - start
+            explanation.metadata["seconds"] = seconds
         explanation.metadata["compared"] = self._settings(method)
         if (path := self.path(name)) is not None:
             explanation.save(path)

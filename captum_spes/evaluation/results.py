@@ -8,25 +8,24 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from captum_spes._files import markdown_line, markdown_table, write_atomically
+from captum_spes._files import write_atomically
+from captum_spes.evaluation._curves import measured_curves
+from captum_spes.evaluation.summary import summary
 from captum_spes.metrics import DeletionCurve, SizeCurve
-from captum_spes.metrics._bootstrap import LEVEL, N_RESAMPLES, draw_utterances, interval, interval_ends
-from captum_spes.metrics._curve import auc
-from captum_spes.metrics.text import TextScore
+from captum_spes.metrics._bootstrap import LEVEL, MIN_PAIRS, N_RESAMPLES, draw_utterances, interval, interval_ends
+from captum_spes.speech_to_text.attribution import LOW_RELIABILITY
 from captum_spes.visualization import CurvePanel, plot_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# With fewer pairs no two-sided test at 5 % can decide: the sign test's smallest p of five is 6 %.
-MIN_PAIRS = 6
 ROUNDING = 1e-9  # of areas from 0 to 100
+DAGGER = "†"  # marks unreliable explanations
 SPES = "spes"
 
 Verdict = Literal["better", "worse", "undecided"]
@@ -69,7 +68,7 @@ class Difference:
     """How much larger one area is than another on the same utterances.
 
     Attributes:
-        value: of the areas, in which each utterance's WER is capped at 100.
+        value: the difference of the areas.
         low: lower end of the interval.
         high: upper end.
         verdict: what that says of the first: whether it is better or worse, or that the interval holds 0 or the
@@ -91,10 +90,10 @@ class Difference:
 class Results:
     """The evaluation of several methods on the same U utterances.
 
-    Areas are those of the corpus. Intervals come from 2,000 corpora of U utterances, drawn from the U with
-    replacement; all methods are measured on the same draws, so that two methods can be compared in pairs. In the
-    draws, and in all comparisons, each utterance's WER is capped at 100 %, lest one text that loops decides them. An
-    interval is the middle 95 % of the draws, laid around the area of the corpus, which has the authors' cap alone.
+    Areas are those of the corpus. Intervals are the middle 95 % of the areas of 2,000 corpora of U utterances, drawn
+    from the U with replacement; all methods are measured on the same draws, so that two methods can be compared in
+    pairs. The word error rate of each text is capped at 100 % (see :class:`~captum_spes.metrics.WordErrorRate`), in
+    areas, intervals and tests alike.
 
     Args:
         utterances: their names, one or more.
@@ -125,6 +124,10 @@ class Results:
         (50.0, 50.0)
         >>> results.compare("deletion", "random", "spes")
         Difference(value=-25.0, low=-25.0, high=-25.0, verdict='worse')
+        >>> results.winner("deletion"), results.ranking("deletion")
+        ('spes', ['spes', 'random'])
+        >>> results.unreliable, results.label("spes")
+        ([], 'spes')
         >>> results.table()
         [('method', 'deletion ↑'), ('spes', '50.0 [50.0, 50.0]'), ('random', '25.0 [25.0, 25.0]')]
         >>> results.paired_table(intervals=False)
@@ -149,57 +152,58 @@ class Results:
         self.problems = dict(problems or {})
         self.settings = dict(settings or {})
         self.seed = seed
-        self._metrics = _measured(self.methods) if self.methods else {}
-        if not self.utterances or not self._metrics:
+        draws = draw_utterances(max(len(self.utterances), 1), seed)
+        self._curves = measured_curves(self.methods, draws) if self.methods and self.utterances else {}
+        if not self._curves:
             raise ValueError(
                 "there are no results: give utterances, and methods that are measured by the same metrics."
             )
-        draws = draw_utterances(len(self.utterances), seed)
-        # curves of the draws, (R, S), by metric and method
-        self._drawn = {name: metric.draw(draws) for name, metric in self._metrics.items()}
 
     # Numbers
 
     @property
     def metrics(self) -> list[str]:
         """What was measured, some of ``"deletion"``, ``"insertion"``, ``"SRG"``, ``"size"`` and ``"token size"``."""
-        both = "deletion" in self._metrics and "insertion" in self._metrics
-        names = [name for name in ("deletion", "insertion") if name in self._metrics]
-        return [*names, *(["SRG"] if both else []), *(name for name in ("size", "token size") if name in self._metrics)]
+        return list(self._curves)
 
     def higher_is_better(self, metric: str) -> bool:
         """Whether a good method has a large area."""
-        return metric == "SRG" or self._metrics[metric].higher_is_better
+        return self._curves[metric].higher_is_better
 
     def areas(self, metric: str) -> dict[str, float]:
         """The area of each method: 0 to 100; of SRG, insertion less deletion in accuracy, −100 to 100."""
-        if metric == "SRG":
-            deleted, inserted = self.areas("deletion"), self.areas("insertion")
-            return {name: self._srg_sign * (inserted[name] - deleted[name]) + 0.0 for name in deleted}  # no -0.0
-        found = self._metrics[metric]
-        return {name: float(auc(found.steps, curve)) for name, curve in found.curves.items()}
+        curves = self._curves[metric]
+        return {name: float(curves.area(curve)) + 0.0 for name, curve in curves.corpus.items()}  # + 0.0: no -0.0
 
     def interval(self, metric: str, method: str) -> tuple[float, float]:
         """The 95 % interval of a method's area over the utterances."""
-        if metric == "SRG":
-            inserted, deleted = (self._around(name, method) for name in ("insertion", "deletion"))
-            drawn = self._srg_sign * (inserted - deleted)
-        else:
-            drawn = self._around(metric, method)
-        return interval(auc(self._steps(metric), drawn))
+        curves = self._curves[metric]
+        return interval(curves.area(curves.drawn[method]))
 
     def compare(self, metric: str, method: str | Sequence[str], other: str | Sequence[str]) -> Difference:
         """A method's area less another's, and whether that makes it better; of several methods the mean area."""
         groups = [[group] if isinstance(group, str) else group for group in (method, other)]
-        of_all, drawn = (
-            np.subtract(*(np.mean([areas(metric, name) for name in group], axis=0) for group in groups))
-            for areas in (self._bounded_areas, self._drawn_areas)
+        curves = self._curves[metric]
+        of_corpus, drawn = (
+            np.subtract(*(np.mean([curves.area(found[name]) for name in group], axis=0) for group in groups))
+            for found in (curves.corpus, curves.drawn)
         )
         low, high = interval(drawn)
         sign = 1 if self.higher_is_better(metric) else -1
         decided = len(self.utterances) >= MIN_PAIRS and (low > ROUNDING or high < -ROUNDING)
         verdict: Verdict = "undecided" if not decided else "better" if sign * low > 0 else "worse"
-        return Difference(float(of_all), low, high, verdict)
+        return Difference(float(of_corpus), low, high, verdict)
+
+    def winner(self, metric: str) -> str | None:
+        """The method that is better than every other by the paired test; None where there is none."""
+        best = self.ranking(metric)[0]
+        others = self.methods.keys() - {best}
+        return best if others and all(self.compare(metric, best, name).verdict == "better" for name in others) else None
+
+    def ranking(self, metric: str) -> list[str]:
+        """The methods by their areas, the best first. Neighbours may differ by chance: see :meth:`compare`."""
+        areas = self.areas(metric)
+        return sorted(areas, key=areas.__getitem__, reverse=self.higher_is_better(metric))
 
     @property
     def baseline(self) -> str:
@@ -207,31 +211,10 @@ class Results:
         return SPES if SPES in self.methods else next(iter(self.methods))
 
     @property
-    def _srg_sign(self) -> int:
-        return 1 if self._metrics["insertion"].higher_is_better else -1
-
-    def _steps(self, metric: str) -> tuple[float, ...]:
-        return self._metrics["deletion" if metric == "SRG" else metric].steps
-
-    def _bounded_areas(self, metric: str, method: str) -> np.ndarray:
-        """The area with each utterance's own score limited, ()."""
-        return self._areas_of(metric, method, {name: found.bounded_curves for name, found in self._metrics.items()})
-
-    def _drawn_areas(self, metric: str, method: str) -> np.ndarray:
-        """The same of each draw, (R,)."""
-        return self._areas_of(metric, method, self._drawn)
-
-    def _areas_of(self, metric: str, method: str, curves: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
-        if metric == "SRG":
-            inserted, deleted = (curves[name][method] for name in ("insertion", "deletion"))
-            return auc(self._steps(metric), self._srg_sign * (inserted - deleted))
-        return auc(self._steps(metric), curves[metric][method])
-
-    def _around(self, metric: str, method: str) -> np.ndarray:
-        """The curves of the draws, (R, S), moved to where the curve of the corpus is."""
-        found = self._metrics[metric]
-        shift = found.curves[method] - found.bounded_curves[method]
-        return np.clip(self._drawn[metric][method] + shift, 0, 100)
+    def unreliable(self) -> list[str]:
+        """The methods whose explanations have a median reliability below 0.5: another seed gives other maps."""
+        known = {name: _median(result.reliability) for name, result in self.methods.items()}
+        return [name for name, value in known.items() if value is not None and value < LOW_RELIABILITY]
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers, as JSON holds them."""
@@ -257,40 +240,42 @@ class Results:
         }
 
     def _entry(self, metric: str, method: str) -> dict[str, Any]:
+        curves = self._curves[metric]
         entry: dict[str, Any] = {
             "auc": self.areas(metric)[method],
             "interval": self.interval(metric, method),
-            "higher_is_better": self.higher_is_better(metric),
+            "higher_is_better": curves.higher_is_better,
         }
         if method != self.baseline:
-            found = self.compare(metric, method, self.baseline)
-            entry["difference"] = {**vars(found)}
-        if metric in self._metrics:
-            curve = self._metrics[metric]
-            entry |= {"steps": list(curve.steps), "scores": curve.curves[method].tolist()}
-        return entry
+            entry["difference"] = {**vars(self.compare(metric, method, self.baseline))}
+        return {**entry, "steps": list(curves.steps), "scores": curves.corpus[method].tolist()}
 
     def _by_utterance(self) -> dict[str, Any]:
         """The area of every utterance alone: what other statistics may start from."""
         return {
             utterance: {
-                metric: {
-                    method: float(auc(found.steps, found.score(counts[number])))
-                    for method, counts in found.counts.items()
-                }
-                for metric, found in self._metrics.items()
+                metric: {method: float(curves.area(rows[number])) for method, rows in curves.utterances.items()}
+                for metric, curves in self._curves.items()
             }
             for number, utterance in enumerate(self.utterances)
         }
 
     # Tables
 
+    def label(self, method: str) -> str:
+        """A method's name in the tables, with a dagger where its explanations are unreliable."""
+        return f"{method} {DAGGER}" if method in self.unreliable else method
+
     def table(self, bold: bool = False) -> list[tuple[str, ...]]:
-        """A row a method, the header first: areas with their intervals, as in the paper's Table 1."""
+        """A row a method, the header first: areas with their intervals, as in the paper's Table 1.
+
+        Args:
+            bold: sets the area of a metric's :meth:`winner` in bold.
+        """
         arrows = {metric: "↑" if self.higher_is_better(metric) else "↓" for metric in self.metrics}
         columns = [self._column(metric, bold) for metric in self.metrics]
         rows = [("method", *(f"{metric} {arrows[metric]}" for metric in self.metrics))]
-        return rows + [(name, *(column[name] for column in columns)) for name in self.methods]
+        return rows + [(self.label(name), *(column[name] for column in columns)) for name in self.methods]
 
     def cost_table(self) -> list[tuple[str, ...]]:
         """A row a method, the header first: what an explanation took, and how far halves of its samples agree."""
@@ -298,20 +283,19 @@ class Results:
         for name, result in self.methods.items():
             costs = (_format(_median(values)) for values in (result.forwards, result.backwards, result.seconds))
             reliability = _median(result.reliability)
-            rows.append((name, *costs, "" if reliability is None else f"{reliability:.2f}"))
+            rows.append((self.label(name), *costs, "" if reliability is None else f"{reliability:.2f}"))
         return rows
 
     def _column(self, metric: str, bold: bool) -> dict[str, str]:
-        areas = self.areas(metric)
-        best = (max if self.higher_is_better(metric) else min)(areas.values())
+        winner = self.winner(metric) if bold else None
         cells = {}
-        for name, area in areas.items():
-            text = _number(area)
-            if bold and round(area, 1) == round(best, 1):
+        for name, area in self.areas(metric).items():
+            text = number(area)
+            if name == winner:
                 text = f"**{text}**"
             if len(self.utterances) > 1:
                 low, high = self.interval(metric, name)
-                text += f" [{_number(low)}, {_number(high)}]"
+                text += f" [{number(low)}, {number(high)}]"
             cells[name] = text
         return cells
 
@@ -321,24 +305,26 @@ class Results:
         for name in self.methods:
             if name != self.baseline:
                 found = (self.compare(metric, name, self.baseline) for metric in self.metrics)
-                rows.append((name, *(_describe(difference, intervals) for difference in found)))
+                rows.append((self.label(name), *(_describe(difference, intervals) for difference in found)))
         return rows
 
     # Pictures
 
     def plot(self, metrics: Sequence[str] | None = None) -> Figure:
         """The curves of deletion, insertion and size with their intervals (paper, Fig. 5 and 6); of all, or some."""
-        return plot_curves([self._panel(name) for name in metrics or self._metrics])
+        shown = metrics or [name for name, curves in self._curves.items() if curves.title is not None]
+        return plot_curves([self._panel(name) for name in shown])
 
     def _panel(self, name: str) -> CurvePanel:
-        metric = self._metrics[name]
+        curves = self._curves[name]
         return CurvePanel(
-            metric.title,
-            metric.x_label,
-            metric.y_label,
-            steps=metric.steps,
-            curves=metric.curves,
-            bands={method: np.quantile(self._around(name, method), interval_ends(), axis=0) for method in self.methods},
+            curves.title or name,
+            curves.x_label,
+            curves.y_label,
+            steps=curves.steps,
+            curves=curves.corpus,
+            bands={method: np.quantile(drawn, interval_ends(), axis=0) for method, drawn in curves.drawn.items()},
+            y_range=(0, 100) if curves.title else None,
             auc=self.areas(name),
         )
 
@@ -369,170 +355,28 @@ class Results:
         return paths
 
     def markdown(self) -> str:
-        """The tables, and what is to be known of them."""
-        lines = [
-            f"# {markdown_line(self.settings.get('model', 'Model'))} on {_count(len(self.utterances), 'utterance')}",
-            "",
-            *markdown_table(self.table(bold=True)),
-            "",
-            *(f"- {note}" for note in self._notes()),
-            "",
-        ]
-        lines += ["## Cost of an explanation", "", "The median.", "", *markdown_table(self.cost_table()), ""]
-        if len(self.methods) > 1:
-            lines += [
-                f"## Against {self.baseline}",
-                "",
-                "Differences of the areas on the same draws, with the cap of the intervals: better or worse where the "
-                f"interval leaves out 0. Fewer than {MIN_PAIRS} utterances decide nothing.",
-                "",
-                *markdown_table(self.paired_table()),
-                "",
-            ]
-        if self.problems:
-            lines += [
-                "## Left out",
-                "",
-                *(f"- {markdown_line(f'{name}: {reason}')}" for name, reason in self.problems.items()),
-                "",
-            ]
-        methods = self.settings.get("methods", {})
-        given = {**self.settings, **{f"method {name}": value for name, value in methods.items()}}
-        given.pop("methods", None)
-        lines += [
-            "## Settings",
-            "",
-            *(f"- {key}: `{json.dumps(value, ensure_ascii=False)}`" for key, value in given.items()),
-        ]
-        return "\n".join(lines) + "\n"
-
-    def _notes(self) -> list[str]:
-        capped = ""
-        notes = []
-        if "deletion" in self._metrics or "insertion" in self._metrics:
-            score = next(metric.how for metric in self._metrics.values() if metric.how is not None)
-            if score.name == "WER":
-                capped = ", in which each utterance's WER is capped at 100"
-            notes.append(
-                f"Deletion, insertion: area under the {score.name} as the top bins of the sentence map are taken away, "
-                "or put into an empty spectrogram; divided by the range of the steps, so that it reads 0 to 100."
-            )
-        if "SRG" in self.metrics:
-            notes.append(
-                "SRG: symmetric relevance gain, insertion less deletion in accuracy. A random order has about 0."
-            )
-        if "size" in self._metrics:
-            notes.append("Size: area under the percentage of features above a threshold from 0 to 1.")
-        return [
-            *notes,
-            f"In brackets: {LEVEL} % intervals over the utterances ({N_RESAMPLES:,} bootstrap draws){capped}.",
-            "The best area of a column is bold.",
-            *(
-                ["random and energy (the spectrogram minus its baseline) know nothing of the model: floors to beat."]
-                if {"random", "energy"} & self.methods.keys()
-                else []
-            ),
-        ]
+        """What was found in two sentences, the curves, the tables, and how to read them; the text of summary.md."""
+        return summary(self)
 
     def _csv(self) -> str:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("metric", "method", "step", "score", "low", "high"))
-        for name, metric in self._metrics.items():
-            for method, curve in metric.curves.items():
-                bands = np.quantile(self._around(name, method), interval_ends(), axis=0)
-                for row in zip(metric.steps, curve.tolist(), *bands.tolist()):
+        for name, curves in self._curves.items():
+            for method, curve in curves.corpus.items():
+                bands = np.quantile(curves.drawn[method], interval_ends(), axis=0)
+                for row in zip(curves.steps, curve.tolist(), *bands.tolist()):
                     writer.writerow((name, method, *(f"{value:.6g}" for value in row)))
         return text.getvalue()
 
 
-@dataclass(frozen=True)
-class _Metric:
-    """A curve a method of one metric: counts of each utterance and step that add up, (U, S, n), by method."""
-
-    title: str
-    x_label: str
-    y_label: str
-    higher_is_better: bool
-    steps: tuple[float, ...]
-    counts: dict[str, np.ndarray]
-    bounded: dict[str, np.ndarray]  # with one utterance's part limited
-    how: TextScore | None  # None: the mean
-
-    @classmethod
-    def of_texts(cls, deleting: bool, found: dict[str, DeletionCurve]) -> _Metric:
-        first = next(iter(found.values()))
-        counts = {name: curve.counts for name, curve in found.items()}
-        return cls(
-            "Deletion" if deleting else "Insertion",
-            f"bins {'deleted' if deleting else 'inserted'}, most important first (%)",
-            first.score.name + (" (%)" if first.score.name == "WER" else ""),
-            first.score.higher_is_better != deleting,
-            first.steps,
-            counts,
-            {name: first.score.bounded(values) for name, values in counts.items()},
-            first.score,
-        )
-
-    @classmethod
-    def of_sizes(cls, inputs: str, found: dict[str, SizeCurve]) -> _Metric:
-        counts = {name: curve.utterance_scores.double().numpy()[..., None] for name, curve in found.items()}
-        features = "bins" if inputs == "spectrogram" else "previous tokens"
-        return cls(
-            f"Size, {inputs}",
-            "threshold of the normalised attribution",
-            f"{features} above (%)",
-            False,
-            next(iter(found.values())).steps,
-            counts,
-            counts,
-            None,
-        )
-
-    def score(self, counts: np.ndarray, n_utterances: int = 1) -> np.ndarray:
-        """Of sums of counts over some utterances, (…, S, n) to (…, S)."""
-        return counts[..., 0] / n_utterances if self.how is None else self.how.score(counts)
-
-    @cached_property
-    def curves(self) -> dict[str, np.ndarray]:
-        """Of all utterances together, (S,)."""
-        return {name: self.score(counts.sum(0), len(counts)) for name, counts in self.counts.items()}
-
-    @cached_property
-    def bounded_curves(self) -> dict[str, np.ndarray]:
-        """With each utterance's own score limited, (S,)."""
-        return {name: self.score(counts.sum(0), len(counts)) for name, counts in self.bounded.items()}
-
-    def draw(self, draws: np.ndarray) -> dict[str, np.ndarray]:
-        """Curves (R, S) of R draws, each of which tells how often it holds each utterance, (R, U)."""
-        return {
-            name: self.score(np.tensordot(draws, counts, axes=1), draws.shape[1])
-            for name, counts in self.bounded.items()
-        }
-
-
-def _measured(methods: Mapping[str, MethodResult]) -> dict[str, _Metric]:
-    """What all methods were measured by."""
-    metrics = {}
-    for name in ("deletion", "insertion"):
-        curves = {method: getattr(result, name) for method, result in methods.items()}
-        if all(curve is not None for curve in curves.values()):
-            metrics[name] = _Metric.of_texts(name == "deletion", curves)
-    for name, inputs in (("size", "spectrogram"), ("token size", "tokens")):
-        sizes = {method: result.sizes.get(inputs) for method, result in methods.items()}
-        known = {method: size for method, size in sizes.items() if size is not None}
-        if len(known) == len(methods):
-            metrics[name] = _Metric.of_sizes(inputs, known)
-    return metrics
-
-
 def _describe(difference: Difference, interval: bool) -> str:
-    value, low, high = (_number(number, "+") for number in (difference.value, difference.low, difference.high))
+    value, low, high = (number(end, "+") for end in (difference.value, difference.low, difference.high))
     return f"{difference.verdict} ({value} [{low}, {high}])" if interval else f"{difference.verdict} ({value})"
 
 
-def _number(value: float, sign: str = "") -> str:
-    """With one decimal, a true minus, and no minus at all before 0."""
+def number(value: float, sign: str = "") -> str:
+    """A number with one decimal, a true minus, and no minus at all before 0."""
     return f"{round(value, 1) + 0.0:{sign}.1f}".replace("-", "−")
 
 
@@ -543,7 +387,3 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 def _format(value: float | None) -> str:
     return "" if value is None else f"{value:,.1f}" if value < 100 and value % 1 else f"{value:,.0f}"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"

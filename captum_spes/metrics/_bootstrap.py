@@ -6,6 +6,8 @@ import numpy as np
 
 N_RESAMPLES = 2_000
 LEVEL = 95
+# With fewer pairs no two-sided test at 5 % can decide: the smallest p-value of the sign test with five pairs is 6 %.
+MIN_PAIRS = 6
 
 
 def draw_utterances(n: int, seed: int) -> np.ndarray:

@@ -27,17 +27,15 @@ class TextScore(Protocol):
     def counts(self, text: str, reference: str) -> np.ndarray:
         """The counts of a text, float64 (n,)."""
 
-    def bounded(self, counts: np.ndarray) -> np.ndarray:
-        """The same counts (…, n), but that no single text can outweigh a corpus by being worse than wrong."""
-
     def score(self, counts: np.ndarray) -> np.ndarray:
         """From 0 to 100, of counts or sums of them: (…, n) to (…,)."""
 
 
 class WordErrorRate:
-    """Substituted, deleted and inserted words in percent of the reference's (jiwer), capped at 100.
+    """Substituted, deleted and inserted words in percent of the reference's (jiwer), capped at 100 for each text.
 
-    The cap is the paper's (§5, footnote 6), lest a text that loops outweighs all others.
+    A text has as many wrong words as its reference has words, at most, so that one that loops does not outweigh all
+    others. The paper caps its scores for the same reason (§5, footnote 6).
 
     Args:
         normalizer: what is done to both texts first: ``"english"`` and ``"basic"`` (other languages) are Whisper's
@@ -57,9 +55,8 @@ class WordErrorRate:
         array([1., 6.])
         >>> round(float(score.score(counts)), 1)
         16.7
-        >>> loop = score.counts("so so so so so", "So what?")
-        >>> loop, score.bounded(loop)
-        (array([4., 2.]), array([2., 2.]))
+        >>> score.counts("so so so so so", "So what?")  # four words are wrong
+        array([2., 2.])
     """
 
     name = "WER"
@@ -71,7 +68,7 @@ class WordErrorRate:
         self.compare = require("jiwer").process_words
 
     def counts(self, text: str, reference: str) -> np.ndarray:
-        """Wrong words and words of the reference, (2,).
+        """Wrong words, at most as many as the reference has, and words of the reference: (2,).
 
         Raises:
             ValueError: a reference without words.
@@ -80,21 +77,13 @@ class WordErrorRate:
         if not words.strip():
             raise ValueError(f"the reference {reference!r} has no words: a word error rate needs some.")
         result = self.compare(words, self.normalize(text))
-        return np.array(
-            [
-                result.substitutions + result.deletions + result.insertions,
-                result.substitutions + result.deletions + result.hits,
-            ],
-            dtype=np.float64,
-        )
-
-    def bounded(self, counts: np.ndarray) -> np.ndarray:
-        """At most as many wrong words as the reference has: a rate of 100 for each text, (…, 2)."""
-        return np.stack((np.minimum(counts[..., 0], counts[..., 1]), counts[..., 1]), axis=-1)
+        n_wrong = result.substitutions + result.deletions + result.insertions
+        n_words = result.substitutions + result.deletions + result.hits
+        return np.array([min(n_wrong, n_words), n_words], dtype=np.float64)
 
     def score(self, counts: np.ndarray) -> np.ndarray:
         """The rate of counts or sums of them, (…, 2) to (…,)."""
-        return np.minimum(100 * counts[..., 0] / counts[..., 1], 100)
+        return 100 * counts[..., 0] / counts[..., 1]
 
 
 class Bleu:
@@ -110,8 +99,6 @@ class Bleu:
         >>> counts = score.counts("So what was the next step", "So what was the next step?")
         >>> round(float(score.score(counts)), 1)
         84.6
-        >>> score.bounded(counts) is counts
-        True
     """
 
     name = "BLEU"
@@ -132,10 +119,6 @@ class Bleu:
         result = self.bleu.sentence_score(text, [reference])
         return np.array([*result.counts, *result.totals, result.sys_len, result.ref_len], dtype=np.float64)
 
-    def bounded(self, counts: np.ndarray) -> np.ndarray:
-        """The counts as they are: a text cannot be worse than 0."""
-        return counts
-
     def score(self, counts: np.ndarray) -> np.ndarray:
         """The BLEU of counts or sums of them, (…, 10) to (…,)."""
         rows = counts.reshape(-1, 10).astype(int).tolist()
@@ -144,7 +127,7 @@ class Bleu:
 
 
 def wer(hypotheses: Sequence[str], references: Sequence[str], normalizer: Normalizer = "english") -> float:
-    """The word error rate of a corpus in percent, capped at 100; see :class:`WordErrorRate`.
+    """The word error rate of a corpus in percent, capped at 100 for each text; see :class:`WordErrorRate`.
 
     Args:
         hypotheses: the texts of a model.

@@ -1,0 +1,98 @@
+"""How every utterance of an evaluation is explained and measured: methods, metrics and what they depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any, Literal, get_args
+
+from captum_spes.metrics._checks import check_positive
+from captum_spes.metrics._curve import format_steps
+from captum_spes.metrics.deletion import PERCENTAGES
+from captum_spes.models.context import Context, Dtype
+from captum_spes.models.protocol import SpeechToTextModel
+from captum_spes.speech_to_text.catalogue import NamedMethod, Preset
+from captum_spes.speech_to_text.profiles import title
+from captum_spes.speech_to_text.provenance import describe_arguments, describe_model
+
+Metric = Literal["deletion", "insertion", "size"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How every utterance of an evaluation is explained and measured; see :class:`.Evaluation` for the arguments.
+
+    Everything that can be wrong without a model is refused here, before a model is loaded or a file is written.
+
+    Raises:
+        ValueError: no method or metric, an unknown metric or preset, a seed that is no integer of at least 0,
+            percentages that do not ascend from 0 to 100, or a batch without perturbations.
+
+    Example::
+
+        >>> from captum_spes.evaluation.procedure import Procedure
+        >>> from captum_spes.speech_to_text.catalogue import METHODS
+        >>> Procedure({"spes": METHODS["spes"]}, metrics=["size"]).percentages[:3]
+        (0.0, 5.0, 10.0)
+    """
+
+    methods: Mapping[str, NamedMethod]
+    metrics: Sequence[Metric] = METRICS
+    preset: Preset = "fast"
+    seed: int = 0
+    context: Context = "auto"
+    dtype: Dtype | None = None
+    gen_args: dict[str, Any] | None = field(default_factory=dict)
+    percentages: Iterable[float] = PERCENTAGES
+    perturbations_per_eval: int = 16
+
+    def __post_init__(self) -> None:
+        if not self.methods or not self.metrics:
+            raise ValueError("there is nothing to evaluate: give a method and a metric, or several.")
+        if unknown := [metric for metric in self.metrics if metric not in METRICS]:
+            raise ValueError(f"there is no metric {unknown[0]!r}: give some of {', '.join(METRICS)}.")
+        if self.preset not in get_args(Preset):
+            raise ValueError(f"preset must be one of {', '.join(get_args(Preset))}, not {self.preset!r}.")
+        if self.context not in get_args(Context):
+            raise ValueError(f"context must be one of {', '.join(get_args(Context))}, not {self.context!r}.")
+        check_positive(perturbations_per_eval=self.perturbations_per_eval)
+        if not isinstance(self.seed, (int, Integral)) or self.seed < 0:
+            raise ValueError(f"seed must be an integer of at least 0, not {self.seed}.")
+        checked = {
+            "methods": dict(self.methods),
+            "metrics": tuple(self.metrics),
+            "seed": int(self.seed),
+            "gen_args": dict(self.gen_args or {}),
+            "percentages": format_steps("percentages", self.percentages, 0, 100),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model has to write texts for the metrics."""
+        return set(self.metrics) != {"size"}
+
+    def settings(self, model: SpeechToTextModel) -> dict[str, Any]:
+        """What the results depend on, as JSON holds it. Batch size and device are not in it: they change rounding only.
+
+        Raises:
+            ValueError: a method that cannot explain the model.
+        """
+        return {
+            **describe_model(model, self.gen_args, self.context, self.dtype),
+            "preset": self.preset,
+            "seed": self.seed,
+            "percentages": [int(step) if step == int(step) else step for step in self.percentages],
+            "methods": {
+                name: {
+                    "method": title(method.wrap(model).attr_method),
+                    "score": None if method.score is None else method.score.__name__,
+                    "absolute": method.absolute,
+                    **describe_arguments(method.arguments_of(model, self.preset)),
+                }
+                for name, method in self.methods.items()
+            },
+        }

@@ -1,0 +1,152 @@
+"""One utterance of an evaluation: it is explained by every method, each explanation is measured, both are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from captum_spes._files import sha256
+from captum_spes.evaluation._timed import explain_timed
+from captum_spes.evaluation.corpus import CorpusUtterance
+from captum_spes.evaluation.procedure import Metric, Procedure
+from captum_spes.evaluation.store import INPUTS, Store
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.metrics import rewrite, size
+from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare
+
+# of (utterance, method, stage, done, total)
+Callback = Callable[[CorpusUtterance, str, str, int, int], Any]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Does what is missing of one utterance. It holds no model, and can be sent to another process.
+
+    Attributes:
+        procedure: how an utterance is explained and measured.
+        store: where the results are.
+    """
+
+    procedure: Procedure
+    store: Store
+
+    def is_done(self, item: CorpusUtterance, method: str) -> bool:
+        """Whether an utterance is explained by a method, and measured by all metrics.
+
+        Raises:
+            ValueError: its scores are damaged.
+        """
+        return self.store.scores(item.id, method).keys() >= set(self.procedure.metrics)
+
+    def complete(self, model: SpeechToTextModel, item: CorpusUtterance, callback: Callback) -> str:
+        """Explains an utterance by all methods and measures the explanations, as far as that is not done.
+
+        Returns:
+            str: why that cannot be done, in a sentence, or nothing.
+        """
+        methods = self.procedure.methods
+        try:
+            missing = [name for name in methods if not self.is_done(item, name)]
+            for name in methods.keys() - set(missing):
+                _check_audio(item, self.store.scores(item.id, name)["audio_sha256"])
+            if missing:
+                prepared = self._prepare(model, item)
+                for name in missing:
+                    self._complete(model, item, name, prepared, callback)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def _prepare(self, model: SpeechToTextModel, item: CorpusUtterance) -> tuple[Utterance, Tokens]:
+        how = self.procedure
+        return prepare(model, item.path, gen_args=how.gen_args, context=how.context, dtype=how.dtype)
+
+    def _complete(
+        self,
+        model: SpeechToTextModel,
+        item: CorpusUtterance,
+        method: str,
+        prepared: tuple[Utterance, Tokens],
+        callback: Callback,
+    ) -> None:
+        def report(stage: str, done: int, total: int) -> None:  # what the callback returns does not stop SPES
+            callback(item, method, stage, done, total)
+
+        audio = prepared[0].source["audio_sha256"]
+        path = self.store.explanation_path(item.id, method)
+        seconds = None
+        if path.is_file():
+            explanation = SpeechToTextExplanation.load(path)
+            _check_audio(item, explanation.metadata.get("audio_sha256", audio))
+        else:
+            explanation, seconds = self._explain(model, item, method, prepared, report)
+            # Where the corpus lies is no part of a result: equal explanations are equal files.
+            explanation.metadata.pop("audio_file", None)
+            explanation.metadata["audio_sha256"] = audio
+            self.store.write_settings()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            explanation.save(path)
+        scores = self.store.scores(item.id, method) or {
+            "audio_sha256": audio,
+            "text": explanation.text,
+            "seconds": seconds,
+            "reliability": None if explanation.reliability is None else float(explanation.reliability.mean()),
+            **_passes(explanation),
+        }
+        missing = [metric for metric in self.procedure.metrics if metric not in scores]
+        scores |= {metric: self._measure(metric, model, explanation) for metric in missing}
+        self.store.write_settings()
+        self.store.write_scores(item.id, method, scores)
+        report("finished", 1, 1)
+
+    def _explain(
+        self,
+        model: SpeechToTextModel,
+        item: CorpusUtterance,
+        method: str,
+        prepared: tuple[Utterance, Tokens],
+        callback: Callable[[str, int, int], None],
+    ) -> tuple[SpeechToTextExplanation, float | None]:
+        how = self.procedure
+        return explain_timed(
+            how.methods[method],
+            model,
+            *prepared,
+            how.preset,
+            self.store.checkpoint(item.id, method),
+            perturbations_per_eval=how.perturbations_per_eval,
+            seed=how.seed,
+            gen_args=how.gen_args,
+            callback=callback,
+        )
+
+    def _measure(self, metric: Metric, model: SpeechToTextModel, explanation: SpeechToTextExplanation) -> Any:
+        """The sizes, or the texts: they are scored when the results are made, against any reference."""
+        if metric == "size":
+            known = INPUTS if explanation.previous_tokens else INPUTS[:1]
+            return {inputs: size(explanation, inputs=inputs).utterance_scores[0].tolist() for inputs in known}
+        return rewrite(
+            model,
+            explanation,
+            metric,
+            percentages=self.procedure.percentages,
+            # writing keeps no distributions: twice as many fit
+            perturbations_per_eval=2 * self.procedure.perturbations_per_eval,
+            seed=self.procedure.seed,
+        )
+
+
+def _passes(explanation: SpeechToTextExplanation) -> dict[str, int]:
+    """Inputs that passed through the model, and gradients."""
+    try:
+        stages = list(explanation.metadata["passes"].values())
+        return {f"{way}s": sum(int(stage[way]) for stage in stages) for way in ("forward", "backward")}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError("the metadata of its explanation does not tell its passes: delete that file.") from error
+
+
+def _check_audio(item: CorpusUtterance, digest: str) -> None:
+    """Raises a ValueError where an explanation is of another audio file of this name."""
+    if sha256(item.path) != digest:
+        raise ValueError(f"{item.path} has changed since it was explained: evaluate it into another folder.")
