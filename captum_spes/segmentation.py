@@ -176,7 +176,7 @@ def image_feature_mask(
 
     _check_image(images)
     counts: list[Any] = list(n_patches) if isinstance(n_patches, (tuple, list)) else [n_patches]
-    if not counts or not all(isinstance(count, Integral) and count > 0 for count in counts):
+    if not counts or not all(isinstance(count, Integral) and int(count) > 0 for count in counts):
         raise ValueError(f"n_patches must be positive integers, one for each granularity, not {n_patches}.")
     if not all(map(_is_positive, (compactness, sigma or 1))):
         raise ValueError("compactness must be positive, and sigma not negative.")
