@@ -17,7 +17,7 @@ from captum_spes.evaluation import Evaluation
 from captum_spes.evaluation.corpus import load_corpus
 from captum_spes.evaluation.runner import Runner
 from captum_spes.forward_func import TokenProbability
-from captum_spes.metrics import deletion, insertion, size
+from captum_spes.metrics import comprehensiveness, deletion, insertion, size, sufficiency
 from captum_spes.models import load_model
 from captum_spes.speech_to_text.catalogue import METHODS
 
@@ -188,15 +188,41 @@ def test_results_are_those_of_the_metrics(evaluate, model, score, reference):
         ]
         for metric in (deletion, insertion):
             curve = metric(model, explanations, references, percentages=(0, 2.5, 20, 100), score=score, seed=3)
-            mine = getattr(result, metric.__name__)
+            mine = result.curves[metric.__name__]
             assert mine.texts == curve.texts and mine.references == curve.references
             assert found.areas(metric.__name__)[name] == pytest.approx(curve.auc, abs=1e-4)
         for metric, inputs in (("size", "spectrogram"), ("token size", "tokens")):
             curve = size(explanations, inputs=inputs)
-            assert torch.equal(result.sizes[inputs].utterance_scores, curve.utterance_scores)
+            assert torch.equal(result.curves[metric].utterance_scores, curve.utterance_scores)
             assert found.areas(metric)[name] == pytest.approx(curve.auc, abs=1e-4)
     # or it would prove nothing
-    assert len({text for texts in found.methods["spes"].deletion.texts for text in texts}) > 2
+    assert len({text for texts in found.methods["spes"].curves["deletion"].texts for text in texts}) > 2
+
+
+def test_token_metrics_and_baselines_are_those_of_the_metrics(evaluate, model):
+    """They may be added to an evaluation that is there, and are measured on the explanations as they are."""
+    evaluate(metrics=["deletion"]).run()
+    metrics = ["deletion", "insertion", "comprehensiveness", "sufficiency", "size"]
+    evaluation = evaluate(metrics=metrics, deletion_baselines=["mean", "noise"])
+    assert evaluation.progress()[0] == 0
+    evaluation.run()
+    found = evaluation.results()
+    assert found.settings["deletion_baselines"] == ["mean", "noise"]
+    measured = ["deletion", "insertion", "comprehensiveness", "sufficiency"]
+    assert {*found.metrics} == {
+        *("SRG", "SRG (noise)", "size", "token size"), *measured, *(f"{name} (noise)" for name in measured)
+    }  # fmt: skip
+    explanations = [
+        SpeechToTextExplanation.load(evaluation.explanation_path(item, "spes")) for item in evaluation.corpus.utterances
+    ]
+    references = list(TRANSCRIPTIONS.values())
+    for baseline, suffix in (("mean", ""), ("noise", " (noise)")):
+        for metric in (comprehensiveness, sufficiency):
+            curve = metric(model, explanations, baselines=baseline)
+            mine = found.methods["spes"].curves[metric.__name__ + suffix]
+            torch.testing.assert_close(mine.utterance_scores, curve.utterance_scores)
+        curve = deletion(model, explanations, references, percentages=PERCENTAGES, baselines=baseline)
+        assert found.methods["spes"].curves["deletion" + suffix].texts == curve.texts
 
 
 @pytest.mark.filterwarnings("ignore:the full window's text or scores")  # of a random model
@@ -538,7 +564,7 @@ def test_settings_that_are_free(begun, evaluate, arguments):
     [
         ({"methods": {}}, "there is nothing to evaluate: give a method and a metric"),
         ({"metrics": []}, "there is nothing to evaluate: give a method and a metric"),
-        ({"metrics": ["size", "magic"]}, "there is no metric 'magic': give some of deletion, insertion, size."),
+        ({"metrics": ["size", "magic"]}, "there is no metric 'magic': give some of deletion, insertion, c"),
         ({"methods": {**CHOSEN, "deep_lift": METHODS["deep_lift"]}}, "DeepLift hooks .* take IntegratedGradients"),
         ({"percentages": (50,)}, "percentages must be ascending numbers from 0 to 100, two or more"),
         ({"percentages": (0, 101)}, "percentages must be ascending numbers from 0 to 100, two or more"),
@@ -755,7 +781,7 @@ def test_without_a_transcription_there_is_nothing_to_score_against(evaluate, spe
     own = evaluation.results(reference="model")
     assert own.utterances == NAMES and own.problems == {} and own.settings["reference"] == "model"
     assert own.areas("size") == sizes.areas("size")
-    assert own.methods["spes"].deletion.references == [
+    assert own.methods["spes"].curves["deletion"].references == [
         json.loads(scores_path(evaluation, "spes", name).read_text())["text"] for name in NAMES
     ]
 

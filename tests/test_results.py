@@ -11,9 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU
+from scipy.stats import kendalltau
 
-from captum_spes.evaluation.results import MIN_PAIRS, N_RESAMPLES, Difference, MethodResult, Results
-from captum_spes.metrics import Bleu, DeletionCurve, SizeCurve, WordErrorRate, symmetric_relevance_gain
+from captum_spes.evaluation.results import MIN_PAIRS, N_RESAMPLES, Agreement, Difference, MethodResult, Results
+from captum_spes.metrics import Bleu, DeletionCurve, ErasureCurve, SizeCurve, WordErrorRate, symmetric_relevance_gain
+from captum_spes.metrics._curve import auc
 
 REFERENCE = "the birch canoe slid on smooth planks of dark wood"  # ten words: a wrong one is 10 %
 STEPS = (0, 50, 100)
@@ -41,15 +43,14 @@ def curve(rows, score=WER, references=None, steps=STEPS):
 
 
 def method(deletion=None, insertion=None, sizes=None, token_sizes=None, **costs):
-    found = {"spectrogram": sizes, "tokens": token_sizes}
+    found = {"size": sizes, "token size": token_sizes}
     curves = {name: SizeCurve(THRESHOLDS, torch.tensor(rows)) for name, rows in found.items() if rows is not None}
-    return MethodResult(deletion, insertion, curves, **{**NO_COSTS, **costs})
+    given = {"deletion": deletion, "insertion": insertion, **curves}
+    return MethodResult({name: c for name, c in given.items() if c is not None}, **{**NO_COSTS, **costs})
 
 
 def results_of(methods, **kwargs):
-    first = next(iter(methods.values()))
-    curves = [c for c in (first.deletion, first.insertion) if c is not None]
-    n = len(curves[0].texts) if curves else len(next(iter(first.sizes.values())).utterance_scores)
+    n = len(next(iter(next(iter(methods.values())).curves.values())).utterance_scores)
     return Results([f"u{number}" for number in range(n)], methods, **kwargs)
 
 
@@ -121,12 +122,12 @@ def test_areas_are_those_of_the_curves(score):
     methods = two_methods(score=SCORES[score])
     found = results_of(methods)
     for name, result in methods.items():
-        assert found.areas("deletion")[name] == pytest.approx(result.deletion.auc, abs=1e-4)
-        assert found.areas("insertion")[name] == pytest.approx(result.insertion.auc, abs=1e-4)
-        gain = symmetric_relevance_gain(result.deletion, result.insertion)
+        assert found.areas("deletion")[name] == pytest.approx(result.curves["deletion"].auc, abs=1e-4)
+        assert found.areas("insertion")[name] == pytest.approx(result.curves["insertion"].auc, abs=1e-4)
+        gain = symmetric_relevance_gain(result.curves["deletion"], result.curves["insertion"])
         assert found.areas("SRG")[name] == pytest.approx(gain, abs=1e-4)
-        assert found.areas("size")[name] == pytest.approx(result.sizes["spectrogram"].auc, abs=1e-4)
-        assert found.areas("token size")[name] == pytest.approx(result.sizes["tokens"].auc, abs=1e-4)
+        assert found.areas("size")[name] == pytest.approx(result.curves["size"].auc, abs=1e-4)
+        assert found.areas("token size")[name] == pytest.approx(result.curves["token size"].auc, abs=1e-4)
 
 
 def test_long_utterances_weigh_more_in_wer_and_all_the_same_in_size():
@@ -530,6 +531,104 @@ def test_cost_table():
     ]
 
 
+# Comprehensiveness and sufficiency, other baselines, and how metrics agree
+
+
+def erasure(rows):
+    """Of a fall a step for each utterance."""
+    return ErasureCurve(STEPS, [torch.tensor([row], dtype=torch.float32) for row in rows])
+
+
+def test_erasure_is_the_mean_of_the_utterances_in_nats():
+    found = results_of(
+        {
+            "spes": MethodResult(
+                {"comprehensiveness": erasure([[0, 3, 5], [0, 1, 1]]), "sufficiency": erasure([[4, 1, 0]] * 2)},
+                **NO_COSTS,
+            )
+        }
+    )
+    # by hand: means 0, 2, 3: 1 · ½ + 2.5 · ½; 4, 1, 0: 2.5 · ½ + 0.5 · ½
+    assert found.areas("comprehensiveness")["spes"] == pytest.approx(1.75)
+    assert found.areas("sufficiency")["spes"] == pytest.approx(1.5)
+    assert found.higher_is_better("comprehensiveness") and not found.higher_is_better("sufficiency")
+    assert found.table()[0] == ("method", "comprehensiveness ↑", "sufficiency ↓")
+    assert found.table()[1][2] == "1.50 [1.50, 1.50]"
+    axes = found.plot().axes
+    assert [ax.get_title() for ax in axes] == ["Comprehensiveness", "Sufficiency"]
+    assert axes[0].get_xlabel().startswith("bins hidden") and axes[1].get_xlabel().startswith("bins kept")
+
+
+def test_baselines_are_metrics_of_their_own():
+    """Each has its SRG, of its own deletion and insertion; a baseline with deletion alone has none."""
+    gone, back = curve([[0, 10, 10]] * 6), curve([[10, 0, 0]] * 6)
+    names = ("deletion", "deletion (noise)", "deletion (silence)", "insertion", "insertion (noise)")
+    found = results_of({"spes": MethodResult(dict(zip(names, (gone, back, gone, back, gone))), **NO_COSTS)})
+    assert found.metrics == [*names[:4], "SRG", "insertion (noise)", "SRG (noise)"]
+    assert found.areas("SRG")["spes"] == pytest.approx(50)
+    assert found.areas("SRG (noise)")["spes"] == pytest.approx(-50)
+    assert "Deletion, noise" in [ax.get_title() for ax in found.plot().axes]
+    assert "each channel's mean" in found.markdown()
+
+
+def ranked(**areas):
+    """Methods with constant curves: the area of each metric, by method."""
+    metrics = {"deletion": "deletion", "noise": "deletion (noise)", "comp": "comprehensiveness", "suff": "sufficiency"}
+
+    def of(metric, value):
+        return curve([[value] * 3] * 6) if metric in ("deletion", "noise") else erasure([[float(value)] * 3] * 6)
+
+    return {
+        name: MethodResult({metrics[metric]: of(metric, value) for metric, value in values.items()}, **NO_COSTS)
+        for name, values in areas.items()
+    }
+
+
+def test_agreement_is_kendalls_tau():
+    """Comprehensiveness ranks three methods as deletion does; noise swaps two; sufficiency turns the order round."""
+    found = results_of(
+        ranked(
+            spes={"deletion": 9, "noise": 8, "comp": 3, "suff": 5},
+            a={"deletion": 5, "noise": 9, "comp": 2, "suff": 4},
+            b={"deletion": 1, "noise": 2, "comp": 1, "suff": 3},
+            random={"deletion": 0, "noise": 0, "comp": 0, "suff": 9},
+        )
+    )
+    assert found.agreement("deletion", "comprehensiveness") == Agreement(1, 1, 1)
+    assert found.agreement("deletion", "deletion (noise)").value == pytest.approx(1 / 3)
+    assert found.agreement("deletion", "sufficiency") == Agreement(-1, -1, -1)
+    metrics, baselines = found.agreement_tables()
+    assert metrics[0] == ("Kendall's tau", "deletion", "comprehensiveness", "sufficiency")
+    assert metrics[1] == ("deletion", "", "1.00 [1.00, 1.00]", "−1.00 [−1.00, −1.00]")
+    assert baselines[0] == ("Kendall's tau", "mean, noise")
+    assert baselines[1] == ("deletion", "0.33 [0.33, 0.33]") and baselines[2] == ("comprehensiveness", "")
+    assert "## Agreement of the metrics" in found.markdown()
+
+
+def test_agreement_against_scipy_and_a_plain_loop():
+    names = [f"m{number}" for number in range(6)]
+    rows = {name: (random_rows(12, n, most=7), random_rows(12, 50 + n, most=7)) for n, name in enumerate(names)}
+    found = results_of({name: method(curve(a), curve(b)) for name, (a, b) in rows.items()})
+    areas = [found.areas(metric) for metric in ("deletion", "insertion")]
+    expected = kendalltau([areas[0][name] for name in names], [-areas[1][name] for name in names]).statistic
+    agreement = found.agreement("deletion", "insertion")
+    assert agreement.value == pytest.approx(expected)
+
+    def tau(chosen):
+        pair = [[np.mean([auc(STEPS, rows[name][i][u]) for u in chosen]) for name in names] for i in range(2)]
+        return kendalltau(pair[0], np.negative(pair[1])).statistic
+
+    ends, deviation = bootstrap(tau, 12, 300)
+    assert (agreement.low, agreement.high) == pytest.approx(ends, abs=0.75 * deviation)
+
+
+def test_few_methods_have_no_agreement():
+    found = results_of(
+        ranked(spes={"deletion": 9, "comp": 1}, a={"deletion": 1, "comp": 9}, random={"deletion": 0, "comp": 0})
+    )
+    assert found.agreement_tables() == [] and "Agreement" not in found.markdown()
+
+
 # Files
 
 
@@ -570,7 +669,7 @@ def findings(**deletions):
     """What the summary begins with, of numbers of wrong words at the second of three steps, an utterance each."""
     curves = {name: method(curve([[0, n, 10] for n in row])) for name, row in deletions.items()}
     lines = results_of(curves).markdown().splitlines()
-    assert lines[1] == lines[3] == "" and lines[4] == "![Curves of deletion, insertion and size](curves.png)"
+    assert lines[1] == lines[3] == "" and lines[4] == "![Curves of the metrics](curves.png)"
     return lines[2]
 
 
@@ -659,9 +758,9 @@ def test_to_dict():
             expected = None if name == "spes" else vars(found.compare(metric, name, "spes"))
             assert entry[metric].get("difference") == expected
         assert entry["deletion"]["steps"] == list(STEPS)
-        assert entry["deletion"]["scores"] == pytest.approx(methods[name].deletion.scores.tolist(), abs=1e-4)
-        assert entry["size"]["scores"] == pytest.approx(methods[name].sizes["spectrogram"].scores.tolist(), abs=1e-4)
-        gains = methods[name].deletion.scores - methods[name].insertion.scores
+        assert entry["deletion"]["scores"] == pytest.approx(methods[name].curves["deletion"].scores.tolist(), abs=1e-4)
+        assert entry["size"]["scores"] == pytest.approx(methods[name].curves["size"].scores.tolist(), abs=1e-4)
+        gains = methods[name].curves["deletion"].scores - methods[name].curves["insertion"].scores
         assert entry["SRG"]["scores"] == pytest.approx(gains.tolist(), abs=1e-4)
 
 
@@ -671,7 +770,7 @@ def test_areas_of_each_utterance_are_those_of_it_alone():
     assert list(alone) == ["u0", "u1", "u2"]
     for number, areas in enumerate(alone.values()):
         for name, result in methods.items():
-            written = result.deletion.texts[number]
+            written = result.curves["deletion"].texts[number]
             single = DeletionCurve(STEPS, [written], [REFERENCE], WER)
             assert areas == {"deletion": areas["deletion"]}
             assert areas["deletion"][name] == pytest.approx(single.auc, abs=1e-4)

@@ -38,12 +38,13 @@ from captum_spes.cli.output import print_table, say
 from captum_spes.cli.ranks import refuse_ranks
 from captum_spes.evaluation import Evaluation, Workers
 from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
-from captum_spes.evaluation.procedure import METRICS, Procedure
+from captum_spes.evaluation.procedure import DEFAULT_METRICS, METRICS, Procedure
 from captum_spes.evaluation.results import DAGGER, MIN_PAIRS, Results
 from captum_spes.evaluation.store import read_settings
 from captum_spes.evaluation.summary import findings
 from captum_spes.explanation.result import LOW_RELIABILITY
 from captum_spes.metrics import Bleu, WordErrorRate
+from captum_spes.metrics._baselines import BASELINES
 from captum_spes.models import load_model
 from captum_spes.speech_to_text.catalogue import FLOORS, NamedMethod, find_method
 
@@ -56,7 +57,10 @@ def evaluate(
     methods: Annotated[
         str, typer.Option(help="Names of methods, with commas between them; the floors are always added.")
     ] = "spes,feature_wise,bubble_noise,integrated_gradients",
-    metrics: Annotated[str, typer.Option(help="Some of deletion,insertion,size.")] = ",".join(METRICS),
+    metrics: Annotated[str, typer.Option(help=f"Some of {','.join(METRICS)}.")] = ",".join(DEFAULT_METRICS),
+    deletion_baselines: Annotated[
+        str, typer.Option(help=f"What hidden bins become in all metrics but size: some of {','.join(BASELINES)}.")
+    ] = "mean",
     model: Model = "whisper-tiny.en",
     language: Language = None,
     task: Task = TaskName.TRANSCRIBE,
@@ -99,7 +103,7 @@ def evaluate(
         typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<corpus's name>-evaluation."),
     ] = None,
 ) -> None:
-    """Evaluate attribution methods on a corpus: deletion, insertion and size, with intervals, tests and curves.
+    """Evaluate attribution methods on a corpus: faithfulness and size, with intervals, tests and curves.
 
     The same command goes on with a run that was stopped, also with another number of --workers.
     """
@@ -107,6 +111,7 @@ def evaluate(
     options: dict[str, Any] = {
         "methods": _find_methods(methods, n_samples, n_draws),
         "metrics": split_names(metrics, "--metrics"),
+        "deletion_baselines": split_names(deletion_baselines, "--deletion-baselines"),
         "preset": preset.value,
         "seed": seed,
         "context": window_of(context, preset),
@@ -208,6 +213,8 @@ def _report_results(results: Results, folder: Path) -> None:
     print_table(results.cost_table(), "Cost of an explanation (median)")
     few = f"fewer than {MIN_PAIRS} utterances decide nothing; intervals are in summary.md"
     print_table(results.paired_table(intervals=False), f"Against {results.baseline} ({few})")
+    for table in results.agreement_tables():
+        print_table(table, "Agreement of the metrics about the methods [95 % interval]")
     if results.unreliable:
         say(f"{DAGGER} median reliability below {LOW_RELIABILITY}: another seed gives other maps.")
     if results.problems:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captum_spes.metrics import DeletionCurve, SizeCurve
+from captum_spes.metrics import DeletionCurve, ErasureCurve, SizeCurve
 from captum_spes.metrics._curve import auc
 
 if TYPE_CHECKING:
     from captum_spes.evaluation.results import MethodResult
 
 Curves = Mapping[str, np.ndarray]
+# what a method reached by one metric
+Curve = DeletionCurve | ErasureCurve | SizeCurve
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class MetricCurves:
         corpus: the curve of each method over all utterances, (S,).
         drawn: its curves over R corpora drawn from them, (R, S).
         utterances: its curves over each of the U utterances alone, (U, S).
+        y_range: ends of the axis of the values; None where they have no bounds.
+        digits: decimals of an area in the tables.
     """
 
     title: str | None
@@ -40,6 +44,8 @@ class MetricCurves:
     corpus: Curves
     drawn: Curves
     utterances: Curves
+    y_range: tuple[float, float] | None = (0, 100)
+    digits: int = 1
 
     def area(self, curves: np.ndarray) -> np.ndarray:
         """The areas under curves (…, S), (…,)."""
@@ -69,18 +75,27 @@ def text_curves(found: Mapping[str, DeletionCurve], draws: np.ndarray, deleting:
     )
 
 
-def size_curves(found: Mapping[str, SizeCurve], draws: np.ndarray, inputs: str) -> MetricCurves:
-    """The curves of the size of the maps of one input: the mean over the utterances."""
-    scores = {name: curve.utterance_scores.double().numpy() for name, curve in found.items()}  # (U, S)
+def mean_curves(name: str, found: Mapping[str, ErasureCurve | SizeCurve], draws: np.ndarray) -> MetricCurves:
+    """The curves of a metric whose value for a corpus is the mean over its utterances."""
+    scores = {method: curve.utterance_scores.double().numpy() for method, curve in found.items()}  # (U, S)
+    first = next(iter(found.values()))
+    if isinstance(first, ErasureCurve):
+        verb = "hidden" if name == "comprehensiveness" else "kept"
+        labels = name.capitalize(), f"bins {verb}, most important first (%)", "fall of log p (nats)"
+        y_range, digits = None, 2
+    else:
+        inputs, features = ("tokens", "previous tokens") if name == "token size" else ("spectrogram", "bins")
+        labels = f"Size, {inputs}", "threshold of the normalised attribution", f"{features} above (%)"
+        y_range, digits = (0, 100), 1
     return MetricCurves(
-        f"Size, {inputs}",
-        "threshold of the normalised attribution",
-        f"{'bins' if inputs == 'spectrogram' else 'previous tokens'} above (%)",
-        False,
-        next(iter(found.values())).steps,
-        {name: values.mean(0) for name, values in scores.items()},
-        {name: draws @ values / draws.shape[1] for name, values in scores.items()},
+        *labels,
+        name == "comprehensiveness",
+        first.steps,
+        {method: values.mean(0) for method, values in scores.items()},
+        {method: draws @ values / draws.shape[1] for method, values in scores.items()},
         scores,
+        y_range,
+        digits,
     )
 
 
@@ -100,20 +115,38 @@ def relevance_gain(deletion: MetricCurves, insertion: MetricCurves) -> MetricCur
         gains(insertion.corpus, deletion.corpus),
         gains(insertion.drawn, deletion.drawn),
         gains(insertion.utterances, deletion.utterances),
+        y_range=None,
     )
 
 
 def measured_curves(methods: Mapping[str, MethodResult], draws: np.ndarray) -> dict[str, MetricCurves]:
-    """The curves of every metric by which all methods were measured, in the order of the tables."""
+    """The curves of every metric by which all methods were measured, and of the gains that are derived from them."""
+    first, *others = (result.curves for result in methods.values())
     curves: dict[str, MetricCurves] = {}
-    for name in ("deletion", "insertion"):
-        texts = {method: getattr(result, name) for method, result in methods.items()}
-        if all(curve is not None for curve in texts.values()):
-            curves[name] = text_curves(texts, draws, deleting=name == "deletion")
-    if len(curves) == 2:
-        curves["SRG"] = relevance_gain(**curves)
-    for name, inputs in (("size", "spectrogram"), ("token size", "tokens")):
-        sizes = {method: result.sizes[inputs] for method, result in methods.items() if inputs in result.sizes}
-        if len(sizes) == len(methods):
-            curves[name] = size_curves(sizes, draws, inputs)
+    for name in first:
+        if not all(name in found for found in others):
+            continue
+        metric, baseline = split_baseline(name)
+        found: dict[str, Any] = {method: result.curves[name] for method, result in methods.items()}
+        if metric in ("deletion", "insertion"):
+            metric_curves = text_curves(found, draws, deleting=metric == "deletion")
+        else:
+            metric_curves = mean_curves(metric, found, draws)
+        if baseline != "mean":
+            metric_curves = replace(metric_curves, title=f"{metric_curves.title}, {baseline}")
+        curves[name] = metric_curves
+        deletion = curves.get(with_baseline("deletion", baseline))
+        if metric == "insertion" and deletion is not None:
+            curves[with_baseline("SRG", baseline)] = relevance_gain(deletion, metric_curves)
     return curves
+
+
+def with_baseline(metric: str, baseline: str) -> str:
+    """The name of a metric that was measured with a baseline; the mean is not mentioned."""
+    return metric if baseline == "mean" else f"{metric} ({baseline})"
+
+
+def split_baseline(name: str) -> tuple[str, str]:
+    """The metric and the baseline of a name that :func:`with_baseline` made."""
+    metric, _, baseline = name.partition(" (")
+    return metric, baseline.removesuffix(")") or "mean"

@@ -12,15 +12,18 @@ from typing import Any, Literal, get_args
 import torch
 
 from captum_spes.audio import duration
+from captum_spes.evaluation._curves import Curve
 from captum_spes.evaluation.cluster import Workers, complete
 from captum_spes.evaluation.corpus import Corpus, CorpusUtterance
-from captum_spes.evaluation.procedure import METRICS, Metric, Procedure
+from captum_spes.evaluation.procedure import DEFAULT_METRICS, Metric, Procedure
 from captum_spes.evaluation.results import MethodResult, Results
 from captum_spes.evaluation.runner import Callback, Runner
 from captum_spes.evaluation.store import INPUTS, Store
-from captum_spes.metrics import DeletionCurve, SizeCurve
+from captum_spes.metrics import DeletionCurve, ErasureCurve, SizeCurve
+from captum_spes.metrics._baselines import Baseline
 from captum_spes.metrics.compactness import THRESHOLDS
 from captum_spes.metrics.deletion import PERCENTAGES
+from captum_spes.metrics.erasure import RATIONALE_PERCENTAGES
 from captum_spes.metrics.text import TextScore, find_score
 from captum_spes.models.context import Context, Dtype
 from captum_spes.models.protocol import SpeechToTextModel
@@ -50,7 +53,7 @@ class Evaluation:
         corpus: from :func:`~captum_spes.evaluation.corpus.load_corpus`.
         methods: by name: some of :data:`~captum_spes.speech_to_text.catalogue.METHODS`, or others.
         folder: a new one, or that of the same evaluation.
-        metrics: which of ``"deletion"``, ``"insertion"`` and ``"size"``.
+        metrics: which of ``"deletion"``, ``"insertion"``, ``"comprehensiveness"``, ``"sufficiency"`` and ``"size"``.
         preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones, ``"instant"`` for methods that do not
             sample.
         seed: of all that is random.
@@ -59,6 +62,8 @@ class Evaluation:
         gen_args: arguments of the model's generation.
         percentages: steps of deletion and insertion; see :func:`~captum_spes.metrics.deletion`.
         perturbations_per_eval: perturbations in a batch.
+        deletion_baselines: what hidden bins become in all metrics but size, some of ``"mean"``, ``"noise"``,
+            ``"interpolation"`` and ``"silence"``; see :func:`~captum_spes.metrics.deletion`.
 
     Raises:
         ValueError: no method or metric, or those that do not exist or cannot explain the model; a folder with
@@ -91,7 +96,7 @@ class Evaluation:
         methods: Mapping[str, NamedMethod],
         folder: str | Path,
         *,
-        metrics: Sequence[Metric] = METRICS,
+        metrics: Sequence[Metric] = DEFAULT_METRICS,
         preset: Preset = "fast",
         seed: int = 0,
         context: Context = "auto",
@@ -99,9 +104,19 @@ class Evaluation:
         gen_args: dict[str, Any] | None = None,
         percentages: Iterable[float] = PERCENTAGES,
         perturbations_per_eval: int = 16,
+        deletion_baselines: Sequence[Baseline] = ("mean",),
     ) -> None:
         procedure = Procedure(
-            methods, metrics, preset, seed, context, dtype, gen_args, percentages, perturbations_per_eval
+            methods,
+            metrics,
+            preset,
+            seed,
+            context,
+            dtype,
+            gen_args,
+            percentages,
+            perturbations_per_eval,
+            deletion_baselines,
         )
         self.model = model
         self.corpus = corpus
@@ -235,7 +250,11 @@ class Evaluation:
             name: self._method_result([scores[name] for scores in found.values()], references, how)
             for name in self.methods
         }
-        settings = {**self.settings, "metrics": list(self.procedure.metrics)}
+        settings = {
+            **self.settings,
+            "metrics": list(self.procedure.metrics),
+            "deletion_baselines": list(self.procedure.deletion_baselines),
+        }
         if writes:
             settings |= {"score": how.name, "normalizer": getattr(how, "normalizer", None), "reference": reference}
         return Results(list(found), methods, problems, settings)
@@ -273,22 +292,20 @@ class Evaluation:
         return found, references, problems
 
     def _method_result(self, found: list[dict[str, Any]], references: list[str], how: TextScore) -> MethodResult:
-        def curve(metric: Metric) -> DeletionCurve | None:
-            if metric not in self.procedure.metrics:
-                return None
-            percentages = tuple(self.procedure.percentages)
-            return DeletionCurve(percentages, [scores[metric] for scores in found], references, how)
-
-        def sizes(inputs: str) -> SizeCurve:
-            return SizeCurve(THRESHOLDS, torch.tensor([scores["size"][inputs] for scores in found]))
-
+        curves: dict[str, Curve] = {}
+        for name, (metric, _) in self.procedure.measurements.items():
+            values = [scores[name] for scores in found]
+            if metric in ("deletion", "insertion"):
+                curves[name] = DeletionCurve(tuple(self.procedure.percentages), values, references, how)
+            elif metric == "size":
+                # a model that writes all tokens at once has no previous tokens, and no size of their maps
+                for inputs, title in zip(INPUTS, ("size", "token size")):
+                    if all(inputs in sizes for sizes in values):
+                        curves[title] = SizeCurve(THRESHOLDS, torch.tensor([sizes[inputs] for sizes in values]))
+            else:
+                curves[name] = ErasureCurve(RATIONALE_PERCENTAGES, [torch.tensor([falls]) for falls in values])
         return MethodResult(
-            curve("deletion"),
-            curve("insertion"),
-            # a model that writes all tokens at once has no previous tokens, and no size of their maps
-            {inputs: sizes(inputs) for inputs in INPUTS if all(inputs in scores["size"] for scores in found)}
-            if "size" in self.procedure.metrics
-            else {},
+            curves,
             seconds=[scores["seconds"] for scores in found],
             forwards=[scores["forwards"] for scores in found],
             backwards=[scores["backwards"] for scores in found],

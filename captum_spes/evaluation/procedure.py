@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, Literal, get_args
 
+from captum_spes.evaluation._curves import with_baseline
+from captum_spes.metrics._baselines import BASELINES, Baseline, check_baseline
 from captum_spes.metrics._checks import check_positive
 from captum_spes.metrics._curve import format_steps
 from captum_spes.metrics.deletion import PERCENTAGES
@@ -16,8 +18,9 @@ from captum_spes.speech_to_text.catalogue import NamedMethod, Preset
 from captum_spes.speech_to_text.profiles import title
 from captum_spes.speech_to_text.provenance import describe_arguments, describe_model
 
-Metric = Literal["deletion", "insertion", "size"]
+Metric = Literal["deletion", "insertion", "comprehensiveness", "sufficiency", "size"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
+DEFAULT_METRICS: tuple[Metric, ...] = ("deletion", "insertion", "size")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Procedure:
 
     Raises:
         ValueError: no method or metric, an unknown metric or preset, a seed that is no integer of at least 0,
-            percentages that do not ascend from 0 to 100, or a batch without perturbations.
+            an unknown baseline, percentages that do not ascend from 0 to 100, or a batch without perturbations.
 
     Example::
 
@@ -39,7 +42,7 @@ class Procedure:
     """
 
     methods: Mapping[str, NamedMethod]
-    metrics: Sequence[Metric] = METRICS
+    metrics: Sequence[Metric] = DEFAULT_METRICS
     preset: Preset = "fast"
     seed: int = 0
     context: Context = "auto"
@@ -47,12 +50,17 @@ class Procedure:
     gen_args: dict[str, Any] | None = field(default_factory=dict)
     percentages: Iterable[float] = PERCENTAGES
     perturbations_per_eval: int = 16
+    deletion_baselines: Sequence[Baseline] = ("mean",)
 
     def __post_init__(self) -> None:
         if not self.methods or not self.metrics:
             raise ValueError("there is nothing to evaluate: give a method and a metric, or several.")
         if unknown := [metric for metric in self.metrics if metric not in METRICS]:
             raise ValueError(f"there is no metric {unknown[0]!r}: give some of {', '.join(METRICS)}.")
+        if not self.deletion_baselines:
+            raise ValueError(f"deletion_baselines is empty: give some of {', '.join(BASELINES)}.")
+        for baseline in self.deletion_baselines:
+            check_baseline(baseline)
         if self.preset not in get_args(Preset):
             raise ValueError(f"preset must be one of {', '.join(get_args(Preset))}, not {self.preset!r}.")
         if self.context not in get_args(Context):
@@ -63,6 +71,7 @@ class Procedure:
         checked = {
             "methods": dict(self.methods),
             "metrics": tuple(self.metrics),
+            "deletion_baselines": tuple(dict.fromkeys(self.deletion_baselines)),
             "seed": int(self.seed),
             "gen_args": dict(self.gen_args or {}),
             "percentages": format_steps("percentages", self.percentages, 0, 100),
@@ -73,7 +82,17 @@ class Procedure:
     @property
     def writes(self) -> bool:
         """Whether the model has to write texts for the metrics."""
-        return set(self.metrics) != {"size"}
+        return bool({"deletion", "insertion"} & set(self.metrics))
+
+    @property
+    def measurements(self) -> dict[str, tuple[Metric, Baseline]]:
+        """The metric and the baseline of everything that is measured, by the name under which it is kept."""
+        pairs = [
+            (metric, baseline)
+            for metric in self.metrics
+            for baseline in (self.deletion_baselines if metric != "size" else ("mean",))
+        ]
+        return {with_baseline(*pair): pair for pair in pairs}
 
     def settings(self, model: SpeechToTextModel) -> dict[str, Any]:
         """What the results depend on, as JSON holds it. Batch size and device are not in it: they change rounding only.

@@ -8,16 +8,16 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from captum_spes._files import write_atomically
-from captum_spes.evaluation._curves import measured_curves
+from captum_spes.evaluation._curves import Curve, measured_curves, split_baseline
 from captum_spes.evaluation.summary import summary
 from captum_spes.explanation.result import LOW_RELIABILITY
-from captum_spes.metrics import DeletionCurve, SizeCurve
 from captum_spes.metrics._bootstrap import LEVEL, MIN_PAIRS, N_RESAMPLES, draw_utterances, interval, interval_ends
 from captum_spes.visualization import CurvePanel, plot_curves
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ROUNDING = 1e-9  # of areas from 0 to 100
 DAGGER = "†"  # marks unreliable explanations
 SPES = "spes"
+MIN_RANKED = 3  # methods, below which the ranks that metrics give them are not compared
 
 Verdict = Literal["better", "worse", "undecided"]
 
@@ -36,9 +37,9 @@ class MethodResult:
     """What one method reached on the U utterances of an evaluation.
 
     Attributes:
-        deletion: what was written without the top bins; None where that was not measured.
-        insertion: and with the top bins alone.
-        sizes: of the maps of each input, ``"spectrogram"`` and ``"tokens"``.
+        curves: by metric: ``"deletion"`` and ``"insertion"``, ``"comprehensiveness"`` and ``"sufficiency"``, ``"size"``
+            and ``"token size"``, that of the previous tokens' maps. Another baseline than the mean stands behind the
+            name: ``"deletion (noise)"``.
         seconds: that each explanation took; None where a run was stopped before that was written down.
         forwards: inputs that passed through the model for each explanation.
         backwards: gradients for each.
@@ -50,17 +51,36 @@ class MethodResult:
         >>> from captum_spes.evaluation.results import MethodResult
         >>> import torch
         >>> size = SizeCurve((0, 0.5, 1), torch.tensor([[100.0, 20, 0]]))
-        >>> MethodResult(None, None, {"spectrogram": size}, [60.0], [3000], [0], [0.5]).sizes["spectrogram"].auc
+        >>> MethodResult({"size": size}, [60.0], [3000], [0], [0.5]).curves["size"].auc
         35.0
     """
 
-    deletion: DeletionCurve | None
-    insertion: DeletionCurve | None
-    sizes: Mapping[str, SizeCurve]
+    curves: Mapping[str, Curve]
     seconds: Sequence[float | None]
     forwards: Sequence[int]
     backwards: Sequence[int]
     reliability: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike two metrics rank methods.
+
+    Attributes:
+        value: Kendall's tau of their areas, −1 to 1.
+        low: lower end of the interval over the utterances.
+        high: upper end.
+
+    Example::
+
+        >>> from captum_spes.evaluation.results import Agreement
+        >>> Agreement(value=0.8, low=0.4, high=1.0).value
+        0.8
+    """
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -109,33 +129,35 @@ class Results:
 
         >>> from captum_spes.metrics import DeletionCurve, WordErrorRate
         >>> from captum_spes.evaluation.results import MethodResult, Results
-        >>> curves = {"spes": [["so what", ""]] * 6, "random": [["so what", "what"]] * 6}
+        >>> curves = {"spes": [["so what", ""]] * 6, "energy": [["so what", "what"]] * 6}
         >>> results = Results([f"u{number}" for number in range(6)], {
         ...     name: MethodResult(
-        ...         DeletionCurve((0, 50), texts, ["so what"] * 6, WordErrorRate()), None, {},
+        ...         {"deletion": DeletionCurve((0, 50), texts, ["so what"] * 6, WordErrorRate())},
         ...         seconds=[1.0] * 6, forwards=[9] * 6, backwards=[0] * 6,
         ...         reliability=[None] * 6)
         ...     for name, texts in curves.items()})
         >>> results.metrics, results.higher_is_better("deletion")
         (['deletion'], True)
         >>> results.areas("deletion")
-        {'spes': 50.0, 'random': 25.0}
-        >>> results.interval("deletion", "spes")
-        (50.0, 50.0)
-        >>> results.compare("deletion", "random", "spes")
+        {'spes': 50.0, 'energy': 25.0}
+        >>> results.interval("deletion", "spes"), results.area_text("deletion", "spes")
+        ((50.0, 50.0), '50.0')
+        >>> results.compare("deletion", "energy", "spes")
         Difference(value=-25.0, low=-25.0, high=-25.0, verdict='worse')
         >>> results.winner("deletion"), results.ranking("deletion")
         ('spes', ['spes', 'random'])
         >>> results.unreliable, results.label("spes")
         ([], 'spes')
         >>> results.table()
-        [('method', 'deletion ↑'), ('spes', '50.0 [50.0, 50.0]'), ('random', '25.0 [25.0, 25.0]')]
+        [('method', 'deletion ↑'), ('spes', '50.0 [50.0, 50.0]'), ('energy', '25.0 [25.0, 25.0]')]
         >>> results.paired_table(intervals=False)
-        [('against spes', 'deletion'), ('random', 'worse (−25.0)')]
+        [('against spes', 'deletion'), ('energy', 'worse (−25.0)')]
         >>> results.cost_table()[1]
         ('spes', '9', '0', '1', '')
         >>> results.to_dict()["compared_with"] == results.baseline
         True
+        >>> results.agreement("deletion", "deletion"), results.agreement_tables()
+        (Agreement(value=1.0, low=1.0, high=1.0), [])
         >>> results.plot(["deletion"]).savefig("deletion.png")
     """
 
@@ -175,6 +197,10 @@ class Results:
         curves = self._curves[metric]
         return {name: float(curves.area(curve)) + 0.0 for name, curve in curves.corpus.items()}  # + 0.0: no -0.0
 
+    def area_text(self, metric: str, method: str) -> str:
+        """The area of a method as tables write it: one decimal, two of nats."""
+        return number(self.areas(metric)[method], self._curves[metric].digits)
+
     def interval(self, metric: str, method: str) -> tuple[float, float]:
         """The 95 % interval of a method's area over the utterances."""
         curves = self._curves[metric]
@@ -204,6 +230,28 @@ class Results:
         """The methods by their areas, the best first. Neighbours may differ by chance: see :meth:`compare`."""
         areas = self.areas(metric)
         return sorted(areas, key=areas.__getitem__, reverse=self.higher_is_better(metric))
+
+    def agreement(self, metric: str, other: str) -> Agreement:
+        """How alike two metrics rank the methods: Kendall's tau of their areas, ties counted as no agreement.
+
+        The control ``random`` is left out: that all metrics rank it last says little about the others.
+
+        Raises:
+            ValueError: there are fewer than two methods beside ``random``.
+        """
+        pairs = list(combinations([name for name in self.methods if name != "random"], 2))
+        if not pairs:
+            raise ValueError("there are fewer than two methods beside random: metrics have no ranks to agree about.")
+
+        def better(name: str, drawn: bool) -> np.ndarray:
+            """Which of each pair is better, 1 or −1, (…, pairs)."""
+            curves = self._curves[name]
+            found = curves.drawn if drawn else curves.corpus
+            differences = [curves.area(found[a]) - curves.area(found[b]) for a, b in pairs]
+            return (1 if curves.higher_is_better else -1) * np.sign(np.stack(differences, axis=-1))
+
+        of_corpus, of_draws = (np.mean(better(metric, drawn) * better(other, drawn), -1) for drawn in (False, True))
+        return Agreement(float(of_corpus), *interval(of_draws))
 
     @property
     def baseline(self) -> str:
@@ -287,15 +335,15 @@ class Results:
         return rows
 
     def _column(self, metric: str, bold: bool) -> dict[str, str]:
-        winner = self.winner(metric) if bold else None
+        winner, digits = self.winner(metric) if bold else None, self._curves[metric].digits
         cells = {}
-        for name, area in self.areas(metric).items():
-            text = number(area)
+        for name in self.methods:
+            text = self.area_text(metric, name)
             if name == winner:
                 text = f"**{text}**"
             if len(self.utterances) > 1:
                 low, high = self.interval(metric, name)
-                text += f" [{number(low)}, {number(high)}]"
+                text += f" [{number(low, digits)}, {number(high, digits)}]"
             cells[name] = text
         return cells
 
@@ -304,14 +352,48 @@ class Results:
         rows: list[tuple[str, ...]] = [(f"against {self.baseline}", *self.metrics)]
         for name in self.methods:
             if name != self.baseline:
-                found = (self.compare(metric, name, self.baseline) for metric in self.metrics)
-                rows.append((self.label(name), *(_describe(difference, intervals) for difference in found)))
+                cells = (
+                    _describe(self.compare(metric, name, self.baseline), intervals, curves.digits)
+                    for metric, curves in self._curves.items()
+                )
+                rows.append((self.label(name), *cells))
         return rows
+
+    def agreement_tables(self) -> list[list[tuple[str, ...]]]:
+        """How alike the metrics of faithfulness rank the methods: a table of metrics, and one of their baselines.
+
+        A table is left out where there is nothing to compare: fewer than three methods beside ``random``, one metric,
+        or one baseline.
+        """
+        if len(self.methods.keys() - {"random"}) < MIN_RANKED:
+            return []
+        names: dict[str, dict[str, str]] = {}  # by metric and baseline
+        for name in self.metrics:
+            metric, baseline = split_baseline(name)
+            if metric not in ("size", "token size"):
+                names.setdefault(metric, {})[baseline] = name
+        tables = []
+        first = [next(iter(variants.values())) for variants in names.values()]
+        if len(first) > 1:
+            rows = [(a, *("" if a == b else self._tau(a, b) for b in first)) for a in first]
+            tables.append([("Kendall's tau", *first), *rows])
+        pairs = list(combinations(dict.fromkeys(baseline for variants in names.values() for baseline in variants), 2))
+        if pairs:
+            rows = [
+                (metric, *(self._tau(known[a], known[b]) if {a, b} <= known.keys() else "" for a, b in pairs))
+                for metric, known in names.items()
+            ]
+            tables.append([("Kendall's tau", *(f"{a}, {b}" for a, b in pairs)), *rows])
+        return tables
+
+    def _tau(self, metric: str, other: str) -> str:
+        found = self.agreement(metric, other)
+        return f"{number(found.value, 2)} [{number(found.low, 2)}, {number(found.high, 2)}]"
 
     # Pictures
 
     def plot(self, metrics: Sequence[str] | None = None) -> Figure:
-        """The curves of deletion, insertion and size with their intervals (paper, Fig. 5 and 6); of all, or some."""
+        """The curves of the metrics with their intervals (paper, Fig. 5 and 6); of all, or some."""
         shown = metrics or [name for name, curves in self._curves.items() if curves.title is not None]
         return plot_curves([self._panel(name) for name in shown])
 
@@ -324,7 +406,7 @@ class Results:
             steps=curves.steps,
             curves=curves.corpus,
             bands={method: np.quantile(drawn, interval_ends(), axis=0) for method, drawn in curves.drawn.items()},
-            y_range=(0, 100) if curves.title else None,
+            y_range=curves.y_range,
             auc=self.areas(name),
         )
 
@@ -339,7 +421,7 @@ class Results:
             >>> from captum_spes.metrics import DeletionCurve, WordErrorRate
             >>> from captum_spes.evaluation.results import MethodResult, Results
             >>> curve = DeletionCurve((0, 50), [["so what", ""]], ["so what"], WordErrorRate())
-            >>> results = Results(["speech"], {"spes": MethodResult(curve, None, {}, [1.0], [9], [0], [0.8])})
+            >>> results = Results(["speech"], {"spes": MethodResult({"deletion": curve}, [1.0], [9], [0], [0.8])})
             >>> [path.name for path in results.save(Path("."))]
             ['results.json', 'summary.md', 'curves.csv', 'curves.png']
             >>> results.markdown().splitlines()[0]
@@ -370,14 +452,14 @@ class Results:
         return text.getvalue()
 
 
-def _describe(difference: Difference, interval: bool) -> str:
-    value, low, high = (number(end, "+") for end in (difference.value, difference.low, difference.high))
+def _describe(difference: Difference, interval: bool, digits: int) -> str:
+    value, low, high = (number(end, digits, "+") for end in (difference.value, difference.low, difference.high))
     return f"{difference.verdict} ({value} [{low}, {high}])" if interval else f"{difference.verdict} ({value})"
 
 
-def number(value: float, sign: str = "") -> str:
-    """A number with one decimal, a true minus, and no minus at all before 0."""
-    return f"{round(value, 1) + 0.0:{sign}.1f}".replace("-", "−")
+def number(value: float, digits: int = 1, sign: str = "") -> str:
+    """A number with so many decimals, a true minus, and no minus at all before 0."""
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")
 
 
 def _median(values: Sequence[float | None]) -> float | None:

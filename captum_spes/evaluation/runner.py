@@ -12,7 +12,8 @@ from captum_spes.evaluation.corpus import CorpusUtterance
 from captum_spes.evaluation.procedure import Metric, Procedure
 from captum_spes.evaluation.store import INPUTS, Store
 from captum_spes.explanation import SpeechToTextExplanation
-from captum_spes.metrics import rewrite, size
+from captum_spes.metrics import comprehensiveness, rewrite, size, sufficiency
+from captum_spes.metrics._baselines import Baseline
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare
 
 # of (utterance, method, stage, done, total)
@@ -37,7 +38,7 @@ class Runner:
         Raises:
             ValueError: its scores are damaged.
         """
-        return self.store.scores(item.id, method).keys() >= set(self.procedure.metrics)
+        return self.store.scores(item.id, method).keys() >= set(self.procedure.measurements)
 
     def complete(self, model: SpeechToTextModel, item: CorpusUtterance, callback: Callback) -> str:
         """Explains an utterance by all methods and measures the explanations, as far as that is not done.
@@ -94,8 +95,8 @@ class Runner:
             "reliability": None if explanation.reliability is None else float(explanation.reliability.mean()),
             **_passes(explanation),
         }
-        missing = [metric for metric in self.procedure.metrics if metric not in scores]
-        scores |= {metric: self._measure(metric, model, explanation) for metric in missing}
+        missing = {name: pair for name, pair in self.procedure.measurements.items() if name not in scores}
+        scores |= {name: self._measure(*pair, model, explanation) for name, pair in missing.items()}
         self.store.write_settings()
         self.store.write_scores(item.id, method, scores)
         report("finished", 1, 1)
@@ -121,20 +122,34 @@ class Runner:
             callback=callback,
         )
 
-    def _measure(self, metric: Metric, model: SpeechToTextModel, explanation: SpeechToTextExplanation) -> Any:
-        """The sizes, or the texts: they are scored when the results are made, against any reference."""
+    def _measure(
+        self, metric: Metric, baseline: Baseline, model: SpeechToTextModel, explanation: SpeechToTextExplanation
+    ) -> Any:
+        """The sizes, the falls, or the texts: these are scored when the results are made, against any reference."""
+        how = self.procedure
         if metric == "size":
             known = INPUTS if explanation.previous_tokens else INPUTS[:1]
             return {inputs: size(explanation, inputs=inputs).utterance_scores[0].tolist() for inputs in known}
-        return rewrite(
+        if metric in ("deletion", "insertion"):
+            return rewrite(
+                model,
+                explanation,
+                metric,
+                percentages=how.percentages,
+                baselines=baseline,
+                # writing keeps no distributions: twice as many fit
+                perturbations_per_eval=2 * how.perturbations_per_eval,
+                seed=how.seed,
+            )
+        measure = comprehensiveness if metric == "comprehensiveness" else sufficiency
+        curve = measure(
             model,
             explanation,
-            metric,
-            percentages=self.procedure.percentages,
-            # writing keeps no distributions: twice as many fit
-            perturbations_per_eval=2 * self.procedure.perturbations_per_eval,
-            seed=self.procedure.seed,
+            baselines=baseline,
+            perturbations_per_eval=how.perturbations_per_eval,
+            seed=how.seed,
         )
+        return curve.scores.tolist()
 
 
 def _passes(explanation: SpeechToTextExplanation) -> dict[str, int]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from captum_spes._files import differences, write_atomically
+from captum_spes.evaluation._curves import split_baseline
 from captum_spes.metrics.compactness import THRESHOLDS
+from captum_spes.metrics.erasure import RATIONALE_PERCENTAGES
 
 SETTINGS = "settings.json"
 CHECKPOINTS = "checkpoints"
@@ -163,7 +165,10 @@ def _is_score(name: str, value: Any, n_steps: int) -> bool:
         return isinstance(value, int) and 0 <= value < 2**63
     if name in ("seconds", "reliability"):
         return value is None or _is_number(value)
-    if name in ("deletion", "insertion"):
+    metric = split_baseline(name)[0]
+    if metric in ("comprehensiveness", "sufficiency"):
+        return isinstance(value, list) and len(value) == len(RATIONALE_PERCENTAGES) and all(map(_is_number, value))
+    if metric in ("deletion", "insertion"):
         return isinstance(value, list) and len(value) == n_steps and all(isinstance(text, str) for text in value)
     if name == "size":
         if not isinstance(value, dict) or not {INPUTS[0]} <= value.keys() <= set(INPUTS):

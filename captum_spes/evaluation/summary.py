@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from captum_spes._files import markdown_line, markdown_table
+from captum_spes.evaluation._curves import split_baseline
+from captum_spes.metrics import DeletionCurve
 from captum_spes.metrics._bootstrap import LEVEL, MIN_PAIRS, N_RESAMPLES
 from captum_spes.speech_to_text.catalogue import FLOORS
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from captum_spes.evaluation.results import Results
 
 # by which metric methods are ranked in the first sentence: the first of these that was measured
-HEADLINES = ("SRG", "deletion", "insertion", "size")
+HEADLINES = ("SRG", "deletion", "insertion", "comprehensiveness", "sufficiency", "size")
 
 
 def summary(results: Results) -> str:
@@ -25,13 +27,17 @@ def summary(results: Results) -> str:
         "",
         " ".join(findings(results)),
         "",
-        "![Curves of deletion, insertion and size](curves.png)",
+        "![Curves of the metrics](curves.png)",
         "",
         *markdown_table(results.table(bold=True)),
         "",
     ]
     if len(results.methods) > 1:
         lines += [f"## Against {results.baseline}", "", *markdown_table(results.paired_table()), ""]
+    if tables := results.agreement_tables():
+        lines += ["## Agreement of the metrics", ""]
+        for table in tables:
+            lines += [*markdown_table(table), ""]
     lines += ["## Cost of an explanation", "", *markdown_table(results.cost_table()), ""]
     lines += ["## How to read the tables", "", *(f"- {note}" for note in _notes(results)), ""]
     if results.problems:
@@ -45,9 +51,9 @@ def summary(results: Results) -> str:
 
 def findings(results: Results) -> list[str]:
     """Two sentences: which method is best, and which beat the floors. Only paired tests decide."""
-    metric = next(name for name in HEADLINES if name in results.metrics)
+    metric = next((name for name in HEADLINES if name in results.metrics), results.metrics[0])
     best = results.ranking(metric)[0]
-    area = f"{results.areas(metric)[best]:.1f}".replace("-", "−")
+    area = results.area_text(metric, best)
     others = [name for name in results.methods if name != best]
     if not others:
         return [f"One method was evaluated: {best}, with a {metric} area of {area}.", _about_reliability(results)]
@@ -101,17 +107,33 @@ def _about_reliability(results: Results) -> str:
 
 def _notes(results: Results) -> list[str]:
     notes = []
-    if "deletion" in results.metrics or "insertion" in results.metrics:
-        curves = (curve for result in results.methods.values() for curve in (result.deletion, result.insertion))
-        score = next(curve.score for curve in curves if curve is not None)
+    metrics = {split_baseline(name)[0] for name in results.metrics}
+    curves = [curve for result in results.methods.values() for curve in result.curves.values()]
+    if metrics & {"deletion", "insertion"}:
+        score = next(curve.score for curve in curves if isinstance(curve, DeletionCurve))
         cap = ", in which the rate of each text is capped at 100" if score.name == "WER" else ""
         notes.append(
             f"Deletion, insertion: area under the {score.name}{cap}, as the top bins of the sentence map are taken "
             "away, or put into an empty spectrogram; divided by the range of the steps, so that it reads 0 to 100."
         )
-    if "SRG" in results.metrics:
+    if "SRG" in metrics:
         notes.append("SRG: symmetric relevance gain, insertion less deletion in accuracy. A random order has about 0.")
-    if "size" in results.metrics:
+    if metrics & {"comprehensiveness", "sufficiency"}:
+        notes.append(
+            "Comprehensiveness, sufficiency: how far a token's log-probability falls, in nats, without the top bins of "
+            "its own map, or with them alone; area divided by the range of the steps."
+        )
+    if any(split_baseline(name)[1] != "mean" for name in results.metrics):
+        notes.append(
+            "In parentheses behind a metric: what hidden bins become, where it is not each channel's mean. The less "
+            "random loses, the less a baseline by itself disturbs the model."
+        )
+    if results.agreement_tables():
+        notes.append(
+            "Agreement: Kendall's tau of the ranks that two metrics, or one metric with two baselines, give the "
+            "methods beside random. 1 is the same order, −1 the opposite one."
+        )
+    if "size" in metrics:
         notes.append("Size: area under the percentage of features above a threshold from 0 to 1.")
     notes.append(f"In brackets: {LEVEL} % intervals over the utterances ({N_RESAMPLES:,} bootstrap draws).")
     if len(results.methods) > 1:
