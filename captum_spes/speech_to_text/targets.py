@@ -123,7 +123,9 @@ class TokenPrediction(Prediction):
         weights /= weights.sum(0)  # a token's score is the mean over its frames
         return lambda *inputs: score(*inputs) @ weights
 
-    def confidence(self, original: Tensor) -> Confidence:
+    def confidence(self, original: Tensor) -> Confidence | None:
+        if int(self.tokens.target.max()) >= original.shape[-1]:  # outputs that are no distribution over the ids
+            return None
         path = self.tokens.path
         frames = None if path is None else path[path >= 0]
         return token_confidence(original[0], self.tokens.target, self.model.token_texts, frames)
@@ -172,9 +174,10 @@ class TextPrediction(TokenPrediction):
         score = super().score(outputs, original)
         return lambda *inputs: score(*inputs).sum(1, keepdim=True)
 
-    def confidence(self, original: Tensor) -> Confidence:
+    def confidence(self, original: Tensor) -> Confidence | None:
         tokens = self.model.token_texts(self.tokens.target)
-        return super().confidence(original).grouped([(0, len(tokens))], tokens)
+        found = super().confidence(original)
+        return None if found is None else found.grouped([(0, len(tokens))], tokens)
 
 
 class WordPrediction(Prediction):
