@@ -34,7 +34,15 @@ MODULES = [
 HELPERS = {"captum_spes.audio.AudioLike", "captum_spes.speech_to_text.catalogue.draws_by_tokens"}
 # fixed by Captum's own classes, of which ours are made, or by their name
 # what is inherited, and what only the library itself calls
-WITHOUT_EXAMPLE = {"attribute_future", "get_name", "from_prediction", "explain_long", "finish", "write_index"}
+WITHOUT_EXAMPLE = {
+    "attribute_future",
+    "get_name",
+    "from_prediction",
+    "multiplies_by_inputs",
+    "explain_long",
+    "finish",
+    "write_index",
+}
 
 
 def find(path):
