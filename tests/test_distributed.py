@@ -44,6 +44,20 @@ ATTRIBUTES = {
     "joint": partial(SPES(lambda x, y: scores(x) * y.sum(1, keepdim=True)).attribute, (X, X[:, 0]), n_samples=33),
     "bubble noise": partial(BubbleNoise(scores).attribute, X, n_samples=41, perturbations_per_eval=3),
     "gradients": partial(GradientSPES(scores).attribute, X, feature_mask=MASK, n_samples=37, perturbations_per_eval=4),
+    "reliable": partial(
+        SPES(scores).attribute, X, feature_mask=MASK, n_samples=901, perturbations_per_eval=4, min_reliability=0.1
+    ),
+    "reliable noise": partial(
+        BubbleNoise(scores).attribute, X, n_samples=200, perturbations_per_eval=3, min_reliability=0.1
+    ),
+    "reliable gradients": partial(
+        GradientSPES(lambda x: x.square().flatten(1) @ WEIGHTS.T).attribute,
+        X,
+        feature_mask=MASK,
+        n_samples=97,
+        min_reliability=0.5,
+    ),
+    "never reliable": partial(GradientSPES(scores).attribute, X, feature_mask=MASK, n_samples=29, min_reliability=0.99),
     "fewer gradients": partial(GradientSPES(scores).attribute, X, n_samples=1),
 }
 
@@ -74,7 +88,7 @@ def in_a_rank(rank, size, folder):
         seen.append((done, total))
         return rank == size - 1 and done >= 30
 
-    results["stopped"] = ATTRIBUTES["spes"](callback=stop, process_group=group)
+    results["stopped"] = ATTRIBUTES["spes"](centered=False, callback=stop, process_group=group)
     results["seen"] = seen
 
     def fails(x):
