@@ -163,6 +163,16 @@ def test_the_table_of_rooms_is_complete():
     assert not [room for room in rooms if f"`{room}/`" not in table and f"`{room}.py`" not in table]
 
 
+def test_the_functions_of_the_walk_exist():
+    """From a WAV file to report.html; the functions that it names are there, and public."""
+    page = (ROOT / "docs" / "how_it_works.md").read_text()
+    walk = page.partition("### From a WAV file to report.html")[2].partition("\nImports run")[0]
+    paths = re.findall(r"`(captum_spes\.[\w.]+)`", walk)
+    assert len(paths) >= 10
+    for path in paths:
+        assert callable(find(path)) and "._" not in path, path
+
+
 def test_the_picture_of_the_rooms(monkeypatch):
     """Every room is in it, above all that it imports, and every import is in a line or follows from lines."""
     monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")

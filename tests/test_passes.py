@@ -137,16 +137,16 @@ def test_memory_is_kept_to(memory, kept, monkeypatch):
     sizes = []
 
     def on_pass(forward, backward):
-        sizes.append(sum(answer.numel() * 4 for answer in passes.answers))
+        sizes.append(sum(answer.numel() * 4 for answer in passes.results))
 
-    answer = passes._answer
+    answer = passes._call
 
     def spying(*args):
         result = answer(*args)
-        sizes.append(sum(answer.numel() * 4 for answer in passes.answers))
+        sizes.append(sum(answer.numel() * 4 for answer in passes.results))
         return result
 
-    passes._answer = spying
+    passes._call = spying
     make, arguments = METHODS["IntegratedGradients"]
     passes.attribute(make(None), INPUTS, arguments, 7, on_pass)
     assert max(sizes) == 7 * 48 * kept

@@ -1,4 +1,4 @@
-"""Passes of a model that serve all tokens, whichever Captum method asks for them."""
+"""Model calls of Captum's methods, recorded for the first token and replayed for the others."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ class SharedPasses:
     """Runs a method of single scores once for each token, on passes of the model that all tokens share.
 
     Captum's methods attribute one score of an example, while one pass of a speech-to-text model scores all K tokens.
-    A method that is started again with the same random numbers puts the same questions: forwards at the same points,
-    or gradients there. So the first token's questions are answered for all of them, by K scores from a forward and K
-    backwards through its graph, and the later ones are answered from memory. A method that asks something new
-    gets a new answer: the result never depends on it, only the time.
+    A method that is started again with the same random numbers makes the same model calls, which are cached and
+    replayed: the calls of the first token, for scores or gradients at some inputs, are computed for all tokens, as K
+    scores of one forward and K backwards through its graph, and recorded. The same calls of later tokens are replayed
+    from the record. A call that differs from the record is computed, and the record is continued from there: only the
+    time depends on the record, never the result.
 
     Args:
         score: the scores of a batch, (B, …) to (B, K).
@@ -44,10 +45,10 @@ class SharedPasses:
         self.n_tokens = n_tokens
         self.batch_size = batch_size
         self.on_pass: Callable[[int, int], object] = lambda forward, backward: None
-        self.questions: list[tuple[str, Tensor]] = []
-        self.answers: list[Tensor] = []  # one a question, tokens first
-        self.group = (0, n_tokens)  # the tokens that are answered for
-        self.token = self.n_asked = 0
+        self.calls: list[tuple[str, Tensor]] = []  # kind and fingerprint of the inputs
+        self.results: list[Tensor] = []  # one for each call, tokens first
+        self.group = (0, n_tokens)  # the tokens that the record is for
+        self.token = self.n_calls = 0  # the current token, and how many calls it has made
         self.pretend = False
 
     def attribute(
@@ -68,12 +69,12 @@ class SharedPasses:
         return torch.cat([self._attribute(method, token, inputs, arguments, seed) for token in range(self.n_tokens)])
 
     def count(self, method: Attribution, inputs: Tensor, arguments: dict[str, Any], seed: int) -> int:
-        """How many inputs the method will pass through the model, found by asking it without a model."""
+        """How many inputs the method will pass through the model, counted in a run without the model."""
         self._start()
         self.pretend = True
         try:
             self._attribute(rewrapped(method, self._forward, self._gradients), 0, inputs, arguments, seed)
-            return sum(len(examples) for _, examples in self.questions)
+            return sum(len(examples) for _, examples in self.calls)
         finally:
             self.pretend = False
 
@@ -83,7 +84,7 @@ class SharedPasses:
         if token == self.group[1]:
             self.group = (token, min(2 * token - self.group[0], self.n_tokens))
             self._forget(0)
-        self.token, self.n_asked = token, 0
+        self.token, self.n_calls = token, 0
         with reproducible(seed, inputs.device):
             # gradient methods would warn of an input that requires no gradients, and set it themselves
             return method.attribute(inputs.detach().requires_grad_(), **arguments).detach()
@@ -95,7 +96,7 @@ class SharedPasses:
         return self.scores(inputs)
 
     def _gradients(self, forward_fn: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        """What stands in for Captum's ``compute_gradients``, which would ask for scores beside the gradients."""
+        """Replaces Captum's ``compute_gradients``, which would compute scores beside the gradients."""
         if forward_fn != self._forward:  # but a function of it
             return compute_gradients(forward_fn, inputs, *args, **kwargs)
         (tensor,) = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -103,42 +104,42 @@ class SharedPasses:
 
     def scores(self, inputs: Tensor) -> Tensor:
         """Scores (B,) of the token that is attributed."""
-        return self._answer("scores", inputs, 1, self._scores)
+        return self._call("scores", inputs, 1, self._scores)
 
     def gradients(self, inputs: Tensor) -> Tensor:
-        """And their gradients, (B, …)."""
-        return self._answer("gradients", inputs, inputs[0].numel(), self._all_gradients).to(inputs)
+        """Gradients (B, …) of these scores."""
+        return self._call("gradients", inputs, inputs[0].numel(), self._all_gradients).to(inputs)
 
-    def _answer(self, kind: str, inputs: Tensor, size: int, answer: Callable[[Tensor], Tensor]) -> Tensor:
-        """The answer for the current token, of ``size`` numbers an example."""
-        question, index = _fingerprint(inputs), self.n_asked
-        if index < len(self.questions):
-            known, examples = self.questions[index]
-            if known != kind or not torch.equal(examples, question):
+    def _call(self, kind: str, inputs: Tensor, size: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """The result for the current token, ``size`` numbers for each example: replayed, or computed and recorded."""
+        examples, index = _fingerprint(inputs), self.n_calls
+        if index < len(self.calls):
+            known_kind, known_examples = self.calls[index]
+            if known_kind != kind or not torch.equal(known_examples, examples):
                 self._forget(index)
-        if index == len(self.questions):
+        if index == len(self.calls):
             self._make_room(size * len(inputs) * inputs.element_size())
-            self.answers.append(answer(inputs))
-            self.questions.append((kind, question))
-        self.n_asked += 1
-        return self.answers[index][self.token - self.group[0]]
+            self.results.append(compute(inputs))
+            self.calls.append((kind, examples))
+        self.n_calls += 1
+        return self.results[index][self.token - self.group[0]]
 
     def _start(self) -> None:
         self.group = (0, self.n_tokens)
         self._forget(0)
 
     def _forget(self, index: int) -> None:
-        """Drops the questions from one on, and their answers."""
-        del self.questions[index:], self.answers[index:]
+        """Drops the calls from one on, and their results."""
+        del self.calls[index:], self.results[index:]
 
     def _make_room(self, size: int) -> None:
-        """Answers for the first half of the tokens only, as often as one more of ``size`` bytes a token wants it."""
+        """Halves the tokens that are recorded for until another result of ``size`` bytes for each of them fits."""
         first, last = self.group
-        size += sum(answer[0].numel() * answer.element_size() for answer in self.answers)
+        size += sum(result[0].numel() * result.element_size() for result in self.results)
         while size * (last - first) > MEMORY and last - self.token > 1:
             last = self.token + (last - self.token + 1) // 2
         if last < self.group[1]:
-            self.answers = [answer[: last - first].clone() for answer in self.answers]
+            self.results = [result[: last - first].clone() for result in self.results]
             self.group = (first, last)
 
     def _scores(self, inputs: Tensor) -> Tensor:
