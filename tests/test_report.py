@@ -22,6 +22,7 @@ from hypothesis.extra.numpy import arrays
 from test_report_page import HOSTILE, RATE, SECONDS, make
 
 from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
+from captum_spes.explanation.page import html as page_html
 from captum_spes.visualization.report._data import LEVELS, packed, quantized, script_safe_json
 
 
@@ -166,7 +167,7 @@ def test_in_notebooks(monkeypatch):
     explanation.show()
     frame = explanation._repr_html_()
     assert shown[0].data == frame
-    assert html.unescape(re.search(r'srcdoc="([^"]*)"', frame).group(1)) == explanation._html()
+    assert html.unescape(re.search(r'srcdoc="([^"]*)"', frame).group(1)) == page_html(explanation)
     assert 'sandbox="allow-scripts"' in frame
 
 

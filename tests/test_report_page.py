@@ -12,6 +12,7 @@ import torch
 
 from captum_spes import SpeechToTextExplanation
 from captum_spes.audio.masking import mask_audio
+from captum_spes.explanation.figures import is_signed, relative
 from captum_spes.maps import percentile_ranks
 
 T, C, SECONDS = 120, 16, 1.2
@@ -179,10 +180,10 @@ def test_scores_of_every_view(open_report, signed):
     explanation = make(signed=signed)
     page = open_report(explanation)
     if signed:
-        source = explanation._relative()
+        source = relative(explanation)
         views = {
             "tokens": source,
-            "words": source.words(normalize=False)._relative(),
+            "words": relative(source.words(normalize=False)),
             "sentence": source.sentence(normalize=False),
         }
     else:
@@ -381,7 +382,7 @@ def test_several_methods_side_by_side(open_report, speech):
     page.locator("#rows [role=radio]").nth(1).click()
     readings = []
     for index, explanation in enumerate([make(), *others]):
-        source = explanation._relative() if explanation._is_signed else explanation.normalize()
+        source = relative(explanation) if is_signed(explanation) else explanation.normalize()
         rank = float(percentile_ranks(source.spectrogram_attr[1])[70, 12])
         hover(page, 70, 12)  # over the first
         reading = page.locator("figcaption span").nth(index).inner_text()

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from captum_spes._files import write_atomically
-from captum_spes.explanation.result import SIGNED_LABEL, SpeechToTextExplanation
+from captum_spes.explanation.figures import MEAN_LABEL, SIGNED_LABEL, is_signed, relative
+from captum_spes.explanation.result import SpeechToTextExplanation
 from captum_spes.visualization import TranscriptLine, plot_transcript
 from captum_spes.words import is_mark, is_word
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 INDEX = "parts.json"
 VERSION = 1
-VALUE_LABEL = "mean attribution of the tokens: larger = hiding it changes their predictions more"
 
 
 @dataclass(frozen=True)
@@ -206,10 +206,10 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
                 continue
             explanation = SpeechToTextExplanation.load(self.path(number))
             if signed is None:  # as of gradients: in every part 0 is no effect, and the largest value 1
-                signed = explanation._is_signed
-            sentence = (
-                explanation._relative().sentence(normalize=False)._relative() if signed else explanation.sentence()
-            )
+                signed = is_signed(explanation)
+            sentence = explanation.sentence()
+            if signed:
+                sentence = relative(relative(explanation).sentence(normalize=False))
             rate = sentence.frames_per_second
             # what of the part lies in the stretch
             first, last = (round(max(time - part.start, 0) * rate) for time in (start, stop))
@@ -224,7 +224,7 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
             )
         if not lines:
             raise ValueError(f"there are no words between {start:g} and {stop:g} s: there are {self.duration:g} s.")
-        return plot_transcript(lines, rate, sentence.mel_frequencies, SIGNED_LABEL if signed else VALUE_LABEL)
+        return plot_transcript(lines, rate, sentence.mel_frequencies, SIGNED_LABEL if signed else MEAN_LABEL)
 
     # Files
 

@@ -2,56 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import os
-import warnings
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
-from numbers import Real
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard, get_args
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from captum_spes._extras import require
-from captum_spes._files import sha256, write_atomically
-from captum_spes.audio import AudioLike, Recording, read_recording
-from captum_spes.audio.masking import mask_audio, mean_noise
+from captum_spes._files import write_atomically
+from captum_spes.audio import AudioLike
 from captum_spes.confidence import Confidence
+from captum_spes.explanation import figures, files, page
+from captum_spes.explanation.checks import check_tensors, check_values
 from captum_spes.explanation.export import csv_text, data_frame, json_text, textgrid_text
+from captum_spes.explanation.figures import Sign
+from captum_spes.explanation.listening import to_audio
 from captum_spes.explanation.rows import Times, WordRow, word_rows
-from captum_spes.maps import descending, top_bins, z_scores
-from captum_spes.visualization import (
-    plot_attributions,
-    plot_segmentation,
-    plot_spectrogram,
-    plot_token_attributions,
-)
-from captum_spes.visualization.report import ReportMethod, ReportView, iframe, render_report
+from captum_spes.maps import z_scores
+from captum_spes.visualization import plot_segmentation, plot_spectrogram, plot_token_attributions
+from captum_spes.visualization.report import iframe
 from captum_spes.words import word_spans
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-FORMAT = "captum-spes explanation"
-VERSION = 1
-CHECKSUM = "sha256"  # of the header's other entries and of the tensors
-# of a file: one is never larger in memory than some times its size, and these
-MAX_HEADER = 2**24  # characters of what is not in tensors
-MAX_MAPS = 2**28  # values of maps that are written by their patches, 1 GiB; Whisper's longest have 172 million
-
-# seconds between the ends of a recording and of its last frame: models leave out what does not fill a window or a frame
-MAX_DIFFERENCE = 0.05
-
-POSITIVE_LABEL = "attribution, of the largest: larger = hiding it weakens the prediction more"
-# the correlation of two halves of the samples below which a map is called unreliable
-LOW_RELIABILITY = 0.5
-Sign = Literal["positive", "all"]
-SIGNED_LABEL = "attribution, of the largest: positive = hiding it weakens the prediction, negative = strengthens it"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,50 +94,8 @@ class SpeechToTextExplanation:
     confidence: Confidence | None = None
 
     def __post_init__(self) -> None:
-        self._check_values()
-        self._check_tensors()
-
-    def _check_values(self) -> None:
-        for name in ("tokens", "previous_tokens"):
-            texts = getattr(self, name)
-            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-                raise ValueError(f"{name} must be a list of texts, one for each token.")
-        if not self.tokens:
-            raise ValueError("tokens is empty: an explanation is of one token or more.")
-        kinds: dict[str, tuple[type, str]] = {
-            "text": (str, "a text"),
-            "normalized": (bool, "True or False"),
-            "grouped": (bool, "True or False"),
-            "metadata": (dict, "a dict of what was done"),
-        }
-        for name, (kind, words) in kinds.items():
-            if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"{name} must be {words}, not {getattr(self, name)!r:.80}.")
-        if self.confidence is not None and len(self.confidence) != len(self.tokens):
-            raise ValueError(f"the confidence has {len(self.confidence)} rows for {len(self.tokens)} tokens.")
-        rate = self.frames_per_second
-        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate < math.inf:
-            raise ValueError(f"frames_per_second must be a positive number, not {rate!r:.80}.")
-
-    def _check_tensors(self) -> None:
-        n_rows, n_columns = len(self.tokens), len(self.previous_tokens)
-        _check_tensor("spectrogram", self.spectrogram, None)
-        if self.spectrogram.dim() != 2 or not self.spectrogram.numel():
-            raise ValueError(f"spectrogram must be of shape (frames, channels), not {tuple(self.spectrogram.shape)}.")
-        n_frames, n_channels = self.spectrogram.shape
-        _check_tensor("spectrogram_attr", self.spectrogram_attr, (n_rows, n_frames, n_channels))
-        _check_tensor("token_attr", self.token_attr, (n_rows, n_columns))
-        _check_tensor("n_previous", self.n_previous, (n_rows,), integers=True)
-        _check_tensor("mel_frequencies", self.mel_frequencies, (n_channels,))
-        if self.reliability is not None:
-            _check_tensor("reliability", self.reliability, (n_rows,))
-        if self.feature_mask is not None:
-            n_granularities = max(len(self.feature_mask), 1) if isinstance(self.feature_mask, Tensor) else 1
-            _check_tensor("feature_mask", self.feature_mask, (n_granularities, n_frames, n_channels), integers=True)
-        if self.n_previous.min() < 0 or self.n_previous.max() > n_columns:
-            raise ValueError(f"n_previous must be from 0 to {n_columns}, the number of previous tokens.")
-        if self.mel_frequencies[0] < 0 or not (self.mel_frequencies.diff() > 0).all():
-            raise ValueError("mel_frequencies must be ascending frequencies in Hz, from 0 on.")
+        check_values(self)
+        check_tensors(self)
 
     def __repr__(self) -> str:
         method = self.metadata.get("method", "unknown method")
@@ -408,52 +341,7 @@ class SpeechToTextExplanation:
             >>> bool(np.abs(kept - recording)[2000:4400].max() < 1e-5), float(np.abs(kept)[5600:].max())
             (True, 0.0)
         """
-        if (keep is None) == (remove is None):
-            raise ValueError("give either keep or remove: the share of the bins that is kept, or that is removed.")
-        if background not in ("silence", "noise"):
-            raise ValueError(f"background must be 'silence' or 'noise', not {background!r}.")
-        share = keep if keep is not None else remove
-        assert share is not None  # one of the two
-        if not 0 <= share <= 1:  # refuses NaN as well
-            raise ValueError(f"keep and remove are shares of the bins, from 0 to 1, not {share}.")
-        attributions = self.spectrogram_attr[self.index(token)]
-        samples, rate = self._own_samples(read_recording(audio, sampling_rate))
-        if attributions.min() == attributions.max():
-            warnings.warn(
-                f"the map of {token!r} is the same everywhere: none of its regions is most salient, and those that are "
-                "taken are random.",
-                stacklevel=2,
-            )
-        top = top_bins(descending(attributions, seed), (100 * share,)).view(attributions.shape)
-        mask = top if remove is None else ~top
-        heard = mask_audio(samples, rate, mask, self.frames_per_second, self.mel_frequencies)
-        if background == "noise":
-            noise = mean_noise(samples, rate, seed)
-            heard += mask_audio(noise, rate, ~mask, self.frames_per_second, self.mel_frequencies)
-        return heard
-
-    def _own_samples(self, recording: Recording) -> tuple[np.ndarray, int]:
-        """The samples that were explained, and their rate.
-
-        Raises:
-            ValueError: the recording is not the one that was explained.
-        """
-        samples, rate = recording.samples, recording.sampling_rate
-        name = recording.source.get("audio_file", "the audio")
-        known, digest = self.metadata.get("audio_sha256"), recording.source.get("audio_sha256")
-        if known is not None and digest is not None:
-            if known != digest:
-                raise ValueError(f"{name} is not the file that was explained, whose SHA-256 is another: give that one.")
-            start, stop = (self.metadata.get(end) for end in ("start_seconds", "stop_seconds"))
-            if _is_time(start) and _is_time(stop) and "start_seconds" not in recording.source:
-                samples = samples[round(start * rate) : round(stop * rate)]
-        seconds = len(samples) / rate
-        if abs(seconds - self.duration) > MAX_DIFFERENCE:
-            raise ValueError(
-                f"{name} lasts {seconds:.2f} s and the explained utterance {self.duration:.2f} s: give the recording "
-                "that was explained."
-            )
-        return samples, rate
+        return to_audio(self, audio, token, keep, remove, background, sampling_rate, seed)
 
     # Files
 
@@ -474,45 +362,7 @@ class SpeechToTextExplanation:
 
             >>> explanation.save("so-no.safetensors", half=True)
         """
-        serialize = require("safetensors.torch").save
-        tensors = {
-            "spectrogram": self.spectrogram,
-            "token_attr": self.token_attr,
-            "n_previous": self.n_previous,
-            "mel_frequencies": self.mel_frequencies,
-        }
-        if self.reliability is not None:
-            tensors["reliability"] = self.reliability
-        dense = True
-        if self.feature_mask is not None:
-            tensors["feature_mask"] = _as_int32(self.feature_mask)
-            patches, first = _intersections(self.feature_mask)
-            scores = self.spectrogram_attr.flatten(1)[:, first]
-            smaller = scores.shape[1] < patches.numel() and self.spectrogram_attr.numel() <= MAX_MAPS
-            if smaller and torch.equal(scores[:, patches], self.spectrogram_attr.flatten(1)):
-                tensors["patch_scores"], dense = scores, False
-        if dense:
-            tensors["spectrogram_attr"] = self.spectrogram_attr
-        if half:
-            for name in tensors.keys() - {"n_previous", "mel_frequencies", "feature_mask"}:
-                tensors[name] = tensors[name].half()
-                if not tensors[name].isfinite().all():
-                    raise ValueError(f"{name} holds values that half precision cannot: save with half=False.")
-        content = {name: getattr(self, name) for name in _PLAIN}
-        content["confidence"] = self.confidence and self.confidence.to_content()
-        try:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            content = {"version": VERSION, **content}
-            text = json.dumps({CHECKSUM: _checksum(content, tensors), **content})
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"the metadata cannot be written ({error}): it may hold texts, numbers, lists and dicts alone."
-            ) from error
-        if len(text) > MAX_HEADER:
-            raise ValueError(f"the texts and metadata have more than {MAX_HEADER:,} characters: put less into them.")
-        # one entry, for safetensors writes several in random order: equal explanations are equal files
-        data = serialize(tensors, {FORMAT: text})
-        write_atomically(path, data)
+        files.save(self, path, half)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SpeechToTextExplanation:
@@ -532,46 +382,7 @@ class SpeechToTextExplanation:
             >>> SpeechToTextExplanation.load("so-no.safetensors")
             <SpeechToTextExplanation of 'So no.' by SPES: 4 tokens, 4 previous tokens, 1.50 s>
         """
-        safe_open, error_type = require("safetensors").safe_open, require("safetensors").SafetensorError
-        if not Path(path).is_file():
-            raise ValueError(f"{path} does not exist: give the path of a saved explanation.")
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in _TENSORS & set(file.keys())}
-        except (error_type, OSError, ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged or no explanation: {error}") from error
-        if FORMAT not in header:
-            raise ValueError(f"{path} is no explanation: it is a safetensors file that captum-spes has not written.")
-        try:
-            content = _read_header(header[FORMAT])
-            written = content.pop(CHECKSUM, None)
-            found = _checksum(content, tensors)
-            version = content.pop("version")
-        except (KeyError, TypeError, ValueError, RecursionError) as error:  # no such object
-            raise ValueError(f"{path} is damaged: {error}") from error
-        if version > VERSION:
-            raise ValueError(f"{path} is of version {version}, newer than this library reads ({VERSION}): upgrade it.")
-        try:
-            if content.keys() - set(_PLAIN):
-                raise ValueError(f"unknown entries: {', '.join(sorted(content.keys() - set(_PLAIN)))[:80]}")
-            tensors = {name: t.float() if t.is_floating_point() else t.long() for name, t in tensors.items()}
-            if "patch_scores" in tensors:
-                tensors["spectrogram_attr"] = _paint(
-                    tensors.pop("patch_scores"), tensors["feature_mask"], len(content["tokens"])
-                )
-            if content.get("confidence") is not None:
-                content["confidence"] = Confidence.from_content(content["confidence"])
-            if missing := _REQUIRED - content.keys() - tensors.keys():
-                raise ValueError(f"it has no {', '.join(sorted(missing))}")
-            explanation = cls(**content, **tensors)
-            if written != found:
-                raise ValueError("its checksum is not that of what is in it, which has been changed")
-            return explanation
-        except KeyError as error:
-            raise ValueError(f"{path} is damaged: it has no {error.args[0]}") from error
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+        return files.load(path, cls)
 
     def to_json(self, times: Times | None = None) -> str:
         """What is known of each word, as JSON: the text, its duration, and the rows of :meth:`word_rows`.
@@ -676,7 +487,7 @@ class SpeechToTextExplanation:
             >>> path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
             True
         """
-        write_atomically(path, self._html(audio, sampling_rate, others))
+        write_atomically(path, page.html(self, audio, sampling_rate, others))
 
     def show(
         self,
@@ -700,86 +511,10 @@ class SpeechToTextExplanation:
             from IPython.display import HTML, display
         except ImportError as error:
             raise ImportError("show() is for notebooks, and IPython is not there: use to_html(path).") from error
-        display(HTML(iframe(self._html(audio, sampling_rate, others))))
+        display(HTML(iframe(page.html(self, audio, sampling_rate, others))))
 
     def _repr_html_(self) -> str:
-        return iframe(self._html())
-
-    def _html(
-        self,
-        audio: AudioLike | Literal[False] | None = None,
-        sampling_rate: int | None = None,
-        others: Sequence[SpeechToTextExplanation] = (),
-    ) -> str:
-        given = self._recording() if audio is None else audio
-        samples, name = None, ""
-        if given is not None and given is not False:
-            recording = read_recording(given, sampling_rate)
-            samples = self._own_samples(recording)
-            name = Path(recording.source.get("audio_file", "")).name
-        for number, other in enumerate(others, 1):
-            if (other.tokens, other.previous_tokens) != (self.tokens, self.previous_tokens):
-                raise ValueError(
-                    f"explanation {number} of the others explains {other.tokens}, and this one {self.tokens}: only "
-                    "explanations of the same tokens can stand side by side."
-                )
-            if other.spectrogram.shape != self.spectrogram.shape or not torch.allclose(
-                other.spectrogram, self.spectrogram, atol=0.01
-            ):
-                raise ValueError(f"explanation {number} of the others is of another recording, or of another model.")
-        views = self._report_rows()
-        return render_report(
-            self.text,
-            self.spectrogram,
-            self.frames_per_second,
-            self.mel_frequencies,
-            [
-                ReportView(
-                    name,
-                    rows.tokens,
-                    self._spans(name),
-                    rows.previous_tokens,
-                    rows.n_previous.tolist(),
-                    rows.confidence,
-                )
-                for name, rows in views.items()
-            ],
-            [explanation._report_method() for explanation in (self, *others)],
-            model=str(self.metadata.get("model", "")),
-            audio=samples,
-            audio_name=name,
-        )
-
-    def _recording(self) -> str | None:
-        """The file that was explained, where it is still there and the same."""
-        name = self.metadata.get("audio_file")
-        if not isinstance(name, str) or not Path(name).is_file():
-            return None
-        return name if sha256(name) == self.metadata.get("audio_sha256") else None
-
-    def _report_rows(self) -> dict[str, SpeechToTextExplanation]:
-        """What a reader of the report chooses from."""
-        rows = self.normalize()
-        if self.grouped:
-            return {"explained": rows}
-        return {"tokens": rows, "words": rows.words(group_previous=True), "sentence": rows.sentence()}
-
-    def _spans(self, view: str) -> list[tuple[int, int]]:
-        """The tokens of each row of the report."""
-        if view == "words":
-            return word_spans(self.tokens)
-        return [(0, len(self.tokens))] if view == "sentence" else [(row, row + 1) for row in range(len(self.tokens))]
-
-    def _report_method(self) -> ReportMethod:
-        rows = self._report_rows().values()
-        hidden = ("method", "token_ids", "previous_token_ids", "token_times", "audio_file", "compared")
-        return ReportMethod(
-            name=str(self.metadata.get("method", "unknown method")),
-            maps=self._drawn(None)[0].spectrogram_attr,
-            previous=[explanation.token_attr for explanation in rows],
-            reliability=[e.reliability for e in rows if e.reliability is not None],
-            facts={name: fact for name, fact in self.metadata.items() if name not in hidden},
-        )
+        return iframe(page.html(self))
 
     # Pictures
 
@@ -802,13 +537,7 @@ class SpeechToTextExplanation:
 
             >>> explanation.plot_sentence().savefig("sentence.png")
         """
-        drawn, label, _ = self._drawn(sign)
-        if len(self.tokens) > 1:
-            drawn = replace(drawn.sentence(normalize=False), tokens=[self.text])
-            label = None if label is None else f"mean of the tokens: {label}"
-        if label is None:
-            label = "mean attribution of the tokens: larger = hiding it changes their predictions more"
-        return self._plot(drawn, label, (0.0, float(drawn.spectrogram_attr.max())) if _is_positive(drawn) else None)
+        return figures.plot_sentence(self, sign)
 
     def plot_tokens(self, sign: Sign | None = None) -> Figure:
         """One panel a token, on one colour scale (paper, Fig. 3).
@@ -828,7 +557,7 @@ class SpeechToTextExplanation:
 
             >>> explanation.plot_tokens().savefig("tokens.png")
         """
-        return self._plot(*self._drawn(sign))
+        return figures.plot_tokens(self, sign)
 
     def plot_words(self, sign: Sign | None = None) -> Figure:
         """One panel a word, as :meth:`plot_tokens` has one a token.
@@ -840,64 +569,7 @@ class SpeechToTextExplanation:
 
             >>> explanation.plot_words().savefig("words.png")
         """
-        drawn, label, value_range = self._drawn(sign)
-        words = drawn.words(normalize=False)
-        return self._plot(words._relative() if value_range == (-1, 1) else words, label, value_range)
-
-    @property
-    def _is_signed(self) -> bool:
-        return not self.normalized and bool(self.spectrogram_attr.min() < 0)
-
-    def _relative(self) -> SpeechToTextExplanation:
-        """Each map of the spectrogram divided by its largest absolute value."""
-        largest = self.spectrogram_attr.abs().amax((1, 2), keepdim=True)
-        return replace(self, spectrogram_attr=self.spectrogram_attr / torch.where(largest > 0, largest, 1))
-
-    def _drawn(self, sign: Sign | None) -> tuple[SpeechToTextExplanation, str | None, tuple[float, float] | None]:
-        """The maps as figures show them, what their values are, and the range of the colours."""
-        if sign is None:
-            sign = "positive" if self.metadata.get("contrast") is None else "all"
-        if sign not in get_args(Sign):
-            raise ValueError(f"sign must be one of {', '.join(get_args(Sign))}, not {sign!r}.")
-        if not self._is_signed:
-            return self.normalize(), None, None
-        if sign == "all":
-            return self._relative(), SIGNED_LABEL, (-1, 1)
-        positive = replace(self, spectrogram_attr=self.spectrogram_attr.clamp(min=0))
-        total = self.spectrogram_attr.abs().sum()
-        share = float((total - positive.spectrogram_attr.sum()) / total)
-        label = f"{POSITIVE_LABEL} (negative values, {share:.0%} of the sum of absolute values, are not drawn)"
-        return positive._relative(), label, (0, 1)
-
-    @property
-    def _caption(self) -> str | None:
-        """How the maps were made, in a line; None for an explanation that does not tell."""
-        facts = self.metadata
-        parts = [str(facts[name]) for name in ("method", "model") if facts.get(name)]
-        done = facts.get("done")
-        if isinstance(done, dict) and isinstance(done.get("spectrogram"), int):
-            parts.append(f"{done['spectrogram']:,} samples")
-        if self.reliability is not None:
-            parts.append(f"reliability {float(self.reliability.mean()):.2f}")
-        return ", ".join(parts) or None
-
-    def _plot(
-        self,
-        source: SpeechToTextExplanation,
-        value_label: str | None = None,
-        value_range: tuple[float, float] | None = None,
-    ) -> Figure:
-        return plot_attributions(
-            source.spectrogram_attr,
-            source.spectrogram,
-            source.frames_per_second,
-            source.mel_frequencies,
-            titles=source.tokens,
-            value_label=value_label,
-            value_range=value_range,
-            unreliable=[] if source.reliability is None else (source.reliability < LOW_RELIABILITY).tolist(),
-            caption=self._caption,
-        )
+        return figures.plot_words(self, sign)
 
     def plot_previous_tokens(self) -> Figure:
         """The matrix of explained tokens × previous tokens, with labels (paper, Fig. 3).
@@ -950,90 +622,4 @@ class SpeechToTextExplanation:
 
             >>> figure, axes = explanation.visualize("no", method="blended_heat_map")
         """
-        from captum.attr import visualization
-
-        spectrogram = self.spectrogram - self.spectrogram.min()
-        image = spectrogram / spectrogram.max().clamp(min=torch.finfo(torch.float32).tiny)
-        scores, _ = z_scores(self.spectrogram_attr, self.token_attr, self.is_previous)
-        attr = scores[self.index(token)]
-        kwargs = {"sign": "all", "use_pyplot": False, **kwargs}
-        # (T, C) to rows of frequency, the highest first
-        pictures = (np.ascontiguousarray(m.T.flip(0).numpy())[..., None] for m in (attr, image))
-        return visualization.visualize_image_attr(*pictures, **kwargs)
-
-
-_PLAIN = ("text", "tokens", "previous_tokens", "frames_per_second", "normalized", "grouped", "metadata", "confidence")
-_TENSORS = {item.name for item in fields(SpeechToTextExplanation)} - set(_PLAIN) | {"patch_scores"}
-_REQUIRED = {
-    item.name for item in fields(SpeechToTextExplanation) if item.default is MISSING and item.default_factory is MISSING
-}
-
-
-def _check_tensor(name: str, value: object, shape: tuple[int, ...] | None, integers: bool = False) -> None:
-    """Raises a ValueError for what is no tensor of a shape and kind, or holds NaN or infinite values."""
-    if not isinstance(value, Tensor):
-        raise ValueError(f"{name} must be a tensor, not {type(value).__name__}.")
-    if shape is not None and tuple(value.shape) != shape:
-        raise ValueError(f"{name} must be of shape {shape}, not {tuple(value.shape)}.")
-    if integers:
-        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-            raise ValueError(f"{name} must hold integers, not {value.dtype}.")
-    elif not value.is_floating_point():
-        raise ValueError(f"{name} must hold floating-point numbers, not {value.dtype}.")
-    elif not value.sum(dtype=torch.float64).isfinite():  # without a mask as large as the maps
-        raise ValueError(f"{name} holds NaN or infinite values: the model or the method overflows.")
-
-
-def _as_int32(mask: Tensor) -> Tensor:
-    """Feature ids as a file holds them."""
-    if mask.min() < -(2**31) or mask.max() >= 2**31:
-        raise ValueError("the feature mask holds ids that 32 bits cannot: number the patches 0, 1, ….")
-    return mask.int()
-
-
-def _checksum(content: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """The SHA-256 of what a file holds: its header without the checksum, as JSON, and its tensors by name."""
-    digest = hashlib.sha256(json.dumps(content).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _read_header(text: str) -> dict[str, Any]:
-    """The texts, numbers and metadata of a file, with the version of its format."""
-    if len(text) > MAX_HEADER:
-        raise ValueError(f"its header has {len(text):,} characters, more than any that captum-spes writes")
-    content = json.loads(text)
-    if not isinstance(content, dict) or type(content.get("version")) is not int or content["version"] < 1:
-        raise ValueError("its header is no JSON object with a version")
-    return content
-
-
-def _paint(patch_scores: Tensor, feature_mask: Tensor, n_rows: int) -> Tensor:
-    """Maps (K, T, C) of the scores (K, P) of patches, checked before they take up memory."""
-    if feature_mask.dim() != 3 or not feature_mask.numel():
-        raise ValueError(f"feature_mask must be of shape (granularities, frames, channels), not {feature_mask.shape}")
-    patches, first = _intersections(feature_mask)
-    if patch_scores.shape != (n_rows, len(first)):
-        raise ValueError(f"patch_scores must be of shape {(n_rows, len(first))}, not {tuple(patch_scores.shape)}")
-    if n_rows * len(patches) > MAX_MAPS:
-        raise ValueError(f"its maps would have {n_rows * len(patches):,} values, more than {MAX_MAPS:,}")
-    return patch_scores[:, patches].view(-1, *feature_mask.shape[1:])
-
-
-def _is_time(value: object) -> TypeGuard[float]:
-    """Whether metadata, which may be anyone's, tell a time in seconds."""
-    return isinstance(value, (int, float)) and 0 <= value < math.inf
-
-
-def _is_positive(explanation: SpeechToTextExplanation) -> bool:
-    attr = explanation.spectrogram_attr
-    return bool(attr.min() >= 0 and attr.max() > 0)
-
-
-def _intersections(feature_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """For each bin the number of the cell that the granularities' patches cut out, and a bin of each cell."""
-    cells = feature_mask.flatten(1).numpy()  # (S, T * C)
-    _, first, inverse = np.unique(cells, axis=1, return_index=True, return_inverse=True)
-    return torch.from_numpy(inverse.reshape(-1)), torch.from_numpy(first)
+        return figures.visualize(self, token, **kwargs)

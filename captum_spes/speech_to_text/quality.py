@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from captum_spes.explanation.result import LOW_RELIABILITY, SpeechToTextExplanation
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.explanation.figures import LOW_RELIABILITY
 
 
 def quality_warnings(explanation: SpeechToTextExplanation) -> Iterator[str]:

@@ -1,0 +1,129 @@
+"""The figures of an explanation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from captum_spes.maps import z_scores
+from captum_spes.visualization import plot_attributions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from captum_spes.explanation import SpeechToTextExplanation
+
+Sign = Literal["positive", "all"]
+
+# the correlation of two halves of the samples below which a map is called unreliable
+LOW_RELIABILITY = 0.5
+POSITIVE_LABEL = "attribution, of the largest: larger = hiding it weakens the prediction more"
+SIGNED_LABEL = "attribution, of the largest: positive = hiding it weakens the prediction, negative = strengthens it"
+MEAN_LABEL = "mean attribution of the tokens: larger = hiding it changes their predictions more"
+
+
+def is_signed(explanation: SpeechToTextExplanation) -> bool:
+    """Whether the maps have both signs, so that 0 means no effect."""
+    return not explanation.normalized and bool(explanation.spectrogram_attr.min() < 0)
+
+
+def relative(explanation: SpeechToTextExplanation) -> SpeechToTextExplanation:
+    """Each map of the spectrogram divided by its largest absolute value."""
+    largest = explanation.spectrogram_attr.abs().amax((1, 2), keepdim=True)
+    return replace(explanation, spectrogram_attr=explanation.spectrogram_attr / torch.where(largest > 0, largest, 1))
+
+
+def drawn_maps(
+    explanation: SpeechToTextExplanation, sign: Sign | None
+) -> tuple[SpeechToTextExplanation, str | None, tuple[float, float] | None]:
+    """The maps as figures show them, what their values are, and the range of the colours."""
+    if sign is None:
+        sign = "positive" if explanation.metadata.get("contrast") is None else "all"
+    if sign not in get_args(Sign):
+        raise ValueError(f"sign must be one of {', '.join(get_args(Sign))}, not {sign!r}.")
+    if not is_signed(explanation):
+        return explanation.normalize(), None, None
+    if sign == "all":
+        return relative(explanation), SIGNED_LABEL, (-1, 1)
+    positive = replace(explanation, spectrogram_attr=explanation.spectrogram_attr.clamp(min=0))
+    total = explanation.spectrogram_attr.abs().sum()
+    share = float((total - positive.spectrogram_attr.sum()) / total)
+    label = f"{POSITIVE_LABEL} (negative values, {share:.0%} of the sum of absolute values, are not drawn)"
+    return relative(positive), label, (0, 1)
+
+
+def plot_sentence(explanation: SpeechToTextExplanation, sign: Sign | None) -> Figure:
+    """See :meth:`.SpeechToTextExplanation.plot_sentence`."""
+    drawn, label, _ = drawn_maps(explanation, sign)
+    if len(explanation.tokens) > 1:
+        drawn = replace(drawn.sentence(normalize=False), tokens=[explanation.text])
+        label = None if label is None else f"mean of the tokens: {label}"
+    if label is None:
+        label = MEAN_LABEL
+    return _plot(explanation, drawn, label, (0.0, float(drawn.spectrogram_attr.max())) if _is_positive(drawn) else None)
+
+
+def plot_tokens(explanation: SpeechToTextExplanation, sign: Sign | None) -> Figure:
+    """See :meth:`.SpeechToTextExplanation.plot_tokens`."""
+    return _plot(explanation, *drawn_maps(explanation, sign))
+
+
+def plot_words(explanation: SpeechToTextExplanation, sign: Sign | None) -> Figure:
+    """See :meth:`.SpeechToTextExplanation.plot_words`."""
+    drawn, label, value_range = drawn_maps(explanation, sign)
+    words = drawn.words(normalize=False)
+    return _plot(explanation, relative(words) if value_range == (-1, 1) else words, label, value_range)
+
+
+def visualize(explanation: SpeechToTextExplanation, token: int | str, **kwargs: Any) -> Any:
+    """See :meth:`.SpeechToTextExplanation.visualize`."""
+    from captum.attr import visualization
+
+    spectrogram = explanation.spectrogram - explanation.spectrogram.min()
+    image = spectrogram / spectrogram.max().clamp(min=torch.finfo(torch.float32).tiny)
+    scores, _ = z_scores(explanation.spectrogram_attr, explanation.token_attr, explanation.is_previous)
+    attr = scores[explanation.index(token)]
+    kwargs = {"sign": "all", "use_pyplot": False, **kwargs}
+    # (T, C) to rows of frequency, the highest first
+    pictures = (np.ascontiguousarray(m.T.flip(0).numpy())[..., None] for m in (attr, image))
+    return visualization.visualize_image_attr(*pictures, **kwargs)
+
+
+def _plot(
+    explanation: SpeechToTextExplanation,
+    source: SpeechToTextExplanation,
+    value_label: str | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> Figure:
+    """Draws the maps of ``source``, which were made of those of the explanation."""
+    return plot_attributions(
+        source.spectrogram_attr,
+        source.spectrogram,
+        source.frames_per_second,
+        source.mel_frequencies,
+        titles=source.tokens,
+        value_label=value_label,
+        value_range=value_range,
+        unreliable=[] if source.reliability is None else (source.reliability < LOW_RELIABILITY).tolist(),
+        caption=_caption(explanation),
+    )
+
+
+def _caption(explanation: SpeechToTextExplanation) -> str | None:
+    """How the maps were made, in a line; None for an explanation that does not tell."""
+    facts = explanation.metadata
+    parts = [str(facts[name]) for name in ("method", "model") if facts.get(name)]
+    done = facts.get("done")
+    if isinstance(done, dict) and isinstance(done.get("spectrogram"), int):
+        parts.append(f"{done['spectrogram']:,} samples")
+    if explanation.reliability is not None:
+        parts.append(f"reliability {float(explanation.reliability.mean()):.2f}")
+    return ", ".join(parts) or None
+
+
+def _is_positive(explanation: SpeechToTextExplanation) -> bool:
+    attr = explanation.spectrogram_attr
+    return bool(attr.min() >= 0 and attr.max() > 0)

@@ -1,0 +1,108 @@
+"""The interactive report of an explanation: what stands in its page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from captum_spes._files import sha256
+from captum_spes.audio import AudioLike, read_recording
+from captum_spes.explanation.figures import drawn_maps
+from captum_spes.explanation.listening import own_samples
+from captum_spes.visualization.report import ReportMethod, ReportView, render_report
+from captum_spes.words import word_spans
+
+if TYPE_CHECKING:
+    from captum_spes.explanation import SpeechToTextExplanation
+
+
+def html(
+    explanation: SpeechToTextExplanation,
+    audio: AudioLike | Literal[False] | None = None,
+    sampling_rate: int | None = None,
+    others: Sequence[SpeechToTextExplanation] = (),
+) -> str:
+    """The page of :meth:`.SpeechToTextExplanation.to_html`, which says what is taken."""
+    given = _recording(explanation) if audio is None else audio
+    samples, name = None, ""
+    if given is not None and given is not False:
+        recording = read_recording(given, sampling_rate)
+        samples = own_samples(explanation, recording)
+        name = Path(recording.source.get("audio_file", "")).name
+    _check_others(explanation, others)
+    views = _rows(explanation)
+    return render_report(
+        explanation.text,
+        explanation.spectrogram,
+        explanation.frames_per_second,
+        explanation.mel_frequencies,
+        [
+            ReportView(
+                name,
+                rows.tokens,
+                _spans(explanation, name),
+                rows.previous_tokens,
+                rows.n_previous.tolist(),
+                rows.confidence,
+            )
+            for name, rows in views.items()
+        ],
+        [_method(each) for each in (explanation, *others)],
+        model=str(explanation.metadata.get("model", "")),
+        audio=samples,
+        audio_name=name,
+    )
+
+
+def _check_others(explanation: SpeechToTextExplanation, others: Sequence[SpeechToTextExplanation]) -> None:
+    """Raises a ValueError where others cannot stand beside an explanation."""
+    for number, other in enumerate(others, 1):
+        if (other.tokens, other.previous_tokens) != (explanation.tokens, explanation.previous_tokens):
+            raise ValueError(
+                f"explanation {number} of the others explains {other.tokens}, and this one {explanation.tokens}: only "
+                "explanations of the same tokens can stand side by side."
+            )
+        if other.spectrogram.shape != explanation.spectrogram.shape or not torch.allclose(
+            other.spectrogram, explanation.spectrogram, atol=0.01
+        ):
+            raise ValueError(f"explanation {number} of the others is of another recording, or of another model.")
+
+
+def _recording(explanation: SpeechToTextExplanation) -> str | None:
+    """The file that was explained, where it is still there and the same."""
+    name = explanation.metadata.get("audio_file")
+    if not isinstance(name, str) or not Path(name).is_file():
+        return None
+    return name if sha256(name) == explanation.metadata.get("audio_sha256") else None
+
+
+def _rows(explanation: SpeechToTextExplanation) -> dict[str, SpeechToTextExplanation]:
+    """What a reader of the report chooses from."""
+    rows = explanation.normalize()
+    if explanation.grouped:
+        return {"explained": rows}
+    return {"tokens": rows, "words": rows.words(group_previous=True), "sentence": rows.sentence()}
+
+
+def _spans(explanation: SpeechToTextExplanation, view: str) -> list[tuple[int, int]]:
+    """The tokens of each row of the report."""
+    if view == "words":
+        return word_spans(explanation.tokens)
+    n_tokens = len(explanation.tokens)
+    return [(0, n_tokens)] if view == "sentence" else [(row, row + 1) for row in range(n_tokens)]
+
+
+def _method(explanation: SpeechToTextExplanation) -> ReportMethod:
+    """What the report shows of one method."""
+    rows = _rows(explanation).values()
+    hidden = ("method", "token_ids", "previous_token_ids", "token_times", "audio_file", "compared")
+    return ReportMethod(
+        name=str(explanation.metadata.get("method", "unknown method")),
+        maps=drawn_maps(explanation, None)[0].spectrogram_attr,
+        previous=[row.token_attr for row in rows],
+        reliability=[e.reliability for e in rows if e.reliability is not None],
+        facts={name: fact for name, fact in explanation.metadata.items() if name not in hidden},
+    )
