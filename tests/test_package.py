@@ -1,6 +1,7 @@
 """What the package promises as a whole: its names, its light import, the one direction of its imports."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,61 @@ def test_imports_run_one_way(path):
                 assert room_of(module.split(".")[1:]) in allowed, f"{path.name} imports {module}"
             elif module == "captum_spes":
                 assert own == "cli", f"{path.name} imports the package that holds it"
+
+
+# private modules that other folders still use; the list may only become shorter
+SHARED_PRIVATELY = {
+    "captum_spes.attr._batches",
+    "captum_spes.attr._features",
+    "captum_spes.attr._ranks",
+    "captum_spes.metrics._bootstrap",
+    "captum_spes.metrics._checks",
+    "captum_spes.metrics._curve",
+    "captum_spes.metrics._rewriting",
+    "captum_spes.metrics.plausibility._statistics",
+    "captum_spes.metrics.plausibility._words",
+}
+
+
+def test_private_modules_are_used_in_their_own_folder():
+    found = set()
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = (getattr(node, "module", None) or "").split(".") if isinstance(node, ast.ImportFrom) else []
+            private = [number for number, part in enumerate(parts) if part.startswith("_") and number > 1]
+            if private and path.parent != ROOT.joinpath(*parts[1 : private[0]]):
+                found.add(".".join(parts))
+    assert found == SHARED_PRIVATELY
+
+
+# where users find what: these paths stay
+PUBLIC = {
+    "captum_spes.alignment": "Alignment Segment attention_alignment find_alignment force_align match_words",
+    "captum_spes.analysis": "analyze",
+    "captum_spes.attr": "SPES BubbleNoise Energy GradientSPES Random",
+    "captum_spes.audio": "AudioLike Recording duration load_audio mask_audio mean_noise read_audio read_recording "
+    "source_of split_at_pauses",
+    "captum_spes.audio.masking": "mask_audio mean_noise",
+    "captum_spes.evaluation": "Comparison Corpus Evaluation Results",
+    "captum_spes.evaluation.corpus": "Corpus load_corpus",
+    "captum_spes.evaluation.distributed": "connect device_of_rank has_ranks",
+    "captum_spes.explanation": "LongExplanation Part SpeechToTextExplanation Word",
+    "captum_spes.metrics": "bleu deletion infidelity insertion parameter_randomization rank_correlation size wer",
+    "captum_spes.metrics.contrast": "FlipRate flip_rate",
+    "captum_spes.models": "SpeechToTextModel Tokens Utterance load_model prepare text",
+    "captum_spes.models.context": "fit_utterance",
+    "captum_spes.speech_to_text": "Contrast SpeechToTextAttribution",
+    "captum_spes.speech_to_text.catalogue": "METHODS NamedMethod absolute describe_methods find_method",
+    "captum_spes.visualization": "TranscriptLine plot_attributions plot_comparison plot_segmentation plot_spectrogram "
+    "plot_token_attributions plot_transcript",
+    "captum_spes.words": "is_word word_spans",
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_import_paths_stay(module):
+    found = importlib.import_module(module)
+    assert not [name for name in PUBLIC[module].split() if not hasattr(found, name)]
 
 
 # what runs code that is in a file
