@@ -46,7 +46,7 @@ from captum_spes.metrics import (
     sufficiency,
     wer,
 )
-from captum_spes.metrics._baselines import BASELINES
+from captum_spes.metrics.baselines import BASELINES
 from captum_spes.models import load_model
 from captum_spes.speech_to_text.catalogue import METHODS
 from captum_spes.words import is_word

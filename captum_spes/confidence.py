@@ -51,6 +51,9 @@ class Confidence:
         ([0.9, 0.2], [0.5, 2.5], [('ill', 0.3)])
         >>> words.doubtful
         [False, True]
+        >>> heard = Confidence([0.9], [0.9], [0.5], [[(" So", 0.1)]], unheard=[0.09])
+        >>> heard.heard, heard.verdicts
+        ([0.9], ['heard'])
     """
 
     probabilities: list[float]

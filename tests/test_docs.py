@@ -36,6 +36,7 @@ HELPERS = {"captum_spes.audio.AudioLike", "captum_spes.speech_to_text.catalogue.
 # what is inherited, and what only the library itself calls
 WITHOUT_EXAMPLE = {
     "attribute_future",
+    "to_content",
     "get_name",
     "from_prediction",
     "multiplies_by_inputs",

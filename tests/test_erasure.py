@@ -11,7 +11,7 @@ import torch
 
 from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes.metrics import comprehensiveness, deletion, sufficiency
-from captum_spes.metrics._baselines import BASELINES, ROAD_NOISE, make_hider
+from captum_spes.metrics.baselines import BASELINES, ROAD_NOISE, make_hider
 from captum_spes.models import Utterance
 
 T, C, K = 10, 10, 4  # a bin is one percent

@@ -37,7 +37,7 @@ COMMANDS = {
     "evaluate": (
         "evaluate",
         "evaluate",
-        "Evaluate attribution methods on a corpus: deletion, insertion and size, with intervals, tests and curves.",
+        "Evaluate attribution methods on a corpus: faithfulness and size, with intervals, tests and curves.",
     ),
     "analyze": (
         "analyze",

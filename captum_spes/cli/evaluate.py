@@ -42,9 +42,9 @@ from captum_spes.evaluation.procedure import DEFAULT_METRICS, METRICS, Procedure
 from captum_spes.evaluation.results import DAGGER, MIN_PAIRS, Results
 from captum_spes.evaluation.store import read_settings
 from captum_spes.evaluation.summary import findings
-from captum_spes.explanation.result import LOW_RELIABILITY
+from captum_spes.explanation.figures import LOW_RELIABILITY
 from captum_spes.metrics import Bleu, WordErrorRate
-from captum_spes.metrics._baselines import BASELINES
+from captum_spes.metrics.baselines import BASELINES
 from captum_spes.models import load_model
 from captum_spes.speech_to_text.catalogue import FLOORS, NamedMethod, find_method
 

@@ -20,7 +20,7 @@ from captum_spes.evaluation.results import MethodResult, Results
 from captum_spes.evaluation.runner import Callback, Runner
 from captum_spes.evaluation.store import INPUTS, Store
 from captum_spes.metrics import DeletionCurve, ErasureCurve, SizeCurve
-from captum_spes.metrics._baselines import Baseline
+from captum_spes.metrics.baselines import Baseline
 from captum_spes.metrics.compactness import THRESHOLDS
 from captum_spes.metrics.deletion import PERCENTAGES
 from captum_spes.metrics.erasure import RATIONALE_PERCENTAGES

@@ -17,7 +17,7 @@ import numpy as np
 from captum_spes._files import write_atomically
 from captum_spes.evaluation._curves import Curve, measured_curves, split_baseline
 from captum_spes.evaluation.summary import summary
-from captum_spes.explanation.result import LOW_RELIABILITY
+from captum_spes.explanation.figures import LOW_RELIABILITY
 from captum_spes.metrics._bootstrap import LEVEL, MIN_PAIRS, N_RESAMPLES, draw_utterances, interval, interval_ends
 from captum_spes.visualization import CurvePanel, plot_curves
 

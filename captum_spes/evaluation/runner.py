@@ -13,7 +13,7 @@ from captum_spes.evaluation.procedure import Metric, Procedure
 from captum_spes.evaluation.store import INPUTS, Store
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.metrics import comprehensiveness, rewrite, size, sufficiency
-from captum_spes.metrics._baselines import Baseline
+from captum_spes.metrics.baselines import Baseline
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare
 
 # of (utterance, method, stage, done, total)

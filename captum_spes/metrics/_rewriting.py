@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from captum_spes.explanation import SpeechToTextExplanation
-from captum_spes.metrics._baselines import Baseline, make_hider
 from captum_spes.metrics._restore import restore
+from captum_spes.metrics.baselines import Baseline, make_hider
 from captum_spes.models import SpeechToTextModel, text
 
 # a map (T, C) for each explanation, or a random order
@@ -32,7 +32,7 @@ class Rewriter:
         model: the model that was explained.
         explanation: of its tokens, or of the text as a whole.
         max_new_tokens: tokens of a text.
-        baseline: what hidden bins become; see :func:`~captum_spes.metrics._baselines.make_hider`.
+        baseline: what hidden bins become; see :func:`~captum_spes.metrics.baselines.make_hider`.
         seed: of the baseline's noise.
 
     Raises:

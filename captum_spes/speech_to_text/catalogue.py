@@ -73,6 +73,8 @@ class NamedMethod:
         >>> method.samples_perturbations, method.samples_gradients, method.min_samples
         (True, False, 3)
         >>> utterance, tokens = method.wrap(model).prepare("speech.wav", "so what")
+        >>> method.with_reliability(0.8).arguments_of(model, "fast")["min_reliability"]
+        0.8
         >>> explanation = method.with_samples(90).explain(model, utterance, tokens, "fast")
         >>> explanation.metadata["arguments"]["n_samples"]
         90
