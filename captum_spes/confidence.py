@@ -98,7 +98,7 @@ class Confidence:
 
     @property
     def verdicts(self) -> list[Verdict] | None:
-        """In plain words: ``"heard"`` from a share of 0.8 on, ``"guessed"`` below 0.5, ``"unsure"`` between them."""
+        """A plain word for each share, ``"heard"`` from 0.8 on, ``"guessed"`` below 0.5, ``"unsure"`` between them."""
         shares = self.heard
         if shares is None:
             return None

@@ -260,7 +260,7 @@ class Results:
 
     @property
     def unreliable(self) -> list[str]:
-        """The methods whose explanations have a median reliability below 0.5: another seed gives other maps."""
+        """The methods whose explanations have a median reliability below 0.5, so that another seed gives other maps."""
         known = {name: _median(result.reliability) for name, result in self.methods.items()}
         return [name for name, value in known.items() if value is not None and value < LOW_RELIABILITY]
 

@@ -91,7 +91,7 @@ def render_report(
 ) -> str:
     """An HTML page that shows maps over a spectrogram and plays the audio. It is whole: it never asks a network.
 
-    The maps of several methods stand side by side, coloured by :func:`~captum_spes.maps.percentile_ranks` and
+    The maps of several methods stand side by side, coloured by ``percentile_ranks`` and
     not by values, as in :func:`~captum_spes.visualization.plot_comparison`, which says why.
 
     Whatever the texts are, they stay texts: everything is escaped, and the page's own policy (Content-Security-Policy)
