@@ -268,9 +268,11 @@ def columns(spectrogram, n_columns):
     return ids.expand(1, spectrogram.shape[1], -1)
 
 
-def test_python_and_the_command_line_go_on_with_each_others_folders(run, tiny_folder, long_audio, tmp_path):
+def test_python_and_the_command_line_resume_each_other(run, tiny_folder, long_audio, tmp_path, monkeypatch):
     from captum_spes.models import load_model
 
+    monkeypatch.setattr("captum_spes.cli.explain.write_explanation", lambda *_: [])  # the figures take long
+    monkeypatch.setattr("captum_spes.cli.explain.draw_overview", lambda *_: [])
     soundfile.write(tmp_path / "talk.wav", long_audio, RATE)
     command = ["explain", "talk.wav", "--model", tiny_folder, "--method", "spes", "--n-samples", "9", "-o", "found"]
     attribution = SpeechToTextAttribution(SPES(load_model(tiny_folder)))

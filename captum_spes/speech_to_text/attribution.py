@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from captum_spes.explanation import LongExplanation, SpeechToTextExplanation
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare, text
 from captum_spes.models.context import Context, Dtype
 from captum_spes.models.protocol import language_of, task_of
-from captum_spes.speech_to_text.hearing import token_times, unheard_probabilities
+from captum_spes.speech_to_text.hearing import heard_confidence
 from captum_spes.speech_to_text.parts import explain_parts, settings_of
 from captum_spes.speech_to_text.plan import MaskSource, Plan, make_plan, make_prediction
 from captum_spes.speech_to_text.provenance import describe, describe_arguments, describe_inputs, versions
@@ -289,9 +288,11 @@ class SpeechToTextAttribution(Attribution):
         run = ranks.together(lambda: Run(plan, options))
         maps = run.attribute()
 
-        confidence, times = _confidence(plan, prediction.confidence(run.original))
-        metadata = {**_metadata(plan, run, maps, baselines, gen_args), "token_times": times}
-        explanation = _explanation(plan, maps, confidence, metadata)
+        confidence, times = heard_confidence(
+            prediction.confidence(run.original), model, utterance, tokens, plan.baseline
+        )
+        metadata = _metadata(plan, run, maps, baselines, gen_args)
+        explanation = _explanation(plan, maps, confidence, {**metadata, "token_times": times})
         for message in quality_warnings(explanation):
             warnings.warn(message, stacklevel=2)
         if folder is not None:
@@ -370,18 +371,6 @@ def _agreed(ranks: Ranks, utterance: Utterance, tokens: Tokens) -> tuple[Utteran
         return utterance, tokens
     device = utterance.spectrogram.device
     return ranks.from_first(utterance.to("cpu")).to(device), ranks.from_first(tokens.to("cpu")).to(device)
-
-
-def _confidence(plan: Plan, confidence: Confidence | None) -> tuple[Confidence | None, list[list[float]] | None]:
-    """The confidence of the model's tokens with what was heard of them, and when, where the model tells."""
-    if confidence is None or len(confidence) != len(plan.tokens.target):
-        return confidence, None
-    model = plan.prediction.model
-    times = token_times(model, plan.utterance, plan.tokens)
-    if times is None:
-        return confidence, None
-    unheard = unheard_probabilities(model, plan.utterance, plan.tokens, times, plan.baseline)
-    return replace(confidence, unheard=unheard), times
 
 
 def _explanation(

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from captum_spes.confidence import Confidence
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.words import word_spans
 
 # seconds hidden before and after a word: attention places its edges no better
 MARGIN = 0.05
 WORDS_AT_ONCE = 16
+
+
+def heard_confidence(
+    confidence: Confidence | None,
+    model: SpeechToTextModel,
+    utterance: Utterance,
+    tokens: Tokens,
+    baseline: Tensor | float,
+) -> tuple[Confidence | None, list[list[float]] | None]:
+    """The confidence of the model's tokens with what was heard of them, and their times, of models that tell them."""
+    if confidence is None or len(confidence) != len(tokens.target):
+        return confidence, None
+    times = token_times(model, utterance, tokens)
+    if times is None:
+        return confidence, None
+    unheard = unheard_probabilities(model, utterance, tokens, times, baseline)
+    return replace(confidence, unheard=unheard), times
 
 
 def token_times(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> list[list[float]] | None:
