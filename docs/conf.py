@@ -29,7 +29,10 @@ toc_object_entries_show_parents = "hide"
 html_math_renderer = "mathml"
 nitpicky = True  # every reference in a docstring or page leads somewhere
 # types of the fields of dataclasses, which no page is about, and an error of torch that its pages leave out
-nitpick_ignore_regex = [("py:class", r"((captum|collections|numpy|pathlib|captum_spes)\..*|FrozenPadding|tensors)"), ("py:exc", r"torch\..*")]
+nitpick_ignore_regex = [
+    ("py:class", r"(captum|collections|numpy|pathlib|captum_spes)\..*|FrozenPadding|tensors"),
+    ("py:exc", r"torch\..*"),
+]
 napoleon_use_ivar = True  # attributes as a list in the class, without types of their own
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings say what is taken and returned

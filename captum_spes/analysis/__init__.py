@@ -36,8 +36,8 @@ def analyze(
         folder: of the explanations.
         alignments: a folder of ``.TextGrid``, ``.phone.json`` or ``.json`` files, each with an utterance's id for a
             name, or its last part. Those beside the corpus' audio come second.
-        corpus: the result of :func:`~captum_spes.evaluation.corpus.load_corpus`, for alignments beside the audio and the
-            column ``gender``.
+        corpus: the result of :func:`~captum_spes.evaluation.corpus.load_corpus`, for alignments beside the audio and
+            the column ``gender``.
         min_count: occurrences of tokens that are looked at by themselves; the paper's 100.
         words: whose frequencies are compared, the first with the others.
         align: align what has no alignment by :func:`~captum_spes.alignment.force_align` (English), from the corpus'
