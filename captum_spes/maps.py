@@ -60,7 +60,7 @@ def percentile_ranks(attributions: Tensor) -> Tensor:
         raise ValueError(f"attributions must be maps of shape (…, T, C), not {tuple(attributions.shape)}.")
     maps = attributions.detach().cpu().double().numpy()
     if not np.isfinite(maps).all():
-        raise ValueError("attributions hold NaN or infinite values: they have no ranks.")
+        raise ValueError("attributions must be finite: NaN and infinite values have no ranks.")
     maps = maps.reshape(*maps.shape[:-2], -1)
     ranks = (rankdata(maps, axis=-1) - 0.5) / max(maps.shape[-1], 1)
     return torch.from_numpy(100 * ranks).float().view(attributions.shape)

@@ -9,6 +9,7 @@ import torch
 
 from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes.confidence import Confidence, token_confidence
+from captum_spes.explanation.page import html
 from tests.test_explanation import make
 
 
@@ -119,7 +120,7 @@ def test_it_is_the_models_own_distribution(tiny_model, audio):
 
 
 def test_the_report_carries_it():
-    page = confident(make())._html(audio=False)
+    page = html(confident(make()), audio=False)
     assert '"probability":0.9,"entropy":0.5,"doubtful":false' in page
     assert '"alternatives":[["w0",0.1],["x",0.05]]' in page.replace('[" ', '["')
 

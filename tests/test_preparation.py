@@ -61,7 +61,9 @@ def test_explain_reads_the_audio_once(run, tiny_folder, audio, tmp_path, monkeyp
     monkeypatch.setattr(reading, "sha256", lambda *args: (hashed.append(args), digest(*args))[1])
     for seconds in (0.6, 1.2):
         soundfile.write(path, np.resize(audio, round(seconds * RATE)), RATE)
-        code, _, error = run("explain", path, "--model", tiny_folder, "--method", "energy", "-o", tmp_path / "found")
+        code, _, error = run(
+            "explain", path, "--model", tiny_folder, "--method", "energy", "-o", tmp_path / f"found-{seconds}"
+        )
         assert code == 0, error
         assert len(read) == len(hashed) == 1
         read.clear(), hashed.clear()
