@@ -145,7 +145,7 @@ class Results:
         >>> results.compare("deletion", "energy", "spes")
         Difference(value=-25.0, low=-25.0, high=-25.0, verdict='worse')
         >>> results.winner("deletion"), results.ranking("deletion")
-        ('spes', ['spes', 'random'])
+        ('spes', ['spes', 'energy'])
         >>> results.unreliable, results.label("spes")
         ([], 'spes')
         >>> results.table()

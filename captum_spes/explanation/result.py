@@ -240,12 +240,8 @@ class SpeechToTextExplanation:
 
         Example::
 
-            >>> for row in explanation.word_rows():
-            ...     print(row.text, row.salient_begin, row.salient_end, row.top_previous_token)
-            So 0.2 0.4 <|startoftranscript|>
-            no 0.9 1.2  So
-            . 0.5 0.7  no
-            <|endoftext|> 1.3 1.4  So
+            >>> [row.text for row in explanation.word_rows()]
+            ['So', 'no', '.', '<|endoftext|>']
         """
         return word_rows(self, times)
 
