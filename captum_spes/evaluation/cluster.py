@@ -105,6 +105,8 @@ def _start(ray: Any, workers: Workers) -> None:
         ray.init(address=workers.address, **quiet)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a run on one's own machine reports to nobody
+    # Ray's default of 15 starves the workers on a machine that others use; they are to run as this process would.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     local = {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     n_cpus = max(os.cpu_count() or 1, workers.n_workers or 1)
     for attempt in range(START_ATTEMPTS):

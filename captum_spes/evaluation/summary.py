@@ -100,6 +100,8 @@ def _about_floors(results: Results, metric: str) -> str:
 
 
 def _about_reliability(results: Results) -> str:
+    if not any(value is not None for result in results.methods.values() for value in result.reliability):
+        return "No method here tells how reliable its explanations are."
     if not results.unreliable:
         return "All explanations that tell their reliability have a median of 0.5 or more."
     return f"The explanations of {_all_of(results.unreliable)} are unreliable: another seed gives other maps."
