@@ -147,7 +147,7 @@ def token_confidence(
 
     Args:
         log_probs: log-probabilities or logits, (K, V); with a path (F, V).
-        token_ids: of the tokens that were written, (K,).
+        token_ids: the ids of the tokens that were written, (K,).
         token_texts: the text of each of some ids.
         path: for each of the F rows the token that it belongs to, (F,), of models that write one token over several
             frames (CTC): the distribution of a token is the mean over its frames.

@@ -18,7 +18,7 @@ def match_words(texts: Sequence[str], words: Sequence[Segment]) -> list[Segment 
 
     Args:
         texts: the words, such as those of ``explanation.words().tokens``.
-        words: of an alignment.
+        words: the words of an alignment.
 
     Example::
 

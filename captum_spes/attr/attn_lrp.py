@@ -29,8 +29,8 @@ class AttnLRP(GradientAttribution):
     - attention and GLU: the weights are constants, and the relevance goes to the values;
     - linear layers, convolutions, additions: the gradient as it is (the ε-rule with ε = 0). Biases absorb their share.
 
-    AttnLRP itself shares the product of weights and values between both. ``benchmarks/beside.py`` compares the two on
-    speech, where constant weights are the better.
+    AttnLRP itself shares the product of weights and values between both. ``benchmarks/beside.py --variants`` compares
+    the two on speech.
 
     The rules are in force while :meth:`attribute` runs, for the functions of torch that the calling thread uses: the
     model is not changed, and has nothing to be restored. The scores must not contain a softmax (a log-softmax

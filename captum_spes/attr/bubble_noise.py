@@ -240,7 +240,7 @@ class _Bubbles:
         shape: frames and channels of the spectrogram, (T, C).
         size: width and height of a bubble, (frames, channels).
         number: bubbles in a sample, in and around the spectrogram.
-        seed: of all samples.
+        seed: the seed of all samples.
     """
 
     shape: tuple[int, int]

@@ -31,7 +31,7 @@ def blocks(data: BinaryIO, name: str) -> tuple[Iterator[np.ndarray], int]:
 
     Args:
         data: a seekable binary file at its beginning.
-        name: of the audio, for messages.
+        name: the name of the audio, for messages.
 
     Returns:
         Blocks of float32 samples, each (n, channels), and the samples a second.

@@ -82,7 +82,7 @@ def mean_noise(samples: np.ndarray, sampling_rate: int, seed: int) -> np.ndarray
     Args:
         samples: mono, floating-point, (n,).
         sampling_rate: samples a second.
-        seed: of the noise.
+        seed: the seed of the noise.
 
     Returns:
         numpy.ndarray: float32 samples of shape (n,).

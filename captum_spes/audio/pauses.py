@@ -23,7 +23,7 @@ def split_at_pauses(samples: np.ndarray, sampling_rate: int, max_seconds: float)
     Args:
         samples: mono, of shape (n,), as :func:`load_audio` gives them.
         sampling_rate: samples a second.
-        max_seconds: of a part, at most.
+        max_seconds: the longest duration of a part.
 
     Returns:
         list: begin and end of each part, in samples. Nothing is in two parts, and no speech in none.

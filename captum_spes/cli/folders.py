@@ -54,7 +54,7 @@ def results_folder(output: Path | None, name: str, audio_sha256: str | None) -> 
     Args:
         output: what was asked for; None for ``spes-output/<name>``, or with ``-2``, ``-3``, … behind the name where
             those before hold the results of other recordings.
-        name: of the folder.
+        name: the name of the folder.
         audio_sha256: of the recording's file; None of a pipe, whose results are never taken for another's.
 
     Raises:

@@ -37,8 +37,8 @@ class Workers:
     Args:
         load: loads the model in a worker; called as ``load(device=...)``.
         n_workers: how many. Default: one for each GPU of the cluster.
-        address: of a running cluster, ``"auto"`` or ``"ray://host:10001"``. Default: Ray is started on this machine
-            for the run alone, unless the program has initialised it before.
+        address: the address of a running cluster, ``"auto"`` or ``"ray://host:10001"``. Default: Ray is started on
+            this machine for the run alone, unless the program has initialised it before.
         device: ``"cpu"`` keeps the workers off the GPUs. Default: GPUs where there are any.
 
     Raises:

@@ -55,7 +55,7 @@ class Comparison:
         tokens: what it writes, both from :func:`captum_spes.models.prepare`.
         preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones, ``"instant"`` for methods that do not
             sample.
-        seed: of all that is random.
+        seed: the seed of all that is random.
         perturbations_per_eval: perturbations in a batch.
         gen_args: arguments of the generation that wrote the tokens; they are stored.
         folder: where each explanation is written as soon as it is finished, ``<method>.safetensors``, and what takes

@@ -56,7 +56,7 @@ class Evaluation:
         metrics: which of ``"deletion"``, ``"insertion"``, ``"comprehensiveness"``, ``"sufficiency"`` and ``"size"``.
         preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones, ``"instant"`` for methods that do not
             sample.
-        seed: of all that is random.
+        seed: the seed of all that is random.
         context: how the model's window is run, as in :meth:`.SpeechToTextAttribution.attribute`.
         dtype: precision of the model.
         gen_args: arguments of the model's generation.

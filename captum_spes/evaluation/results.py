@@ -120,7 +120,7 @@ class Results:
         methods: what each method reached, in the order of the tables; one or more.
         problems: what was left out, by name: the reason in one sentence.
         settings: how it was done, to be kept with the numbers.
-        seed: of the draws.
+        seed: the seed of the draws.
 
     Raises:
         ValueError: no utterance, no method, or methods that have no metric in common.

@@ -33,7 +33,7 @@ class Store:
     correction. Each file is written at once, so that several processes may share a folder.
 
     Args:
-        folder: of the evaluation; it need not exist.
+        folder: the folder of the evaluation; it need not exist.
         settings: what the results depend on, among them ``"percentages"`` and ``"methods"``.
 
     Raises:

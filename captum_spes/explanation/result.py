@@ -308,7 +308,7 @@ class SpeechToTextExplanation:
             background: what is heard in place of hidden bins: ``"silence"``, or ``"noise"``, at each frequency as loud
                 as the recording is in the mean (:func:`mean_noise <captum_spes.audio.masking.mean_noise>`).
             sampling_rate: samples a second of an array. A file tells its own.
-            seed: of the order of bins with equal values, as all of a patch have, and of the noise.
+            seed: the seed of the order of bins with equal values, as all of a patch have, and of the noise.
 
         Returns:
             numpy.ndarray: float32 samples of shape (n,), mono, at the recording's own rate and as long as what was

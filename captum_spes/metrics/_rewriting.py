@@ -33,7 +33,7 @@ class Rewriter:
         explanation: of its tokens, or of the text as a whole.
         max_new_tokens: tokens of a text.
         baseline: what hidden bins become; see :func:`~captum_spes.metrics.baselines.make_hider`.
-        seed: of the baseline's noise.
+        seed: the seed of the baseline's noise.
 
     Raises:
         ValueError: an explanation that :func:`restore` refuses.

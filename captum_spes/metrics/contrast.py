@@ -90,7 +90,7 @@ def flip_rate(
         maps: what to delete by in place of the explanations' own maps: a map (T, C) for each, such as the word's plain
             one, or ``"random"`` for a random order. Compare with both.
         percentages: how much is deleted, in percent of the bins. 0 shows what the model writes of the whole.
-        seed: of the order of bins with equal values, as all of a patch have, and of the random one.
+        seed: the seed of the order of bins with equal values, as all of a patch have, and of the random one.
         show_progress: shows a progress bar, one step a text.
 
     Returns:

@@ -114,7 +114,8 @@ def deletion(
         max_new_tokens: tokens of a text. Default: twice the original's and ten, at most 200.
         perturbations_per_eval: texts that are written at once. With the same number the results are the same to the
             last bit; with another the model may round otherwise.
-        seed: of the order of bins with equal values, as all of a patch have, of the random one, and of the noise.
+        seed: the seed of the order of bins with equal values, as all of a patch have, of the random order, and of the
+            noise.
         show_progress: shows a progress bar, one step a text.
 
     Returns:

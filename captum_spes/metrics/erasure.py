@@ -119,7 +119,7 @@ def comprehensiveness(
             ``"silence"``; see :func:`~captum_spes.metrics.deletion`. Previous tokens have no other baseline than 0.
         perturbations_per_eval: perturbations in a batch; it changes the speed, and the result by no more than the
             model's rounding.
-        seed: of the order of features with equal values, of the random order and of the noise.
+        seed: the seed of the order of features with equal values, of the random order and of the noise.
         show_progress: shows a progress bar.
 
     Returns:

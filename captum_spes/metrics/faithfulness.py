@@ -72,7 +72,7 @@ def infidelity(
         attributions: additive maps (K, T, C) to be measured in place of the explanation's, such as controls; those of
             several methods, (M, K, T, C), share the passes of the model.
         perturbations_per_eval: perturbations in a batch; it changes the speed, not the result.
-        seed: of the perturbations. The same seed gives every method the same ones.
+        seed: the seed of the perturbations. The same seed gives every method the same ones.
 
     Returns:
         Tensor: float32 (K,), or (M, K), in squared units of the score (nats² for log-probabilities).

@@ -63,8 +63,8 @@ def degrade(attributions: Tensor, share: float, seed: int = 0) -> Tensor:
 
     Args:
         attributions: maps (K, T, C), or other maps of K rows.
-        share: of the noise, from 0 to 1.
-        seed: of the noise. Rungs of one ladder are made with one seed.
+        share: the share of the noise, from 0 to 1.
+        seed: the seed of the noise. Rungs of one ladder are made with one seed.
 
     Returns:
         Tensor: float32, in the maps' shape, from 0 to 100.
@@ -129,7 +129,7 @@ def ladder_order(scores: ArrayLike, higher_is_better: bool, seed: int = 0) -> La
     Args:
         scores: of U utterances and L rungs, the best map first, (U, L).
         higher_is_better: whether a good map has a high score.
-        seed: of the draws.
+        seed: the seed of the draws.
 
     Returns:
         LadderOrder: how often the rungs are in order, for each number of utterances.

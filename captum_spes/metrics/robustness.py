@@ -61,7 +61,7 @@ def sensitivity_max(
         perturb_radius: r as a share of the spectrogram's range (largest minus smallest value). Captum's default for
             inputs between 0 and 1.
         n_perturb_samples: number of noisy spectrograms.
-        seed: of the noise, and of the method's own random numbers.
+        seed: the seed of the noise, and of the method's own random numbers.
         **arguments: of :meth:`.SpeechToTextAttribution.attribute`, such as ``n_samples``.
 
     Returns:
@@ -179,7 +179,7 @@ def parameter_randomization(
         inputs: audio or utterance, as for :meth:`.SpeechToTextAttribution.attribute`.
         target: the text to explain. Default: what the model writes; the copies explain the same.
         cascade: whether to randomise block after block rather than all at once.
-        seed: of the order of the weights, and of the method's own random numbers.
+        seed: the seed of the order of the weights, and of the method's own random numbers.
         **arguments: of :meth:`.SpeechToTextAttribution.attribute`, such as ``n_samples`` or ``context``.
 
     Returns:

@@ -184,8 +184,8 @@ class Agreement:
 
     Attributes:
         same_text: whether the model writes the same text.
-        correlation: of the scores of all tokens on all probes.
-        token_correlations: of each token's scores.
+        correlation: the correlation of the scores of all tokens on all probes.
+        token_correlations: the correlation of each token's scores.
         weak: for each token, whether its mean impact is below 1 % of the largest token's.
         names: the tokens.
     """

@@ -84,7 +84,7 @@ def text(model: SpeechToTextModel, tokens: Tokens | Tensor) -> str:
 
     Args:
         model: the model.
-        tokens: of which the target is read, or token ids of shape (K,).
+        tokens: the tokens whose target is read, or token ids of shape (K,).
 
     Example::
 

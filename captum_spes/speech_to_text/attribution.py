@@ -194,7 +194,7 @@ class SpeechToTextAttribution(Attribution):
             perturbations_per_eval: perturbations in a batch (of gradients a quarter as many); it changes the speed,
                 and the result by no more than the model's rounding. Default: 16 on a CPU; on another device what a
                 short probe finds fast.
-            seed: of all that is random. The same numbers serve all tokens.
+            seed: the seed of all that is random. The same numbers serve all tokens.
             joint: perturb the spectrogram and the previous tokens at the same time (SPES only), which the paper found
                 to be worse (Table 4).
             token_values: perturb the single values of the previous tokens' embeddings rather than whole embeddings
@@ -324,7 +324,7 @@ class SpeechToTextAttribution(Attribution):
             inputs: path of an audio file, or samples with ``sampling_rate``.
             folder: where the parts are written, a new one or that of the same explanation.
             sampling_rate: samples a second of an array of samples.
-            max_seconds: of a part, at most. Default: the model's window.
+            max_seconds: the longest duration of a part. Default: the model's window.
             gen_args: arguments of the model's generation.
             context: how the model's window is run, as in :meth:`attribute`.
             dtype: precision of the model.

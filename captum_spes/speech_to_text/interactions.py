@@ -204,7 +204,7 @@ def interactions(
             (Tsai et al., 2023).
         baselines: what hidden bins become, as in :meth:`.SpeechToTextAttribution.attribute`.
         perturbations_per_eval: coalitions in a batch.
-        seed: of the random coalitions.
+        seed: the seed of the random coalitions.
         show_progress: shows a progress bar, one step a coalition.
 
     Returns:

@@ -43,8 +43,8 @@ class Plan:
         baseline: what hidden bins become; a number, or a tensor that broadcasts to the spectrogram.
         mask_source: the feature mask as it was given, or the function that made it.
         mask: the feature mask, with the spectrogram's size and device; None where every bin is a feature.
-        arguments: of the method's ``attribute`` for the spectrogram.
-        token_arguments: of the token method's ``attribute`` for the previous tokens.
+        arguments: the arguments of the method's ``attribute`` for the spectrogram.
+        token_arguments: the arguments of the token method's ``attribute`` for the previous tokens.
         joint: whether spectrogram and previous tokens are perturbed at the same time.
         token_values: whether the single values of the embeddings are the features.
         pooling_masks: masks from fine to coarse, over the finest reliable one of which GradientSPES pools; empty

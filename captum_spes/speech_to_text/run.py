@@ -36,7 +36,7 @@ class RunOptions:
 
     Attributes:
         perturbations_per_eval: perturbations in a batch; None for what is fast on the device.
-        seed: of all that is random.
+        seed: the seed of all that is random.
         show_progress: whether each call shows a progress bar.
         callback: called after every batch as ``callback(stage, done, total)``.
         process_group: ranks that share the perturbations.

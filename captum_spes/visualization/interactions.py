@@ -28,10 +28,10 @@ def plot_interactions(values: Tensor, pairs: Tensor, players: Sequence[str], tit
 
     Args:
         values: of P players, (P,).
-        pairs: of their pairs, symmetric, (P, P); the diagonal is left empty.
+        pairs: the values of their pairs, symmetric, (P, P); the diagonal is left empty.
         players: their names.
-        title: of the figure.
-        unit: of the values and of the interactions.
+        title: the title of the figure.
+        unit: the unit of the values and of the interactions.
 
     Returns:
         Figure: to save or to change; pyplot does not know it.

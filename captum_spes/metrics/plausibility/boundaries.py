@@ -97,7 +97,7 @@ def phone_boundaries(
         alignments: one for each, with phones.
         tolerance: seconds between two boundaries that are called the same.
         threshold: from which a frame is high, above 0 and up to 1.
-        seed: of the boundaries at random, 100 for each utterance.
+        seed: the seed of the boundaries at random, 100 for each utterance.
 
     Returns:
         PhoneBoundaries: precision and recall of onsets and offsets, and those of chance.

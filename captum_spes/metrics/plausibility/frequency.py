@@ -216,7 +216,7 @@ def plot_frequency_profiles(profiles: Mapping[str, FrequencyProfile], title: str
 
     Args:
         profiles: by name, with the same mel channels.
-        title: of the figure.
+        title: the title of the figure.
 
     Returns:
         Figure: to save or to change.

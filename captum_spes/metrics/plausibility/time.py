@@ -168,7 +168,7 @@ def time_localization(
         maps: ``"own"``, or ``"shuffled"``, the control: the frames of each curve in random order.
         tolerance: seconds beside a word that count for the pointing game.
         threshold: from which a frame is high, above 0 and up to 1.
-        seed: of the random order.
+        seed: the seed of the random order.
 
     Returns:
         TimeLocalization: with ``words``, ``test``, ``mean("hit")`` and others, and the words that are in no alignment.
