@@ -124,7 +124,15 @@ class Confidence:
         )
 
     def to_content(self) -> dict[str, Any]:
-        """Plain lists for a file."""
+        """Returns plain lists, which :meth:`from_content` reads back.
+
+        Example::
+
+            >>> from captum_spes.confidence import Confidence
+            >>> confidence = Confidence([0.9], [0.9], [0.5], [[(" So", 0.1)]])
+            >>> Confidence.from_content(confidence.to_content()) == confidence
+            True
+        """
         return asdict(self)
 
     @classmethod

@@ -155,9 +155,9 @@ def test_fine_steps_look_closer(model):
 def test_corpus_scores_weigh_words_and_utterances_scores_do_not(model):
     references = ["the birch canoe slid on smooth planks of dark wood", "the birch"]
     curve = deletion(model, [explanation()] * 2, references, percentages=(0, 10))
-    # ten words for a reference of two are eight insertions, 400 %, which is capped; in the corpus 8 of 12
+    # ten words for a reference of two are eight insertions, which count as two: all words of the reference are wrong
     torch.testing.assert_close(curve.utterance_scores, torch.tensor([[0.0, 100.0], [100.0, 100.0]]))
-    torch.testing.assert_close(curve.scores, torch.tensor([800 / 12, 100.0]))
+    torch.testing.assert_close(curve.scores, torch.tensor([200 / 12, 100.0]))
 
 
 # How the model writes

@@ -55,6 +55,8 @@ class FrozenPadding:
         >>> frozen = model.freeze_padding(utterance, utterance.spectrogram)
         >>> frozen.merge(8).merged_by
         8
+        >>> frozen.to("cpu").n_positions == frozen.n_positions
+        True
     """
 
     n_positions: int
@@ -89,7 +91,18 @@ class FrozenPadding:
 
     @contextmanager
     def attended(self, model: nn.Module) -> Iterator[None]:
-        """Lets the attention modules of a model attend to the padding too, while it lasts."""
+        """Lets the attention modules of a model attend to the padding too, within a ``with`` statement.
+
+        Example::
+
+            >>> from captum_spes.audio import load_audio
+            >>> from captum_spes.models import load_model
+            >>> model = load_model("whisper-tiny.en")
+            >>> utterance = model.utterance(load_audio("speech.wav", model.sample_rate))
+            >>> frozen = model.freeze_padding(utterance, utterance.spectrogram)
+            >>> with frozen.attended(model.model):
+            ...     pass  # passes of the shortened window
+        """
         modules = {name: model.get_submodule(name) for name in self.states}
         states = {module: self.states[name] for name, module in modules.items()}
 
