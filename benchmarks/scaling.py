@@ -35,7 +35,9 @@ import captum_spes
 from captum_spes import SPES, GradientSPES, SpeechToTextAttribution, slic_feature_mask
 from captum_spes._files import markdown_table
 from captum_spes.audio import load_audio
-from captum_spes.models import Tokens, load_model
+from captum_spes.models import Tokens, Utterance, load_model
+from captum_spes.models.context import fit_utterance
+from captum_spes.models.frozen_padding import MARGIN as POSITIONS
 from captum_spes.speech_to_text.catalogue import draws_by_tokens
 from captum_spes.visualization import CurvePanel, plot_curves
 
@@ -45,10 +47,10 @@ SENTENCE = "So what was the next step?"
 SECONDS, QUICK_SECONDS = (2.5, 7.5, 15, 30), (2.5, 30)  # the last fills Whisper's window
 TOKENS, QUICK_TOKENS = (1, 5, 15, 30, 60), (1, 15)
 N_TOKENS = 8  # where the length of the audio is looked at
-# what a backward is in forwards depends little on the window: looked at in these, of so many tokens
-GRADIENT_CASES = ((SECONDS[0], "cut"), (SECONDS[-1], "full"))
+# The cost of a backward in forwards depends little on the window. It is measured in these cases, of so many tokens.
+GRADIENT_CASES = ((SECONDS[0], "auto"), (SECONDS[-1], "full"))
 N_GRADIENT_TOKENS = 2
-MARGIN = 1  # second of silence that a cut window keeps
+MARGIN = 0.02 * POSITIONS  # seconds that are computed behind the speech
 BATCH = 4  # of perturbations; of gradients a quarter
 MIN_SAMPLES = 3  # one for each granularity of the paper's patches
 N_BATCHES = 2  # of a run; all but the first are timed
@@ -74,10 +76,11 @@ class Budget:
 def budgets(n_tokens: int) -> list[Budget]:
     """Those of the command line."""
     return [
-        Budget("`explain` (GradientSPES, fast)", draws_by_tokens(n_tokens), 512, True, "cut"),
-        Budget("`evaluate` (SPES, fast)", 144, 512, False, "cut"),
-        Budget("GradientSPES, full", 96, 2_000, True, "full"),
-        Budget("`--preset paper` (SPES)", 20_000, 2_000, False, "full"),
+        Budget("`explain` (GradientSPES, fast), at most", draws_by_tokens(n_tokens), 256, True, "auto"),
+        Budget("`--method spes` (fast)", 2_000, 512, False, "auto"),
+        Budget("GradientSPES, paper", 96, 2_000, True, "auto"),
+        Budget("`--preset paper` (SPES)", 20_000, 2_000, False, "auto"),
+        Budget("`--preset paper --context full`", 20_000, 2_000, False, "full"),
     ]
 
 
@@ -101,20 +104,28 @@ class Benchmark:
         # other processes take none of a process's own time; that of a GPU is not told
         self.clock = time.process_time if device == "cpu" else time.perf_counter
         self.found: dict[tuple, list[Cost]] = defaultdict(list)
+        self.fitted: dict[float, tuple[Utterance, float]] = {}
 
     @property
     def windows(self) -> list[tuple[float, str]]:
-        """Lengths of audio, in the full window and in a cut one, which for the last is the full one."""
-        return [(s, window) for window in ("full", "cut") for s in self.seconds if (s, window) != (SECONDS[-1], "cut")]
+        """Lengths of audio, in the full window and with frozen padding, which the last has none of."""
+        return [
+            (s, window) for window in ("full", "auto") for s in self.seconds if (s, window) != (SECONDS[-1], "auto")
+        ]
 
-    def utterance(self, seconds: float, window: str):
-        n_samples = round(seconds * self.model.sample_rate)
-        audio = np.resize(self.samples, n_samples)
-        utterance = self.model.utterance(audio)
-        if window == "cut":
-            n_frames = round(MARGIN * self.model.frames_per_second)
-            utterance = replace(utterance, padding=utterance.padding[:, :n_frames])
-        return utterance
+    def utterance(self, seconds: float, window: str) -> Utterance:
+        if window == "auto":
+            return self.fit(seconds)[0]
+        return self.model.utterance(np.resize(self.samples, round(seconds * self.model.sample_rate)))
+
+    def fit(self, seconds: float) -> tuple[Utterance, float]:
+        """An utterance with frozen padding, and the seconds that the choice of its context takes."""
+        if seconds not in self.fitted:
+            utterance = self.utterance(seconds, "full")
+            start = self.clock()
+            fitted = fit_utterance(self.model, utterance, self.target(utterance, N_TOKENS))
+            self.fitted[seconds] = fitted, self.clock() - start
+        return self.fitted[seconds]
 
     def target(self, utterance, n_tokens: int) -> Tokens:
         sentence = self.model.tokens(SENTENCE, utterance)
@@ -138,6 +149,7 @@ class Benchmark:
 
     def measure(self, seconds: float, window: str, n_tokens: int, by_gradients: bool = False) -> None:
         """Runs once, and keeps the costs."""
+        fitting = self.fit(seconds)[1] if window == "auto" else 0
         marks: dict[str, list[tuple[int, float]]] = defaultdict(list)
         start = self.clock()
 
@@ -152,7 +164,7 @@ class Benchmark:
             (first, began), (last, ended) = found[0], found[-1]
             each[stage] = (ended - began) / (last - first) if last > first else 0  # of few tokens all is one batch
             spent += each[stage] * last
-        cost = Cost(max(whole - spent, 0), each["spectrogram"], each.get("previous tokens", 0))
+        cost = Cost(fitting + max(whole - spent, 0), each["spectrogram"], each.get("previous tokens", 0))
         self.found[seconds, window, n_tokens, by_gradients].append(cost)
 
     def cost(self, seconds: float, window: str, n_tokens: int = N_TOKENS, by_gradients: bool = False) -> Cost:
@@ -169,8 +181,8 @@ class Benchmark:
         window = "full" if seconds == SECONDS[-1] else budget.window
         cost = self.cost(seconds, window)
         sample = self.draw_seconds(seconds, window, n_tokens) if budget.by_gradients else cost.sample
-        # the decoder's samples grow with the text as in the cut window
-        known = [self.cost(SECONDS[0], "cut", n).token_sample for n in self.tokens[1:]]
+        # the decoder's samples grow with the text as with frozen padding
+        known = [self.cost(SECONDS[0], "auto", n).token_sample for n in self.tokens[1:]]
         growth = np.interp(n_tokens, self.tokens[1:], known) / np.interp(N_TOKENS, self.tokens[1:], known)
         return cost.once + budget.n_samples * sample + budget.n_token_samples * cost.token_sample * float(growth)
 
@@ -211,7 +223,7 @@ class Benchmark:
         def work(store: Store, rank: int) -> None:
             dist.init_process_group("gloo", store=store, rank=rank, world_size=n_ranks)
             n = N_SHARED
-            self.explain(SECONDS[0], "cut", N_TOKENS, False, n, BATCH, process_group=dist.group.WORLD)
+            self.explain(SECONDS[0], "auto", N_TOKENS, False, n, BATCH, process_group=dist.group.WORLD)
             dist.destroy_process_group()
 
         return seconds_of_ranks(n_ranks, work)
@@ -284,7 +296,7 @@ def by_seconds(benchmark: Benchmark, memory: dict[tuple, float]) -> list[str]:
 def by_tokens(benchmark: Benchmark, memory: dict[tuple, float]) -> list[str]:
     rows = [("tokens", "a sample of SPES", "of its tokens", "a draw of GradientSPES", "memory", "of GradientSPES")]
     for n_tokens in benchmark.tokens:
-        case = (SECONDS[0], "cut", n_tokens)
+        case = (SECONDS[0], "auto", n_tokens)
         cost, draw = benchmark.cost(*case), benchmark.cost(*case, True).sample
         kept = [memory.get((*case, by_gradients)) for by_gradients in (False, True)]
         rows.append(
@@ -335,13 +347,14 @@ def milliseconds(seconds: float) -> str:
 def draw(benchmark: Benchmark, memory: dict[tuple, float]):
     """Time and memory against seconds, time against tokens."""
     minutes, kept, growth = {}, {}, {}
-    for window in ("full", "cut"):
+    for window in ("full", "auto"):
         paper = replace(budgets(N_TOKENS)[-1], window=window)
         taken = [benchmark.explanation_seconds(seconds, N_TOKENS, paper) for seconds in benchmark.seconds]
-        minutes[f"{window} window"] = np.divide(taken, 60)
-        kept[f"{window} window"] = [memory.get((s, window, N_TOKENS, False), np.nan) for s in benchmark.seconds]
+        name = "full window" if window == "full" else "frozen padding"
+        minutes[name] = np.divide(taken, 60)
+        kept[name] = [memory.get((s, window, N_TOKENS, False), np.nan) for s in benchmark.seconds]
     for name, by_gradients in (("SPES", False), ("GradientSPES", True)):
-        of_tokens = [benchmark.cost(SECONDS[0], "cut", n, by_gradients).sample for n in benchmark.tokens]
+        of_tokens = [benchmark.cost(SECONDS[0], "auto", n, by_gradients).sample for n in benchmark.tokens]
         growth[name] = np.divide(of_tokens, of_tokens[0])
     audio, core, megabytes = "seconds of audio", "minutes on a core", "MB beside the model"
     panels = [CurvePanel("Time, the paper's budget", audio, core, benchmark.seconds, minutes, y_range=None)]
@@ -365,12 +378,15 @@ def main() -> None:
     benchmark = Benchmark(args.device, args.quick)
 
     cases = [(*case, N_TOKENS, False) for case in benchmark.windows]
-    by_tokens_cases = [(SECONDS[0], "cut", n, by_gradients) for n in benchmark.tokens for by_gradients in (False, True)]
+    by_tokens_cases = [
+        (SECONDS[0], "auto", n, by_gradients) for n in benchmark.tokens for by_gradients in (False, True)
+    ]
     memory, speedups = {}, {}
     if args.device == "cpu":  # processes are forked before this one has computed anything
         for case in tqdm([*cases, *by_tokens_cases], desc="memory"):
             memory[case] = benchmark.peak_memory(*case)
     if args.device == "cpu" and not args.quick:
+        benchmark.fit(SECONDS[0])  # which all ranks inherit
         for what, run in SHARED.items():
             speedups[what] = [run(benchmark, 1) / run(benchmark, 2) for _ in range(args.rounds)]
     runs = [*cases, *((*case, N_GRADIENT_TOKENS, True) for case in GRADIENT_CASES), *by_tokens_cases]
@@ -381,20 +397,20 @@ def main() -> None:
     lines = [
         "### Time and memory by the length of the audio",
         "",
-        f"Of {N_TOKENS} tokens. *Cut*: a window that ends {MARGIN} s after the audio.",
+        f"Of {N_TOKENS} tokens. *Auto*: the padding of the window is frozen where a probe finds the same scores. "
+        "*Once* includes the probe.",
         "",
         *by_seconds(benchmark, memory),
         "",
         "### By the number of tokens",
         "",
-        f"{SECONDS[0]:g} s of audio in a cut window; SPES {BATCH} at once, GradientSPES {BATCH // 4}.",
+        f"{SECONDS[0]:g} s of audio, the padding frozen; SPES {BATCH} at once, GradientSPES {BATCH // 4}.",
         "",
         *by_tokens(benchmark, memory),
         "",
         "### Real-time factors",
         "",
-        f"Seconds on a core for a second of audio, computed from the above, {TOKENS_A_SECOND} tokens a second. A cut "
-        "window is what `--context auto` takes where the model allows it.",
+        f"Seconds on a core for a second of audio, computed from the above, {TOKENS_A_SECOND} tokens a second.",
         "",
         *real_time_factors(benchmark),
         "",

@@ -116,7 +116,7 @@ def test_explain(run, tiny_folder, recording, tmp_path):
     explanation = SpeechToTextExplanation.load(folder / "explanation.safetensors")
     assert explanation.metadata["method"] == "GradientSPES"
     assert explanation.metadata["arguments"] == {"n_samples": 12, "perturbation_prob": 0.5, "pool_features": True}
-    assert "Method:     gradient_spes (fast preset, n_samples 12, n_token_samples 512)" in out
+    assert "Method:     gradient_spes (fast preset, n_samples 12, n_token_samples 256)" in out
     assert explanation.metadata["seed"] == 3
     assert "Transcript: so what" in out
     lines = out.splitlines()

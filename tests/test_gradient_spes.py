@@ -108,6 +108,53 @@ def test_it_ranks_a_kl_divergence_as_spes_does():
     assert decisive.sum() > 0 and rest.abs().max() == 0
 
 
+# Gradients of unit length
+
+
+def test_normalized_gradients_of_a_linear_score_are_its_direction(spectrogram):
+    found = GradientSPES(linear).attribute(spectrogram, baselines=0.5, n_samples=3, normalize=True)
+    expected = (spectrogram[0] - 0.5) * weights()
+    torch.testing.assert_close(found[0], expected / expected.norm())
+
+
+def test_several_inputs_share_one_norm():
+    inputs = torch.ones(1, 2), torch.ones(1, 3)
+    found = GradientSPES(lambda x, y: 3 * x[:, 0] + 4 * y[:, 2]).attribute(inputs, n_samples=3, normalize=True)
+    torch.testing.assert_close(found[0], torch.tensor([[0.6, 0.0]]))
+    torch.testing.assert_close(found[1], torch.tensor([[0.0, 0.0, 0.8]]))
+
+
+def test_each_score_and_example_has_its_own_norm(spectrogram):
+    """Other factors of the scores, and other examples beside, change nothing."""
+    inputs = torch.cat((spectrogram, spectrogram + 1)).double()
+    arguments = {"n_samples": 10, "perturbations_per_eval": 4, "normalize": True}
+    together = GradientSPES(lambda x: two_outputs(x) * torch.tensor([1.0, 100.0]).to(x)).attribute(inputs, **arguments)
+    for example, output in itertools.product(range(2), range(2)):
+        alone = GradientSPES(two_outputs).attribute(inputs[[example]], target=output, **arguments)
+        torch.testing.assert_close(together[2 * example + output], alone[0])
+
+
+def test_a_gradient_of_zero_counts_as_zero():
+    def flat_where_hidden(x):  # where the second feature is hidden, half of the samples
+        return x[:, 0] * (x[:, 1] > 0)
+
+    found = GradientSPES(flat_where_hidden).attribute(torch.ones(1, 2), n_samples=400, normalize=True)
+    assert found[0, 0] == pytest.approx(0.5, abs=0.1) and found[0, 1] == 0
+
+
+def test_a_few_steep_samples_do_not_outweigh_the_others():
+    """Of 64 samples the few that hide the last three features are 1,000 times as steep, in the first feature."""
+
+    def steep(x):
+        return x @ torch.tensor([0.0, 2.0, 1.0, 0, 0, 0]).to(x) + 1000 * x[:, 0] * (x[:, 3:].sum(1) == 0)
+
+    plain, normalized = (
+        GradientSPES(steep).attribute(torch.ones(1, 6), n_samples=64, normalize=normalize)[0]
+        for normalize in (False, True)
+    )
+    assert plain.argmax() == 0 and normalized.argmax() == 1
+
+
 # Conventions
 
 

@@ -83,6 +83,7 @@ class GradientSPES(GradientAttribution):
         show_progress: bool = False,
         *,
         perturbation_prob: float | tuple[float, ...] = 0.5,
+        normalize: bool = False,
         pool_features: bool = True,
         pooling_masks: Sequence[Tensor | tuple[Tensor, ...]] | None = None,
         seed: int = 0,
@@ -108,6 +109,10 @@ class GradientSPES(GradientAttribution):
                 backwards and is not to exceed 4 GiB. It changes the speed, and the result by rounding only.
             show_progress: shows a progress bar that counts perturbations.
             perturbation_prob: the probability with which a feature is hidden, one or one for each input.
+            normalize: whether the gradient of each sample is divided by its L2 norm over all inputs, for each score by
+                itself. A few perturbations at which the score is steep then no longer outweigh all others, so that
+                fewer samples give as reliable a map; its values are comparable within a map, but have lost the unit of
+                the score.
             pool_features: whether every scalar of a feature has the sum over the feature, the mean of the
                 granularities, or a value of its own.
             pooling_masks: feature masks to pool over in place of ``feature_mask``, from fine to coarse, each as
@@ -179,9 +184,12 @@ class GradientSPES(GradientAttribution):
             "feature_mask": layout.ids,
             "pooling_masks": [pool.ids for pool in pools],
             "perturbation_prob": perturbation_prob,
+            "normalize": normalize,
             "seed": seed,
         }
-        estimator = _MeanGradients(evaluate, formatted, layout, n_samples, baselines, seed, pools, min_reliability)
+        estimator = _MeanGradients(
+            evaluate, formatted, layout, n_samples, baselines, seed, pools, min_reliability, normalize
+        )
         attributions, reliability = run(estimator, self.get_name(), arguments, options)
         found = [_format_output(_is_tuple(inputs), attributions)]
         if return_reliability:
@@ -220,6 +228,7 @@ class _MeanGradients(Estimator):
         seed: int,
         pools: Sequence[FeatureLayout],
         min_reliability: float | None,
+        normalize: bool,
     ) -> None:
         super().__init__(evaluate, n_samples, layout.n_granularities)
         self.inputs = inputs
@@ -229,6 +238,7 @@ class _MeanGradients(Estimator):
         self.seed = seed
         self.pools = pools
         self.min_reliability = min_reliability
+        self.normalize = normalize
         self.pooling: int | None = None
         self.batch_size = len(inputs[0])
         # what a mask scales, (B, …)
@@ -308,7 +318,7 @@ class _MeanGradients(Estimator):
             slopes = [gradient.unflatten(0, rows) * diff for gradient, diff in zip(of_inputs, self.differences)]
             for values in slopes:
                 check_finite(values, perturbed.groups, self.n_granularities, self.seed, "gradient")
-            yield slopes
+            yield _unit_length(slopes) if self.normalize else slopes
 
     def _halves(self, pool: FeatureLayout | None) -> list[Tensor]:
         """The sums of each input, (2, B * K, elements), pooled over features where there are any."""
@@ -411,6 +421,13 @@ def _gradients(scores: Tensor, inputs: Tensors) -> Iterator[Tensors]:
         yield torch.autograd.grad(
             scores, inputs, chosen, retain_graph=output < n_outputs - 1, allow_unused=True, materialize_grads=True
         )
+
+
+def _unit_length(slopes: list[Tensor]) -> list[Tensor]:
+    """Gradients of each input, (n, B, …), divided by their joint norm for each sample and example; zeros stay zeros."""
+    norms = torch.stack([torch.linalg.vector_norm(part.flatten(2), dim=2) for part in slopes]).norm(dim=0)
+    scales = torch.where(norms > 0, 1 / norms, 0)
+    return [part * scales.view(*scales.shape, *[1] * (part.dim() - 2)) for part in slopes]
 
 
 def _pool(totals: list[Tensor], layout: FeatureLayout) -> list[Tensor]:

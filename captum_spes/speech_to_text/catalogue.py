@@ -40,7 +40,7 @@ Preset = Literal["instant", "fast", "paper"]
 MaskMaker = Callable[[float], Callable[[Tensor], Tensor]]
 
 # backwards of all tokens together, at most, with the fast budget
-FAST_BACKWARDS = 480
+FAST_BACKWARDS = 320
 # the reliability at which the fast budget is enough
 FAST_RELIABILITY = 0.7
 
@@ -277,7 +277,7 @@ _SPES = NamedMethod(
 _GRADIENT_SPES = NamedMethod(
     GradientSPES,
     "SPES's main effects by the gradient of its random masks",
-    fast={"n_samples": draws_by_tokens, "n_token_samples": 512, "min_reliability": FAST_RELIABILITY},
+    fast={"n_samples": draws_by_tokens, "n_token_samples": 256, "min_reliability": FAST_RELIABILITY},
 )
 _INTEGRATED_GRADIENTS = NamedMethod(
     IntegratedGradients, "gradients along the way from the baseline", fast={"n_steps": 10}
@@ -340,7 +340,7 @@ METHODS: dict[str, NamedMethod] = {
         _GRADIENT_SPES,
         summary="gradient_spes of the text as a whole",
         arguments={"sentence": True},
-        fast={"n_samples": 96, "n_token_samples": 512, "min_reliability": FAST_RELIABILITY},
+        fast={"n_samples": 96, "n_token_samples": 256, "min_reliability": FAST_RELIABILITY},
         cost="n_samples: 96, each with one backward",
     ),
     "attn_lrp": NamedMethod(AttnLRP, "relevance propagation: the gradient with rules for transformers"),

@@ -60,7 +60,7 @@ LOCAL = (Saliency, InputXGradient, GuidedBackprop, Deconvolution)
 # of the spectrogram alone: the previous tokens have no window, and noise would shake embeddings
 SPECTROGRAM_ONLY = {
     *("sliding_window_shapes", "strides", "stdevs", "perturbation_prob", "n_samples", "heads"),
-    *("pool_features", "pooling_masks"),
+    *("normalize", "pool_features", "pooling_masks"),
     *(name for method in (NoiseTunnel, BubbleNoise) for name in signature(method.attribute).parameters),
 }
 # what the wrapper gives by itself
@@ -198,7 +198,7 @@ DEFAULTS: dict[type[Attribution], Defaults] = {
         (400, 500, 600),
         "400, 500 and 600 patches a second",
         "n_samples: 96, each with a backward a token",
-        lambda facts: _own(GradientSPES, "n_samples", "perturbation_prob", "pool_features"),
+        lambda facts: _own(GradientSPES, "n_samples", "perturbation_prob", "pool_features") | {"normalize": True},
         lambda facts: SPES_TOKENS,
     ),
     Occlusion: Defaults(
