@@ -344,6 +344,7 @@ def test_force_align_refuses(sample, text, words):
         force_align(sample, text)
 
 
+@pytest.mark.slow
 def test_the_attention_of_the_real_model_is_where_the_words_are(librivox, bundled_model):
     path = librivox / "sense_and_sensibility_01_austen_64kb-0890.wav"
     utterance, tokens = SpeechToTextAttribution(SPES(bundled_model)).prepare(path)

@@ -246,6 +246,7 @@ def end_of(process):
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_as_if_it_had_not_been(evaluate, tmp_path):
     out = tmp_path / "out"
     code = send_when_finished(start(tmp_path, "out"), out, signal.SIGKILL, 1)

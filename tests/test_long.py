@@ -334,6 +334,7 @@ def test_words_without_room_are_counted():
 # The command line
 
 
+@pytest.mark.slow
 def test_explain_a_long_recording(run, tiny_folder, long_audio, tmp_path):
     soundfile.write(tmp_path / "talk.wav", long_audio, RATE)
     command = ["explain", "talk.wav", "--model", tiny_folder, "--n-samples", "4"]
@@ -367,6 +368,7 @@ def test_explain_a_long_recording(run, tiny_folder, long_audio, tmp_path):
 # The real model
 
 
+@pytest.mark.slow
 def test_no_text_is_lost_at_the_seams(bundled_model, speech, tmp_path):
     """Each part has one sentence, and is written as alone."""
     samples = np.concatenate([piece for _ in range(4) for piece in (silence(0.3), speech, silence(0.3))])

@@ -70,6 +70,7 @@ def test_one_word_to_swap(tiny_model, audio, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"speech.wav", "spes.png", "integrated_gradients.png"}
 
 
+@pytest.mark.slow
 def test_from_python(bundled_model, sample, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     block = blocks(QUICK_START)[0]
@@ -176,6 +177,7 @@ def test_the_page_on_listening(tiny_model, audio, tmp_path, monkeypatch):
     assert names["samples"].shape == audio.shape
 
 
+@pytest.mark.slow
 def test_alignments_of_the_page_on_plausibility(bundled_model, sample, tmp_path, monkeypatch):
     pytest.importorskip("pocketsphinx")
     monkeypatch.chdir(tmp_path)

@@ -241,9 +241,9 @@ def test_centered_values_are_differences_of_means(prob):
     sampled = SPES(score_one).attribute(
         INPUTS,
         0.2,
-        **{**arguments, "feature_mask": MASK.expand(2, -1, -1, -1), "n_samples": 40_000},
+        **{**arguments, "feature_mask": MASK.expand(2, -1, -1, -1), "n_samples": 8_000},
     )
-    torch.testing.assert_close(sampled, expected, atol=0.04, rtol=0)
+    torch.testing.assert_close(sampled, expected, atol=0.09, rtol=0)
 
 
 def test_a_feature_that_does_nothing_has_the_value_0():

@@ -40,7 +40,7 @@ Preset = Literal["instant", "fast", "paper"]
 MaskMaker = Callable[[float], Callable[[Tensor], Tensor]]
 
 # backwards of all tokens together, at most, with the fast budget
-FAST_BACKWARDS = 320
+FAST_BACKWARDS = 240
 # the reliability at which the fast budget is enough
 FAST_RELIABILITY = 0.7
 
