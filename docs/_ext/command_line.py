@@ -1,4 +1,4 @@
-"""The commands and their options, as the command line itself tells them, at the end of the page ``command_line``."""
+"""Sphinx extension: adds the help of all commands to the end of the page ``quick_start``."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ from sphinx.application import Sphinx
 
 
 def options() -> str:
-    """A section for each command."""
+    """A section for each command, two levels below the title of the page."""
     import typer
     from typer.cli import get_docs_for_click
     from typer.main import get_command
@@ -16,13 +16,13 @@ def options() -> str:
 
     command = get_command(app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="captum-spes"), name="captum-spes")
-    text = text[text.index("\n## ") :]
-    # options in sentences become code as well, lest their hyphens become a dash
+    text = text[text.index("\n## ") :].replace("\n## ", "\n### ")
+    # options that occur in sentences are made code, because two hyphens would become a dash
     return re.sub(r"(`[^`]*`)|(--[a-z][a-z-]*)", lambda match: match[1] or f"`{match[2]}`", text)
 
 
 def add_options(app: Sphinx, docname: str, source: list[str]) -> None:
-    if docname == "command_line":
+    if docname == "quick_start":
         source[0] += options()
 
 
