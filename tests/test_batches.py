@@ -18,7 +18,7 @@ def scores(x):
     return x.sin().flatten(1).cumsum(1)[:, ::7]
 
 
-@pytest.mark.filterwarnings("ignore:.*goes on with [12]")
+@pytest.mark.filterwarnings("ignore:.*continues with [12]")
 @pytest.mark.parametrize("error", TOO_LARGE, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_that_does_not_fit_is_halved(method, error):
@@ -31,7 +31,7 @@ def test_a_batch_that_does_not_fit_is_halved(method, error):
             raise error
         return scores(x)
 
-    with pytest.warns(UserWarning, match="ran out of memory with 8 perturbations in a batch and goes on with 4"):
+    with pytest.warns(UserWarning, match="ran out of memory with 8 perturbations in a batch and continues with 4"):
         found = method(limited).attribute(
             spectrogram, n_samples=20, perturbations_per_eval=8, callback=lambda *done: seen.append(done)
         )

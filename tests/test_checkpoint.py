@@ -141,14 +141,14 @@ def test_batches_that_had_to_be_smaller_stay_smaller(method, tmp_path):
 @pytest.mark.parametrize(
     "changed, message",
     [
-        ({"seed": 1}, "seed is 0 there and 1 now"),
-        ({"n_samples": 202}, "n_samples is 201 there and 202 now"),
-        ({"perturbation_prob": 0.4}, "perturbation_prob is 0.5 there and 0.4 now"),
-        ({"baselines": 1.0}, r"baselines is \[0\] there and \[1.0\] now"),
+        ({"seed": 1}, "seed was 0 and is 1 now"),
+        ({"n_samples": 202}, "n_samples was 201 and is 202 now"),
+        ({"perturbation_prob": 0.4}, "perturbation_prob was 0.5 and is 0.4 now"),
+        ({"baselines": 1.0}, r"baselines was \[0\] and is \[1.0\] now"),
         ({"inputs": X + 1}, r"inputs is \['float32 \(1, 10, 6\) \w+'\] there and"),
         ({"feature_mask": MASK[:1]}, "feature_mask is"),
-        ({"target": 1}, "target is None there and 1 now"),
-        ({"additional_forward_args": 2}, r"additional_forward_args is None there and \[2\] now"),
+        ({"target": 1}, "target was None and is 1 now"),
+        ({"additional_forward_args": 2}, r"additional_forward_args was None and is \[2\] now"),
     ],
 )
 def test_other_arguments_are_refused_with_the_difference(changed, message, tmp_path):
@@ -166,7 +166,7 @@ def test_another_model_is_refused(method, tmp_path):
     path = tmp_path / "run.safetensors"
     stopped(method, path)
     for other in (lambda x: scores(x) * 1.01, lambda x: scores(x)[:, :4]):
-        with pytest.raises(ValueError, match=r"another run: the model.* scored .* there and .* now"):
+        with pytest.raises(ValueError, match=r"another run: the model.* scored .* and scores .* now"):
             method(other).attribute(X, **arguments_of(method), checkpoint=path)
     # that rounds otherwise
     method(lambda x: scores(x) * (1 + 1e-6)).attribute(X, **arguments_of(method), checkpoint=path)
@@ -175,7 +175,7 @@ def test_another_model_is_refused(method, tmp_path):
 def test_another_method_is_refused(tmp_path):
     path = tmp_path / "run.safetensors"
     stopped(SPES, path)
-    with pytest.raises(ValueError, match="method is SPES there and GradientSPES now"):
+    with pytest.raises(ValueError, match="method was SPES and is GradientSPES now"):
         GradientSPES(scores).attribute(X, **arguments_of(GradientSPES), checkpoint=path)
 
 
@@ -195,7 +195,7 @@ def test_files_that_are_no_checkpoints_are_refused(how, tmp_path):
     path = tmp_path / "run.safetensors"
     stopped(SPES, path)
     damaged(path, how)
-    with pytest.raises(ValueError, match=r"run.safetensors is no checkpoint, or a damaged one \(.*\): delete it"):
+    with pytest.raises(ValueError, match=r"run.safetensors is not a checkpoint, or it is damaged \(.*\): delete it"):
         SPES(scores).attribute(X, **arguments_of(SPES), checkpoint=path)
     assert path.exists()
 

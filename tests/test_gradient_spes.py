@@ -281,7 +281,7 @@ def test_reliability_rises_with_the_samples(spectrogram):
     ("call", "error", "message"),
     [
         (lambda x: GradientSPES(linear).attribute(x.long()), TypeError, "floating point"),
-        (lambda x: GradientSPES(lambda x: linear(x.detach())).attribute(x), ValueError, "take SPES"),
+        (lambda x: GradientSPES(lambda x: linear(x.detach())).attribute(x), ValueError, "use SPES"),
         (lambda x: GradientSPES(lambda x: linear(x).sum()).attribute(x), ValueError, "a row of scores"),
         (lambda x: GradientSPES(lambda x: linear(x).sqrt()).attribute(-x.abs()), ValueError, r"seed 0\) is not finite"),
         (lambda x: GradientSPES(linear).attribute(x, n_samples=0), ValueError, "at least 1"),

@@ -1,4 +1,4 @@
-"""Samples in batches: their order, their size, progress, ranks and checkpoints."""
+"""Runs samples in batches, with progress, ranks and checkpoints."""
 
 from __future__ import annotations
 
@@ -24,30 +24,31 @@ class Step(Protocol):
     """Evaluates samples and adds them up."""
 
     def __call__(self, start: int, stop: int, looks: Sequence[int]) -> int | None:
-        """Evaluates the samples start … stop - 1, and adds nothing before memory can run out.
+        """Evaluates the samples start … stop - 1. Nothing is added before all steps that may run out of memory.
 
         Args:
             start: the first sample.
-            stop: the sample behind the last one.
+            stop: one more than the last sample.
             looks: numbers of samples between start and stop at which the run may end.
 
         Returns:
-            The first of the looks at which the run may end, where nothing is then added; otherwise None.
+            The first of the looks at which the reliability is reached, in which case nothing is added; otherwise None.
         """
 
 
 class Batches:
-    """Runs samples in batches, under a progress bar, until they are all done, reliable, or the callback says stop.
+    """Runs samples in batches until all are done, the result is reliable, or the callback stops the run.
 
-    Each rank has a share of the samples, and after every batch all of them agree on how many samples are done and
-    whether to stop, so that no rank waits for one that has failed. A rank whose batches are smaller has more of them.
+    Each rank has a share of the samples. After every batch the ranks agree on how many samples are done and whether to
+    stop, so that no rank waits for one that has failed. A rank with smaller batches has more of them.
 
-    A batch that does not fit into memory is halved and tried again, and so are the batches after it. This changes the
-    result by rounding only: which perturbations are drawn depends on the samples' numbers alone.
+    A batch that does not fit into memory is halved and tried again, and the next batches are halved as well. This
+    changes the result by rounding only, since a perturbation depends on its sample's number alone.
 
-    With a stopping rule, a single process makes the same batches as without one. Where the run may end at a look that
-    lies inside a batch, the samples of the batch up to there are evaluated again as the last batch, so that the result
-    is to the last bit that of a run of so many samples. Ranks share the samples between two looks, and look together.
+    A *look* is a number of samples at which the reliability is computed. With a stopping rule, a single process makes
+    the same batches as without one. If the run ends at a look inside a batch, the samples of the batch up to the look
+    are evaluated again as the last batch, so that the result equals that of a run with so many samples to the last
+    bit. Ranks share the samples between two looks and compute the reliability together.
 
     Args:
         total: number of samples.
@@ -57,13 +58,14 @@ class Batches:
         show_progress: shows the bar.
         callback: called after every batch, as ``callback(done, total)``.
         ranks: the processes that share the samples.
-        checkpoint: from which the run goes on, in batches as large as before: so its sums are the same to the last bit.
-        rule: says at how many samples the run may end early.
+        checkpoint: file from which the run continues, with the batch size of before, so that its sums are the same to
+            the last bit.
+        rule: the numbers of samples at which the run may end early.
 
     Attributes:
-        total: number of samples; it shrinks to the samples done where the run ends early.
-        per_eval: samples in the batches to come; the caller may lower it.
-        n_done: samples that are done, by all ranks.
+        total: number of samples. If the run ends early, it becomes the number of samples done.
+        per_eval: samples in the next batches; the caller may lower it.
+        n_done: samples that all ranks together have done.
         first: the first sample of this rank.
     """
 
@@ -89,20 +91,20 @@ class Batches:
         self.checkpoint = checkpoint
         self.rule = rule
         self.n_done = 0
-        # ranks share one block of samples after the other: each ends at a look
+        # the ranks share one block of samples after another; each block ends at a look
         looks = rule.looks(0, total - 1) if rule is not None and self.ranks.size > 1 else ()
         self._ends = [*looks, total]
         self._shares = [self.ranks.share(end, start) for start, end in zip([0, *self._ends], self._ends)]
-        self._block = 0  # the block in progress
+        self._block = 0  # the current block
         self._n_own = 0  # samples that this rank has done
         self.first = next((share.start for share in self._shares if share), 0)
 
     def run(self, step: Step, is_reliable: Callable[[], bool]) -> None:
-        """Calls ``step`` for each batch, and sums up over the ranks.
+        """Calls ``step`` for each batch, and sums over the ranks.
 
         Args:
-            step: evaluates a batch; it is called again with a smaller one where memory ran out.
-            is_reliable: whether a run of the samples that are added up may end. All ranks are asked together.
+            step: evaluates a batch; it is called again with a smaller batch after it ran out of memory.
+            is_reliable: whether the samples that were added reach the reliability. All ranks call it together.
         """
         desc = f"{self.name} attribution"
         with progress(desc=desc, total=self.total) if self.show_progress else NullProgress() as bar:
@@ -126,7 +128,7 @@ class Batches:
             self.checkpoint.remove()
 
     def _restore(self) -> int:
-        """Takes the sums from the checkpoint, and says how many samples are in them."""
+        """Loads the sums from the checkpoint, and returns the number of their samples."""
         found = None if self.checkpoint is None else self.checkpoint.load()
         if found is None or self.checkpoint is None:
             return 0
@@ -136,7 +138,7 @@ class Batches:
         n_share = sum(map(len, self._shares))
         valid = type(done) is int and type(per_eval) is int and 0 <= done <= n_share and per_eval > 0
         if not valid or shapes[0] != shapes[1] or not all(tensor.isfinite().all() for tensor in sums):
-            raise ValueError(f"{self.checkpoint.path} is a damaged checkpoint: delete it to begin anew.")
+            raise ValueError(f"{self.checkpoint.path} is a damaged checkpoint: delete it to start again.")
         for tensor, saved in zip(self.tensors(), sums):
             tensor.copy_(saved)
         self._n_own = done
@@ -154,7 +156,7 @@ class Batches:
         return next(block for block in range(len(sizes)) if self._n_own <= sum(sizes[: block + 1]))
 
     def _next(self) -> range:
-        """The samples of this rank's next batch, of one block; none where it has to wait for the other ranks."""
+        """The samples of this rank's next batch, within one block; empty if the rank waits for the others."""
         skipped = self._n_own
         for share in self._shares[: self._block + 1]:
             if skipped < len(share):
@@ -164,7 +166,7 @@ class Batches:
         return range(0)
 
     def _batch(self, step: Step) -> int:
-        """Does the next batch, and says how many samples it had."""
+        """Evaluates the next batch, and returns its number of samples."""
         if self.checkpoint is not None and self.checkpoint.is_due:
             self._save()
         before = self._n_own
@@ -173,7 +175,7 @@ class Batches:
         return self._n_own - before
 
     def _looks_now(self) -> bool:
-        """Whether the samples done are those of a look, by all ranks."""
+        """Whether the samples that all ranks have done end at a look."""
         if self.rule is None or self.n_done >= self.total:
             return False
         if self.ranks.size == 1:
@@ -187,7 +189,7 @@ class Batches:
         return self.callback is not None and bool(self.callback(self.n_done, self.total))
 
     def _fits(self, step: Step, batch: range) -> bool:
-        """Does a batch, or notes that the run ends inside it; False where memory ran out."""
+        """Evaluates a batch, or notes that the run ends inside it. Returns False if memory ran out."""
         looks = () if self.rule is None or self.ranks.size > 1 else tuple(self.rule.looks(batch.start, batch.stop - 1))
         try:
             reached = step(batch.start, batch.stop, looks)
@@ -200,12 +202,12 @@ class Batches:
             else:
                 self.total = reached
             return True
-        # behind the except clause, whose error would keep the batch's tensors alive
+        # outside of the except clause, because its error would keep the batch's tensors alive
         self.per_eval = len(batch) // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         warnings.warn(
-            f"{self.name} ran out of memory with {len(batch)} perturbations in a batch and goes on with "
+            f"{self.name} ran out of memory with {len(batch)} perturbations in a batch and continues with "
             f"{self.per_eval}.",
             stacklevel=10,  # the caller of attribute
         )
@@ -213,13 +215,13 @@ class Batches:
 
 
 def fastest_batch_size(evaluate: Callable[[int], object], most: int = 64) -> int:
-    """A short probe: doubles the batch while that makes an example faster by a twentieth, and memory lasts.
+    """Finds a fast batch size: doubles it while this saves a twentieth of the time per example and memory suffices.
 
     Args:
-        evaluate: evaluates so many examples at once, and returns when that is done.
+        evaluate: evaluates the given number of examples at once, and returns when the result is there.
         most: the largest batch to try.
     """
-    best, least = 1, math.inf  # seconds an example
+    best, least = 1, math.inf  # seconds per example
     size = 1
     while size <= most:
         start = time.perf_counter()
@@ -237,12 +239,12 @@ def fastest_batch_size(evaluate: Callable[[int], object], most: int = 64) -> int
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on whichever device: torch has no error of its own for the CPU."""
+    """Whether an error says that memory ran out, on any device; torch has no error class for it on the CPU."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def check_counts(n_samples: int, perturbations_per_eval: int, n_granularities: int) -> None:
-    """Raises a ValueError where there are too few samples for the granularities, or none in a batch."""
+    """Raises a ValueError if there are fewer samples than granularities, or no sample in a batch."""
     if not isinstance(n_samples, (int, Integral)) or n_samples < n_granularities:
         raise ValueError(
             f"n_samples must be an integer of at least {n_granularities}, one perturbation for each granularity of "

@@ -1,4 +1,4 @@
-"""The sums of a run in a file, from which it goes on after it was killed."""
+"""Files with the sums of a run, from which a killed run continues."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ TOLERANCE = 1e-3
 
 
 class Checkpoint:
-    """A file with a run's sums, and what it was given.
+    """A file with the sums of a run and the arguments that they depend on.
 
-    Every rank has a file of its own: ``path`` the first, ``name-rank1.suffix`` the second. It holds tensors and JSON,
-    nothing that is executed when it is read.
+    Every rank has its own file: the first rank ``path``, the second ``name-rank1.suffix``. The file holds tensors and
+    JSON; reading it executes nothing.
 
     Args:
-        path: of the file; its folder must be there.
-        arguments: what the sums depend on, by the names that a message calls them.
-        scores: of one perturbation, by which the model is known again.
-        ranks: that share the run.
+        path: path of the file, in an existing folder.
+        arguments: the arguments on which the sums depend, by the names that messages use.
+        scores: scores of one perturbation, by which the model is recognised.
+        ranks: the processes that share the run.
 
     Raises:
-        ValueError: there is no such folder.
+        ValueError: the folder does not exist.
         ImportError: safetensors is missing.
     """
 
@@ -65,7 +65,7 @@ class Checkpoint:
         scores: Callable[[], Tensor],
         ranks: Ranks,
     ) -> Checkpoint | None:
-        """One for a path, where there is any; the scores are then computed, on all ranks or none."""
+        """A checkpoint for a path, or None without one; the scores are computed on all ranks or on none."""
         return None if path is None else ranks.together(lambda: cls(path, arguments, scores(), ranks))
 
     @property
@@ -74,16 +74,16 @@ class Checkpoint:
         return time.monotonic() - self._last >= self._wait
 
     def load(self) -> tuple[dict[str, int], list[Tensor]] | None:
-        """The progress that was saved, and the sums; None where nothing is.
+        """The saved progress and sums, or None if there is no file.
 
         Raises:
-            ValueError: a file that cannot be read or is of another run; the message names the difference.
+            ValueError: the file cannot be read, or belongs to another run; the message names the difference.
         """
         if not self.path.exists():
             return None
         from safetensors import SafetensorError, safe_open
 
-        advice = "delete it to begin anew."
+        advice = "delete it to start again."
         try:
             with safe_open(self.path, "pt") as file:
                 metadata = file.metadata() or {}
@@ -96,26 +96,26 @@ class Checkpoint:
             scores = tensors.pop("scores")
             sums = [tensors[str(index)] for index in range(len(tensors))]
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"{self.path} is no checkpoint, or a damaged one ({error}): {advice}") from error
+            raise ValueError(f"{self.path} is not a checkpoint, or it is damaged ({error}): {advice}") from error
         differences = [
-            f"{name} is {arguments.get(name)} there and {self.arguments.get(name)} now"
+            f"{name} was {arguments.get(name)} and is {self.arguments.get(name)} now"
             for name in sorted(arguments.keys() | self.arguments.keys())
             if arguments.get(name) != self.arguments.get(name)
         ]
         if not differences and not _alike(scores, self.scores):
             differences = [
-                f"the model, or its precision, for a perturbation scored {_shown(scores)} there and "
+                f"the model or its precision differs, since a perturbation scored {_shown(scores)} and scores "
                 f"{_shown(self.scores)} now"
             ]
         if differences:
             raise ValueError(
                 f"{self.path} is the checkpoint of another run: {'; '.join(differences)}. Give the same arguments to "
-                f"go on with it, or {advice}"
+                f"continue it, or {advice}"
             )
         return progress, sums
 
     def save(self, progress: Mapping[str, int], sums: list[Tensor]) -> None:
-        """Writes the file, in the old one's place; where that fails, the run goes on and the user is told once."""
+        """Replaces the file. If it cannot be written, the run continues and the user is warned once."""
         from safetensors.torch import save
 
         start = time.monotonic()
@@ -127,15 +127,15 @@ class Checkpoint:
             if not self._failed:
                 self._failed = True
                 warnings.warn(
-                    f"the checkpoint {self.path} could not be written ({error}): the run goes on, and would begin "
-                    "anew, or from the last file, if it were killed.",
+                    f"the checkpoint {self.path} could not be written ({error}): the run continues; if it is killed, "
+                    "it starts again, or from the last file.",
                     stacklevel=2,
                 )
         self._last = time.monotonic()
         self._wait = max(SECONDS, PATIENCE * (self._last - start))
 
     def remove(self) -> None:
-        """Removes the file, and what processes left behind that were killed as they wrote it."""
+        """Removes the file, and the temporary files of processes that were killed while they wrote it."""
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Feature masks made ready for sampling: which feature each scalar of the inputs belongs to."""
+"""Prepares feature masks for sampling: the feature to which each scalar of the inputs belongs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from captum._utils.typing import BaselineType
 from captum.attr._utils.common import _format_input_baseline
 from torch import Tensor
 
-# Masks are drawn in blocks of this many samples, each from its own generator. The number is part of what a seed
-# means: changing it changes every result.
+# Masks are drawn in blocks of this many samples, each from its own generator. Changing the number changes the
+# perturbations of every seed, and so every result.
 BLOCK = 32
 
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """The features of some inputs at every granularity.
+    """The features of the inputs at every granularity.
 
-    Ids are renumbered 0, 1, … for each granularity and example across all inputs, so that what is drawn for an
-    example depends neither on the other examples nor on how its features were numbered. S is the number of
+    Ids are renumbered 0, 1, … for each granularity and example across all inputs, so that the masks of an
+    example depend neither on the other examples nor on the original ids of its features. S is the number of
     granularities, B' is 1 or the batch size, P the largest number of features.
 
     Attributes:
@@ -45,7 +45,7 @@ class FeatureLayout:
 
     @property
     def per_example(self) -> bool:
-        """Whether the examples of the batch have masks of their own."""
+        """Whether each example of the batch has its own mask."""
         return self.probs.shape[1] > 1
 
     @classmethod
@@ -71,7 +71,7 @@ class FeatureLayout:
         if len(sizes) > 1:
             raise ValueError(
                 f"the feature masks have {' and '.join(map(str, sorted(sizes)))} granularities: "
-                "give every mask the same number, or one mask that serves all."
+                "give every mask the same number of granularities, or one."
             )
         n_granularities = max(mask.shape[0] for mask in masks)
         n_rows = max(mask.shape[1] for mask in masks)
@@ -106,7 +106,7 @@ class FeatureLayout:
             Tensor: of shape (n, B, …).
         """
         ids = self.ids[index][granularity].expand(hidden.shape[0], -1, -1)
-        mask = _on_device(hidden, inp.device).gather(2, ids)  # (n, B', elements): a bin each on the device alone
+        mask = _on_device(hidden, inp.device).gather(2, ids)  # (n, B', elements), which exists only on the device
         mask = mask.view(*mask.shape[:2], *inp.shape[1:])
         if isinstance(baseline, Tensor):
             baseline = baseline.to(inp.device, inp.dtype if inp.is_floating_point() else None)
@@ -114,14 +114,14 @@ class FeatureLayout:
 
 
 def _on_device(hidden: Tensor, device: torch.device) -> Tensor:
-    """A copy that, to a CUDA device, does not keep the CPU waiting."""
+    """Copies a tensor to a device; the CPU does not wait for a copy to a CUDA device."""
     if device.type == "cuda":
         return hidden.pin_memory().to(device, non_blocking=True)
     return hidden.to(device)
 
 
 class MaskSampler:
-    """Draws which features are hidden, a function of the seed and the sample's number alone."""
+    """Draws the features that each sample hides, as a function of the seed and the sample's number alone."""
 
     def __init__(self, layout: FeatureLayout, seed: int) -> None:
         if not isinstance(seed, (int, Integral)) or seed < 0:
@@ -151,7 +151,7 @@ class MaskSampler:
 def enumerate_hidden(layout: FeatureLayout, start: int, stop: int) -> tuple[Tensor, Tensor]:
     """Masks start … stop - 1 of the 2^P possible ones of a single granularity, and how probable each is.
 
-    They come in a shuffled order, the same every time, so that a part of them is balanced.
+    They come in a fixed shuffled order, so that the first ones of them are balanced.
 
     Returns:
         (Tensor, Tensor): bool of shape (stop − start, B', P) and float64 of shape (stop − start, B').
@@ -169,7 +169,7 @@ def format_inputs(
     """The inputs and their baselines as tuples.
 
     Raises:
-        ValueError: inputs that are no tensors or hold no examples, baselines that do not fit them.
+        ValueError: an input is not a tensor or holds no examples, or baselines do not fit the inputs.
     """
     try:
         formatted, baselines = _format_input_baseline(inputs, baselines)
@@ -180,7 +180,9 @@ def format_inputs(
     for index, (inp, baseline) in enumerate(zip(formatted, baselines)):
         shape = tuple(inp.shape)
         if not shape or not shape[0]:
-            raise ValueError(f"inputs[{index}] of shape {shape} holds no examples: dimension 0 is the batch.")
+            raise ValueError(
+                f"inputs[{index}] of shape {shape} holds no examples: dimension 0 is the batch and must be at least 1."
+            )
         if isinstance(baseline, Tensor) and not _is_mask_valid(baseline, inp):
             raise ValueError(
                 f"baselines[{index}] of shape {tuple(baseline.shape)} does not broadcast to the input of shape {shape}."
@@ -191,7 +193,9 @@ def format_inputs(
 def _format_probs(perturbation_prob: float | tuple[float, ...], n_inputs: int) -> tuple[float, ...]:
     probs = perturbation_prob if isinstance(perturbation_prob, (tuple, list)) else (perturbation_prob,) * n_inputs
     if len(probs) != n_inputs:
-        raise ValueError(f"perturbation_prob has {len(probs)} values for {n_inputs} inputs: give one, or one each.")
+        raise ValueError(
+            f"perturbation_prob has {len(probs)} values for {n_inputs} inputs: give one, or one for each input."
+        )
     for prob in probs:
         if not isinstance(prob, Real) or not 0 < prob < 1:
             raise ValueError(f"perturbation_prob must lie strictly between 0 and 1, not {prob}.")
@@ -205,7 +209,7 @@ def _format_masks(feature_mask: Tensor | tuple[Tensor, ...] | None, inputs: tupl
             if not isinstance(mask, Tensor):
                 raise TypeError(
                     f"feature_mask[{index}] must be an integer tensor, not {type(mask).__name__}: "
-                    "give a mask for every input, or None in place of them all."
+                    "give a mask for every input, or feature_mask=None."
                 )
         if len(given) != len(inputs):
             raise ValueError(f"feature_mask has {len(given)} masks for {len(inputs)} inputs: give one for each.")
@@ -234,7 +238,7 @@ def _with_granularities(mask: Tensor, inp: Tensor, index: int, n_inputs: int) ->
 
 
 def _feature_probs(rank: np.ndarray, values: np.ndarray, owner: np.ndarray, probs: tuple[float, ...]) -> np.ndarray:
-    """The probability of every feature, from the inputs that it lies in."""
+    """The probability of every feature, from the inputs that contain it."""
     prob = np.zeros(len(values), np.float32)
     for index, value in enumerate(probs):
         features = np.unique(rank[owner == index])

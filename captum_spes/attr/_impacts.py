@@ -1,4 +1,4 @@
-"""The impacts of perturbations, summed up for each feature."""
+"""Sums the impacts of perturbations for each feature."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from captum_spes.attr._template import Estimator, Tensors
 
 
 class ImpactEstimator(Estimator):
-    """Estimates the mean impact of what hides a feature; the methods say how perturbations are drawn.
+    """Estimates the mean impact of the perturbations that hide a feature; subclasses draw the perturbations.
 
     Args:
         evaluate: the forward function with its arguments.
-        inputs: the inputs, and
-        layout: their features.
+        inputs: the inputs.
+        layout: the features of the inputs.
         n_samples: number of perturbations.
         per_eval: perturbations in a batch.
-        centered: whether the mean impact of what does not hide the feature is subtracted.
-        seed: for messages.
+        centered: whether the mean impact of the perturbations that do not hide the feature is subtracted.
+        seed: the seed, which messages name.
     """
 
     sums: ImpactSums
@@ -99,8 +99,8 @@ class ImpactSums:
             raise ValueError(_not_growing(self.shape, batch_size, per_eval))
         if layout.per_example and not self.per_example:
             raise ValueError(
-                f"forward_func returned scores of shape {self.shape} for a batch of {batch_size}: without a row of "
-                "scores for each example all must share their features, so give a feature_mask whose batch "
+                f"forward_func returned scores of shape {self.shape} for a batch of {batch_size}, which is not a row "
+                "of scores for each example: return one row for each example, or give a feature_mask whose batch "
                 "dimension is 1."
             )
         if not original.isfinite().all():
@@ -108,16 +108,16 @@ class ImpactSums:
         self.original = original.reshape(batch_size if self.per_example else 1, -1).cpu().double()  # (rows, K)
         n_granularities, n_masks, n_features = layout.probs.shape
         sizes = 2, n_granularities
-        # of the perturbations that hid a feature: the sum of their impacts, and their number
+        # for the perturbations that hid a feature: the sum of their impacts, and their number
         self.impacts = torch.zeros(*sizes, *self.original.shape, n_features, dtype=torch.float64)
         self.counts = torch.zeros(*sizes, n_masks, n_features, dtype=torch.float64)
-        # the same of all perturbations
+        # the same for all perturbations
         self.all_impacts = torch.zeros(*sizes, *self.original.shape, 1, dtype=torch.float64)
         self.all_counts = torch.zeros(*sizes, n_masks, 1, dtype=torch.float64)
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What is added up."""
+        """The sums, which can be written to a checkpoint and added over ranks."""
         return [self.impacts, self.counts, self.all_impacts, self.all_counts]
 
     def add(self, scores: Tensor, groups: list[Group], seed: int, stop: int | None = None) -> None:
@@ -196,7 +196,7 @@ class ImpactSums:
         if not self.centered:
             return hidden
         kept_counts = all_counts - counts
-        # a scalar that was always hidden, or never, has no difference; rounding may leave kept counts above 0
+        # the difference is undefined for a scalar that was always or never hidden; rounding may leave counts above 0
         compared = (counts > 0) & (kept_counts > 1e-9 * all_counts)
         return torch.where(compared, hidden - (all_impacts - impacts) / kept_counts, 0)
 
@@ -220,6 +220,6 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
 def _not_growing(shape: tuple[int, ...], batch_size: int, per_eval: int) -> str:
     return (
         f"forward_func returned scores of shape {shape} for a batch of {batch_size}: with {per_eval} perturbations in "
-        "one evaluation it must return a row of scores for each example, (batch,) or (batch, K); "
-        "otherwise set perturbations_per_eval=1."
+        "one evaluation it must return a row of scores for each example, (batch,) or (batch, K). "
+        "Otherwise set perturbations_per_eval=1."
     )

@@ -1,4 +1,4 @@
-"""Perturbations of a batch: which features they hide, what is made of the inputs, and how they are scored."""
+"""Perturbations of a batch: the features that they hide, the perturbed inputs, and the scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from captum_spes.attr._features import FeatureLayout, MaskSampler, enumerate_hid
 
 
 class Evaluator:
-    """A forward function with its target and further arguments, which are expanded once for each batch size."""
+    """A forward function with its target and further arguments, which are expanded once per batch size."""
 
     def __init__(self, forward_func: Any, target: Any, additional_forward_args: object) -> None:
         self.forward_func = forward_func
@@ -27,7 +27,7 @@ class Evaluator:
         self._size, self._expanded = 1, (self.target, self.args)
 
     def __call__(self, inputs: Any, n_samples: int = 1) -> Tensor:
-        """The scores of so many perturbations of all examples, perturbation by perturbation."""
+        """The scores of ``n_samples`` perturbations of all examples, perturbation by perturbation."""
         if self._size != n_samples:
             self._size = n_samples
             self._expanded = (
@@ -44,27 +44,27 @@ class Group:
     granularity: int
     first: int  # number of the first one among those of its granularity
     hidden: Tensor  # (n, B', P): bool, or the share of each feature that is hidden
-    weights: Tensor | None = None  # float64 (n, B'); None: all alike
+    weights: Tensor | None = None  # float64 (n, B'); None: all have the weight 1
 
     @property
     def halves(self) -> Tensor:
-        """Which half of the samples each belongs to, 0 or 1, (n,)."""
+        """The half of the samples to which each perturbation belongs, 0 or 1, (n,)."""
         return (torch.arange(len(self.hidden)) + self.first) % 2
 
     def until(self, number: int, n_granularities: int) -> Group:
-        """Those of them whose number among all samples is smaller than the given one."""
+        """The perturbations whose number among all samples is smaller than ``number``."""
         n = len(range(self.number(0, n_granularities), number, n_granularities))
         weights = None if self.weights is None else self.weights[:n]
         return Group(self.granularity, self.first, self.hidden[:n], weights)
 
     def number(self, index: int, n_granularities: int) -> int:
-        """The number of one of them among all samples; the granularities are interleaved."""
+        """The number of a perturbation of the group among all samples; the granularities are interleaved."""
         return (self.first + index) * n_granularities + self.granularity
 
 
 @dataclass(frozen=True)
 class Perturbed:
-    """Inputs of one evaluation, each of shape (n * B, …), and what is hidden in them."""
+    """Inputs of one evaluation, each of shape (n * B, …), and the features that are hidden in them."""
 
     inputs: tuple[Tensor, ...]
     groups: list[Group]
@@ -76,7 +76,7 @@ class Perturbed:
 
 
 def draw_groups(sampler: MaskSampler, start: int, stop: int, exact: bool = False) -> list[Group]:
-    """Perturbations start … stop - 1; the possible ones in turn where all of them are evaluated."""
+    """Perturbations start … stop - 1, drawn at random or, for ``exact``, from the list of all possible ones."""
     if exact:
         return [Group(0, start, *enumerate_hidden(sampler.layout, start, stop))]
     return [
@@ -94,8 +94,8 @@ def check_finite(values: Tensor, groups: list[Group], n_granularities: int, seed
     first = min(number for number, is_finite in zip(numbers, finite) if not is_finite)
     raise ValueError(
         f"the {what} of perturbation {first} (seed {seed}) is not finite: the model overflows on it; use a wider dtype "
-        "or another baseline. To look at it: with perturbations_per_eval=1 it is the last input that forward_func is "
-        "called with before this error."
+        "or another baseline. With perturbations_per_eval=1 this perturbation is the last input of forward_func before "
+        "the error."
     )
 
 

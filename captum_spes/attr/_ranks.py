@@ -19,15 +19,15 @@ Result = TypeVar("Result")
 
 
 class Ranks:
-    """The ranks of a process group; a single process where there is none.
+    """The ranks of a process group, or a single process without one.
 
-    What is reduced lives on the CPU, and passes through the current CUDA device where the group is NCCL's.
+    Tensors that are reduced are on the CPU. For a group of NCCL they pass through the current CUDA device.
 
     Args:
-        group: of ``torch.distributed``, or None.
+        group: a process group of ``torch.distributed``, or None.
 
     Raises:
-        ValueError: this process is not in the group.
+        ValueError: this process does not belong to the group.
     """
 
     def __init__(self, group: ProcessGroup | None = None) -> None:
@@ -37,12 +37,12 @@ class Ranks:
             return
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         if self.rank < 0:
-            raise ValueError("process_group is a group that this process is not in: call attribute in its ranks only.")
+            raise ValueError("this process does not belong to process_group: call attribute only in the group's ranks.")
         if dist.get_backend(group) == "nccl":
             self.device = torch.device("cuda", torch.cuda.current_device())
 
     def share(self, stop: int, start: int = 0) -> range:
-        """This rank's samples of start … stop - 1: neighbours, so that few blocks of masks are drawn by two ranks."""
+        """This rank's samples of start … stop - 1: consecutive ones, so that few blocks of masks are drawn twice."""
         n_samples = stop - start
         return range(start + n_samples * self.rank // self.size, start + n_samples * (self.rank + 1) // self.size)
 
@@ -56,19 +56,19 @@ class Ranks:
             tensor.copy_(moved)
 
     def total(self, count: Callable[[], int]) -> int:
-        """The sum of what ``count`` returns on each rank; where it fails on one of them, all end.
+        """The sum over the ranks of what ``count`` returns; if it fails on one rank, all ranks end.
 
         Raises:
-            RuntimeError: it failed on another rank. Its own error is raised as it is.
+            RuntimeError: ``count`` failed on another rank. An error on this rank is raised as it is.
         """
         if self.group is None:
             return count()
         own, error = 0, None
         try:
             own = count()
-        except BaseException as raised:  # the others are waiting, also after Ctrl-C
+        except BaseException as raised:  # the other ranks wait for this one, also after Ctrl-C
             error = raised
-        # the number, and which ranks have failed
+        # the count, and a flag for each rank that is set if it has failed
         told = torch.zeros(1 + self.size, dtype=torch.int64)
         told[0], told[1 + self.rank] = own, error is not None
         self.sum([told])
@@ -76,13 +76,13 @@ class Ranks:
             raise error
         if failed := told[1:].nonzero().flatten().tolist():
             raise RuntimeError(
-                f"rank {' and rank '.join(map(str, failed))} of {self.size} failed, and this one ends with it: the "
-                "error there says why."
+                f"rank {' and rank '.join(map(str, failed))} of {self.size} failed, so this rank ends as well: see the "
+                "error of that rank."
             )
         return int(told[0])
 
     def largest(self, value: int) -> int:
-        """The largest of the ranks' values."""
+        """The largest value over the ranks."""
         if self.group is None:
             return value
         told = torch.tensor(value, device=self.device)
@@ -90,7 +90,7 @@ class Ranks:
         return int(told)
 
     def together(self, step: Callable[[], Result]) -> Result:
-        """What ``step`` returns on this rank; where it fails on one of them, all end as in :meth:`total`."""
+        """What ``step`` returns on this rank; if it fails on one rank, all ranks end as in :meth:`total`."""
         results: list[Result] = []
 
         def once() -> int:
@@ -101,7 +101,7 @@ class Ranks:
         return results[0]
 
     def from_first(self, value: Result) -> Result:
-        """The value that the first rank has: on the CPU, for it is sent as it is."""
+        """The value of the first rank, which must be on the CPU."""
         if self.group is None:
             return value
         values = [value]
@@ -109,7 +109,7 @@ class Ranks:
         return values[0]
 
     def check_same(self, arguments: object) -> None:
-        """Raises a ValueError on all ranks where they were not given the same."""
+        """Raises a ValueError on all ranks if their arguments differ."""
         if self.group is None:
             return
         digest = hashlib.sha256(repr(fingerprint(arguments)).encode()).digest()
@@ -117,6 +117,6 @@ class Ranks:
         total = self.total(lambda: number)
         if self.total(lambda: total != number * self.size):
             raise ValueError(
-                f"the {self.size} ranks of process_group were given different arguments: give the same inputs, "
-                "baselines, mask, numbers and seed to all, for they share the samples of one attribution."
+                f"the {self.size} ranks of process_group were given different arguments: they share the samples of "
+                "one attribution, so give all of them the same inputs, baselines, mask, numbers and seed."
             )

@@ -1,4 +1,4 @@
-"""Runs that end as soon as their attributions are reliable."""
+"""A rule that ends a run as soon as its attributions are reliable."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from numbers import Real
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """A run ends at the first look at which its reliability reaches a target.
+    """Ends a run at the first look at which its reliability reaches a target.
 
-    The looks lie at fixed numbers of samples, so that the number at which a run ends depends on its seed and its
-    arguments alone, and on no clock, batch size or number of ranks. Each look has a quarter more samples than the one
-    before it, rounded down to a multiple of ``step``, or ``step`` more where that is larger. So a run has about a
-    quarter more samples than it needs, at most, and it looks seldom: with the logarithm of the number of samples.
+    The looks are fixed numbers of samples at which the reliability is computed. So the number of samples of a run
+    depends on its seed and its arguments alone, and not on time, batch size or the number of ranks. Each look has a
+    quarter more samples than the one before, rounded down to a multiple of ``step``, but at least ``step`` more. A run
+    therefore has at most about a quarter more samples than it needs, and the number of looks grows with the logarithm
+    of the number of samples.
 
     Attributes:
-        target: the reliability, the mean over the rows of scores.
-        first: samples at the first look, which is rounded up to a multiple of ``step``.
+        target: the reliability to reach, as a mean over the rows of scores.
+        first: number of samples of the first look, which is rounded up to a multiple of ``step``.
         step: number of granularities, which have equally many samples at each look.
     """
 
@@ -36,7 +37,7 @@ class StoppingRule:
 
 
 def check_reliability(min_reliability: object) -> None:
-    """Raises a ValueError for a target that no split-half correlation can reach, or that all of them reach."""
+    """Raises a ValueError for a target outside (0, 1)."""
     if min_reliability is None:
         return
     if not isinstance(min_reliability, Real) or not 0 < float(min_reliability) < 1:

@@ -1,7 +1,7 @@
-"""What the ``attribute`` methods of SPES, BubbleNoise and GradientSPES have in common.
+"""The part of ``attribute`` that SPES, BubbleNoise and GradientSPES share.
 
-A method checks its arguments and makes an :class:`Estimator`, which says how perturbations are drawn and what is added
-up. :func:`run` does the rest: batches, ranks, checkpoints, the progress bar and the end of the run.
+A method checks its arguments and makes an :class:`Estimator`, which draws the perturbations and sums up their effects.
+:func:`run` handles batches, ranks, checkpoints, the progress bar and the end of the run.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Tensors = tuple[Tensor, ...]
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-# arguments of Captum's methods that these have no use for, and what serves in their place
+# arguments of Captum's methods that these methods do not take, and what to use instead
 ELSEWHERE = {
     "return_convergence_delta": (
-        "its attributions do not add up to a difference of scores; return_reliability=True says how far two halves of "
-        "the samples agree"
+        "its attributions do not add up to a difference of scores; return_reliability=True gives the correlation of "
+        "two halves of the samples"
     ),
     "return_input_shape": "its attributions always have the shape of the inputs; leave it out",
     "internal_batch_size": "use perturbations_per_eval",
@@ -61,7 +61,7 @@ def attribute_method(method: Callable[Parameters, Result]) -> Callable[Parameter
 
 @dataclass(frozen=True)
 class Options:
-    """The arguments of ``attribute`` that say how samples are run, and not what they are."""
+    """The arguments of ``attribute`` that control how samples are run and do not change them."""
 
     perturbations_per_eval: int
     show_progress: bool
@@ -75,16 +75,16 @@ class Options:
 
 
 class Estimator(ABC):
-    """How a method draws perturbations, and what it adds up.
+    """Draws the perturbations of a method, and sums up their effects.
 
     Args:
         evaluate: the forward function with its arguments.
-        n_samples: number of perturbations that were asked for.
-        n_granularities: over which they are spread evenly, in turn.
+        n_samples: number of perturbations that the caller asked for.
+        n_granularities: number of granularities, over which the perturbations are spread evenly, in turn.
 
     Attributes:
-        first_look: samples at which a run may end at the earliest, where it is to reach a reliability.
-        exact: whether the samples are all the perturbations that there are, so that nothing is estimated.
+        first_look: number of samples after which the reliability is computed for the first time, if it ends the run.
+        exact: whether all possible perturbations are evaluated, so that nothing is estimated.
     """
 
     first_look = 48
@@ -119,7 +119,7 @@ class Estimator(ABC):
 
     @abstractmethod
     def add(self, observed: Any, perturbed: Perturbed, stop: int | None = None) -> None:
-        """Adds a batch up, or its perturbations before number ``stop``."""
+        """Adds a batch to the sums, or only its perturbations before number ``stop``."""
 
     def first_scores(self) -> Tensor:
         """The scores of perturbation 0, by which a checkpoint recognises the model."""
@@ -127,12 +127,12 @@ class Estimator(ABC):
             return self.evaluate(self.draw(0, 1).inputs)
 
     def fitting(self, per_eval: int) -> int | None:
-        """The number of perturbations that a batch should have, where memory decides; otherwise None."""
+        """The number of perturbations of a batch that fit into memory, if the estimator knows it; otherwise None."""
         return None
 
     @abstractmethod
     def reliabilities(self) -> Tensors:
-        """For each input, the split-half correlation of each row, (B * K,), by which the end of a run is decided."""
+        """For each input, the split-half correlation of each row, (B * K,), which may end the run."""
 
     @abstractmethod
     def attributions(self) -> tuple[Tensors, Tensors]:
@@ -143,9 +143,9 @@ def run(estimator: Estimator, name: str, arguments: Mapping[str, object], option
     """Runs the perturbations of an estimator.
 
     Args:
-        estimator: says how they are drawn and what is added up.
+        estimator: draws the perturbations and sums up their effects.
         name: name of the method.
-        arguments: what the sums depend on, by the names that messages call them.
+        arguments: the arguments on which the sums depend, by the names that messages use.
         options: how the samples are run.
 
     Returns:
@@ -179,7 +179,7 @@ def run(estimator: Estimator, name: str, arguments: Mapping[str, object], option
 
 
 class _Steps:
-    """What an estimator does with each batch: it draws, runs the model, looks and adds up."""
+    """Evaluates one batch: draws perturbations, runs the model, tests the reliability and adds the batch up."""
 
     def __init__(self, estimator: Estimator, batches: Batches, most: int) -> None:
         self.estimator = estimator
@@ -202,11 +202,11 @@ class _Steps:
         return None
 
     def set_batch_size(self) -> None:
-        """Sets the size of the batches to come, where the estimator knows how many fit into memory."""
+        """Sets the size of the next batches, if the estimator knows how many perturbations fit into memory."""
         self.batches.per_eval = self.estimator.fitting(self.most) or self.batches.per_eval
 
     def is_reliable(self) -> bool:
-        """Whether the sums of all ranks are as reliable as they should be; the first rank decides."""
+        """Whether the sums of all ranks reach the required reliability; the first rank decides."""
         ranks, rule = self.batches.ranks, self.batches.rule
         assert rule is not None
         with _unchanged(self.estimator.tensors):
@@ -217,7 +217,7 @@ class _Steps:
 
 @contextmanager
 def _unchanged(tensors: list[Tensor]) -> Iterator[None]:
-    """Undoes what is done to the tensors inside."""
+    """Restores the values of the tensors afterwards."""
     before = [tensor.clone() for tensor in tensors]
     try:
         yield

@@ -17,29 +17,29 @@ Inputs = Tensor | tuple[Tensor, ...]
 
 
 class AttnLRP(GradientAttribution):
-    r"""Layer-wise relevance propagation for transformers: (inputs − baselines) times a gradient with other rules.
+    r"""Layer-wise relevance propagation for transformers: (inputs − baselines) times a modified gradient.
 
-    The relevance of a score is passed back through the layers so that each shares out what it is given. With the rules
-    below that is the gradient of a network whose normalisations, activations and attention weights are constants
-    (Ali et al., 2022, "XAI for Transformers"; Achtibat et al., 2024, "AttnLRP", §3 and Appendix A), so that it costs
-    no more than a gradient, and has no sampling noise:
+    The relevance of a score is passed back through the layers, and each layer distributes the relevance of its output
+    among its inputs. With the rules below this is the gradient of a network in which some parts of the normalisations,
+    activations and attention count as constants (Ali et al., 2022, "XAI for Transformers"; Achtibat et al., 2024,
+    "AttnLRP", §3 and Appendix A). It costs no more than a gradient, and has no sampling noise:
 
-    - layer norm and RMS norm: what the values are divided by is a constant;
+    - layer norm and RMS norm: the divisor is a constant;
     - GELU and SiLU: f(x) is x times the constant f(x) / x, the identity rule;
     - attention and GLU: the weights are constants, and the relevance goes to the values;
-    - linear layers, convolutions, additions: the gradient as it is (the ε-rule with ε = 0). Biases absorb their share.
+    - linear layers, convolutions, additions: the plain gradient (the ε-rule with ε = 0). Biases absorb their share.
 
-    AttnLRP itself shares the product of weights and values between both. ``benchmarks/beside.py --variants`` compares
-    the two on speech.
+    The original AttnLRP divides the relevance of a product of weights and values between both. ``benchmarks/beside.py
+    --variants`` compares the two rules on speech.
 
-    The rules are in force while :meth:`attribute` runs, for the functions of torch that the calling thread uses: the
-    model is not changed, and has nothing to be restored. The scores must not contain a softmax (a log-softmax
-    is no attention, and is left as it is). Products of two parts of a network other than attention and GLU
-    (SwiGLU in language models) have no rule here: their relevance would be counted twice.
+    The rules apply while :meth:`attribute` runs, to the functions of torch that the calling thread uses. The
+    model itself is not changed. The scores must not contain a softmax; a log-softmax is left as it is. There is no rule
+    for products of two parts of a network other than attention and GLU, such as SwiGLU in language models: their
+    relevance would be counted twice.
 
     Args:
-        forward_func: scores of the inputs, made of functions of torch.
-        rules: what stands for which function of torch. Default: the rules above.
+        forward_func: computes the scores of the inputs by functions of torch.
+        rules: a rule for each function of torch that it replaces. Default: the rules above.
 
     Example::
 
@@ -63,7 +63,7 @@ class AttnLRP(GradientAttribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """Whether attributions are of the inputs' unit rather than of their gradients': they are."""
+        """Whether gradients are multiplied by the inputs: True, by the inputs minus their baselines."""
         return True
 
     def attribute(
@@ -77,16 +77,16 @@ class AttnLRP(GradientAttribution):
 
         Args:
             inputs: a tensor whose first dimension is the batch, or a tuple of them.
-            baselines: for each input a number or a tensor that broadcasts to it: where a value equals its baseline, it
-                has no relevance.
-            target: which of several scores, as in Captum's methods.
+            baselines: for each input a number or a tensor that broadcasts to it. A value that equals its baseline
+                has the relevance 0.
+            target: selects one of several scores, as in Captum's methods.
             additional_forward_args: further arguments of ``forward_func``.
 
         Returns:
             Tensor or tuple of tensors: attributions in the inputs' shapes.
 
         Raises:
-            ValueError: the baselines are not as many as the inputs.
+            ValueError: the number of baselines is not that of the inputs.
         """
         is_tuple = _is_tuple(inputs)
         formatted = _format_tensor_into_tuples(inputs)
@@ -104,18 +104,18 @@ class AttnLRP(GradientAttribution):
 
     @classmethod
     def get_name(cls) -> str:
-        """The method's name; Captum's own rule would spell it letter by letter."""
+        """The name of the method; Captum's default would split the abbreviation into letters."""
         return "AttnLRP"
 
 
 class RelevanceRules(TorchFunctionMode):
-    """Makes the backward pass that of relevance propagation for what the calling thread computes while it lasts.
+    """A context in which backward passes propagate relevance, for all that the calling thread computes in it.
 
     The forward pass gives the same numbers.
 
     Args:
-        rules: what stands for which function of torch: a function of that function and its arguments.
-            Default: those of :class:`.AttnLRP`.
+        rules: for each replaced function of torch, a function that takes the function and its arguments.
+            Default: the rules of :class:`.AttnLRP`.
 
     Example::
 
@@ -141,24 +141,24 @@ class RelevanceRules(TorchFunctionMode):
         return rule(func, *args, **(kwargs or {}))
 
 
-# The rules. Each is given the function of torch that it stands for, and the arguments of the call.
+# The rules. Each takes the function of torch that it replaces, and the arguments of the call.
 
 
 def constant(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-    """The result as a constant: the relevance goes to what it is multiplied with."""
+    """Makes the result a constant, so that the relevance goes to the other factor of its products."""
     return func(*args, **kwargs).detach()
 
 
 def attention(
     func: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Attention whose weights are constants, and so is what is added to them (a mask, relative positions)."""
+    """Attention with constant weights; masks and relative positions, which are added to them, are constants as well."""
     kwargs = {name: item.detach() if isinstance(item, Tensor) else item for name, item in kwargs.items()}
     return func(query.detach(), key.detach(), value, *args, **kwargs)
 
 
 def activation(func: Callable[..., Tensor], x: Tensor, **kwargs: Any) -> Tensor:
-    """f(x) as x times the constant f(x) / x; at 0, where that is no number, its limit."""
+    """f(x) as x times the constant f(x) / x, or at 0 its limit."""
     with torch.no_grad():
         value, wide = func(x, **kwargs), x.float()
         safe = torch.where(wide.abs() < 1e-6, 1e-6, wide)
@@ -206,12 +206,12 @@ def rms_norm(
 
 
 def _valued(value: Tensor, linear: Tensor) -> Tensor:
-    """The first to the last bit, with the gradient of the second."""
+    """Returns ``value`` to the last bit, with the gradient of ``linear``."""
     linear = linear.to(value.dtype)
     return value.detach() + (linear - linear.detach())
 
 
-#: The rules of :class:`AttnLRP`, by the function of torch that each stands for.
+#: The rules of :class:`AttnLRP`, by the function of torch that each replaces.
 RULES: dict[Callable[..., Any], Callable[..., Any]] = {
     F.scaled_dot_product_attention: attention,
     **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax, torch.rsqrt, Tensor.rsqrt), constant),

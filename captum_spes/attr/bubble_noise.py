@@ -1,4 +1,4 @@
-"""Bubble Noise: a spectrogram in noise that random bubbles hold off."""
+"""Bubble Noise: replaces a spectrogram by noise except in random bubbles."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 class BubbleNoise(PerturbationAttribution):
-    r"""Attribution by the mean impact of noise that drowns a spectrogram but for random ellipsoidal bubbles.
+    r"""Attribution by the mean impact of noise that covers a spectrogram except for random ellipsoidal bubbles.
 
-    The technique of Mandel (2016) and Trinh and Mandel (2021), as the SPES paper enhances it for a baseline (Fucci et
-    al., 2024, arXiv:2411.01710, §6 and Appendix A.3.2): noise in the intensity range of the input replaces the
-    spectrogram outside the bubbles; inside it is attenuated and added to the spectrogram. With t and c the frame and
-    channel of a bin's centre, :math:`(t_j, c_j)` the centre of bubble j, w its width and h its height, the noise
-    profile is
+    This is the technique of Mandel (2016) and Trinh and Mandel (2021), as extended by the SPES paper for its baseline
+    (Fucci et al., 2024, arXiv:2411.01710, §6 and Appendix A.3.2). Noise in the intensity range of the input replaces
+    the spectrogram outside the bubbles. Inside the bubbles it is attenuated and added to the spectrogram. With t and c
+    the frame and channel of a bin's centre, :math:`(t_j, c_j)` the centre of bubble j, w its width and h its height,
+    the noise profile is
 
     .. math:: A = \min\left(1, \min_j d_j^2\right) \in [0, 1], \qquad
         d_j^2 = \left(\frac{t - t_j}{w/2}\right)^2 + \left(\frac{c - c_j}{h/2}\right)^2,
@@ -42,39 +42,40 @@ class BubbleNoise(PerturbationAttribution):
     .. math:: X' = \begin{cases} \nu & \text{where } A = 1, \\ X + A\,(\nu - b) & \text{where } A < 1. \end{cases}
 
     The impact of perturbation i is :math:`r_i = \text{score}(X) - \text{score}(X'_i)`, and the attribution of a bin is
-    Eq. 3 weighed by the noise,
+    Eq. 3 weighted by the noise,
 
     .. math:: S = \frac{\sum_i r_i A_i}{\sum_i A_i},
 
-    the mean impact over the perturbations that put noise on the bin; a bin that never had any gets 0. As in
-    :class:`~captum_spes.SPES`, this has an offset, the mean impact of all noise, which is subtracted by default: the
-    attribution is then S less the same mean with the weights :math:`1 - A_i`, and about 0 far from all that matters.
-    ``centered=False`` gives S itself, as :class:`~captum_spes.SpeechToTextAttribution` does. The paper's
-    score is :class:`~captum_spes.KLDivergence`. Previous tokens are no spectrogram: the paper hides them in runs of
-    their own, as SPES does, so attribute them with :class:`~captum_spes.SPES`.
+    the mean impact over the perturbations that put noise on the bin; a bin that never had noise gets 0. As in
+    :class:`~captum_spes.SPES`, this has an offset, the mean impact of all noise, which is subtracted by default. The
+    attribution is then S minus the same mean with the weights :math:`1 - A_i`, and about 0 far from all bins that
+    matter. ``centered=False`` gives S itself, which :class:`~captum_spes.SpeechToTextAttribution` uses. The paper's
+    score is :class:`~captum_spes.KLDivergence`. The method perturbs spectrograms only. The paper hides previous tokens
+    in separate runs, as SPES does, so attribute to them with :class:`~captum_spes.SPES`.
 
-    What the sources leave open, and what is done here:
+    The sources leave some choices open, which are made here as follows:
 
     - *How noise is attenuated.* In Mandel's own code (mim/auditoryBubbles, ``genBubbleNoise.m``) it falls by 80 dB from
-      a bubble's border to its centre, in decibels by the square of the distance. A is that parabola as a share of the
-      noise, for features on a logarithmic scale, and 0 in the centre. Where bubbles overlap the quieter one counts
-      (there the gains are added, which is nearly the same).
-    - *Which noise.* White and uniform between the example's smallest and largest value, fresh in every sample.
-    - *What is added.* Noise around b, so that b is what silence is in the bubbles. The paper's features have mean 0;
+      a bubble's border to its centre, in decibels by the square of the distance. A is this parabola as a share of the
+      noise, for features on a logarithmic scale, and 0 in the centre. If bubbles overlap, the lower A is taken
+      (Mandel's code adds the gains, which is nearly the same).
+    - *Which noise.* It is white and uniform between the example's smallest and largest value, and new in every sample.
+    - *What is added.* The noise in the bubbles is centred on b. The paper's features have mean 0;
       for others give the mean of each channel as ``baselines``. The sum is not clipped to the input's range.
     - *Where bubbles lie.* Centres are uniform and may lie up to half a bubble outside of the spectrogram, so that every
-      bin has the same noise on average; with all of them inside, a corner would have twice the noise of the middle.
-      Their density is that of ``bubbles_per_second`` inside of the spectrogram.
+      bin has the same noise on average. With all centres inside, a corner would have twice the noise of the middle.
+      The density of the bubbles is that of ``bubbles_per_second`` inside of the spectrogram.
     - *How much is noise.* The paper aims "to cover about half of the spectrogram". On 80 channels the mean A is 0.55 to
       0.56 for all three configurations of its Table 8, and 26 to 28 % of the bins are noise alone (10 bubbles a second
       of 0.43 s × 31 bins, 35 of 0.25 s × 15, 115 of 0.13 s × 9). For another number of channels scale
       ``bubble_channels`` with it.
-    - *How impacts become a map.* Mandel correlates the noise with the listener's mistakes; the paper does not say what
-      it does, so SPES's Eq. 3 stands here, with A for 1 − M.
+    - *How impacts become a map.* Mandel correlates the noise with the listener's mistakes. The paper does not say what
+      it does, so SPES's Eq. 3 is used, with A in place of 1 − M.
 
     Args:
-        forward_func: the model or any function of it. It returns one score an example, shape ``(B,)``, or several
-            (one a token, say), shape ``(B, K)``; larger means closer to the original prediction. A function with a
+        forward_func: the model or any function of it. It returns one score for each example, shape ``(B,)``, or
+            several, for instance one for each token, shape ``(B, K)``. Larger scores mean closer to the original
+            prediction. A function with a
             single score for the whole batch works with ``perturbations_per_eval=1``.
 
     Example::
@@ -119,30 +120,32 @@ class BubbleNoise(PerturbationAttribution):
 
         Args:
             inputs: a floating-point tensor of shape ``(B, T, C)``, examples × frames × channels, or a tuple of one.
-            baselines: b above, what the noise in the bubbles is around: a number, a tensor that is as large as the
-                input or has 1 as first dimension and broadcasts to it, or a tuple of one of them. Default: 0.
+            baselines: the level b above, on which the noise in the bubbles is centred: a number, a tensor that is as
+                large as the input or has 1 as first dimension and broadcasts to it, or a tuple of one of them.
+                Default: 0.
             target: which output is attributed, in any form that Captum's FeatureAblation takes.
             additional_forward_args: further arguments of ``forward_func``; tensors have the batch as dimension 0.
             n_samples: number of perturbations (1,000 in the paper).
-            perturbations_per_eval: how many are evaluated in one batch. It changes the speed, not the
-                result but for rounding.
+            perturbations_per_eval: number of perturbations in one batch. It changes the speed, and the result only by
+                rounding.
             show_progress: shows a progress bar that counts perturbations.
-            bubbles_per_second: how many bubbles have their centre in one second of the spectrogram, on average;
-                a sample has at least one, inside or half a bubble around it.
-            bubble_seconds: their width in seconds.
-            bubble_channels: their height in channels.
+            bubbles_per_second: average number of bubbles with their centre in one second of the spectrogram. A sample
+                has at least one bubble, with its centre inside or at most half a bubble outside.
+            bubble_seconds: width of a bubble in seconds.
+            bubble_channels: height of a bubble in channels.
             frames_per_second: frames of the spectrogram in a second (100 for a hop of 10 ms).
-            centered: subtract the mean impact of the bin without noise, as of SPES. False: S above, with its offset.
-            seed: determines bubbles and noise together with T, C and the four numbers above, and nothing else does:
-                all examples of a batch have the same bubbles, and the same noise on their own scale.
-            min_reliability: end the run at the first look at which the reliability reaches this number, as of SPES;
-                ``n_samples`` is then the most. Default: evaluate all samples.
-            return_reliability: also return how far two halves of the samples agree.
+            centered: subtract the mean impact without noise on the bin, as in SPES. False gives S above, with its
+                offset.
+            seed: the seed of bubbles and noise, which depend on it, T, C and the four numbers above alone. All
+                examples of a batch have the same bubbles, and the same noise scaled to their own range.
+            min_reliability: end the run as soon as the reliability reaches this number, as in SPES; ``n_samples`` is
+                then the largest number of samples. Default: evaluate all samples.
+            return_reliability: also return the correlation between the attributions of two halves of the samples.
             callback: called after every batch as ``callback(done, total)``; when it returns True the run ends
                 there and the attributions are those of the samples done.
-            process_group: ranks of ``torch.distributed`` that share the samples, as of SPES. Default: this process
+            process_group: ranks of ``torch.distributed`` that share the samples, as in SPES. Default: this process
                 evaluates all of them.
-            checkpoint: path of a file from which a run that was killed goes on, as of SPES. Default: none.
+            checkpoint: path of a file from which a killed run continues, as in SPES. Default: no file.
 
         Returns:
             **attributions**, or (**attributions**, **reliability**):
@@ -152,8 +155,8 @@ class BubbleNoise(PerturbationAttribution):
               attributions of the two halves of the samples. The whole run's own is higher, about 2r / (1 + r).
 
         Raises:
-            ValueError: an argument that does not fit the input, or values or scores that are not finite.
-            TypeError: an input that is no floating-point tensor.
+            ValueError: an argument does not fit the input, or values or scores are not finite.
+            TypeError: the input is not a floating-point tensor.
 
         Example::
 
@@ -204,7 +207,7 @@ class BubbleNoise(PerturbationAttribution):
 
 
 class _InNoise(ImpactEstimator):
-    """Drowns a spectrogram in noise but for random bubbles."""
+    """Covers a spectrogram with noise except for random bubbles."""
 
     def __init__(
         self,
@@ -217,7 +220,7 @@ class _InNoise(ImpactEstimator):
         bubbles: _Bubbles,
         intensities: tuple[Tensor, Tensor],
     ) -> None:
-        # every bin is a feature of its own, hidden by the share A and not by chance
+        # every bin is a feature, of which the noise hides the share A
         layout = FeatureLayout.create((spectrogram,), None, 0.5)
         super().__init__(evaluate, (spectrogram,), layout, n_samples, per_eval, centered, bubbles.seed)
         self.baseline = baseline
@@ -234,12 +237,12 @@ class _InNoise(ImpactEstimator):
 
 @dataclass(frozen=True)
 class _Bubbles:
-    """Random bubbles and noise, a function of these numbers and a sample's own alone.
+    """Random bubbles and noise, which depend on these numbers and the sample's number alone.
 
     Attributes:
         shape: frames and channels of the spectrogram, (T, C).
         size: width and height of a bubble, (frames, channels).
-        number: bubbles in a sample, in and around the spectrogram.
+        number: number of bubbles in a sample, in and around the spectrogram.
         seed: the seed of all samples.
     """
 
@@ -262,7 +265,7 @@ class _Bubbles:
         """Checks the arguments of BubbleNoise and counts the bubbles.
 
         Raises:
-            ValueError: a number that is not positive, a seed that is no integer of at least 0.
+            ValueError: a number is not positive, or the seed is not an integer of at least 0.
         """
         _check_positive(
             bubbles_per_second=bubbles_per_second,
@@ -273,7 +276,7 @@ class _Bubbles:
         if not isinstance(seed, (int, Integral)) or seed < 0:
             raise ValueError(f"seed must be an integer of at least 0, not {seed}.")
         size = (bubble_seconds * frames_per_second, float(bubble_channels))
-        # as dense where centres may lie as in the spectrogram itself
+        # the same density in the margin around the spectrogram, where centres may lie as well
         around = (1 + size[0] / shape[0]) * (1 + size[1] / shape[1])
         number = round(bubbles_per_second * shape[0] / frames_per_second * around)
         return cls(shape, size, max(number, 1), int(seed))
@@ -292,15 +295,15 @@ class _Bubbles:
 
 
 def _paint(profile: np.ndarray, centres: np.ndarray, size: tuple[float, float]) -> None:
-    """Lowers a profile, in place, to d² where a bubble reaches.
+    """Lowers a profile, in place, to d² inside the bubbles.
 
-    Every bubble is painted on its bounding box alone, so that the time grows with the bubbles' area and not with
-    their number times the spectrogram's.
+    Every bubble is painted on its bounding box alone, so that the time grows with the area of the bubbles and not with
+    their number times the area of the spectrogram.
 
     Args:
         profile: of shape (T, C), contiguous, so that its flat view is no copy.
         centres: of shape (n, 2), in frames and channels; bin (t, c) has its own centre at (t + 0.5, c + 0.5).
-        size: of a bubble, (frames, channels).
+        size: width and height of a bubble, (frames, channels).
     """
     (frames, rise_t), (channels, rise_c) = (
         _box_side(centres[:, axis], profile.shape[axis], size[axis]) for axis in range(2)
@@ -319,7 +322,7 @@ def _box_side(centres: np.ndarray, length: int, size: float) -> tuple[np.ndarray
 
 
 def _add_noise(spectrogram: Tensor, baseline: Tensor | int | float, profile: Tensor, noise: Tensor) -> Tensor:
-    """X': noise where the profile is 1, elsewhere the spectrogram and the profile's share of the noise.
+    """Computes X': noise where the profile is 1, elsewhere the spectrogram plus the profile times the noise.
 
     Args:
         spectrogram: of shape (B, T, C).
@@ -340,7 +343,7 @@ def _format_spectrogram(inputs: Any, baselines: BaselineType) -> tuple[Tensor, T
     if _is_tuple(inputs) and len(inputs) != 1:
         raise ValueError(
             f"BubbleNoise perturbs one spectrogram, not a tuple of {len(inputs)} inputs: "
-            "give the others as additional_forward_args."
+            "give the other inputs as additional_forward_args."
         )
     (spectrogram,), (baseline,) = format_inputs(inputs, baselines)
     if spectrogram.dim() != 3 or not spectrogram.numel():
@@ -348,7 +351,7 @@ def _format_spectrogram(inputs: Any, baselines: BaselineType) -> tuple[Tensor, T
             f"inputs must be a spectrogram of shape (batch, frames, channels), not {tuple(spectrogram.shape)}."
         )
     if not spectrogram.is_floating_point():
-        raise TypeError(f"inputs must be floating point, not {spectrogram.dtype}: noise is not made of integers.")
+        raise TypeError(f"inputs must be floating point to add noise to them, not {spectrogram.dtype}.")
     return spectrogram, baseline.to(spectrogram) if isinstance(baseline, Tensor) else baseline
 
 

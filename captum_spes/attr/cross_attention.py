@@ -1,4 +1,4 @@
-"""Attention weights as attributions: what a decoder looks at."""
+"""Attention weights of a decoder as attributions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ class CrossAttention(Attribution):
     """The attention that a decoder pays to the positions of an input while it writes each token.
 
     The weights of several heads are averaged. An encoder has fewer positions than its input has frames, and no
-    frequencies: the weight of a position is shared out evenly among its frames, and among all values of each frame. So
-    a map sums to the attention that the decoder pays to this input. It tells when, never at which frequency, and it
-    explains the encoder's states: each of them may have taken up sound from anywhere in the input.
+    frequencies: the weight of a position is divided evenly among its frames, and among all values of each frame. So
+    the sum of a map is the attention that the decoder pays to this input. The map shows times but no frequencies, and
+    it explains the encoder's states, each of which may depend on any part of the input.
 
     Args:
         forward_func: returns for an input (1, …) the weights of all layers and heads, (layers, heads, K, positions),
-            for K tokens. Each row sums to 1 over all positions that there are, of which the first belong to the
-            input.
+            for K tokens. Each row sums to 1 over all positions, of which the first belong to the input.
 
     Example::
 
@@ -40,23 +39,24 @@ class CrossAttention(Attribution):
         """The attention to each value of an input.
 
         Args:
-            inputs: of shape (1, T, …), T a multiple of the positions; where it is none, the last position has fewer
-                frames.
+            inputs: of shape (1, T, …). If T is not a multiple of the positions, the last position has fewer frames.
             heads: the heads that are averaged, as (layer, head). Default: all.
 
         Returns:
-            Tensor: attributions (K, T, …), none of them negative.
+            Tensor: attributions (K, T, …), which are not negative.
 
         Raises:
-            ValueError: more than one example, heads that there are not, or more positions than frames.
+            ValueError: there is more than one example, a head does not exist, or there are more positions than frames.
         """
         if len(inputs) != 1:
-            raise ValueError(f"inputs has {len(inputs)} examples: attention is attributed for one at a time.")
+            raise ValueError(f"inputs has {len(inputs)} examples: give one example at a time.")
         weights = self.forward_func(inputs)
         mean = weights.flatten(0, 1).mean(0) if heads is None else _chosen(weights, heads).mean(0)
         n_frames, n_positions = inputs.shape[1], mean.shape[-1]
         if n_positions > n_frames:
-            raise ValueError(f"there are weights for {n_positions} positions and {n_frames} frames: expected no more.")
+            raise ValueError(
+                f"forward_func returned weights for {n_positions} positions, but the input has only {n_frames} frames."
+            )
         position = torch.arange(n_frames, device=mean.device) // -(-n_frames // n_positions)
         values_each = position.bincount()[position] * inputs[0, 0].numel()
         spread = mean[:, position] / values_each

@@ -1,4 +1,4 @@
-"""What a run was given, in values that files can hold and people can read: large values by a hash of their content."""
+"""Describes the arguments of a run by values that JSON can hold; large values by a hash of their content."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from torch import Tensor, nn
 
 
 def fingerprint(value: object) -> Any:
-    """Describes a value so that JSON can hold it: equal for equal values, in every process.
+    """Describes a value so that JSON can hold it. Equal values have equal fingerprints, in every process.
 
-    A run that is resumed compares the fingerprints of its arguments with those of the run before it.
+    A resumed run compares the fingerprints of its arguments with those of the earlier run.
 
     - Tensors and NumPy arrays become their dtype, shape and a hash of their content.
     - Functions become their name, a hash of their bytecode, and the fingerprints of their default arguments and of the
       variables that they hold; a ``functools.partial`` its function and arguments; a method its function and object.
     - Callable objects and dataclasses become their class and the fingerprints of their attributes.
-    - Any other object becomes the name of its class. So do ``torch.nn.Module`` objects, whose weights would take long
-      to read: a model is recognised by its scores.
+    - Any other object becomes the name of its class. So does a ``torch.nn.Module``, because hashing its weights would
+      take long; a model is recognised by its scores.
 
     Returns:
         None, bool, int, float, str, or lists and dictionaries of them.
@@ -116,7 +116,7 @@ def _content(cell: CellType) -> object:
 
 
 def _code(code: CodeType) -> tuple[object, ...]:
-    """What a function does, without the file and lines in which it is written."""
+    """The bytecode and constants of a function, without the file and the lines of its source."""
     constants = [_code(one) if isinstance(one, CodeType) else _constant(one) for one in code.co_consts]
     return code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars, constants
 
@@ -126,7 +126,7 @@ def _constant(value: object) -> str:
 
 
 def _state(value: object) -> dict[str, Any]:
-    """An object's attributes, those in slots too."""
+    """The attributes of an object, including those in slots."""
     names = [name for cls in type(value).__mro__ for name in _as_tuple(cls.__dict__.get("__slots__", ()))]
     slots = {name: getattr(value, name) for name in names if hasattr(value, name) and not name.startswith("__")}
     return slots | getattr(value, "__dict__", {})

@@ -1,4 +1,4 @@
-"""Maps that know nothing of the model: the floors that every attribution method has to beat."""
+"""Baseline methods that do not use the model, with which attribution methods are compared."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Random(PerturbationAttribution):
     """
 
     def attribute(self, inputs: Tensor) -> Tensor:
-        """Random numbers in the inputs' shape, by torch's global generator."""
+        """Random numbers in the inputs' shape, from torch's global generator."""
         return torch.rand(inputs.shape).to(inputs)
 
 
 class Energy(PerturbationAttribution):
-    """The inputs less their baselines: of a spectrogram, how loud each bin is.
+    """The inputs minus their baselines; for a log-mel spectrogram, how loud each bin is.
 
     Args:
         forward_func: never called.

@@ -1,4 +1,4 @@
-"""GradientSPES: what SPES estimates, to first order, from gradients."""
+"""GradientSPES: a first-order estimate of SPES's main effects from gradients."""
 
 from __future__ import annotations
 
@@ -33,30 +33,33 @@ class GradientSPES(GradientAttribution):
     r"""Attribution by the mean gradient of the impact with respect to the mask, over SPES's random perturbations.
 
     As in :class:`~captum_spes.SPES`, every feature is hidden with probability ``perturbation_prob``. Here the mask
-    M (1 where hidden) is taken for real numbers that only happen to be 0 or 1,
+    M (1 where hidden) is treated as a real-valued variable that takes the values 0 and 1,
 
     .. math:: x' = x + M \odot (\text{baseline} - x),
 
-    and each scalar is given the mean, over the perturbations i, of the gradient of the impact
+    and each scalar gets the mean, over the perturbations i, of the gradient of the impact
 
     .. math:: G = \frac{1}{N} \sum_i \frac{\partial r}{\partial M}\Big|_{M_i}
                 = \frac{1}{N} \sum_i (x - \text{baseline}) \odot \nabla \text{score}(x'_i).
 
-    A feature's attribution is the sum of G over its scalars, the mean over the granularities. A perturbation tells SPES
-    one number, and here one for every scalar: a hundred do where SPES takes thousands.
+    A feature's attribution is the sum of G over its scalars, averaged over the granularities. A perturbation gives SPES
+    one number and GradientSPES one number for every scalar, so that a hundred perturbations do the work of thousands.
 
-    **What it estimates.** A feature's main effect, the mean rise of the impact when it is hidden, to first order. Where
-    the score is linear in each feature's mask, interactions included, G summed over a feature *is* that effect on
-    average. On a linear score SPES's map of a feature with effect d is :math:`(1 - p) d + p \sum d`, the same up to
-    the shift and scale that the normalisation of explanations removes; its centered map is d as well.
+    **What it estimates.** To first order it estimates a feature's main effect, the mean rise of the impact when the
+    feature is hidden. If the score is linear in each feature's mask, interactions included, the expectation of G summed
+    over a feature *equals* this effect. On a linear score SPES's map of a feature with effect d is
+    :math:`(1 - p) d + p \sum d`, which differs from d only by the shift and scale that the normalisation of
+    explanations removes; its centered map is d as well.
 
-    **When it fails.** The gradient looks at small changes of a mask whose real changes are large. A score that
-    saturates, flat at both ends of the way and steep between, is underrated; what is not differentiable at all, such
-    as a front end that rounds, has no gradient. Take SPES there, which needs none and stays the reference.
+    **When it fails.** The gradient measures small changes of the mask, while hiding a feature is a large change. The
+    effect is underestimated if the score saturates, that is, if it is flat at both ends and steep between them. A
+    function that is not differentiable, such as a front end that rounds, has no gradient. In these cases use SPES,
+    which needs no gradient and remains the reference.
 
     Args:
-        forward_func: as of SPES, and differentiable. It returns a row of scores for each example, ``(B,)`` or
-            ``(B, K)``. :class:`~captum_spes.KLDivergence` will do: its gradient is 0 at the unperturbed input only.
+        forward_func: as in SPES, and differentiable. It returns a row of scores for each example, ``(B,)`` or
+            ``(B, K)``. :class:`~captum_spes.KLDivergence` is suitable, since its gradient is 0 only at the unperturbed
+            input.
 
     Example::
 
@@ -98,39 +101,39 @@ class GradientSPES(GradientAttribution):
 
         Args:
             inputs: a floating-point tensor, or a tuple of them that are perturbed jointly; dimension 0 is the batch.
-            baselines: what a hidden feature becomes: a number, a tensor that broadcasts to its input, or a tuple of
-                such, one for each input. Default: 0.
+            baselines: the values that replace hidden features: a number, a tensor that broadcasts to its input, or a
+                tuple with one of them for each input. Default: 0.
             target: which output is attributed, in any form that Captum's IntegratedGradients takes.
             additional_forward_args: further arguments of ``forward_func``; tensors have the batch as dimension 0.
-            feature_mask: which scalars are hidden together, as of SPES, several granularities stacked in front too.
+            feature_mask: groups scalars that are hidden together, as in SPES, also with several granularities.
                 Default: every scalar is a feature.
             n_samples: number of perturbations, each of which costs a forward and K backwards.
-            perturbations_per_eval: how many are evaluated in one batch, at most: the graph of a batch is kept for K
-                backwards and is not to exceed 4 GiB. It changes the speed, and the result by rounding only.
+            perturbations_per_eval: largest number of perturbations in one batch. The graph of a batch is kept for K
+                backwards and limited to 4 GiB. It changes the speed, and the result only by rounding.
             show_progress: shows a progress bar that counts perturbations.
-            perturbation_prob: the probability with which a feature is hidden, one or one for each input.
-            normalize: whether the gradient of each sample is divided by its L2 norm over all inputs, for each score by
-                itself. A few perturbations at which the score is steep then no longer outweigh all others, so that
-                fewer samples give as reliable a map; its values are comparable within a map, but have lost the unit of
-                the score.
-            pool_features: whether every scalar of a feature has the sum over the feature, the mean of the
-                granularities, or a value of its own.
-            pooling_masks: feature masks to pool over in place of ``feature_mask``, from fine to coarse, each as
-                ``feature_mask`` itself (a tuple of masks for a tuple of inputs). The samples stay the same, for every
-                scalar has a gradient of its own. Of several masks the finest is taken whose reliability reaches
-                ``min_reliability``, and the coarsest where none does. Default: pool over ``feature_mask``.
-            seed: determines the perturbations together with the mask, and nothing else does.
-            min_reliability: end the run at the first look at which the reliability reaches this number, as of SPES;
-                ``n_samples`` is then the most. The first look has 12 samples, or the next multiple of the
-                granularities. With ``pooling_masks``, the reliability of the finest of them ends the run. Default:
-                evaluate all samples.
-            return_reliability: also return how far two halves of the samples agree.
-            return_pooling: also return which of the pooling masks was taken.
+            perturbation_prob: the probability with which a feature is hidden: one number, or one for each input.
+            normalize: whether the gradient of each sample is divided by its L2 norm over all inputs, separately for each
+                score. Then a few perturbations at which the score is steep do not outweigh all others, so that fewer
+                samples give an equally reliable map. The values are comparable within a map, but do not have the unit
+                of the score.
+            pool_features: whether every scalar of a feature gets the sum over the feature, averaged over the
+                granularities. False gives each scalar its own value.
+            pooling_masks: feature masks to pool over in place of ``feature_mask``, from fine to coarse, each of the
+                same form as ``feature_mask`` (a tuple of masks for a tuple of inputs). The samples stay the same, since
+                every scalar has its own gradient. Of several masks the finest whose reliability reaches
+                ``min_reliability`` is taken, or the coarsest if none does. Default: pool over ``feature_mask``.
+            seed: the seed of the perturbations, which depend on it and on the mask alone.
+            min_reliability: end the run as soon as the reliability reaches this number, as in SPES; ``n_samples`` is
+                then the largest number of samples. The reliability is first computed after 12 samples, or the next
+                multiple of the granularities. With ``pooling_masks``, the reliability of the finest mask ends the run.
+                Default: evaluate all samples.
+            return_reliability: also return the correlation between the attributions of two halves of the samples.
+            return_pooling: also return the index of the pooling mask that was taken.
             callback: called after every batch as ``callback(done, total)``; when it returns True the run ends
                 there and the attributions are those of the samples done.
-            process_group: ranks of ``torch.distributed`` that share the samples, as of SPES. Default: this process
+            process_group: ranks of ``torch.distributed`` that share the samples, as in SPES. Default: this process
                 evaluates all of them.
-            checkpoint: path of a file from which a run that was killed goes on, as of SPES. Default: none.
+            checkpoint: path of a file from which a killed run continues, as in SPES. Default: no file.
 
         Returns:
             **attributions**, or a tuple of **attributions**, **reliability** and **pooling**, as asked for:
@@ -138,14 +141,14 @@ class GradientSPES(GradientAttribution):
               ``(B,)`` and of shape ``(B * K, *input.shape[1:])`` for scores ``(B, K)``.
             - **reliability**: tensor of shape ``(B * K,)``, or a tuple of them: the correlation between the
               attributions of the two halves of the samples.
-            - **pooling**: index of the pooling mask that was taken; 0 where there is one, and None where the
+            - **pooling**: index of the pooling mask that was taken. It is 0 if there is only one mask, and None if the
               attributions are not pooled.
 
         Raises:
-            ValueError: an argument that does not fit the inputs, scores that are not a row for each example or do
-                not depend on the inputs in a differentiable way, gradients that are not finite.
-            TypeError: inputs that are not floating point; a feature mask that holds no integers.
-            AssertionError: a target that does not fit the scores; Captum's own code selects it.
+            ValueError: an argument does not fit the inputs, the scores are not a row for each example or do
+                not depend on the inputs in a differentiable way, or gradients are not finite.
+            TypeError: the inputs are not floating point, or a feature mask does not hold integers.
+            AssertionError: the target does not fit the scores; Captum's own code selects the target.
 
         Example::
 
@@ -200,12 +203,12 @@ class GradientSPES(GradientAttribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """Whether gradients are multiplied by the inputs: they are, by the inputs less their baselines."""
+        """Whether gradients are multiplied by the inputs: True, by the inputs minus their baselines."""
         return True
 
     @classmethod
     def get_name(cls) -> str:
-        """The method's name; Captum's own rule would spell it letter by letter."""
+        """The name of the method; Captum's default would split the abbreviation into letters."""
         return "GradientSPES"
 
     def attribute_future(self, *args: Any, **kwargs: Any) -> None:
@@ -241,7 +244,7 @@ class _MeanGradients(Estimator):
         self.normalize = normalize
         self.pooling: int | None = None
         self.batch_size = len(inputs[0])
-        # what a mask scales, (B, …)
+        # baseline - x, which the mask scales, (B, …)
         self.differences = [inp.detach() - baseline for inp, baseline in zip(inputs, _on_device(inputs, baselines))]
         # over two halves of the samples: float64 on the CPU
         self.counts = torch.zeros(2, dtype=torch.float64)
@@ -253,7 +256,7 @@ class _MeanGradients(Estimator):
         return [self.counts, *self.sums]
 
     def begin(self, ranks: Ranks) -> None:
-        if min(self.n_samples, self.first_look) < ranks.size:  # a rank without a sample has sums, too
+        if min(self.n_samples, self.first_look) < ranks.size:  # a rank without samples needs sums as well
             ranks.together(self.first_scores)
 
     def first_scores(self) -> Tensor:
@@ -262,7 +265,7 @@ class _MeanGradients(Estimator):
         return scores
 
     def _make_sums(self, scores: Tensor) -> None:
-        """Makes the sums for scores of some rows, (n,) or (n, K)."""
+        """Makes the sums for scores of shape (n,) or (n, K)."""
         rows = 2, self.batch_size, scores[0].numel()
         self.sums = [torch.zeros(*rows, *part.shape[1:], dtype=torch.float64) for part in self.differences]
 
@@ -271,7 +274,7 @@ class _MeanGradients(Estimator):
         return Perturbed(perturbed_inputs(self.inputs, self.baselines, self.layout, groups), groups)
 
     def fitting(self, per_eval: int) -> int:
-        """One perturbation at first; its graph then says how many fit into memory."""
+        """One perturbation at first; then as many as fit into memory by the size of its graph."""
         return 1 if self.graph is None else max(min(per_eval, MEMORY // max(self.graph.n_bytes, 1)), 1)
 
     def observe(self, perturbed: Perturbed, repeatedly: bool) -> tuple[Tensor, Iterable[Tensors]]:
@@ -299,9 +302,9 @@ class _MeanGradients(Estimator):
         halves = torch.cat([group.halves for group in groups])
         if stop is not None:
             numbers = [group.number(i, n_granularities) for group in groups for i in range(len(group.hidden))]
-            halves[torch.tensor(numbers) >= stop] = -1  # of neither half
-        wide = torch.float32 if scores.device.type == "mps" else torch.float64  # which Apple's GPUs do not have
-        added = [torch.zeros_like(sums) for sums in self.sums]  # all at once, or nothing where memory runs out
+            halves[torch.tensor(numbers) >= stop] = -1  # in neither half
+        wide = torch.float32 if scores.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        added = [torch.zeros_like(sums) for sums in self.sums]  # nothing is added if memory runs out
         for output, slopes_of_inputs in enumerate(self._slopes(gradients, perturbed)):
             for sums, slopes in zip(added, slopes_of_inputs):
                 for half in range(2):
@@ -321,7 +324,7 @@ class _MeanGradients(Estimator):
             yield _unit_length(slopes) if self.normalize else slopes
 
     def _halves(self, pool: FeatureLayout | None) -> list[Tensor]:
-        """The sums of each input, (2, B * K, elements), pooled over features where there are any."""
+        """The sums of each input, (2, B * K, elements), pooled over features unless ``pool`` is None."""
         totals = [sums.flatten(1, 2).flatten(2) for sums in self.sums]
         return totals if pool is None else _pool(totals, pool)
 
@@ -357,7 +360,7 @@ def _pools(
     pooling_masks: Sequence[Tensor | tuple[Tensor, ...]] | None,
     min_reliability: float | None,
 ) -> Sequence[FeatureLayout]:
-    """The features that the gradients may be summed over, from fine to coarse."""
+    """The features over which the gradients may be summed, from fine to coarse."""
     if pooling_masks is None:
         return [layout] if pool_features else []
     if isinstance(pooling_masks, Tensor) or not len(pooling_masks):
@@ -366,7 +369,7 @@ def _pools(
             f"not {'a tensor' if isinstance(pooling_masks, Tensor) else 'an empty one'}."
         )
     if not pool_features:
-        raise ValueError("pooling_masks says what to pool over, and pool_features=False not to pool: leave one out.")
+        raise ValueError("pooling_masks and pool_features=False exclude each other: leave one of them out.")
     if len(pooling_masks) > 1 and min_reliability is None:
         raise ValueError(
             f"pooling_masks has {len(pooling_masks)} masks, of which the finest reliable one is taken: give "
@@ -381,7 +384,7 @@ def _reliabilities(totals: list[Tensor]) -> Tensors:
 
 
 class _GraphSize(saved_tensors_hooks):
-    """Counts the bytes that a graph keeps for its backward, without the parameters, which are there anyway."""
+    """Counts the bytes that a graph keeps for its backward, without the parameters."""
 
     def __init__(self) -> None:
         super().__init__(self._count, lambda tensor: tensor)
@@ -408,11 +411,11 @@ def _on_device(inputs: Tensors, baselines: tuple[Tensor | int | float, ...]) -> 
 
 
 def _gradients(scores: Tensor, inputs: Tensors) -> Iterator[Tensors]:
-    """The gradients of each of K scores, (n,) or (n, K); one after the other was faster than all in one batch."""
+    """The gradients of each of K scores, (n,) or (n, K), one after another, which was faster than in one batch."""
     if not scores.requires_grad:
         raise ValueError(
             "the scores do not depend on the inputs in a differentiable way: compute them with gradients switched on "
-            "and without detaching, or take SPES, which needs no gradient."
+            "and without detaching, or use SPES, which needs no gradient."
         )
     n_outputs = scores[0].numel()
     for output in range(n_outputs):
@@ -431,11 +434,11 @@ def _unit_length(slopes: list[Tensor]) -> list[Tensor]:
 
 
 def _pool(totals: list[Tensor], layout: FeatureLayout) -> list[Tensor]:
-    """Every scalar's value replaced by the sum over its feature, the mean over the granularities.
+    """Replaces the value of every scalar by the sum over its feature, averaged over the granularities.
 
     Args:
         totals: for each input, (2, rows, elements).
-        layout: of the features.
+        layout: the features.
     """
     pooled = [torch.zeros_like(total) for total in totals]
     n_rows = totals[0].shape[1]

@@ -33,23 +33,24 @@ class SPES(PerturbationAttribution):
     .. math:: S = \frac{\sum_i r_i (1 - M_i)}{\sum_i (1 - M_i)},
 
     the mean impact over the perturbations that hid the feature; a feature that was never hidden gets 0. Eq. 3 has an
-    offset: it holds what the other features do as well, so that a feature without any effect gets the mean impact of
-    all perturbations and not 0. By default the class therefore centers it: it subtracts the mean impact of the
+    offset, the impact of the other features that are hidden at the same time: a feature without any effect gets the
+    mean impact of all perturbations and not 0. By default the class therefore subtracts the mean impact of the
     perturbations that did *not* hide the feature,
 
     .. math:: D = \frac{\sum_i r_i (1 - M_i)}{\sum_i (1 - M_i)} - \frac{\sum_i r_i M_i}{\sum_i M_i}.
 
     D is 0 for a feature without effect, the effect itself on a linear score, as in FeatureAblation, and for
-    ``perturbation_prob=0.5`` an estimate of the feature's Banzhaf value. But for sampling noise it is S up to a shift
-    and a scale, so that maps that are normalised look the same. ``centered=False`` gives Eq. 3 as the paper has it;
-    :class:`~captum_spes.SpeechToTextAttribution` does.
+    ``perturbation_prob=0.5`` an estimate of the feature's Banzhaf value. Except for sampling noise, D equals S up to a
+    shift and a scale, so that normalised maps of both look the same. ``centered=False`` gives Eq. 3 as in the paper;
+    :class:`~captum_spes.SpeechToTextAttribution` uses it.
 
-    Any forward function will do; the paper's is :class:`~captum_spes.KLDivergence`, whose impact is the KL divergence
-    from the original prediction, for all tokens in one pass.
+    SPES works with any forward function. The paper uses :class:`~captum_spes.KLDivergence`, whose impact is the KL
+    divergence from the original prediction, for all tokens in one pass.
 
     Args:
-        forward_func: the model or any function of it. It returns one score an example, shape ``(B,)``, or several
-            (one a token, say), shape ``(B, K)``; larger means closer to the original prediction. As in FeatureAblation,
+        forward_func: the model or any function of it. It returns one score for each example, shape ``(B,)``, or
+            several, for instance one for each token, shape ``(B, K)``. Larger scores mean closer to the original
+            prediction. As in FeatureAblation,
             a function with one score for the whole batch, or a fixed number of them, works with
             ``perturbations_per_eval=1`` and with examples that share their features.
 
@@ -91,14 +92,14 @@ class SPES(PerturbationAttribution):
 
         Args:
             inputs: a tensor, or a tuple of tensors that are perturbed jointly; dimension 0 is the batch.
-            baselines: what a hidden feature becomes: a number, a tensor that broadcasts to its input, or a tuple of
-                such, one for each input. Default: 0.
+            baselines: the values that replace hidden features: a number, a tensor that broadcasts to its input, or a
+                tuple with one of them for each input. Default: 0.
             target: which output is attributed, in any form that Captum's FeatureAblation takes.
             additional_forward_args: further arguments of ``forward_func``; tensors have the batch as dimension 0.
             feature_mask: integer ids that group scalars into features, in the shape of the input (its first
                 dimension 1 or the batch). Several granularities are stacked in front, ``(S, 1 or B, …)``: the
-                samples are split evenly over them and pooled. For a tuple of inputs a tuple of masks; equal ids in
-                two of them are one feature, as in FeatureAblation. Default: every scalar is a feature.
+                samples are split evenly over them and pooled. A tuple of inputs takes a tuple of masks; equal ids in
+                two masks are one feature, as in FeatureAblation. Default: every scalar is a feature.
                 A mask of two granularities for an input of shape (1, 2, 4)::
 
                     +---+---+---+---+   +---+---+---+---+
@@ -108,36 +109,36 @@ class SPES(PerturbationAttribution):
                     +---+---+---+---+   +---+---+---+---+
 
             n_samples: number of perturbations. The paper takes 20,000 for the thousands of patches of a spectrogram
-                (N_X); 1,000 do for dozens of features, and ``return_reliability`` says how far they do. Where a mask of
-                one granularity has so few features P that 2^P does not exceed it, every combination is evaluated once
-                and weighed by its probability, which is exact.
-            perturbations_per_eval: how many are evaluated in one batch. It changes the speed, not the
-                result but for rounding.
+                (N_X). For dozens of features 1,000 are enough; ``return_reliability`` measures it. If a mask of
+                one granularity has P features and 2^P is at most ``n_samples``, every combination is evaluated once
+                and weighted by its probability, which is exact.
+            perturbations_per_eval: number of perturbations in one batch. It changes the speed, and the result only by
+                rounding.
             show_progress: shows a progress bar that counts perturbations.
-            perturbation_prob: the probability with which a feature is hidden, one or one for each input.
+            perturbation_prob: the probability with which a feature is hidden: one number, or one for each input.
             centered: subtract the mean impact of the perturbations that did not hide the feature, so that a feature
-                without effect gets 0. False: Eq. 3, which has an offset. See the class for both.
-            seed: determines the perturbations together with the mask, and nothing else does.
-            min_reliability: end the run at the first look at which the reliability reaches this number, between 0 and
-                1; the reliability is the mean over the rows of what ``return_reliability`` gives. ``n_samples`` is then
-                the most. The first look has 48 samples, or the next multiple of the granularities. Each
-                further look has about a quarter more samples. The result is that of a run of so many samples, to the
-                last bit in one process, and the callback is told their number, as ``done`` and as ``total``. Where all
-                combinations of features are evaluated the run does not end early, since it is exact.
-                Default: evaluate all samples.
-            return_reliability: also return how far two halves of the samples agree.
+                without effect gets 0. False gives Eq. 3, which has an offset. The class describes both.
+            seed: the seed of the perturbations, which depend on it and on the mask alone.
+            min_reliability: end the run as soon as the reliability reaches this number, between 0 and 1. The
+                reliability is the mean over the rows of what ``return_reliability`` gives. ``n_samples`` is then the
+                largest number of samples. The reliability is first computed after 48 samples, or the next multiple of
+                the granularities, and then each time after about a quarter more. The result equals that of a run with
+                the number of samples at which it ends, to the last bit in one process. The callback is told this
+                number as ``done`` and as ``total``. If all combinations of features are evaluated, the run does not
+                end early, since it is exact. Default: evaluate all samples.
+            return_reliability: also return the correlation between the attributions of two halves of the samples.
             callback: called after every batch as ``callback(done, total)``; when it returns True the run ends
                 there and the attributions are those of the samples done.
             process_group: ranks of ``torch.distributed`` that share the samples, such as
-                ``torch.distributed.group.WORLD``. Each calls this with the same arguments and a model of its own,
-                and is given the whole result, which differs from a single process' by rounding alone. An error or
-                the callback's True on one rank ends all of them after the current batch. Default: this process
+                ``torch.distributed.group.WORLD``. Each rank calls this method with the same arguments and its own
+                model, and gets the whole result, which equals that of a single process up to rounding. An error on
+                one rank, or a callback that returns True, ends all ranks after the current batch. Default: this process
                 evaluates all samples.
-            checkpoint: path of a file, in a folder that exists, into which the sums are written every minute (a few
-                MB for patches). When the process is killed, the same call goes on from there, and ends with the same
-                result to the last bit where ``perturbations_per_eval`` and the device are the same. It is removed when
-                all samples are done, and stays after a stop by the callback. A failing write warns once and costs
-                nothing else. Ranks have files of their own beside it. Default: none.
+            checkpoint: path of a file, in an existing folder, to which the sums are written every minute (a few
+                MB for patches). If the process is killed, the same call continues from the file and gives the same
+                result, to the last bit if ``perturbations_per_eval`` and the device are the same. The file is removed
+                when all samples are done, and stays after a stop by the callback. If it cannot be written, the run
+                warns once and goes on. Each rank has its own file beside it. Default: no file.
 
         Returns:
             **attributions**, or (**attributions**, **reliability**):
@@ -148,10 +149,10 @@ class SPES(PerturbationAttribution):
               attributions of the two halves of the samples. The whole run's own is higher, about 2r / (1 + r).
 
         Raises:
-            ValueError: an argument that does not fit the inputs, or scores that are not finite. Captum's methods
-                raise an AssertionError or torch's RuntimeError there, or take the argument in silence.
-            TypeError: a feature mask that holds no integers, or scores that are no numbers.
-            AssertionError: a target that does not fit the scores; Captum's own code selects it.
+            ValueError: an argument does not fit the inputs, or scores are not finite. Captum's methods
+                raise an AssertionError or torch's RuntimeError in these cases, or accept the argument.
+            TypeError: a feature mask does not hold integers, or scores are not numbers.
+            AssertionError: the target does not fit the scores; Captum's own code selects the target.
 
         Example::
 
@@ -188,7 +189,7 @@ class SPES(PerturbationAttribution):
 
     @classmethod
     def get_name(cls) -> str:
-        """The method's name; Captum's own rule would spell it letter by letter."""
+        """The name of the method; Captum's default would split the abbreviation into letters."""
         return "SPES"
 
     def attribute_future(self, *args: Any, **kwargs: Any) -> None:
@@ -197,7 +198,7 @@ class SPES(PerturbationAttribution):
 
 
 class _RandomlyHidden(ImpactEstimator):
-    """Hides each feature at random; where there are few features, every combination of them once."""
+    """Hides each feature at random or, if there are few features, hides every combination of them once."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""How far explanations can be trusted: whether they are faithful, stable, plausible, and about the model at all."""
+"""Metrics of explanations: faithfulness, compactness, robustness, plausibility, and sanity."""
 
 from captum_spes.maps import rank_correlation
 from captum_spes.metrics._additive import additive_attributions

@@ -1,4 +1,4 @@
-"""Maps whose sums over bins estimate what hiding these bins does to a score."""
+"""Additive maps, whose sum over bins estimates how much a score falls when these bins are hidden."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from captum_spes.attr import SPES, BubbleNoise
 from captum_spes.attr.bubble_noise import _Bubbles
 from captum_spes.explanation import SpeechToTextExplanation
 
-# draws of bubbles that tell how much of a spectrogram is noise, and how much that varies
+# samples of bubbles from which the share of noise and its variation are measured
 N_BUBBLE_DRAWS = 500
 
 
 def additive_attributions(explanation: SpeechToTextExplanation) -> Tensor:
-    r"""Maps whose sum over hidden bins estimates how much the score falls when these bins are hidden.
+    r"""Converts maps so that their sum over hidden bins estimates how much the score falls when the bins are hidden.
 
-    That is what infidelity asks of a map (Yeh et al., 2019), and what the maps of Captum's methods are, once a patch's
-    value is spread over its bins rather than repeated on each. The methods of this library average impacts, which
+    Infidelity assumes such maps (Yeh et al., 2019). The maps of Captum's methods have this property if the value of a
+    patch is spread over its bins rather than repeated on each. The methods of this library average impacts, which
     leaves an offset in every bin. For a score that falls by :math:`d_i` with each hidden patch i,
     Eq. 3 gives
 
@@ -29,20 +29,20 @@ def additive_attributions(explanation: SpeechToTextExplanation) -> Tensor:
     with the mean impact :math:`\bar r`. It is not stored, but follows from the map:
     :math:`\sum_i S_i = \bar r\,((1 - p) / p + P)` for P patches.
 
-    - **SPES**: :math:`(S - \bar r) / (1 - p)`, divided by the patch's area. Of several granularities the area is the
-      mean of those of the patches that a bin lies in. The mean impact is the one with which the map adds up to
-      the fall that it implies when all is hidden, :math:`\bar r / p`. For one granularity and an additive score that is
-      exact; for other scores it is the additive score that fits.
+    - **SPES**: :math:`(S - \bar r) / (1 - p)`, divided by the patch's area. For several granularities the area is the
+      mean over the patches that contain the bin. The mean impact is chosen so that the map sums to
+      the fall that it implies when all is hidden, :math:`\bar r / p`. This is exact for one granularity and an additive
+      score; other scores are approximated by an additive one.
     - **Bubble Noise**: the same with the bubbles' share of noise A in place of a patch:
       :math:`\bar r = \mathrm{mean}(S) / (1 + v)`, where v is the squared coefficient of variation of a sample's mean A
       (for patches of equal area, :math:`(1 - p) / (pP)`). It is measured on bubbles drawn again with the stored
-      arguments. The map stays blurred by the bubbles: their noise hides no bin alone.
-    - **Maps with one value a patch** (FeatureAblation, ShapleyValueSampling, KernelShap, Lime, …): divided by
-      the patch's area.
-    - **All others** as they are. Those of IntegratedGradients, GradientShap and DeepLift add up by themselves;
-      Occlusion's do so up to a constant factor, the area of its window, which a normalised infidelity absorbs.
-      Saliency's and InputXGradient's are no estimates of a fall: the one is an absolute and local slope, the other is
-      against the value 0 rather than the baseline.
+      arguments. The map stays blurred, because the noise of a bubble never hides a single bin.
+    - **Maps with one value for each patch** (FeatureAblation, ShapleyValueSampling, KernelShap, Lime, …): the value is
+      divided by the patch's area.
+    - **All other maps** stay unchanged. The maps of IntegratedGradients, GradientShap and DeepLift are additive. Those
+      of Occlusion are additive up to a constant factor, the area of its window, which a normalised infidelity removes.
+      Those of Saliency and InputXGradient do not estimate a fall: Saliency is the size of a local slope, and
+      InputXGradient refers to the value 0 rather than the baseline.
 
     Args:
         explanation: from :class:`~captum_spes.SpeechToTextAttribution`, not normalised.
@@ -51,8 +51,9 @@ def additive_attributions(explanation: SpeechToTextExplanation) -> Tensor:
         Tensor: float64 maps (K, T, C), in units of the explained score (nats for KLDivergence and TokenLogProbability).
 
     Raises:
-        ValueError: a normalised explanation, whose scale and offset are gone, or one of both inputs jointly, whose
-            offset holds the previous tokens' impact too; metadata that does not say how it was made.
+        ValueError: the explanation is normalised, so that its scale and offset are lost; or it attributes to both
+            inputs jointly, so that its offset includes the impact of the previous tokens; or its metadata lack the
+            arguments with which it was made.
 
     Example::
 
@@ -84,7 +85,7 @@ def additive_attributions(explanation: SpeechToTextExplanation) -> Tensor:
 
 
 def without_offset(explanation: SpeechToTextExplanation) -> Tensor:
-    """The maps less the offset of the methods that average impacts, float64 (K, T, C); others as they are."""
+    """Subtracts the offset from maps of methods that average impacts; other maps stay unchanged. float64 (K, T, C)."""
     attr = explanation.spectrogram_attr.double()
     method = _stored(explanation, "method")
     if method == SPES.get_name():
@@ -105,7 +106,7 @@ def _mean_impact_of_bubbles(attr: Tensor, variation: float) -> Tensor:
 
 
 def _noise_share(explanation: SpeechToTextExplanation) -> tuple[float, float]:
-    """How much of the spectrogram is Bubble Noise's noise: the mean share, and its squared coefficient of variation."""
+    """The mean share of the spectrogram that Bubble Noise covers, and its squared coefficient of variation."""
     arguments = _stored(explanation, "arguments")
     names = ("bubbles_per_second", "bubble_seconds", "bubble_channels", "frames_per_second")
     n_frames, n_channels = explanation.spectrogram.shape
@@ -115,7 +116,7 @@ def _noise_share(explanation: SpeechToTextExplanation) -> tuple[float, float]:
 
 
 def _mean_area(explanation: SpeechToTextExplanation) -> Tensor:
-    """How many bins the patch of each bin has, the mean over the granularities: float64 (T, C)."""
+    """The number of bins in the patch of each bin, averaged over the granularities: float64 (T, C)."""
     mask = explanation.feature_mask
     if mask is None:
         return torch.ones_like(explanation.spectrogram, dtype=torch.float64)
@@ -127,7 +128,7 @@ def _mean_area(explanation: SpeechToTextExplanation) -> Tensor:
 
 
 def _is_painted(explanation: SpeechToTextExplanation) -> bool:
-    """Whether every bin of a patch has the patch's value, in all maps."""
+    """Whether all bins of a patch have the same value, in all maps."""
     if explanation.feature_mask is None:
         return False
     flat = explanation.spectrogram_attr.flatten(1)
@@ -142,21 +143,27 @@ def _prob(explanation: SpeechToTextExplanation) -> float:
 
 def _argument(arguments: dict[str, Any], name: str) -> Any:
     if name not in arguments:
-        raise ValueError(f"the arguments in the explanation's metadata have no {name}: its offset cannot be found.")
+        raise ValueError(
+            f"the arguments in the explanation's metadata have no {name}, without which its offset is unknown: take an "
+            "explanation from SpeechToTextAttribution.attribute."
+        )
     return arguments[name]
 
 
 def _stored(explanation: SpeechToTextExplanation, name: str) -> Any:
-    """A value of the metadata of an explanation that has its scale and its offset still."""
+    """A value of the metadata of an explanation, which must still have its scale and its offset."""
     if explanation.normalized:
         raise ValueError(
-            "the explanation is normalised, its scale and offset are gone: give it as attribute() gave it."
+            "the explanation is normalised, so that its scale and offset are lost: give it as attribute() returned it."
         )
     if explanation.metadata.get("joint"):
         raise ValueError(
-            "the explanation is of spectrogram and previous tokens jointly, so that its offset holds the tokens' "
-            "impact too: give one with joint=False."
+            "the explanation attributes to spectrogram and previous tokens jointly, so that its offset includes the "
+            "impact of the tokens: give one that was made with joint=False."
         )
     if name not in explanation.metadata:
-        raise ValueError(f"the explanation's metadata has no {name!r}: it says how the maps were made.")
+        raise ValueError(
+            f"the explanation's metadata has no {name!r}, which says how the maps were made: take an explanation from "
+            "SpeechToTextAttribution.attribute."
+        )
     return explanation.metadata[name]

@@ -1,4 +1,4 @@
-"""Intervals over utterances: corpora drawn again and again from the one that is there."""
+"""Bootstrap intervals over the utterances of a corpus."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ MIN_PAIRS = 6
 
 
 def draw_utterances(n: int, seed: int) -> np.ndarray:
-    """How often each of R corpora, of n utterances drawn with replacement from n, holds each of them: (R, n)."""
+    """Draws R corpora of n utterances with replacement; how often each corpus holds each utterance, (R, n)."""
     # sums over draws are products of matrices
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES).astype(float)
 
 
 def interval_ends() -> tuple[float, float]:
-    """The quantiles between which the middle of the draws is."""
+    """The quantiles at the ends of the interval."""
     return (50 - LEVEL / 2) / 100, (50 + LEVEL / 2) / 100
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle of some draws; those without a value are left out."""
+    """The interval of the values of some draws; NaN values are left out."""
     low, high = np.nanquantile(values, interval_ends())
     return float(low), float(high)

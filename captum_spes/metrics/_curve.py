@@ -13,18 +13,18 @@ from torch import Tensor
 def auc(steps: tuple[float, ...], scores: np.ndarray | Tensor) -> np.ndarray:
     """The area under scores (…, S) by the trapezoid rule, divided by the range of the steps, (…,).
 
-    So it reads as the scores do, 0 to 100. The authors divide by the range as well.
+    So it has the range of the scores, 0 to 100. The authors divide by the range as well.
 
     Raises:
         ValueError: fewer than two steps.
     """
     if len(steps) < 2:
-        raise ValueError(f"the area under a curve needs two steps or more: there is {len(steps)}.")
+        raise ValueError(f"the area under a curve needs at least two steps, not {len(steps)}: give more percentages.")
     return np.asarray(trapezoid(np.asarray(scores, dtype=np.float64), steps) / (steps[-1] - steps[0]))
 
 
 def format_steps(name: str, steps: object, lowest: float, highest: float) -> tuple[float, ...]:
-    """Raises a ValueError for what are no ascending numbers in a range, two or more."""
+    """Raises a ValueError unless ``steps`` are two or more ascending numbers in a range."""
     values = () if isinstance(steps, (int, float, str)) else tuple(float(step) for step in steps)  # type: ignore[attr-defined]
     ascending = all(a < b for a, b in pairwise(values))
     if len(values) < 2 or not ascending or not lowest <= values[0] <= values[-1] <= highest:

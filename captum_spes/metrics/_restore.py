@@ -1,4 +1,4 @@
-"""From a saved explanation back to what the model heard and wrote."""
+"""Restores the inputs and tokens of a model from an explanation of them."""
 
 from __future__ import annotations
 
@@ -19,33 +19,36 @@ NEEDED = ("model", "token_ids", "previous_token_ids", "context_seconds", "dtype"
 def restore(
     model: SpeechToTextModel, explanation: SpeechToTextExplanation, tokens_only: bool = False
 ) -> tuple[Utterance, Tokens]:
-    """What the model heard and the tokens that were explained, in the full window and the explanation's precision.
+    """The utterance and the tokens that were explained, in the full window and the explanation's precision.
 
-    The spectrogram is the explanation's own; the padding after it is the model's silence. In the real utterance one or
-    two frames after the end still hold a little of the audio under their windows, which no explanation stores. With
-    Whisper tiny.en the predictions therefore differ by a KL divergence of less than 0.01, measured on six recordings;
-    hiding half of the spectrogram changes them by several nats.
+    The spectrogram is that of the explanation, and the padding after it is the model's silence. In the original
+    utterance the windows of one or two frames after the end still reach into the audio, which explanations do not
+    store. With Whisper tiny.en the predictions therefore differ by a KL divergence of less than 0.01, measured on six
+    recordings; hiding half of the spectrogram changes them by several nats.
 
     Args:
         model: the model that was explained.
-        explanation: of its tokens, or of the text as a whole.
-        tokens_only: refuse one of the text as a whole.
+        explanation: an explanation of the tokens, or of the text as a whole.
+        tokens_only: refuse an explanation of the text as a whole.
 
     Returns:
         (Utterance, Tokens): as :meth:`.SpeechToTextAttribution.prepare` gives them.
 
     Raises:
-        ValueError: an explanation of another model, of words or of a contrast, or one that does not
+        ValueError: the explanation is of another model, of words or of a contrast, or its metadata do not
             say how it was made.
     """
     metadata = explanation.metadata
     if missing := [name for name in NEEDED if name not in metadata]:
         raise ValueError(
             f"the explanation's metadata has no {' and no '.join(missing)}, without which its predictions cannot be "
-            "made again: take an explanation from SpeechToTextAttribution.attribute."
+            "computed again: take an explanation from SpeechToTextAttribution.attribute."
         )
     if metadata["model"] != model.name:
-        raise ValueError(f"the explanation is of {metadata['model']!r}, not of the given model {model.name!r}.")
+        raise ValueError(
+            f"the explanation is of {metadata['model']!r}, not of the given model {model.name!r}: give the model that "
+            "was explained."
+        )
     if metadata.get("contrast") is not None:
         raise ValueError("the explanation is of a contrast of two words: give one of the tokens.")
     if explanation.grouped and (tokens_only or len(explanation.tokens) > 1):
@@ -54,7 +57,7 @@ def restore(
     target, previous = metadata["token_ids"], metadata["previous_token_ids"]
     utterance = model.from_features(explanation.spectrogram[None])
     n_padding = round(metadata["context_seconds"] * model.frames_per_second) - len(explanation.spectrogram)
-    # SeamlessM4T's may end with a pair of frames that it does not hear, of which the spectrogram knows nothing
+    # utterances of SeamlessM4T may end with two frames that the model ignores and the spectrogram leaves out
     n_missing = max(n_padding - utterance.padding.shape[1], 0)
     if n_missing > MAX_MISSING:
         raise ValueError(
@@ -76,7 +79,7 @@ def restore(
 def restore_for_scores(
     model: SpeechToTextModel, explanation: SpeechToTextExplanation, tokens_only: bool = False
 ) -> tuple[Utterance, Tokens]:
-    """The same with the padding frozen where it was for the explanation, for metrics that score many inputs."""
+    """The same, with frozen padding if the explanation had it, for metrics that score many inputs."""
     utterance, tokens = restore(model, explanation, tokens_only)
     context = explanation.metadata.get("context", {})
     if context.get("used") != "frozen":
@@ -87,7 +90,7 @@ def restore_for_scores(
 
 
 def _check(metadata: dict[str, Any]) -> None:
-    """Raises a ValueError for metadata, of a file maybe, that no explanation has."""
+    """Raises a ValueError for metadata that no explanation can have, such as those of a damaged file."""
     target, previous = metadata["token_ids"], metadata["previous_token_ids"]
     seconds = metadata["context_seconds"]
     valid = {
@@ -99,7 +102,7 @@ def _check(metadata: dict[str, Any]) -> None:
         "context": _is_context(metadata.get("context", {})),
     }
     if wrong := [name for name, is_valid in valid.items() if not is_valid]:
-        raise ValueError(f"the explanation's metadata is damaged: {' and '.join(wrong)} cannot be so.")
+        raise ValueError(f"the explanation's metadata is damaged: {' and '.join(wrong)} has an impossible value.")
     if previous and previous[len(previous) - len(target) + 1 :] != target[:-1]:
         raise ValueError("the explanation's metadata is damaged: its previous tokens do not end with its tokens.")
 

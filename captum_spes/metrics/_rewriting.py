@@ -1,4 +1,4 @@
-"""What a model writes where parts of the spectrogram are hidden."""
+"""Transcribes spectrograms of which parts are hidden."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from captum_spes.models import SpeechToTextModel, text
 # a map (T, C) for each explanation, or a random order
 Maps = Tensor | Sequence[Tensor] | Literal["random"]
 
-# arguments of generation by which transformers fetches code and runs it
+# arguments of generation with which transformers downloads code and runs it
 CODE = {"custom_generate", "trust_remote_code"}
-# a text is not let grow beyond so many tokens, unless the original is as long
+# the largest number of tokens of a text, unless the original has as many
 MAX_NEW_TOKENS = 200
 
 
 class Rewriter:
-    """Lets a model write again, as it wrote what an explanation explains.
+    """Transcribes perturbed spectrograms with the settings of an explanation.
 
-    In the full window and the explanation's precision, with its prompt and arguments of generation. Texts end after
-    ``max_new_tokens``, by default twice the original's tokens and ten, so that repetitions end.
+    The model runs in the full window and the explanation's precision, with its prompt and arguments of generation.
+    Texts end after ``max_new_tokens``, by default twice the original's tokens plus ten, so that repetitions end.
 
     Args:
         model: the model that was explained.
-        explanation: of its tokens, or of the text as a whole.
-        max_new_tokens: tokens of a text.
-        baseline: what hidden bins become; see :func:`~captum_spes.metrics.baselines.make_hider`.
+        explanation: an explanation of the tokens, or of the text as a whole.
+        max_new_tokens: largest number of tokens of a text.
+        baseline: the values that replace hidden bins; see :func:`~captum_spes.metrics.baselines.make_hider`.
         seed: the seed of the baseline's noise.
 
     Raises:
-        ValueError: an explanation that :func:`restore` refuses.
+        ValueError: :func:`restore` refuses the explanation.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class Rewriter:
         gen_args = explanation.metadata.get("gen_args", {})
         if unsafe := CODE & gen_args.keys():
             raise ValueError(
-                f"the explanation's metadata has {' and '.join(sorted(unsafe))} among its gen_args, which would run "
-                "code from elsewhere: it is not to be trusted."
+                f"the explanation's metadata has {' and '.join(sorted(unsafe))} among its gen_args, which could run "
+                "foreign code: such an explanation is refused."
             )
         if max_new_tokens is None:
             n_tokens = len(self.tokens.target)
@@ -63,7 +63,7 @@ class Rewriter:
         self.gen_args = {**gen_args, "max_new_tokens": max_new_tokens}
 
     def texts(self, hidden: Tensor, batch_size: int) -> Iterator[str]:
-        """What is written where the bins of masks (S, T · C) are set to the baseline."""
+        """The texts for masks (S, T · C), whose bins are set to the baseline."""
         spectrogram = self.utterance.spectrogram
         for masks in hidden.split(batch_size):
             heard = self.hide(masks.view(-1, *spectrogram.shape[1:]).to(spectrogram.device))
@@ -72,10 +72,10 @@ class Rewriter:
 
 
 def format_maps(explanations: Sequence[SpeechToTextExplanation], maps: Maps | None) -> list[Tensor]:
-    """A map (T, C) for each explanation, by default that of its sentence. Bins of a constant map are in random order.
+    """A map (T, C) for each explanation, by default its sentence map. The bins of a constant map get a random order.
 
     Raises:
-        ValueError: maps that do not fit the explanations.
+        ValueError: the maps do not fit the explanations.
     """
     if maps is None:
         return [explanation.sentence().spectrogram_attr[0] for explanation in explanations]

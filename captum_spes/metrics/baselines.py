@@ -1,4 +1,4 @@
-"""What hidden bins of a spectrogram become while a metric measures: four baselines, each a function of the seed."""
+"""Baselines with which metrics replace hidden bins of a spectrogram; each is a function of the seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from captum_spes.models.protocol import SpeechToTextModel, Utterance
 Baseline = Literal["mean", "noise", "interpolation", "silence"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 
-# of the deviation of a mel channel: what ROAD adds to interpolated values, so that smooth holes do not show the mask
+# noise that ROAD adds to interpolated values, as a share of the deviation of a mel channel: without it, smooth regions
+# would show the mask
 ROAD_NOISE = 0.01
 # the largest residual of an interpolated bin, in deviations of the spectrogram
 TOLERANCE = 1e-4
@@ -31,7 +32,7 @@ def check_baseline(baseline: str) -> None:
 def make_hider(
     baseline: Baseline, model: SpeechToTextModel, utterance: Utterance, seed: int = 0
 ) -> Callable[[Tensor], Tensor]:
-    """A function that hides bins: masks (B, T, C), True = hidden, to spectrograms (B, T, C).
+    """Makes a function that hides bins: it maps masks (B, T, C), True = hidden, to spectrograms (B, T, C).
 
     - ``"mean"``: the model's baseline, the mean of each mel channel over the utterance.
     - ``"silence"``: the lowest value of each mel channel in the utterance.
@@ -39,7 +40,7 @@ def make_hider(
       distribution in each channel.
     - ``"interpolation"``: the noisy linear imputation of ROAD (Rong et al., 2022, "A Consistent and Efficient
       Evaluation Strategy for Attribution Methods"): each hidden bin is the weighted mean of its eight neighbours,
-      hidden or not. Where all bins are hidden it is the mean.
+      hidden or not. If all bins are hidden it is the mean.
     """
     check_baseline(baseline)
     spectrogram = utterance.spectrogram
@@ -62,11 +63,11 @@ def make_hider(
 
 
 def _interpolate(hidden: Tensor, spectrogram: Tensor, mean: Tensor, noise: Tensor) -> Tensor:
-    """Spectrograms (B, T, C) whose hidden bins are the weighted means of their neighbours, plus noise.
+    """Replaces hidden bins by the weighted means of their neighbours, plus noise: spectrograms (B, T, C).
 
-    The means of all hidden bins are one linear system for each mask, symmetric and positive definite, which conjugate
-    gradients solve for all masks of a batch at once. Masks do not share step sizes, and a mask that has converged stays
-    as it is, so that the batch changes nothing but rounding.
+    For each mask the means of all hidden bins are the solution of a linear system, symmetric and positive definite.
+    Conjugate gradients solve the systems of a batch at once. Each mask has its own step sizes, and a mask that has
+    converged is not changed any more, so that the batch changes the result only by rounding.
     """
     known = ~hidden
     weights = _neighbours(torch.ones_like(spectrogram))  # of the neighbours that exist
@@ -76,7 +77,7 @@ def _interpolate(hidden: Tensor, spectrogram: Tensor, mean: Tensor, noise: Tenso
 
     start = torch.where(hidden, mean, 0)
     residual = torch.where(hidden, _neighbours(torch.where(known, spectrogram, 0)), 0) - matrix(start)
-    # a mask that hides everything has no solution but constants
+    # a mask that hides everything has only constant solutions
     residual = residual * known.flatten(1).any(1)[:, None, None]
     tolerance = TOLERANCE * spectrogram.std(unbiased=False)
     values, direction, square = start, residual, _squares(residual)
@@ -97,7 +98,7 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 def _neighbours(values: Tensor) -> Tensor:
-    """The sum of each bin's neighbours (B, T, C): 1/6 for those beside, above and below, 1/12 for the diagonal ones."""
+    """The weighted sum of each bin's neighbours, (B, T, C): 1/6 for direct neighbours, 1/12 for diagonal ones."""
     rows = pad(values, (1, 1))
     rows = rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]
     both = pad(rows, (0, 0, 1, 1))

@@ -1,4 +1,4 @@
-"""Compactness: how much of the input a map finds important, whatever the threshold."""
+"""Compactness: the share of the input that a map marks as important, over all thresholds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THRESHOLDS = tuple(i / 20 for i in range(21))
 
 @dataclass(frozen=True, eq=False)
 class SizeCurve:
-    """How many percent of the features U explanations score at S thresholds or above; see :func:`size`.
+    """The percentage of features of U explanations with values at or above S thresholds; see :func:`size`.
 
     Attributes:
         steps: the thresholds, S numbers.
@@ -54,22 +54,22 @@ def size(
     inputs: Literal["spectrogram", "tokens"] = "spectrogram",
     thresholds: Iterable[float] = THRESHOLDS,
 ) -> SizeCurve:
-    """How much of the input is important: the percentage of features above thresholds, smaller is better (paper §5).
+    """The percentage of features with values at or above thresholds; smaller is better (paper §5).
 
-    Of the tokens' maps, normalised to [0, 1] as in §4.3 whatever the method, all bins (or previous tokens) of all
-    maps together. A previous token is a feature of the tokens after it alone. Size says nothing of truth: a map with
-    one peak in a random place is the most compact of all.
+    The maps of the tokens are normalised to [0, 1] as in §4.3, for every method, and all bins (or previous tokens) of
+    all maps are counted together. A previous token is a feature of the tokens after it only. Size does not measure
+    whether a map is faithful: a map with one peak in a random place is the most compact of all.
 
     Args:
-        explanations: of the tokens, one or several utterances.
-        inputs: which of the two inputs.
-        thresholds: ascending, from 0 to 1.
+        explanations: explanations of the tokens of one or several utterances.
+        inputs: whose map: ``"spectrogram"`` or ``"tokens"``, the previous tokens.
+        thresholds: ascending numbers from 0 to 1.
 
     Returns:
-        SizeCurve: with ``steps``, ``scores`` and ``auc``. Of several explanations each counts as much.
+        SizeCurve: with ``steps``, ``scores`` and ``auc``. Several explanations have equal weights.
 
     Raises:
-        ValueError: maps with NaN; thresholds that are none; no explanation.
+        ValueError: a map holds NaN, the thresholds are not as above, or there is no explanation.
 
     Example::
 
@@ -99,11 +99,11 @@ def size(
 
 def _values(explanation: SpeechToTextExplanation, inputs: str) -> np.ndarray:
     if inputs == "tokens" and not explanation.previous_tokens:
-        raise ValueError("the model writes all tokens at once: there are no previous tokens, and no size of their map.")
+        raise ValueError("the model writes all tokens at once, so that there are no previous tokens to measure.")
     values = (
         explanation.spectrogram_attr if inputs == "spectrogram" else explanation.token_attr[explanation.is_previous]
     )
     array = values.numpy()
     if not np.isfinite(array).all():
-        raise ValueError("a map holds NaN or infinite values: its size is not known.")
+        raise ValueError("a map holds NaN or infinite values, so that its size is undefined.")
     return array

@@ -1,4 +1,4 @@
-"""Whether a contrastive map shows what decides between two words: without its top bins, is the foil written?"""
+"""Flip rate: tests whether the model writes the foil without the top bins of a contrastive map."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from captum_spes.metrics._rewriting import Maps, Rewriter, format_maps
 from captum_spes.models import SpeechToTextModel, text
 from captum_spes.words import word_spans
 
-# texts that are written at once
+# texts that are generated in one batch
 BATCH_SIZE = 20
 
 
 @dataclass(frozen=True, eq=False)
 class FlipRate:
-    """What is written of M contrasted words at S steps of deletion; see :func:`flip_rate`.
+    """The texts for M contrasted words at S steps of deletion; see :func:`flip_rate`.
 
     Attributes:
-        steps: how many percent of the bins were deleted, S numbers.
+        steps: the percentages of the bins that were deleted, S numbers.
         flips: whether the foil was written in the word's place, bool (M, S).
-        found: whether the word or the foil was, bool (M, S).
-        texts: all that was written, M lists of S texts.
+        found: whether the word or the foil was written there, bool (M, S).
+        texts: the whole texts, M lists of S texts.
 
     Example::
 
@@ -52,12 +52,12 @@ class FlipRate:
 
     @property
     def rate(self) -> Tensor:
-        """Of the words that were found, themselves or their foil, the share of foils, (S,); NaN where none was."""
+        """The share of foils among the places where the word or the foil was found, (S,); NaN if there is none."""
         return self.flips.sum(0) / self.found.sum(0)
 
     @property
     def coverage(self) -> Tensor:
-        """The share of the words that were found, themselves or their foil, (S,). A rate without it says little."""
+        """The share of the words for which the word or the foil was found, (S,). Always report it with the rate."""
         return self.found.float().mean(0)
 
 
@@ -72,33 +72,34 @@ def flip_rate(
 ) -> FlipRate:
     """How often the foil is written instead of the word as the most important bins of the spectrogram are deleted.
 
-    The measure of contrastive explanations of Conti et al. (2025, "The Unheard Alternative"): a map of what speaks
-    for the word and against the foil flips the word when its top bins are set to the model's baseline and the model
-    writes again. A map of what the word needs, whatever stands against it, makes it something else or nothing.
+    This measure of contrastive explanations is by Conti et al. (2025, "The Unheard Alternative"). The top bins of the
+    map are set to the model's baseline, and the model writes the text again. If the map shows what speaks for the word
+    and against the foil, the model then writes the foil. If it shows only what the word depends on, the model writes
+    another word or none.
 
-    In the word's place stand the words between the nearest ones before and after it that stayed as they were. Letter
-    case and punctuation do not count. Where both forms stand there, the word has not flipped. Of a contrast with no
-    word, the word has flipped where its two neighbours stayed and nothing stands between them.
+    The place of the word is between the nearest words before and after it that did not change. Letter case and
+    punctuation are ignored. If both word and foil occur there, the word has not flipped. With an empty foil the word
+    has flipped if its two neighbours did not change and no word is between them.
 
-    The rate is the foils' share of the words found, and the coverage these words' share of all, as in the paper. An
-    utterance that is written all over again has no word to be found, and a looping one is cut at twice the
-    original's tokens and ten.
+    The rate is the share of foils among the places where the word or the foil was found, and the coverage is the share
+    of such places among all, as in the paper. A text that changes everywhere has no such place. A text that repeats
+    itself is cut at twice the original's tokens plus ten.
 
     Args:
         model: the model that was explained.
-        explanations: contrastive explanations, one or several: made with ``contrast=Contrast(word, foil)``.
-        maps: what to delete by in place of the explanations' own maps: a map (T, C) for each, such as the word's plain
-            one, or ``"random"`` for a random order. Compare with both.
-        percentages: how much is deleted, in percent of the bins. 0 shows what the model writes of the whole.
-        seed: the seed of the order of bins with equal values, as all of a patch have, and of the random one.
-        show_progress: shows a progress bar, one step a text.
+        explanations: one or several contrastive explanations, made with ``contrast=Contrast(word, foil)``.
+        maps: maps that order the bins in place of the explanations' own maps: a map (T, C) for each, such as the plain
+            map of the word, or ``"random"`` for a random order. Compare with both.
+        percentages: percentages of the bins that are deleted. 0 gives the text of the whole spectrogram.
+        seed: the seed of the random order, and of the order of bins with equal values, such as those of a patch.
+        show_progress: shows a progress bar that counts texts.
 
     Returns:
-        FlipRate: a row an explanation, a column a percentage.
+        FlipRate: with a row for each explanation and a column for each percentage.
 
     Raises:
-        ValueError: explanations that are no contrasts, that are of another model, or whose word and foil differ by
-            letter case or punctuation alone; maps that do not fit them; percentages that are none.
+        ValueError: an explanation is not a contrast, is of another model, or has a word and foil that differ only in
+            letter case or punctuation; or maps do not fit the explanations; or percentages are not as above.
 
     Example::
 
@@ -122,7 +123,7 @@ def flip_rate(
         raise ValueError(f"percentages must be numbers from 0 to 100, at least one, not {steps}.")
     if not explanations:
         raise ValueError("there is no explanation: give a contrastive one, or several.")
-    # what cannot be is refused before the model runs
+    # arguments that cannot be used are refused before the model runs
     cases = [
         _Case(model, *pair, steps, seed)
         for pair in zip(explanations, format_maps(explanations, _own(explanations) if maps is None else maps))
@@ -141,7 +142,7 @@ def flip_rate(
 
 
 class _Case:
-    """One contrasted word: what the model writes as bins are deleted."""
+    """One contrasted word, and the texts that the model writes as bins are deleted."""
 
     def __init__(
         self,
@@ -162,8 +163,8 @@ class _Case:
         self.foil = _words(contrast["foil"])
         if self.word == self.foil or not self.word or (contrast["foil"] and not self.foil):
             raise ValueError(
-                f"{contrast['word']!r} and {contrast['foil']!r} are no two words without letter case and punctuation: "
-                "what is written cannot tell them apart."
+                f"{contrast['word']!r} and {contrast['foil']!r} are the same without letter case and punctuation, so "
+                "that texts cannot tell them apart: give a contrast of two different words."
             )
         self.original = before + self.word + after
         self.span = len(before), len(before) + len(self.word)
@@ -172,7 +173,7 @@ class _Case:
         self.texts: list[str] = []
 
     def write(self) -> Iterator[str]:
-        """Lets the model write without the top bins, and reads what stands in the word's place."""
+        """Yields the texts without the top bins, and notes whether word or foil is in the word's place."""
         for written in self.rewriter.texts(self.hidden, BATCH_SIZE):
             form = self._form(_words(written))
             self.texts.append(written)
@@ -181,17 +182,17 @@ class _Case:
             yield written
 
     def _form(self, words: list[str]) -> list[str] | None:
-        """Which of word and foil stands in the word's place; the longer where one is a part of the other."""
+        """The word or the foil if it is in the word's place; the longer one if it contains the other."""
         place = _place(self.original, self.span, words)
         if not self.foil:
             return self._word_or_none(words, place)
-        for form in sorted((self.word, self.foil), key=len, reverse=True):  # the word first where they are as long
+        for form in sorted((self.word, self.foil), key=len, reverse=True):  # the word first if both have one length
             if _has(words[place], form):
                 return form
         return None
 
     def _word_or_none(self, words: list[str], place: slice) -> list[str] | None:
-        """The word, or the empty foil where the neighbours of the word's place stayed and it is empty."""
+        """The word, or the empty foil if the word's place is empty and its neighbours did not change."""
         if _has(words[place], self.word):
             return self.word
         (start, stop), first = self.span, place.start
@@ -208,14 +209,14 @@ def _contrast(explanation: SpeechToTextExplanation) -> dict[str, Any]:
     contrast = explanation.metadata.get("contrast")
     if contrast is None:
         raise ValueError(
-            f"the explanation of {explanation.text!r} is no contrast: make it with "
+            f"the explanation of {explanation.text!r} is not a contrast: make it with "
             "SpeechToTextAttribution.attribute(contrast=Contrast(word, foil))."
         )
     return contrast
 
 
 def _whole(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Of the whole text, of which the contrast explains one word."""
+    """The metadata for the whole text, of which the contrast explains one word."""
     return {**metadata, "contrast": None}
 
 
@@ -230,7 +231,7 @@ def _has(words: list[str], form: list[str]) -> bool:
 
 
 def _place(original: list[str], span: tuple[int, int], words: list[str]) -> slice:
-    """Which words stand where ``original[span[0]:span[1]]`` stood: those between its neighbours that stayed."""
+    """The words in the place of ``original[span[0]:span[1]]``: those between its neighbours that did not change."""
     first, last = 0, len(words)
     for start, other, size in SequenceMatcher(None, original, words, autojunk=False).get_matching_blocks():
         for index in range(size):

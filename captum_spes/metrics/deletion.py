@@ -1,4 +1,4 @@
-"""Faithfulness by deletion and insertion: what a model writes without the bins that a map finds important."""
+"""Faithfulness by deletion and insertion: scores the texts that a model writes without the bins of a map."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Change = Literal["deletion", "insertion"]
 
 @dataclass(frozen=True, eq=False)
 class DeletionCurve:
-    """What U utterances score at S steps of deletion or insertion; see :func:`deletion`.
+    """The texts and scores of U utterances at S steps of deletion or insertion; see :func:`deletion`.
 
     Attributes:
-        steps: how many percent of the bins were deleted or inserted, S numbers.
-        texts: what was written, U lists of S texts.
-        references: what the texts were scored against, U texts.
-        score: how.
+        steps: the percentages of the bins that were deleted or inserted, S numbers.
+        texts: the texts that the model wrote, U lists of S texts.
+        references: the references of the texts, U texts.
+        score: the score of the texts.
 
     Example::
 
@@ -51,7 +51,7 @@ class DeletionCurve:
 
     @property
     def counts(self) -> np.ndarray:
-        """What the score is made of, float64 (U, S, n)."""
+        """The counts from which the score is computed, float64 (U, S, n)."""
         pairs = zip(self.texts, self.references)
         return np.array([[self.score.counts(text, reference) for text in texts] for texts, reference in pairs])
 
@@ -85,45 +85,45 @@ def deletion(
     seed: int = 0,
     show_progress: bool = False,
 ) -> DeletionCurve:
-    """How a model's text falls apart as the most important bins of the spectrogram are deleted (paper §5).
+    """Measures how a model's text changes as the most important bins of the spectrogram are deleted (paper §5).
 
-    The bins with the largest values of the sentence map are set to a baseline, step by step; the model writes again,
-    and its text is scored against a reference. A map is faithful when the text falls apart early: a
-    **high** area under the curve for WER, a **low** one for BLEU. Compare with ``maps="random"``, and with the energy
-    of the spectrogram, ``maps=spectrogram - baseline`` (the methods ``random`` and ``energy`` of the command line):
-    the latter costs nothing and does well.
+    The bins with the largest values of the sentence map are set to a baseline, step by step. At each step the model
+    writes the text again, and the text is scored against a reference. If the map is faithful, the text breaks down
+    early: the area under the curve is **high** for WER and **low** for BLEU. Compare with ``maps="random"``, and with
+    the energy of the spectrogram, ``maps=spectrogram - baseline`` (the methods ``random`` and ``energy`` of the command
+    line). The energy costs nothing and does well.
 
     The model writes in its full window, with the explanation's precision and arguments of generation. Coarse steps
-    saturate: with the paper's steps of 5 % most of a text is gone at the first or second; ``percentages=range(21)``
-    looks closer.
+    saturate: with the paper's steps of 5 % most of a text is gone at the first or second step.
+    ``percentages=range(21)`` has finer steps.
 
     Args:
         model: the model that was explained.
-        explanations: of the tokens or of the text as a whole, one or several utterances.
-        references: the texts to score against, one for each. Default: what the explanations explain, the model's own
-            text.
-        percentages: how much is deleted, ascending, in percent of the bins.
+        explanations: explanations of the tokens, or of the text as a whole, of one or several utterances.
+        references: a reference text for each explanation. Default: the text that is explained, which is the model's
+            own.
+        percentages: percentages of the bins that are deleted, ascending.
         score: ``"wer"`` for transcripts, ``"bleu"`` for translations, or a score with its own settings, such as
             ``WordErrorRate(normalizer="basic")``.
-        maps: what to delete by in place of the sentence maps: a map (T, C) for each, or ``"random"``.
-        baselines: what deleted bins become. ``"mean"`` is the model's baseline, each mel channel's mean over the
-            utterance, with which most maps are made as well; a faithful map should be faithful with others, too.
+        maps: maps that order the bins in place of the sentence maps: a map (T, C) for each, or ``"random"``.
+        baselines: the values of deleted bins. ``"mean"`` is the model's baseline, each mel channel's mean over the
+            utterance, which most maps are made with; a faithful map should also be faithful with other baselines.
             ``"silence"`` is the lowest value of each channel in the utterance; ``"noise"`` gives each bin the value of
             a random frame of its channel; ``"interpolation"`` is the noisy linear imputation of ROAD (Rong et al.,
             2022): the weighted mean of a bin's eight neighbours.
-        max_new_tokens: tokens of a text. Default: twice the original's and ten, at most 200.
-        perturbations_per_eval: texts that are written at once. With the same number the results are the same to the
-            last bit; with another the model may round otherwise.
-        seed: the seed of the order of bins with equal values, as all of a patch have, of the random order, and of the
-            noise.
-        show_progress: shows a progress bar, one step a text.
+        max_new_tokens: largest number of tokens of a text. Default: twice the original's plus ten, at most 200.
+        perturbations_per_eval: number of texts in one batch. With the same number the results are the same to the
+            last bit; with another the model may round differently.
+        seed: the seed of the random order, of the noise, and of the order of bins with equal values, such as those of
+            a patch.
+        show_progress: shows a progress bar that counts texts.
 
     Returns:
         DeletionCurve: with ``steps``, ``scores``, ``auc`` and the texts.
 
     Raises:
-        ValueError: explanations of another model, of words or of a contrast; maps with NaN or of another shape;
-            references that are empty or too few; steps or a baseline that are none.
+        ValueError: an explanation is of another model, of words or of a contrast; a map holds NaN or has another
+            shape; references are empty or too few; or the steps or the baseline are not as above.
 
     Example::
 
@@ -159,10 +159,10 @@ def insertion(
     seed: int = 0,
     show_progress: bool = False,
 ) -> DeletionCurve:
-    """How soon a model's text comes back as the most important bins are put into an empty spectrogram.
+    """Measures how soon a model's text is complete as the most important bins are inserted into the baseline.
 
-    The counterpart of :func:`deletion`: all bins start at the baseline, and those with the largest values are heard
-    first. A faithful map has a **low** area under the curve for WER, a **high** one for BLEU.
+    This is the counterpart of :func:`deletion`: all bins start at the baseline, and those with the largest values are
+    inserted first. A faithful map has a **low** area under the curve for WER and a **high** one for BLEU.
 
     Arguments, result and errors are those of :func:`deletion`.
 
@@ -183,11 +183,12 @@ def insertion(
 
 
 def symmetric_relevance_gain(deleted: DeletionCurve, inserted: DeletionCurve) -> float:
-    """How far insertion stays above deletion, in accuracy: the area between both curves, larger is better.
+    """The area between the curves of insertion and deletion, in accuracy; larger is better.
 
-    Blücher et al. (2024, "Decoupling pixel flipping and occlusion strategy for consistent XAI benchmarks"): a map has
-    to find what is enough for the text as well as what the text cannot do without, and effects of the baseline that
-    are the same for every order cancel out; a random order has about 0. For WER accuracy is 100 − WER.
+    It is by Blücher et al. (2024, "Decoupling pixel flipping and occlusion strategy for consistent XAI benchmarks"). A
+    map must find bins that are sufficient for the text and bins that are necessary for it. Effects of the baseline
+    that are the same for every order cancel out, so that a random order has about 0. For WER the accuracy is
+    100 − WER.
 
     Args:
         deleted: from :func:`deletion`.
@@ -197,7 +198,7 @@ def symmetric_relevance_gain(deleted: DeletionCurve, inserted: DeletionCurve) ->
         float: from −100 to 100.
 
     Raises:
-        ValueError: curves of other steps, references or scores.
+        ValueError: the curves differ in steps, references or score.
 
     Example::
 
@@ -209,7 +210,7 @@ def symmetric_relevance_gain(deleted: DeletionCurve, inserted: DeletionCurve) ->
     """
     settings = [(curve.steps, curve.references, curve.score.name) for curve in (deleted, inserted)]
     if settings[0] != settings[1]:
-        raise ValueError("the two curves must have the same steps, references and score.")
+        raise ValueError("the curves of deletion and insertion must have the same steps, references and score.")
     gain = inserted.auc - deleted.auc
     return gain if deleted.score.higher_is_better else -gain
 
@@ -224,10 +225,9 @@ def rewrite(
     perturbations_per_eval: int = 32,
     seed: int = 0,
 ) -> list[str]:
-    """The texts that :func:`deletion` or :func:`insertion` scores, for one explanation and by its sentence map.
+    """The texts that :func:`deletion` or :func:`insertion` scores, for one explanation and its sentence map.
 
-    Whoever keeps the texts can score them later, against other references. Arguments and errors are those of
-    :func:`deletion`.
+    Stored texts can be scored later, against other references. Arguments and errors are those of :func:`deletion`.
 
     Args:
         change: ``"deletion"`` or ``"insertion"``.
@@ -256,13 +256,13 @@ def rewrite(
 def _texts(
     rewriter: Rewriter, order: Tensor, steps: tuple[float, ...], change: Change, batch_size: int
 ) -> Iterator[str]:
-    """What is written at each step, with the bins in an order deleted or inserted."""
+    """The text at each step, as the bins are deleted or inserted in an order."""
     top = top_bins(order, steps)
     return rewriter.texts(top if change == "deletion" else ~top, batch_size)
 
 
 class _Cases:
-    """Utterances whose bins have an order."""
+    """Utterances with an order of their bins."""
 
     def __init__(
         self,
@@ -287,7 +287,7 @@ class _Cases:
         self.score = find_score(score)
         self.references = _format_references(explanations, references)
         for reference in self.references:
-            self.score.counts("", reference)  # what cannot be scored is refused before the model runs
+            self.score.counts("", reference)  # references that cannot be scored are refused before the model runs
         self.rewriters = [Rewriter(model, item, max_new_tokens, baselines, seed) for item in explanations]
         self.orders = [descending(attributions, seed) for attributions in format_maps(explanations, maps)]
 

@@ -1,4 +1,4 @@
-"""Comprehensiveness and sufficiency: the log-probability of what was written, without the top features or with them."""
+"""Comprehensiveness and sufficiency: the tokens' log-probability without their top features, or with these alone."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ RowMaps = Tensor | Sequence[Tensor] | Literal["random"]
 
 @dataclass(frozen=True, eq=False)
 class ErasureCurve:
-    """How far log-probabilities fall at S steps; see :func:`comprehensiveness` and :func:`sufficiency`.
+    """The fall of log-probabilities at S steps; see :func:`comprehensiveness` and :func:`sufficiency`.
 
     Attributes:
-        steps: how many percent of the features were hidden, or kept, S numbers.
-        falls: the fall for each row (token, word or sentence) of U explanations, in nats a token: U tensors (K, S).
+        steps: the percentages of the features that were hidden, or kept, S numbers.
+        falls: the fall for each row (token, word or sentence) of U explanations, in nats per token: U tensors (K, S).
 
     Example::
 
@@ -61,7 +61,7 @@ class ErasureCurve:
 
     @property
     def scores(self) -> Tensor:
-        """The mean over the explanations, each of which counts as much, (S,)."""
+        """The mean over the explanations, with equal weights, (S,)."""
         return self.utterance_scores.mean(0)
 
     @property
@@ -71,7 +71,7 @@ class ErasureCurve:
 
     @property
     def auc(self) -> float:
-        """The area under :attr:`scores`, divided by the range of the steps, in nats a token."""
+        """The area under :attr:`scores`, divided by the range of the steps, in nats per token."""
         return float(auc(self.steps, self.scores))
 
     @property
@@ -94,29 +94,29 @@ def comprehensiveness(
 ) -> ErasureCurve:
     r"""How far the log-probability of a token falls without the most important features of its own map.
 
-    DeYoung et al. (2020, "ERASER: A Benchmark to Evaluate Rationalized NLP Models", §4.1) for speech: for each row of
-    an explanation, a token, a word or the sentence, the features with the largest values of *its* map are hidden, and
-    the fall of its teacher-forced log-probability is measured,
+    This is the metric of DeYoung et al. (2020, "ERASER: A Benchmark to Evaluate Rationalized NLP Models", §4.1) for
+    speech. For each row of an explanation, a token, a word or the sentence, the features with the largest values of
+    *its* map are hidden, and the fall of its teacher-forced log-probability is measured,
 
     .. math:: \log p(y_k \mid x) - \log p(y_k \mid x \setminus \text{top } q\,\%),
 
-    for several q. **Larger is better**: the map has found what the prediction needs. The score of a word or sentence
-    is the mean over its tokens, so that all rows are in nats a token.
+    for several q. **Larger is better**: the map has found the features that the prediction needs. The score of a word
+    or sentence is the mean over its tokens, so that all rows are in nats per token.
 
     :func:`~captum_spes.metrics.deletion` tests the map of the sentence alone, by texts that the model writes. Here
-    every map is tested, nothing is decoded, and a fall shows before a word changes. It costs a pass for each row and
-    step, and one more; equal masks share one.
+    every map is tested, nothing is decoded, and the score can fall before a word changes. It costs a pass for each row
+    and step, and one more; equal masks share a pass.
 
     Args:
         model: the model that was explained.
-        explanations: of tokens, ``words()`` or ``sentence()``, one or several utterances.
+        explanations: explanations of tokens, ``words()`` or ``sentence()``, of one or several utterances.
         inputs: ``"spectrogram"``, or ``"tokens"`` for the maps of the previous tokens, whose embeddings are zeroed.
-            A row's features are then the tokens before it, and only the decoder runs.
-        percentages: how much is hidden, ascending, in percent of the features, rounded down to whole ones.
-        maps: what to hide by in place of the explanations' own maps: maps (K, T, C), or (K, J) for tokens, for each;
-            or ``"random"`` for a random order, the control.
-        baselines: what hidden bins become: ``"mean"`` (the model's baseline), ``"noise"``, ``"interpolation"`` or
-            ``"silence"``; see :func:`~captum_spes.metrics.deletion`. Previous tokens have no other baseline than 0.
+            The features of a row are then the tokens before it, and only the decoder runs.
+        percentages: percentages of the features that are hidden, ascending; the number of features is rounded down.
+        maps: maps that order the features in place of the explanations' own maps: maps (K, T, C), or (K, J) for
+            tokens, for each explanation; or ``"random"`` for a random order, the control.
+        baselines: the values of hidden bins: ``"mean"`` (the model's baseline), ``"noise"``, ``"interpolation"`` or
+            ``"silence"``; see :func:`~captum_spes.metrics.deletion`. The baseline of previous tokens is always 0.
         perturbations_per_eval: perturbations in a batch; it changes the speed, and the result by no more than the
             model's rounding.
         seed: the seed of the order of features with equal values, of the random order and of the noise.
@@ -126,8 +126,8 @@ def comprehensiveness(
         ErasureCurve: with ``steps``, ``falls``, ``scores`` and ``auc``.
 
     Raises:
-        ValueError: explanations of another model or of a contrast; maps with NaN or of another shape; steps or
-            a baseline that are none; previous tokens of a model that has none.
+        ValueError: an explanation is of another model or of a contrast; a map holds NaN or has another shape; the
+            steps or the baseline are not as above; or the model has no previous tokens.
 
     Example::
 
@@ -162,9 +162,9 @@ def sufficiency(
 ) -> ErasureCurve:
     """How far the log-probability of a token falls with the most important features of its own map alone.
 
-    The counterpart of :func:`comprehensiveness`: all but the top features are hidden. **Smaller is better**: what the
-    map has found is enough for the prediction. Arguments, result and errors are those of :func:`comprehensiveness`,
-    but that ``percentages`` of the features are kept.
+    This is the counterpart of :func:`comprehensiveness`: all but the top features are hidden. **Smaller is better**:
+    the top features are sufficient for the prediction. Arguments, result and errors are those of
+    :func:`comprehensiveness`, except that ``percentages`` of the features are kept.
 
     Example::
 
@@ -190,7 +190,7 @@ def _cases(
     perturbations_per_eval: int,
     seed: int,
 ) -> list[_Case]:
-    """The arguments, checked before the model runs."""
+    """Checks the arguments, before the model runs, and makes a case of each explanation."""
     check_positive(perturbations_per_eval=perturbations_per_eval)
     check_baseline(baselines)
     if inputs not in ("spectrogram", "tokens"):
@@ -221,11 +221,11 @@ def _measure(cases: list[_Case], keep: bool, desc: str | None) -> ErasureCurve:
 
 
 class _Case:
-    """One explanation: which features are the top ones of each row and step, and what the model scores with them.
+    """The top features of each row and step of an explanation, and the scores of the model with or without them.
 
     Attributes:
         masks: the different sets of top features, bool (M, T · C) or (M, J).
-        numbers: which of them belongs to each row and step, (K, S).
+        numbers: for each row and step the index of its mask, (K, S).
         weights: the share of each of the model's tokens in each row, (K, tokens).
     """
 
@@ -253,7 +253,7 @@ class _Case:
         self.masks, self.numbers = _distinct(torch.stack(tops))
 
     def _top(self, row: Tensor, n_previous: int, seed: int) -> Tensor:
-        """The top features of a row at each step, (S, features): previous tokens that come later are never among."""
+        """The top features of a row at each step, (S, features), without previous tokens that come after the row."""
         if self.inputs == "spectrogram":
             return top_bins(descending(row, seed), self.steps)
         top = torch.zeros(len(self.steps), len(row), dtype=torch.bool)
@@ -262,7 +262,7 @@ class _Case:
 
     @torch.no_grad()
     def scores(self, keep: bool) -> Iterator[Tensor]:
-        """Log-probabilities of all tokens with each mask, in batches (B, tokens); the first is with nothing hidden."""
+        """Log-probabilities of all tokens with each mask, in batches (B, tokens); the first row hides nothing."""
         spectrogram = self.utterance.spectrogram
         encoded = self.model.encode(spectrogram, self.utterance)
         score = self.prediction.score(lambda outputs: outputs, self.prediction.outputs(encoded))
@@ -285,7 +285,7 @@ class _Case:
 
 
 def _distinct(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """The different ones of masks (K, S, features), (M, features), and the number of each, (K, S)."""
+    """The distinct masks among (K, S, features), as (M, features), and the index of each mask, (K, S)."""
     known: dict[bytes, int] = {}
     flat = masks.flatten(0, 1)
     numbers = [known.setdefault(np.packbits(mask).tobytes(), len(known)) for mask in flat.numpy()]
@@ -315,10 +315,10 @@ def _row_weights(explanation: SpeechToTextExplanation, tokens: list[str]) -> Ten
 def _format_row_maps(
     explanations: Sequence[SpeechToTextExplanation], inputs: Inputs, maps: RowMaps | None
 ) -> list[Tensor]:
-    """Maps (K, T, C) or (K, J) for each explanation, by default its own; those of a random order are constant.
+    """Maps (K, T, C) or (K, J) for each explanation, by default its own; constant maps for a random order.
 
     Raises:
-        ValueError: maps that do not fit the explanations, or previous tokens that are not there.
+        ValueError: maps do not fit the explanations, or there are no previous tokens.
     """
     name = "spectrogram_attr" if inputs == "spectrogram" else "token_attr"
     own = [getattr(explanation, name) for explanation in explanations]
@@ -331,7 +331,7 @@ def _format_row_maps(
             raise ValueError(f"maps must be tensors or 'random', not {maps!r}.")
         return [torch.zeros_like(attributions) for attributions in own]
     if len(maps) != len(explanations):
-        raise ValueError(f"there are maps for {len(maps)} of {len(explanations)} explanations: give them for each.")
+        raise ValueError(f"there are maps for {len(maps)} of {len(explanations)} explanations: give maps for each.")
     for given, expected in zip(maps, own):
         if given.shape != expected.shape:
             raise ValueError(

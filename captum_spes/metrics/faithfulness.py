@@ -1,4 +1,4 @@
-"""Whether maps tell what hiding parts of the spectrogram does to a prediction: Captum's infidelity."""
+"""Captum's infidelity: how well maps predict the effect of hiding parts of the spectrogram."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from captum_spes.segmentation import slic_feature_mask
 from captum_spes.speech_to_text.profiles import Score
 from captum_spes.speech_to_text.targets import TokenPrediction
 
-# Coarse to fine, and none of them what a method takes by default (20, 40, 60, 400, 500, 600).
+# From coarse to fine; none of them is the default of a method (20, 40, 60, 400, 500, 600).
 PATCHES_PER_SECOND = (10, 30, 100, 300)
 
 
@@ -33,53 +33,54 @@ def infidelity(
     perturbations_per_eval: int = 16,
     seed: int = 0,
 ) -> Tensor:
-    r"""How far a token's map misses what hiding random patches does to the token's score; smaller is better.
+    r"""Squared error with which a token's map predicts the effect of hiding random patches; smaller is better.
 
-    ``captum.metrics.infidelity`` (Yeh et al., 2019, "On the (In)fidelity and Sensitivity of Explanations") with
-    ``normalize=True``: over random sets I of hidden bins the mean of
+    This is ``captum.metrics.infidelity`` (Yeh et al., 2019, "On the (In)fidelity and Sensitivity of Explanations") with
+    ``normalize=True``, the mean over random sets I of hidden bins of
 
     .. math::
         \Big(\beta \sum_{b \in I} \Phi_b - \big(f(x) - f(x_{\text{without } I})\big)\Big)^2
 
     with the factor :math:`\beta` that is best for the map, so that only its proportions count, and
-    :math:`\Phi` from :func:`.additive_attributions`. Methods can be compared because everything but the map is the same
-    for all of them, and none of it was chosen by one of them:
+    :math:`\Phi` from :func:`.additive_attributions`. Methods can be compared because all of them are measured with the
+    same settings, which are not those of any one method:
 
-    - *The forward function.* By default the log-probability of the written tokens, which gradient methods explain,
-      and not the KL divergence, which perturbation methods explain: the choice favours the rivals of SPES, and matters
-      little. For a token that the model is sure of both fall alike (on the bundled sample they correlate at 0.97 or
-      more, for all tokens but the unsure end of the text).
-    - *The patches.* SLIC at four granularities, 10, 30, 100 and 300 patches a second, a random one for each
-      perturbation: from words to formants, and no method's own. With rectangles, or with a method's own mask in its
-      place, thirteen methods and three controls kept their order on the bundled sample (rank correlations of 0.86 to
-      0.96).
-    - *What is hidden* takes the model's baseline, each patch with a probability of 0.5. There the sets differ most;
-      half of a spectrogram hidden is also where predictions fall apart, which is what a map should foresee.
+    - *The forward function.* By default it is the log-probability of the written tokens, which gradient methods
+      explain, and not the KL divergence, which perturbation methods explain. The choice favours the rivals of SPES, but
+      matters little: if the model is certain of a token, both fall in the same way (on the bundled sample they
+      correlate at 0.97 or more, for all tokens but the uncertain end of the text).
+    - *The patches.* They are those of SLIC at four granularities, 10, 30, 100 and 300 patches a second, a random one
+      for each perturbation, from the size of words to that of formants. With rectangles instead, or with the mask of
+      one of the methods, thirteen methods and three controls kept their order on the bundled sample (rank
+      correlations of 0.86 to 0.96).
+    - *What is hidden.* Each patch is set to the model's baseline with a probability of 0.5, at which the sets differ
+      most. Predictions also break down when half of the spectrogram is hidden, which a map should predict.
 
-    There is no constant beside :math:`\beta`, so a map also has to be right about the sum of all bins: one that is the
-    same everywhere foresees the mean fall, and is the control to beat, ``attributions=torch.ones(K, T, C)``. Noisy
-    maps do not beat it. The control of zeros gives the mean squared fall: divided by it, infidelities lie in [0, 1].
+    There is no constant beside :math:`\beta`, so that a map must also be right about the sum of all bins. A map that is
+    the same everywhere predicts the mean fall; it is the control, ``attributions=torch.ones(K, T, C)``. Noisy
+    maps are not better than this control. A map of zeros gives the mean squared fall; infidelities divided by it lie in
+    [0, 1].
 
     It costs ``n_perturb_samples`` + 1 passes of the model for all tokens together.
 
     Args:
         model: the model that was explained.
-        explanation: of its tokens, as ``attribute`` gave it.
+        explanation: an explanation of the tokens, as ``attribute`` returned it.
         n_perturb_samples: number of random sets I.
         perturbation_prob: the probability with which each patch is hidden.
         feature_mask: the patches: integers (1, T, C), or (S, 1, T, C) for several granularities.
         score: the forward function.
-        attributions: additive maps (K, T, C) to be measured in place of the explanation's, such as controls; those of
+        attributions: additive maps (K, T, C) to be measured in place of the explanation's, such as controls. Maps of
             several methods, (M, K, T, C), share the passes of the model.
         perturbations_per_eval: perturbations in a batch; it changes the speed, not the result.
-        seed: the seed of the perturbations. The same seed gives every method the same ones.
+        seed: the seed of the perturbations. The same seed gives every method the same perturbations.
 
     Returns:
         Tensor: float32 (K,), or (M, K), in squared units of the score (nats² for log-probabilities).
 
     Raises:
-        ValueError: an explanation of another model, of words, of a contrast, normalised or without the metadata that
-            is needed; maps or a mask that do not fit it; numbers out of range.
+        ValueError: the explanation is of another model, of words or of a contrast, or it is normalised or lacks
+            metadata; maps or the mask do not fit it; or a number is out of range.
 
     Example::
 
@@ -118,10 +119,10 @@ def infidelity(
 
 
 class _Patches:
-    """What is hidden together: the P patches of all granularities, numbered through.
+    """The P patches of all granularities, numbered consecutively.
 
-    Captum's infidelity is given the patches as its inputs, 1 where they are heard and 0 where hidden, since a
-    perturbation hides whole patches: the same numbers as of bins, in a fraction of the memory.
+    The inputs of Captum's infidelity are the patches, 1 where they are kept and 0 where they are hidden. Since a
+    perturbation hides whole patches, the result is the same as with bins as inputs, and needs far less memory.
     """
 
     def __init__(self, feature_mask: Tensor, spectrogram: Tensor) -> None:
@@ -133,7 +134,7 @@ class _Patches:
             )
         masks = feature_mask.cpu().reshape(-1, spectrogram.numel())
         self.shape = spectrogram.shape
-        self.granularity: list[int] = []  # of each patch
+        self.granularity: list[int] = []  # the granularity of each patch
         ids = []
         for number, mask in enumerate(masks):
             values, inverse = mask.unique(return_inverse=True)
@@ -168,9 +169,9 @@ class _Hiding:
         self.generator = np.random.default_rng(seed)
 
     def __call__(self, heard: Tensor) -> tuple[Tensor, Tensor]:
-        """For K × n rows of patches the hidden ones, and those that are heard then."""
+        """For K × n rows of patches, the patches that are hidden and those that are kept."""
         n_samples = len(heard) // self.n_rows
-        # a row a sample, so that the size of a batch changes nothing
+        # each sample has its own random numbers, so that the batch size changes nothing
         numbers = self.generator.random((n_samples, 1 + len(self.granularity)))
         chosen = np.floor(numbers[:, :1] * (self.granularity[-1] + 1))
         hidden = (numbers[:, 1:] < self.prob) & (self.granularity == chosen)
@@ -179,7 +180,7 @@ class _Hiding:
 
 
 class _Scores:
-    """The forward function: the K scores of patches that are heard. All rows share the passes of the model."""
+    """The forward function: the K scores for the patches that are kept. All rows share the passes of the model."""
 
     def __init__(
         self,

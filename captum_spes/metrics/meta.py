@@ -1,4 +1,4 @@
-"""Whether metrics can be trusted: planted truth, ladders of degraded maps, and the utterances that a metric needs."""
+"""Tests of metrics: regions that are known to matter, ladders of degraded maps, and the utterances that are needed."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from torch import Tensor
 
 from captum_spes.maps import percentile_ranks
 
-# draws of utterances by which the share of ordered ladders is estimated
+# number of draws of utterances from which the share of ordered ladders is estimated
 N_DRAWS = 2_000
 
 
 def planted_auc(attributions: Tensor, relevant: Tensor) -> Tensor:
-    """How well maps find a region that is known to decide: the area under the ROC curve of their bins.
+    """How well maps find a region that is known to matter: the area under the ROC curve of their bins.
 
-    The probability that a random bin of the region has a larger value than a random bin outside it, ties counted half:
-    1 for a map whose region stands above all else, 0.5 by chance or for a constant map, 0 for the opposite. It does not
-    depend on the region's size, where a share of the top bins would (Arras et al., 2022, "CLEVR-XAI").
+    It is the probability that a random bin of the region has a larger value than a random bin outside it; ties count
+    half. It is 1 if all bins of the region are larger than all others, 0.5 by chance or for a constant map, and 0 if
+    they are all smaller. Unlike the share of the top bins in the region, it does not depend on the region's size
+    (Arras et al., 2022, "CLEVR-XAI").
 
     Args:
         attributions: maps (K, T, C).
-        relevant: which bins can matter, bool (T, C), or (K, T, C) for a region of each map.
+        relevant: the bins that can matter, bool (T, C), or (K, T, C) for a region of each map.
 
     Returns:
         Tensor: float32 (K,).
 
     Raises:
-        ValueError: a region that does not fit the maps, is empty, or holds all bins.
+        ValueError: a region does not fit the maps, is empty, or holds all bins.
 
     Example::
 
@@ -49,28 +50,28 @@ def planted_auc(attributions: Tensor, relevant: Tensor) -> Tensor:
     inside = relevant.expand_as(attributions).flatten(1)
     n_inside, n_bins = inside.sum(1), inside.shape[1]
     if not ((n_inside > 0) & (n_inside < n_bins)).all():
-        raise ValueError("the relevant region is empty or holds all bins: there is nothing to tell apart.")
+        raise ValueError("the relevant region is empty or holds all bins: mark some of the bins and not all.")
     ranks = percentile_ranks(attributions).flatten(1).double() * n_bins / 100 + 0.5  # 1 to n, ties share their mean
     wins = (ranks * inside).sum(1) - n_inside * (n_inside + 1) / 2  # the U statistic of Mann and Whitney
     return (wins / (n_inside * (n_bins - n_inside))).float()
 
 
 def degrade(attributions: Tensor, share: float, seed: int = 0) -> Tensor:
-    """Maps mixed with noise: a rung of a ladder from a good map, share 0, to a random order, share 1.
+    """Mixes maps with noise. A series of shares from 0, the given map, to 1, a random order, makes a ladder of maps.
 
-    The ranks of a map's bins and a random order of them are averaged with the weights 1 − share and share, so that the
-    distribution of a map's values does not matter.
+    The ranks of a map's bins and a random order of the bins are averaged with the weights 1 − share and share, so that
+    the distribution of a map's values does not matter.
 
     Args:
         attributions: maps (K, T, C), or other maps of K rows.
         share: the share of the noise, from 0 to 1.
-        seed: the seed of the noise. Rungs of one ladder are made with one seed.
+        seed: the seed of the noise. Use one seed for all rungs of a ladder.
 
     Returns:
         Tensor: float32, in the maps' shape, from 0 to 100.
 
     Raises:
-        ValueError: a share beyond 0 and 1.
+        ValueError: the share is not from 0 to 1.
 
     Example::
 
@@ -93,9 +94,9 @@ class LadderOrder:
 
     Attributes:
         n_utterances: 1, 2, … U.
-        ordered: the share of draws of so many utterances whose mean scores are in order from the first rung to the
-            last, (U,).
-        extremes: the share in which the first rung beats the last, (U,).
+        ordered: for each number of utterances, the share of draws whose mean scores are in order from the first rung
+            to the last, (U,).
+        extremes: the share of draws in which the first rung is better than the last, (U,).
 
     Example::
 
@@ -114,20 +115,20 @@ class LadderOrder:
     extremes: np.ndarray
 
     def needed(self, level: float = 0.95) -> int | None:
-        """The utterances from which on at least this share of draws is in order; None where there are not enough."""
+        """The least number of utterances from which at least this share of draws is in order, or None."""
         below = np.flatnonzero(self.ordered < level)
         first = 0 if not len(below) else int(below[-1]) + 1
         return None if first == len(self.ordered) else int(self.n_utterances[first])
 
 
 def ladder_order(scores: ArrayLike, higher_is_better: bool, seed: int = 0) -> LadderOrder:
-    """Whether a metric orders maps that are known to become worse and worse, and how many utterances it needs to.
+    """Tests whether a metric orders increasingly degraded maps correctly, and how many utterances this takes.
 
-    A corpus of n utterances is drawn with replacement from the U there are, 2,000 times for each n, and its mean scores
+    For each n, a corpus of n utterances is drawn with replacement from the U utterances 2,000 times. Its mean scores
     are in order if each rung is better than the next.
 
     Args:
-        scores: of U utterances and L rungs, the best map first, (U, L).
+        scores: the scores of U utterances and L rungs, the best map first, (U, L).
         higher_is_better: whether a good map has a high score.
         seed: the seed of the draws.
 
@@ -135,7 +136,7 @@ def ladder_order(scores: ArrayLike, higher_is_better: bool, seed: int = 0) -> La
         LadderOrder: how often the rungs are in order, for each number of utterances.
 
     Raises:
-        ValueError: scores of another shape, of fewer than two rungs, or not finite.
+        ValueError: the scores have another shape, fewer than two rungs, or are not finite.
 
     Example::
 

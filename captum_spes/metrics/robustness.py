@@ -1,4 +1,4 @@
-"""Whether maps change where they should, with the model, and stay where they should, under a little noise."""
+"""Robustness of maps: they should change with the model's weights, and not with a little noise in the input."""
 
 from __future__ import annotations
 
@@ -36,40 +36,39 @@ def sensitivity_max(
     seed: int = 0,
     **arguments: Any,
 ) -> Tensor:
-    r"""How much a token's map changes at most when a little noise is added to the spectrogram; smaller is better.
+    r"""The largest change of a token's map when a little noise is added to the spectrogram; smaller is better.
 
-    ``captum.metrics.sensitivity_max`` (Yeh et al., 2019, "On the (In)fidelity and Sensitivity of Explanations"): of
-    some spectrograms x' = x + noise, uniform in ± r, the largest
+    This is ``captum.metrics.sensitivity_max`` (Yeh et al., 2019, "On the (In)fidelity and Sensitivity of
+    Explanations"): over several spectrograms x' = x + noise, uniform in ± r, the maximum of
 
     .. math::
         \frac{\lVert \Phi(x') - \Phi(x) \rVert}{\lVert \Phi(x) \rVert}
 
     in the Frobenius norm, for the same tokens. The offset that SPES and Bubble Noise leave in every bin is
-    taken off Φ first (see :func:`.additive_attributions`): it would make any map look stable.
+    first subtracted from Φ (see :func:`.additive_attributions`), since it would make any map look stable.
 
-    All that ``attribute`` does is done again for x': its baseline, and the SLIC patches unless ``feature_mask`` is a
-    tensor, which keeps them. The random numbers of the method are the same for all x', but a method that draws
-    few of them has noisy maps, and their noise counts too.
+    The baseline is computed again for x', and so are the SLIC patches, unless ``feature_mask`` is a tensor. The random
+    numbers of the method are the same for all x'. The noise of a method with few samples still counts as a change.
 
-    It costs ``n_perturb_samples`` + 1 explanations. Of SPES and Bubble Noise the maps of the previous tokens, which are
-    not looked at, are made of 1 sample unless ``n_token_samples`` says otherwise.
+    It costs ``n_perturb_samples`` + 1 explanations. For SPES and Bubble Noise, the maps of the previous tokens are not
+    used and get 1 sample unless you give ``n_token_samples``.
 
     Args:
         attribution: the method, wrapped for the model.
-        utterance: what the model hears, from :meth:`.SpeechToTextAttribution.prepare`.
-        tokens: what it writes, from there too.
+        utterance: the utterance, from :meth:`.SpeechToTextAttribution.prepare`.
+        tokens: the tokens of the text, from :meth:`.SpeechToTextAttribution.prepare`.
         perturb_radius: r as a share of the spectrogram's range (largest minus smallest value). Captum's default for
             inputs between 0 and 1.
         n_perturb_samples: number of noisy spectrograms.
         seed: the seed of the noise, and of the method's own random numbers.
-        **arguments: of :meth:`.SpeechToTextAttribution.attribute`, such as ``n_samples``.
+        **arguments: arguments of :meth:`.SpeechToTextAttribution.attribute`, such as ``n_samples``.
 
     Returns:
-        Tensor: float32 (K,), 0 for a map that stays as it is; (1,) for a ``contrast``.
+        Tensor: float32 (K,), 0 for a map that does not change; (1,) for a ``contrast``.
 
     Raises:
-        ValueError: a radius or number of samples that is not positive, or what ``attribute`` refuses.
-        TypeError: an argument that the method does not take.
+        ValueError: the radius or the number of samples is not positive, or ``attribute`` refuses an argument.
+        TypeError: the method does not take an argument.
 
     Example::
 
@@ -96,15 +95,15 @@ def sensitivity_max(
         noise = 2 * torch.rand(rows.shape[1:], generator=generator).to(rows) - 1
         return rows + radius * (rows.max() - rows.min()) * noise
 
-    @torch.enable_grad()  # Captum's metric turns them off
+    @torch.enable_grad()  # Captum's metric switches gradients off
     def explain(rows: Tensor | tuple[Tensor]) -> tuple[Tensor]:
-        """The maps of all tokens; Captum gives a tuple at first, then a tensor."""
+        """The maps of all tokens; Captum passes a tuple in the first call, and then tensors."""
         spectrogram = rows[0] if isinstance(rows, tuple) else rows
         heard = replace(utterance, spectrogram=spectrogram[:1])
         return (without_offset(attribution.attribute(heard, tokens, seed=seed, **arguments)),)
 
     rows = utterance.spectrogram.expand(n_rows, -1, -1)
-    # one noisy spectrogram at a time, in a row for each token
+    # one noisy spectrogram at a time, repeated in a row for each token
     return captum.metrics.sensitivity_max(
         explain, rows, perturb, perturb_radius, n_perturb_samples, max_examples_per_batch=n_rows
     ).float()
@@ -112,14 +111,15 @@ def sensitivity_max(
 
 @dataclass(frozen=True, eq=False)
 class ParameterRandomization:
-    """How alike the maps of a model are to those of its randomised copies. K tokens, R copies.
+    """Correlations between the maps of a model and those of its R randomised copies, for K tokens.
 
     Attributes:
-        blocks: what was randomised last in each copy, (R,); each copy keeps the random blocks of those before.
+        blocks: the block that was randomised last in each copy, (R,); a copy keeps the random blocks of those before.
         correlations: rank correlation between the maps, (R, K).
-        absolute_correlations: that of the maps' absolute values, (R, K), for methods whose signs flip easily.
-        original: the explanation by the model itself.
-        randomized: those by the copies, (R,).
+        absolute_correlations: rank correlation between the absolute values of the maps, (R, K), for methods whose
+            signs flip easily.
+        original: the explanation of the model itself.
+        randomized: the explanations of the copies, (R,).
 
     Example::
 
@@ -153,41 +153,42 @@ def parameter_randomization(
     seed: int = 0,
     **arguments: Any,
 ) -> ParameterRandomization:
-    """Whether a method's maps show the model at all: those of a model with random weights must look different.
+    """Compares a model's maps with those of a model with random weights, which must look different.
 
-    The model parameter randomisation test (Adebayo et al., 2018, "Sanity Checks for Saliency Maps"). A copy of the
-    model gets random weights and explains the same tokens of the same utterance; a method whose maps still
-    correlate shows the sound rather than what the model makes of it. Two things to bear in mind: a model reacts more
-    to louder and larger patches whatever its weights are, which leaves FeatureAblation a correlation of 0.56 on the
-    bundled sample; and noisy maps correlate with nothing, so compare with what two seeds of the method have in common
-    on the same model (``benchmarks/sanity.py``). A constant map counts as 0.
+    This is the model parameter randomisation test (Adebayo et al., 2018, "Sanity Checks for Saliency Maps"). A copy of
+    the model gets random weights and explains the same tokens of the same utterance. If the maps still correlate, they
+    depend on the sound and not on the model. There are two caveats. A model with any weights reacts more to louder and
+    larger patches, which leaves FeatureAblation a correlation of 0.56 on the bundled sample. Noisy maps do not
+    correlate with any others, so compare with the correlation of two seeds of the method on the same model
+    (``benchmarks/sanity.py``). The correlation of a constant map counts as 0.
 
-    A randomised parameter has its own values in a random order: mean, deviation and norm of every tensor stay, so that
-    activations keep their scale, and all that was learned is gone. Buffers stay. With ``cascade`` the blocks of the
-    model are randomised one after the other, from the output to the input, and the maps of each step are compared.
+    The values of a randomised parameter are shuffled. So mean, deviation and norm of every tensor stay, and
+    activations keep their scale, but everything learned is lost. Buffers stay. With ``cascade`` the blocks of the
+    model are randomised one after another, from the output to the input, and the maps of each step are compared.
     A block is a numbered layer or another module that holds parameters itself, in the reverse of the
     order in which the model registers them: for Whisper the decoder from its last normalisation and layers down to the
     token embeddings (which are its output matrix too), then the encoder from top to bottom.
 
-    It costs two explanations, with ``cascade`` one more than there are blocks (17 for Whisper tiny), and the memory of
-    a second model.
+    It costs two explanations, or with ``cascade`` one more than there are blocks (17 for Whisper tiny), and the memory
+    of a second model.
 
     Args:
-        model: the model, which is left as it is. Every ``torch.nn.Module`` among its attributes is randomised in the
-            copy, or the model itself where it is one.
-        method: makes the attribution method of a model: ``SPES``, ``lambda m: NoiseTunnel(Saliency(m))``.
+        model: the model, which is not changed. Every ``torch.nn.Module`` among its attributes is randomised in the
+            copy, or the model itself if it is a module.
+        method: makes the attribution method of a model, such as ``SPES`` or ``lambda m: NoiseTunnel(Saliency(m))``.
         inputs: audio or utterance, as for :meth:`.SpeechToTextAttribution.attribute`.
-        target: the text to explain. Default: what the model writes; the copies explain the same.
+        target: the text to explain. Default: the text that the model writes; the copies explain the same text.
         cascade: whether to randomise block after block rather than all at once.
         seed: the seed of the order of the weights, and of the method's own random numbers.
-        **arguments: of :meth:`.SpeechToTextAttribution.attribute`, such as ``n_samples`` or ``context``.
+        **arguments: arguments of :meth:`.SpeechToTextAttribution.attribute`, such as ``n_samples`` or ``context``.
 
     Returns:
-        ParameterRandomization: correlations of the spectrogram maps; with ``cascade`` a row a block, else one row.
+        ParameterRandomization: correlations of the spectrogram maps, with one row, or with ``cascade`` a row for each
+        block.
 
     Raises:
-        ValueError: a model that holds no modules with parameters, or what ``attribute`` refuses.
-        TypeError: a method or an argument that ``attribute`` refuses.
+        ValueError: the model holds no modules with parameters, or ``attribute`` refuses an argument.
+        TypeError: ``attribute`` refuses the method or an argument.
 
     Example::
 
@@ -209,7 +210,7 @@ def parameter_randomization(
     for name in steps if cascade else [f"all {len(list(steps))} blocks"]:
         blocks.append(name)
         with warnings.catch_warnings():
-            # that such maps are noisy or constant is no news
+            # maps of a randomised model are expected to be noisy or constant
             warnings.filterwarnings("ignore", "the maps (are noisy|of .* are the same everywhere)")
             attribution = SpeechToTextAttribution(method(other))
             randomized.append(attribution.attribute(utterance, tokens, seed=seed, **arguments))
@@ -231,7 +232,7 @@ def _shuffle(parameter: Tensor, generator: torch.Generator) -> None:
 
 
 def _randomize(model: SpeechToTextModel, seed: int) -> Iterator[str]:
-    """Randomises a model block after block, from the last on, and yields the name of each when it is done."""
+    """Randomises a model block by block, beginning with the last, and yields the name of each block."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameters in reversed(_blocks(model).items()):
         for parameter in parameters:
@@ -242,7 +243,7 @@ def _randomize(model: SpeechToTextModel, seed: int) -> Iterator[str]:
 def _blocks(model: SpeechToTextModel) -> dict[str, list[nn.Parameter]]:
     """The parameters of a model's numbered layers and other modules, in the order in which they are registered."""
     modules = {"": model} if isinstance(model, nn.Module) else vars(model)
-    names: dict[nn.Parameter, str] = {}  # one for each, also of those that several modules share
+    names: dict[nn.Parameter, str] = {}  # one name for each parameter, even if several modules share it
     for attribute, module in modules.items():
         if isinstance(module, nn.Module):
             for name, parameter in module.named_parameters(prefix=attribute):

@@ -1,4 +1,4 @@
-"""How far a text is from its reference: word error rate and BLEU, of a text and of a corpus."""
+"""Scores of texts against references: word error rate and BLEU, for a text and for a corpus."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 from captum_spes._extras import require
 
-# a name, or a function that makes one text of another
+# the name of a normaliser, or a function from text to text
 Normalizer = Literal["english", "basic", "none"] | Callable[[str], str]
 
 
 class TextScore(Protocol):
-    """A score of texts that adds up over a corpus: each text gives some counts, and a score is made of their sums.
+    """A score of texts that adds up over a corpus: each text gives counts, and the score is a function of their sums.
 
     Attributes:
-        name: how tables call it.
+        name: its name in tables.
         higher_is_better: whether a good text has a high score.
     """
 
@@ -28,22 +28,22 @@ class TextScore(Protocol):
         """The counts of a text, float64 (n,)."""
 
     def score(self, counts: np.ndarray) -> np.ndarray:
-        """From 0 to 100, of counts or sums of them: (…, n) to (…,)."""
+        """The score, from 0 to 100, for counts or sums of counts: (…, n) to (…,)."""
 
 
 class WordErrorRate:
-    """Substituted, deleted and inserted words in percent of the reference's (jiwer), capped at 100 for each text.
+    """Substituted, deleted and inserted words in percent of the reference's words (jiwer), capped at 100 for each text.
 
-    A text has as many wrong words as its reference has words, at most, so that one that loops does not outweigh all
-    others. The paper caps its scores for the same reason (§5, footnote 6).
+    The number of wrong words of a text is capped at the number of words of its reference, so that a text that repeats
+    itself does not outweigh all others. The paper caps its scores for the same reason (§5, footnote 6).
 
     Args:
-        normalizer: what is done to both texts first: ``"english"`` and ``"basic"`` (other languages) are Whisper's
-            text normalisers, of the package whisper-normalizer; ``"none"`` compares the texts as they are; or a
-            function of one's own.
+        normalizer: the normaliser of both texts: ``"english"`` and ``"basic"`` (other languages) are Whisper's
+            text normalisers, from the package whisper-normalizer; ``"none"`` compares the texts unchanged; or your own
+            function.
 
     Raises:
-        ValueError: no such normaliser.
+        ValueError: there is no such normaliser.
         ImportError: the extra ``speech`` is not installed.
 
     Example::
@@ -68,21 +68,21 @@ class WordErrorRate:
         self.compare = require("jiwer").process_words
 
     def counts(self, text: str, reference: str) -> np.ndarray:
-        """Wrong words, at most as many as the reference has, and words of the reference: (2,).
+        """The number of wrong words, capped at the reference's words, and the number of the reference's words: (2,).
 
         Raises:
-            ValueError: a reference without words.
+            ValueError: the reference has no words.
         """
         words = self.normalize(reference)
         if not words.strip():
-            raise ValueError(f"the reference {reference!r} has no words: a word error rate needs some.")
+            raise ValueError(f"the reference {reference!r} has no words: a word error rate needs at least one.")
         result = self.compare(words, self.normalize(text))
         n_wrong = result.substitutions + result.deletions + result.insertions
         n_words = result.substitutions + result.deletions + result.hits
         return np.array([min(n_wrong, n_words), n_words], dtype=np.float64)
 
     def score(self, counts: np.ndarray) -> np.ndarray:
-        """The rate of counts or sums of them, (…, 2) to (…,)."""
+        """The rate for counts or sums of counts, (…, 2) to (…,)."""
         return 100 * counts[..., 0] / counts[..., 1]
 
 
@@ -105,22 +105,22 @@ class Bleu:
     higher_is_better = True
 
     def __init__(self) -> None:
-        # effective_order concerns the scores of single sentences; it keeps sacrebleu from warning of them
+        # effective_order is meant for single sentences; it keeps sacrebleu from warning about them
         self.bleu = require("sacrebleu.metrics").BLEU(effective_order=True)
 
     def counts(self, text: str, reference: str) -> np.ndarray:
-        """Matching and all n-grams of each order, and the lengths of text and reference, (10,).
+        """The matching and all n-grams of each order, and the lengths of text and reference, (10,).
 
         Raises:
-            ValueError: a reference without words.
+            ValueError: the reference has no words.
         """
         if not reference.strip():
-            raise ValueError(f"the reference {reference!r} has no words: BLEU needs some.")
+            raise ValueError(f"the reference {reference!r} has no words: BLEU needs at least one.")
         result = self.bleu.sentence_score(text, [reference])
         return np.array([*result.counts, *result.totals, result.sys_len, result.ref_len], dtype=np.float64)
 
     def score(self, counts: np.ndarray) -> np.ndarray:
-        """The BLEU of counts or sums of them, (…, 10) to (…,)."""
+        """The BLEU for counts or sums of counts, (…, 10) to (…,)."""
         rows = counts.reshape(-1, 10).astype(int).tolist()
         scores = [self.bleu.compute_bleu(row[:4], row[4:8], *row[8:], smooth_method="exp").score for row in rows]
         return np.array(scores).reshape(counts.shape[:-1])
@@ -131,11 +131,11 @@ def wer(hypotheses: Sequence[str], references: Sequence[str], normalizer: Normal
 
     Args:
         hypotheses: the texts of a model.
-        references: what they should be, as many.
-        normalizer: what is done to both first.
+        references: a reference for each text.
+        normalizer: the normaliser of both, as in :class:`WordErrorRate`.
 
     Raises:
-        ValueError: another number of references, none, or one without words.
+        ValueError: the numbers of texts and references differ or are 0, or a reference has no words.
 
     Example::
 
@@ -151,10 +151,10 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 
     Args:
         hypotheses: the texts of a model.
-        references: what they should be, as many.
+        references: a reference for each text.
 
     Raises:
-        ValueError: another number of references, none, or one without words.
+        ValueError: the numbers of texts and references differ or are 0, or a reference has no words.
 
     Example::
 
@@ -166,10 +166,10 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 
 
 def find_score(score: str | TextScore) -> TextScore:
-    """A score by its name, ``"wer"`` or ``"bleu"``; others as they are.
+    """Finds a score by its name, ``"wer"`` or ``"bleu"``; returns a score unchanged.
 
     Raises:
-        ValueError: no such score.
+        ValueError: there is no such score.
     """
     if not isinstance(score, str):
         return score
