@@ -105,7 +105,7 @@ def test_words_without_a_time_are_listed(evaluation, tmp_path):
     folder, speech = evaluation
     align(("so", 0.2, 0.6)).save(speech / "audio" / "u0.json")
     text = analyze(folder, corpus=load_corpus(speech)).markdown()
-    assert "## Words without a time\n\nno (audio+u0: no word of the alignment is like it)\n" in text
+    assert "## Words without a time\n\nno (audio+u0: no word of the alignment matches it)\n" in text
 
 
 def test_names_of_the_layouts(tmp_path):

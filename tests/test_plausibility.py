@@ -170,7 +170,7 @@ def test_words_without_a_time_are_told():
     assert [word.word for word in found.words] == ["So"]
     assert [(word.word, word.reason) for word in found.unmatched] == [
         ("what", "its span holds no frame of the audio"),
-        ("then", "no word of the alignment is like it"),
+        ("then", "no word of the alignment matches it"),
         ("now", "its span holds no frame of the audio"),
     ]
 

@@ -1,1 +1,1 @@
-"""Whether explanations agree with phonetics and with how language works: the analyses of the paper's §8."""
+"""Plausibility: whether explanations agree with phonetics and linguistics (the analyses of the paper's §8)."""

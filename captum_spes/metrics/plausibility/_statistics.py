@@ -1,4 +1,4 @@
-"""Means of groups of values, compared: a t-test, and an interval over the utterances."""
+"""Comparison of the means of two groups of values: a t-test, and an interval over the utterances."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Alternative = Literal["greater", "less", "two-sided"]
 
 @dataclass(frozen=True)
 class MeanComparison:
-    """How much larger the mean of one group of values is than another's.
+    """The difference between the means of two groups of values.
 
     Attributes:
-        difference: of the means.
+        difference: the mean of the first group minus that of the second.
         low: lower end of its 95 % interval over the utterances (2,000 bootstrap draws); NaN with a single utterance.
-        high: upper end.
-        statistic: t.
-        p_value: of the t-test, which takes the values for independent; NaN where there are too few.
-        test: which t-test.
-        n: values in each group.
+        high: upper end of the interval.
+        statistic: the statistic t of the t-test.
+        p_value: the p-value of the t-test, which treats the values as independent; NaN if there are too few.
+        test: the name of the t-test.
+        n: the number of values in each group.
 
     Example::
 
@@ -54,7 +54,7 @@ class MeanComparison:
 
 
 def format_p(p_value: float) -> str:
-    """A p-value to be read."""
+    """Formats a p-value for readers."""
     return "unknown" if np.isnan(p_value) else "< 0.0001" if p_value < 1e-4 else f"= {p_value:.4f}"
 
 
@@ -65,18 +65,18 @@ def compare_means(
     paired: bool = False,
     seed: int = 0,
 ) -> MeanComparison:
-    """Compares two groups of values, each given by utterance, in the same order; an utterance may have none.
+    """Compares two groups of values. Each group has an array for each utterance, which may be empty.
 
-    The t-test is that of pairs, or Welch's, which does not ask for equal variances.
+    The t-test is paired, or that of Welch, which does not assume equal variances.
 
     Raises:
-        ValueError: a group has no value at all.
+        ValueError: a group has no values.
     """
     a, b = np.concatenate(first), np.concatenate(second)
     if not len(a) or not len(b):
-        raise ValueError("there is nothing to compare: one of the two groups has no values.")
+        raise ValueError("one of the two groups has no values, so that they cannot be compared.")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of too few values, whose p is NaN
+        warnings.simplefilter("ignore")  # scipy warns of too few values, for which p is NaN
         if paired:
             found = stats.ttest_rel(a, b, alternative=alternative)
         else:
@@ -94,13 +94,13 @@ def compare_means(
 
 
 def mean_interval(values: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float]:
-    """The interval of a mean over utterances, whose values (n,) or (n, C) are drawn together."""
+    """The bootstrap interval of a mean; the values of an utterance, (n,) or (n, C), are drawn together."""
     drawn = _drawn_means(values, seed)
     return (np.nan, np.nan) if drawn is None else interval(drawn)
 
 
 def mean_band(values: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
-    """The same of each of C means, from values (n, C) by utterance: lower and upper ends, (2, C)."""
+    """The bootstrap interval of each of C means, from values (n, C) of each utterance: lower and upper ends, (2, C)."""
     drawn = _drawn_means(values, seed)
     n_columns = values[0].shape[1]
     if drawn is None:
@@ -119,7 +119,10 @@ def _interval_of_difference(
 
 
 def _drawn_means(values: Sequence[np.ndarray], seed: int, min_utterances: int = 2) -> np.ndarray | None:
-    """The mean of each draw, NaN where it has no value, (R,) or (R, C); None with fewer utterances that have any."""
+    """The mean of each draw, (R,) or (R, C), NaN for a draw without values.
+
+    The result is None if fewer than ``min_utterances`` utterances have values.
+    """
     counts = np.array([len(group) for group in values])
     if (counts > 0).sum() < min_utterances:
         return None
@@ -130,7 +133,7 @@ def _drawn_means(values: Sequence[np.ndarray], seed: int, min_utterances: int = 
 
 
 def by_utterance(values: Sequence[float], utterances: Sequence[int], n_utterances: int) -> list[np.ndarray]:
-    """Values parted by the utterance that each is of; those that are NaN are left out."""
+    """Splits values by their utterance; NaN values are left out."""
     array, owner = np.asarray(values, dtype=float), np.asarray(utterances, dtype=int)
     known = ~np.isnan(array)
     return [array[known & (owner == number)] for number in range(n_utterances)]

@@ -1,4 +1,4 @@
-"""The words of explanations, and where they are spoken."""
+"""The words of explanations, and the times at which they are spoken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from captum_spes.alignment import Alignment, match_words
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.words import is_word
 
-THRESHOLD = 0.5  # of a curve that is scaled to 0 to 1: what is high
+THRESHOLD = 0.5  # a frame is high if its value is at least this, on a curve that is scaled to 0 to 1
 
 Explanations = SpeechToTextExplanation | Sequence[SpeechToTextExplanation]
 Alignments = Alignment | Sequence[Alignment]
@@ -19,12 +19,12 @@ Alignments = Alignment | Sequence[Alignment]
 
 @dataclass(frozen=True)
 class UnmatchedWord:
-    """A word whose time is not known, and why.
+    """A word whose time is not known, and the reason.
 
     Attributes:
         utterance: number of its explanation.
-        word: as the model wrote it.
-        reason: in words.
+        word: the word as the model wrote it.
+        reason: the reason, as a sentence.
 
     Example::
 
@@ -46,11 +46,11 @@ class SpokenWord:
 
     Attributes:
         utterance: number of its explanation.
-        text: as the model wrote it.
-        begin: seconds.
-        end: seconds.
-        attr: its map, the mean of its tokens' normalised ones, (T, C).
-        frames_per_second: of the map.
+        text: the word as the model wrote it.
+        begin: begin of its span in seconds.
+        end: end of its span in seconds.
+        attr: its map, the mean of the normalised maps of its tokens, (T, C).
+        frames_per_second: frames of the map in a second.
     """
 
     utterance: int
@@ -66,12 +66,12 @@ class SpokenWord:
         return self.attr.max(1)
 
     def inside(self, margin: float = 0.0) -> np.ndarray:
-        """Which frames' centres are in its span, or so many seconds beside it: bool (T,)."""
+        """The frames whose centres are in its span, extended by a margin in seconds: bool (T,)."""
         return frames_in(len(self.attr), self.frames_per_second, self.begin - margin, self.end + margin)
 
 
 def frames_in(n_frames: int, frames_per_second: float, begin: float, end: float) -> np.ndarray:
-    """Which frames have their centres between two times in seconds, bool (T,)."""
+    """The frames whose centres are between two times in seconds, bool (T,)."""
     centres = (np.arange(n_frames) + 0.5) / frames_per_second
     return (begin <= centres) & (centres < end)
 
@@ -79,7 +79,7 @@ def frames_in(n_frames: int, frames_per_second: float, begin: float, end: float)
 def spoken_words(
     explanations: Sequence[SpeechToTextExplanation], alignments: Sequence[Alignment]
 ) -> tuple[list[SpokenWord], list[UnmatchedWord]]:
-    """The words whose times are known, and the others. Punctuation and marks are neither."""
+    """The words whose times are known, and the other words; punctuation and special tokens are left out."""
     found, unmatched = [], []
     for number, (explanation, alignment) in enumerate(zip(explanations, alignments)):
         words = explanation.words()
@@ -88,7 +88,7 @@ def spoken_words(
             if not is_word(text):
                 continue
             if segment is None:
-                unmatched.append(UnmatchedWord(number, text, "no word of the alignment is like it"))
+                unmatched.append(UnmatchedWord(number, text, "no word of the alignment matches it"))
             elif not frames_in(len(words.spectrogram), rate, segment.begin, segment.end).any():
                 unmatched.append(UnmatchedWord(number, text, "its span holds no frame of the audio"))
             else:
@@ -98,17 +98,19 @@ def spoken_words(
 
 
 def as_list(explanations: Explanations) -> list[SpeechToTextExplanation]:
-    """One explanation or several as a list.
+    """One or several explanations as a list.
 
     Raises:
-        ValueError: none, or one with values that are not finite.
+        ValueError: there is no explanation, or one has values that are not finite.
     """
     given = [explanations] if isinstance(explanations, SpeechToTextExplanation) else list(explanations)
     if not given:
         raise ValueError("there is no explanation: give one, or several.")
     for explanation in given:
         if not (explanation.spectrogram_attr.isfinite().all() and explanation.token_attr.isfinite().all()):
-            raise ValueError(f"the explanation of {explanation.text!r} holds NaN or infinite values.")
+            raise ValueError(
+                f"the explanation of {explanation.text!r} holds NaN or infinite values: explain the text again."
+            )
     return given
 
 
@@ -125,8 +127,8 @@ def check_attributed(explanation: SpeechToTextExplanation) -> None:
     """Raises a ValueError for an explanation without attributions of the previous tokens."""
     if not explanation.token_attr.any():
         raise ValueError(
-            f"the explanation of {explanation.text!r} has no attributions of the previous tokens: its method gives "
-            "none."
+            f"the explanation of {explanation.text!r} has no attributions of the previous tokens: use a method that "
+            "attributes to them."
         )
 
 
@@ -136,7 +138,8 @@ def aligned(
     """Explanations with an alignment for each, as lists.
 
     Raises:
-        ValueError: none, not as many of both, or what :func:`as_list` and :func:`check_tokens` refuse.
+        ValueError: the numbers of explanations and alignments differ, or :func:`as_list` or :func:`check_tokens`
+            refuses an explanation.
     """
     given = as_list(explanations)
     check_tokens(given)
@@ -147,18 +150,18 @@ def aligned(
 
 
 def is_high(curve: np.ndarray, threshold: float) -> np.ndarray:
-    """Frames of at least the threshold when the curve is scaled to 0 to 1; all of them where it is constant."""
+    """The frames with at least the threshold after the curve is scaled to 0 to 1; all frames of a constant curve."""
     above = curve - curve.min()
     return above >= threshold * above.max()
 
 
 def mean_of(values: np.ndarray) -> float:
-    """NaN where there are none."""
+    """The mean of values, or NaN if there are none."""
     return float(values.mean()) if values.size else np.nan
 
 
 def check_limits(tolerance: float, threshold: float) -> None:
-    """Raises a ValueError for a tolerance or threshold that is none."""
+    """Raises a ValueError for a tolerance or threshold that is out of range."""
     if not 0 <= tolerance < np.inf:
         raise ValueError(f"tolerance must be seconds of at least 0, not {tolerance}.")
     if not 0 < threshold <= 1:

@@ -1,4 +1,4 @@
-"""Whether maps show where phones begin and end."""
+"""Compares the boundaries in maps with those of phones."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from captum_spes.metrics.plausibility._words import (
     spoken_words,
 )
 
-BOUNDARY_TOLERANCE = 0.02  # seconds beside a phone's boundary: the usual one of segmentation
-N_SHIFTS = 100  # of boundaries at random
+BOUNDARY_TOLERANCE = 0.02  # seconds; the usual tolerance in evaluations of segmentation
+N_SHIFTS = 100  # random shifts of the boundaries of an utterance
 
 
 @dataclass(frozen=True)
 class BoundaryScore:
-    """How well boundaries are found.
+    """Precision and recall of the boundaries in maps.
 
     Attributes:
-        precision: how many of those in the maps are boundaries of phones.
-        recall: how many of the phones' are in the maps.
-        chance_precision: of the same boundaries, moved in time by a random length together.
-        chance_recall: the same.
-        n_found: boundaries in the maps.
-        n_phones: boundaries of phones.
+        precision: the share of the boundaries in the maps that are boundaries of phones.
+        recall: the share of the phones' boundaries that are in the maps.
+        chance_precision: the precision of the same boundaries after a common random shift in time.
+        chance_recall: the recall of the same boundaries after a common random shift in time.
+        n_found: number of boundaries in the maps.
+        n_phones: number of boundaries of phones.
 
     Example::
 
@@ -58,12 +58,12 @@ class BoundaryScore:
 
 @dataclass(frozen=True)
 class PhoneBoundaries:
-    """How well maps show where phones begin and end; see :func:`phone_boundaries`.
+    """Scores of the beginnings and ends of runs of high frames; see :func:`phone_boundaries`.
 
     Attributes:
-        onsets: where high frames begin, against where phones do.
-        offsets: where they end.
-        tolerance: seconds between two boundaries that are called the same.
+        onsets: the beginnings of runs compared with the beginnings of phones.
+        offsets: the ends of runs compared with the ends of phones.
+        tolerance: largest distance in seconds between two boundaries that match.
 
     Example::
 
@@ -86,24 +86,25 @@ def phone_boundaries(
     threshold: float = THRESHOLD,
     seed: int = 0,
 ) -> PhoneBoundaries:
-    """Compares where runs of high frames begin and end with where the phones of the words do.
+    """Compares the boundaries of runs of high frames with the boundaries of the phones.
 
-    The high frames of each word's curve, as in :func:`time_localization`, are runs; their beginnings are compared with
-    the phones' of all words, their ends with the phones' ends. A boundary of the maps has at most one of a phone, and
-    the other way round. Phones are short and many: chance finds a good part of them, so look at the difference.
+    The high frames of each word's curve, as in :func:`time_localization`, form runs. The beginnings of the runs are
+    compared with the beginnings of the phones of all words, and the ends with the ends. Each boundary matches at most
+    one other. Since phones are short and many, random boundaries match a large part of them: compare with the scores
+    of chance.
 
     Args:
-        explanations: of the tokens, one or several utterances.
-        alignments: one for each, with phones.
-        tolerance: seconds between two boundaries that are called the same.
-        threshold: from which a frame is high, above 0 and up to 1.
-        seed: the seed of the boundaries at random, 100 for each utterance.
+        explanations: explanations of the tokens of one or several utterances.
+        alignments: an alignment with phones for each explanation.
+        tolerance: largest distance in seconds between two boundaries that match.
+        threshold: least value of a high frame, above 0 and up to 1.
+        seed: the seed of the random shifts, 100 for each utterance.
 
     Returns:
         PhoneBoundaries: precision and recall of onsets and offsets, and those of chance.
 
     Raises:
-        ValueError: not one alignment for each explanation, or no phones of words that are in both.
+        ValueError: there is not one alignment for each explanation, or no word of both has phones.
 
     Example::
 
@@ -129,13 +130,13 @@ def phone_boundaries(
             found = np.array(sorted({run[column] for run in runs})) / explanation.frames_per_second
             counts[kind].append(_count(found, np.array(boundaries), explanation.duration, tolerance, random))
     if not counts["onsets"]:
-        raise ValueError("no phones are known of the words in the explanations: give alignments with phones.")
+        raise ValueError("the alignments have no phones for the words of the explanations: give some with phones.")
     onsets, offsets = (_score(np.sum(counts[kind], axis=0)) for kind in ("onsets", "offsets"))
     return PhoneBoundaries(onsets, offsets, tolerance)
 
 
 def _runs(marked: np.ndarray) -> list[tuple[int, int]]:
-    """First frame of each run, and the one after its last."""
+    """The first frame of each run, and the frame after its last."""
     edges = np.diff(np.pad(marked.astype(np.int8), 1))
     return list(zip(np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist()))
 
@@ -143,14 +144,14 @@ def _runs(marked: np.ndarray) -> list[tuple[int, int]]:
 def _count(
     found: np.ndarray, boundaries: np.ndarray, duration: float, tolerance: float, random: np.random.Generator
 ) -> np.ndarray:
-    """How many meet, how many by chance, how many are found, how many there are: (4,)."""
+    """The numbers of matches, of matches by chance, of boundaries in the maps and of phones' boundaries, (4,)."""
     shifted = [np.sort((found + shift) % duration) for shift in random.uniform(0, duration, N_SHIFTS)]
     by_chance = np.mean([_n_met(times, boundaries, tolerance) for times in shifted])
     return np.array([_n_met(found, boundaries, tolerance), by_chance, len(found), len(boundaries)])
 
 
 def _n_met(first: np.ndarray, second: np.ndarray, tolerance: float) -> int:
-    """How many pairs of two ascending arrays are within a tolerance, where each is of one pair at most."""
+    """The number of pairs from two ascending arrays within a tolerance; each value belongs to at most one pair."""
     i = j = n = 0
     while i < len(first) and j < len(second):
         distance = first[i] - second[j]

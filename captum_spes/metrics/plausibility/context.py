@@ -1,4 +1,4 @@
-"""Which words did the model hear, and which did it guess from those before?"""
+"""Compares how much each token depends on the spectrogram and on the previous tokens."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ Measure = Literal["impact", "paired"]
 
 @dataclass(frozen=True, eq=False)
 class ContextShare:
-    """How much of each token's importance lies in the tokens before it; see :func:`context_share`.
+    """The share of each token's importance that lies in the previous tokens; see :func:`context_share`.
 
     Attributes:
         tokens: the K tokens of each utterance.
-        shares: of each utterance from 0, only the spectrogram counts, to 1, only the previous tokens do, (K,).
-        measure: what was compared.
+        shares: for each utterance the shares of its tokens, (K,), from 0, only the spectrogram matters, to 1, only the
+            previous tokens matter.
+        measure: the measure of importance.
 
     Example::
 
@@ -54,14 +55,14 @@ class ContextShare:
         return [token for token, share in pairs if share > threshold]
 
     def of(self, kind: Kind) -> list[np.ndarray]:
-        """The shares of ``"words"``, ``"punctuation"`` or ``"marks"``, by utterance."""
+        """The shares of ``"words"``, ``"punctuation"`` or ``"marks"`` (special tokens), for each utterance."""
         return [
             shares[np.array([kind_of(token) == kind for token in tokens])]
             for tokens, shares in zip(self.tokens, self.shares)
         ]
 
     def mean(self, kind: Kind) -> float:
-        """Of all tokens of a kind; NaN where there are none."""
+        """The mean share of all tokens of a kind; NaN if there are none."""
         return mean_of(np.concatenate(self.of(kind)))
 
     def interval(self, kind: Kind) -> tuple[float, float]:
@@ -70,41 +71,43 @@ class ContextShare:
 
     @property
     def test(self) -> MeanComparison:
-        """Whether punctuation and marks owe more to the previous tokens than words do, one-sided.
+        """Tests whether punctuation and special tokens depend more on the previous tokens than words do, one-sided.
 
         Raises:
-            ValueError: there are no words, or nothing else.
+            ValueError: there are no words, or only words.
         """
         others = [np.concatenate(both) for both in zip(self.of("punctuation"), self.of("marks"))]
         return compare_means(others, self.of("words"))
 
     def plot(self, utterance: int = 0) -> Figure:
-        """A sentence, token by token: how much of each was heard, and how much guessed."""
+        """Draws the shares of the spectrogram and of the previous tokens for each token of an utterance."""
         return plot_shares(self.tokens[utterance], self.shares[utterance])
 
 
 def context_share(explanations: Explanations, *, measure: Measure = "impact") -> ContextShare:
-    """How much of each token's importance lies in the tokens before it, and how much in the spectrogram.
+    """The share of each token's importance that lies in the previous tokens rather than in the spectrogram.
 
-    Where the share is small, the model heard the token; where it is large, it guessed it from what it had written.
+    If the share is small, the model predicted the token from the sound; if it is large, from the text before. The share
+    is the importance of the previous tokens divided by that of both inputs. There are two measures of importance:
 
-    - ``"impact"``, for SPES and other methods whose values are mean impacts of hiding, in one unit for both inputs: the
-      mean value of the previous tokens beside the mean value of the bins, of the maps as the method gave them. How
-      much does the prediction change when a part of the text is hidden, and how much when a part of the sound is?
-    - ``"paired"``, for any method: the largest value of the previous tokens beside the largest value of the bins, of
-      the maps that are normalised together, as they are drawn. One of the two is 1, mostly the spectrogram's, so that
+    - ``"impact"`` is for SPES and other methods whose values are mean impacts of hiding, which have the same unit for
+      both inputs. It compares the mean value of the previous tokens with the mean value of the bins, in the maps as
+      the method returned them: how much does the prediction change when a part of the text is hidden, and how much when
+      a part of the sound is hidden?
+    - ``"paired"`` is for any method. It compares the largest value of the previous tokens with the largest value of the
+      bins, in the maps that are normalised together. One of the two is 1, mostly that of the spectrogram, so that
       shares above a half are rare: compare tokens with each other.
 
     Args:
-        explanations: of the tokens, one or several utterances; for ``"impact"`` not normalised.
-        measure: what is compared.
+        explanations: explanations of the tokens of one or several utterances, for ``"impact"`` not normalised.
+        measure: ``"impact"`` or ``"paired"``.
 
     Returns:
         ContextShare: with ``shares``, ``guessed()`` and ``plot()``.
 
     Raises:
-        ValueError: no explanation, one of words or a sentence, or one without attributions of the previous tokens;
-            ``"impact"`` of maps that are normalised or have negative values.
+        ValueError: there is no explanation, or one is of words or a sentence, or has no attributions of the previous
+            tokens; or the measure is ``"impact"`` and maps are normalised or have negative values.
 
     Example::
 
@@ -140,8 +143,8 @@ def _share(spectrogram: np.ndarray, text: np.ndarray) -> np.ndarray:
 def _means(explanation: SpeechToTextExplanation) -> tuple[np.ndarray, np.ndarray]:
     if explanation.normalized or explanation.spectrogram_attr.min() < 0 or explanation.token_attr.min() < 0:
         raise ValueError(
-            "the measure 'impact' is for maps of mean impacts, as SPES gives them: these are normalised or have "
-            "negative values. Take measure='paired'."
+            "the measure 'impact' is for maps of mean impacts such as those of SPES, but these maps are normalised or "
+            "have negative values: use measure='paired'."
         )
     mask = explanation.is_previous
     text = (explanation.token_attr.double() * mask).sum(1) / mask.sum(1)

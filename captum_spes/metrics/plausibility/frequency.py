@@ -1,4 +1,4 @@
-"""At which frequencies words and phones light up (paper §8.1, Fig. 7)."""
+"""The frequencies that matter for words and phones (paper §8.1, Fig. 7)."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Level = Literal["word", "phone"]
 
 @dataclass(frozen=True, eq=False)
 class FrequencyProfile:
-    """How important each frequency is for n occurrences of a word or phone; see :func:`frequency_profile`.
+    """The importance of each frequency for n occurrences of a word or phone; see :func:`frequency_profile`.
 
     Attributes:
         frequencies: centre of each mel channel in Hz, (C,).
-        values: of each occurrence, (n, C).
-        texts: what the occurrences are, n words or phones.
-        utterances: number of the explanation that each is of.
-        n_utterances: explanations that were looked at.
+        values: the importance of each frequency for each occurrence, (n, C).
+        texts: the words or phones that occur, n texts.
+        utterances: for each occurrence the number of its explanation.
+        n_utterances: number of explanations.
 
     Example::
 
@@ -66,18 +66,18 @@ class FrequencyProfile:
 
     @property
     def mean(self) -> np.ndarray:
-        """Over the occurrences, (C,)."""
+        """The mean over the occurrences, (C,)."""
         return self.values.mean(0)
 
     @property
     def interval(self) -> np.ndarray:
-        """The 95 % interval of the mean over the utterances, lower and upper ends, (2, C); NaN with a single one."""
+        """The 95 % interval of the mean over the utterances, lower and upper ends, (2, C); NaN for one utterance."""
         return mean_band([self.values[np.array(self.utterances) == u] for u in range(self.n_utterances)])
 
     @property
     def mean_frequencies(self) -> np.ndarray:
-        """The mean of the frequencies in Hz of each occurrence, each weighed by its value, (n,)."""
-        weights = self.values + (self.values.sum(1, keepdims=True) == 0)  # all the same where all are 0
+        """The mean frequency of each occurrence in Hz, weighted by the values, (n,)."""
+        weights = self.values + (self.values.sum(1, keepdims=True) == 0)  # equal weights if all are 0
         return weights @ self.frequencies / weights.sum(1)
 
     @property
@@ -91,37 +91,37 @@ class FrequencyProfile:
         return mean_interval(self._parted(self.mean_frequencies))
 
     def band(self, low: float, high: float) -> np.ndarray:
-        """The mean value of each occurrence from one frequency in Hz to another, (n,).
+        """The mean value of each occurrence in a band of frequencies in Hz, (n,).
 
         Raises:
-            ValueError: no mel channel has its centre there.
+            ValueError: no mel channel has its centre in the band.
         """
         channels = (low <= self.frequencies) & (self.frequencies <= high)
         if not channels.any():
-            raise ValueError(f"no mel channel has its centre from {low:g} to {high:g} Hz.")
+            raise ValueError(f"no mel channel has its centre from {low:g} to {high:g} Hz: give a wider band.")
         return self.values[:, channels].mean(1)
 
     def compare_band(
         self, other: FrequencyProfile, low: float, high: float, alternative: Alternative = "greater"
     ) -> MeanComparison:
-        """Whether these occurrences have larger values in a band than others of the same explanations."""
+        """Tests whether these occurrences have larger values in a band than others of the same explanations."""
         self._check(other)
         return compare_means(self._parted(self.band(low, high)), other._parted(other.band(low, high)), alternative)
 
     def compare_mean_frequency(self, other: FrequencyProfile, alternative: Alternative = "greater") -> MeanComparison:
-        """Whether their mean frequency is higher than that of others of the same explanations, in Hz."""
+        """Tests whether the mean frequency in Hz is higher than that of other occurrences of the same explanations."""
         self._check(other)
         return compare_means(self._parted(self.mean_frequencies), other._parted(other.mean_frequencies), alternative)
 
     def of(self, utterances: Sequence[int]) -> FrequencyProfile:
-        """The occurrences in some of the utterances, such as those of women.
+        """The occurrences in some utterances, such as those of one group of speakers.
 
         Raises:
             ValueError: there are none.
         """
         chosen = [row for row, number in enumerate(self.utterances) if number in set(utterances)]
         if not chosen:
-            raise ValueError("there are no occurrences in these utterances.")
+            raise ValueError("there are no occurrences in these utterances: give other utterances.")
         return FrequencyProfile(
             self.frequencies,
             self.values[chosen],
@@ -136,8 +136,8 @@ class FrequencyProfile:
     def _check(self, other: FrequencyProfile) -> None:
         if self.n_utterances != other.n_utterances:
             raise ValueError(
-                f"profiles of {self.n_utterances} and of {other.n_utterances} explanations are not of the same: make "
-                "both from the same explanations."
+                f"the profiles have {self.n_utterances} and {other.n_utterances} explanations: make both from the same "
+                "explanations."
             )
 
 
@@ -148,23 +148,23 @@ def frequency_profile(
     *,
     level: Level = "word",
 ) -> FrequencyProfile:
-    """How important each frequency is while a word or a phone is spoken (paper §8.1, Fig. 7).
+    """The importance of each frequency while a word or a phone is spoken (paper §8.1, Fig. 7).
 
-    Of every occurrence: the maximum over the frames in which it is spoken of its word's map, at each frequency. A
-    word's map is the mean of its tokens' normalised maps, from 0 to 1.
+    For every occurrence and each frequency, it is the maximum of the word's map over the frames in which the word or
+    phone is spoken. A word's map is the mean of its tokens' normalised maps, from 0 to 1.
 
     Args:
-        explanations: of the tokens, one or several utterances, all with the same mel channels.
-        alignments: one for each; for phones, with phones.
-        texts: a word or phone, or several that are looked at together; None for all. Letter case does not count, and
-            neither does the stress of a vowel, as in ``"OW1"``.
+        explanations: explanations of the tokens of one or several utterances, all with the same mel channels.
+        alignments: an alignment for each explanation; the level ``"phone"`` needs alignments with phones.
+        texts: a word or phone, or several that are pooled; None for all. Letter case is ignored, and so is
+            the stress of a vowel, as in ``"OW1"``.
         level: ``"word"``, or ``"phone"`` in the symbols of the alignment.
 
     Returns:
         FrequencyProfile: with ``mean`` and its ``interval``, ``mean_frequency`` and its interval, and ``band``.
 
     Raises:
-        ValueError: no occurrence, not one alignment for each explanation, or mel channels that differ.
+        ValueError: there is no occurrence, there is not one alignment for each explanation, or mel channels differ.
 
     Example::
 
@@ -191,7 +191,7 @@ def frequency_profile(
     if any(
         e.mel_frequencies.shape != frequencies.shape or not np.allclose(e.mel_frequencies, frequencies) for e in given
     ):
-        raise ValueError("the explanations have different mel channels: look at those of one kind of model at a time.")
+        raise ValueError("the explanations have different mel channels: give explanations of one kind of model.")
     wanted = None if texts is None else {_plain(text, level) for text in ([texts] if isinstance(texts, str) else texts)}
     values, found, utterances = [], [], []
     for word in spoken_words(given, times)[0]:
@@ -212,17 +212,17 @@ def frequency_profile(
 
 
 def plot_frequency_profiles(profiles: Mapping[str, FrequencyProfile], title: str = "") -> Figure:
-    """The mean of each profile by frequency, with its interval (paper, Fig. 7).
+    """Draws the mean of each profile by frequency, with its interval (paper, Fig. 7).
 
     Args:
-        profiles: by name, with the same mel channels.
+        profiles: profiles by name, with the same mel channels.
         title: the title of the figure.
 
     Returns:
-        Figure: to save or to change.
+        Figure: the figure.
 
     Raises:
-        ValueError: no profile, or mel channels that differ.
+        ValueError: there is no profile, or mel channels differ.
 
     Example::
 
@@ -247,5 +247,5 @@ def plot_frequency_profiles(profiles: Mapping[str, FrequencyProfile], title: str
 
 
 def _plain(text: str, level: Level) -> str:
-    """Without case; a word without punctuation, a vowel without its stress."""
+    """The text in lower case; a word without punctuation, and a vowel without its stress."""
     return letters(text) if level == "word" else text.strip().casefold().rstrip("012")

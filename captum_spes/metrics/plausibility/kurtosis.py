@@ -1,4 +1,4 @@
-"""How compact the maps of different tokens are (paper §8.2)."""
+"""The kurtosis of the maps of different tokens (paper §8.2)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Kind = Literal["words", "punctuation", "marks"]
 
 
 def kind_of(token: str) -> Kind:
-    """Whether a token is (a part of) a word, punctuation, or a mark such as the end of the text."""
+    """Whether a token is (a part of) a word, punctuation, or a mark, a special token such as the end of the text."""
     return "marks" if is_mark(token) else "words" if is_word(token) else "punctuation"
 
 
@@ -33,12 +33,12 @@ class TokenKurtosis:
     """The kurtosis of the maps of each token that occurs often enough; see :func:`token_kurtosis`.
 
     Attributes:
-        means: of the tokens that occur often enough, by their text, the largest first.
-        counts: how often each of them occurs.
-        values: by kind, ``"words"``, ``"punctuation"`` and ``"marks"``: the kurtosis of every occurrence of any token,
-            by utterance.
-        min_count: how often is enough.
-        n_flat: maps that are constant and have no kurtosis; left out.
+        means: the mean kurtosis of the tokens that occur often enough, by their text, the largest first.
+        counts: the number of occurrences of each of these tokens.
+        values: for each kind, ``"words"``, ``"punctuation"`` and ``"marks"``, the kurtosis of every occurrence of any
+            token, for each utterance.
+        min_count: the number of occurrences that is enough.
+        n_flat: number of constant maps, which have no kurtosis and are left out.
 
     Example::
 
@@ -65,17 +65,17 @@ class TokenKurtosis:
         return list(self.means)[:n]
 
     def bottom(self, n: int = 5) -> list[str]:
-        """The tokens with the smallest, the smallest last."""
+        """The tokens with the smallest kurtosis, the smallest last."""
         return list(self.means)[max(0, len(self.means) - n) :]
 
     @property
     def test(self) -> MeanComparison:
-        """Words against punctuation and marks, whatever their counts, one-sided."""
+        """Tests whether words have a larger kurtosis than punctuation and marks, over all tokens, one-sided."""
         others = [np.concatenate(both) for both in zip(self.values["punctuation"], self.values["marks"])]
         return compare_means(self.values["words"], others)
 
     def mean(self, kind: Kind) -> float:
-        """Of all occurrences of a kind; NaN where there are none."""
+        """The mean of all occurrences of a kind; NaN if there are none."""
         return mean_of(np.concatenate(self.values[kind]))
 
     def interval(self, kind: Kind) -> tuple[float, float]:
@@ -83,14 +83,14 @@ class TokenKurtosis:
         return mean_interval(self.values[kind])
 
     def plot(self, n: int = 5) -> Figure:
-        """The tokens with the largest and those with the smallest kurtosis (paper, Fig. 10).
+        """Draws the tokens with the largest and the smallest kurtosis (paper, Fig. 10).
 
         Raises:
             ValueError: no token occurs often enough.
         """
         if not self.means:
-            raise ValueError(f"no token occurs {self.min_count} times: take a smaller min_count.")
-        n = min(n, (len(self.means) + 1) // 2)  # of few tokens none is among both
+            raise ValueError(f"no token occurs {self.min_count} times: give a smaller min_count.")
+        n = min(n, (len(self.means) + 1) // 2)  # no token is in both groups
         shown = list(dict.fromkeys([*self.top(n), *self.bottom(n)]))
         return plot_token_bars(
             shown,
@@ -102,20 +102,20 @@ class TokenKurtosis:
 
 
 def token_kurtosis(explanations: Explanations, *, min_count: int = MIN_COUNT) -> TokenKurtosis:
-    """How peaked the spectrogram maps of each token are (paper §8.2): little, where the sound says little.
+    """Measures how peaked the spectrogram maps of each token are (paper §8.2).
 
-    The excess kurtosis of the values of a map, 0 for a normal distribution, averaged over the occurrences of a token.
-    It does not depend on the scale of the map.
+    It is the excess kurtosis of the values of a map, 0 for a normal distribution, averaged over the occurrences of a
+    token. It does not depend on the scale of the map. Tokens that depend little on the sound should have a small one.
 
     Args:
-        explanations: of the tokens, one or several utterances.
-        min_count: tokens that occur less often are no row of their own; the paper's 100.
+        explanations: explanations of the tokens of one or several utterances.
+        min_count: tokens that occur less often have no entry of their own. Default: the paper's 100.
 
     Returns:
-        TokenKurtosis: ``means`` by token, ``top()``, ``bottom()``, and words against punctuation and marks.
+        TokenKurtosis: with ``means`` by token, ``top()``, ``bottom()``, and a test of words against the other tokens.
 
     Raises:
-        ValueError: no explanation, or one of words or a sentence.
+        ValueError: there is no explanation, or one is of words or a sentence.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Whether maps move forward in time as the text does (paper §8.1)."""
+"""Compares the order of maps in time with the order of the tokens (paper §8.1)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from captum_spes.metrics.plausibility._words import (
 )
 from captum_spes.words import is_word
 
-THRESHOLD = 0.75  # of a scaled curve: lower frames, of which there are many, are noise that draws to the middle
+THRESHOLD = 0.75  # of a scaled curve: many lower frames are noise that would move the centres to the middle
 
 
 @dataclass(frozen=True, eq=False)
 class Monotonicity:
-    """Whether maps move forward as the text does; see :func:`monotonicity`.
+    """Rank correlations between the times of maps and the order of tokens; see :func:`monotonicity`.
 
     Attributes:
-        centres: of the maps of each utterance's tokens, in seconds.
+        centres: for each utterance the centres in time of its tokens' maps, in seconds.
         taus: Kendall's rank correlation of each utterance's centres with the order of its tokens, from −1 to 1, (U,);
-            NaN with fewer than two tokens, or centres that are all the same.
-        forward: how many of the steps from token to token go forward in time, of each utterance, (U,).
+            NaN for fewer than two tokens, or if all centres are equal.
+        forward: for each utterance the share of the steps from token to token that go forward in time, (U,).
 
     Example::
 
@@ -46,7 +46,7 @@ class Monotonicity:
 
     @property
     def mean(self) -> float:
-        """Of the taus that are known; NaN where none is."""
+        """The mean of the taus that are not NaN; NaN if there is none."""
         return mean_of(self.taus[~np.isnan(self.taus)])
 
     @property
@@ -56,20 +56,21 @@ class Monotonicity:
 
 
 def monotonicity(explanations: Explanations, *, threshold: float = THRESHOLD) -> Monotonicity:
-    """Whether the tokens' maps move forward in time as the text does: a transcript's should, a translation's need not.
+    """Measures whether the tokens' maps move forward in time with the text, as those of a transcript should.
 
-    The centre of a token's map is the centre of mass of its high frames, as in :func:`time_localization`: what is low,
-    and everywhere, would draw all centres to the middle. Punctuation and marks are left out.
+    The maps of a translation need not, since translations reorder words. The centre of a token's map is the centre of
+    mass of its high frames, as in :func:`time_localization`. Low frames are left out, because there are many of them
+    and they would move all centres to the middle. Punctuation and marks are left out.
 
     Args:
-        explanations: of the tokens, one or several utterances.
-        threshold: from which a frame is high, above 0 and up to 1.
+        explanations: explanations of the tokens of one or several utterances.
+        threshold: least value of a high frame, above 0 and up to 1.
 
     Returns:
         Monotonicity: Kendall's tau of each utterance, their ``mean`` and its ``interval``.
 
     Raises:
-        ValueError: no explanation, or one of words or a sentence.
+        ValueError: there is no explanation, or one is of words or a sentence.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Which of the tokens before explain a token (paper §8.3)."""
+"""The positions of the previous tokens on which tokens depend (paper §8.3)."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class ExplainedToken:
     """A token that is often explained most by an intermediate token (a row of the paper's Table 10).
 
     Attributes:
-        token: its text.
-        count: how often it occurs.
-        share: how many of its occurrences have their largest value at an intermediate token, 0 to 1.
-        by: the intermediate tokens and how often each was it, the most frequent first.
+        token: the text of the token.
+        count: the number of its occurrences.
+        share: the share of its occurrences with the largest value at an intermediate token, 0 to 1.
+        by: these intermediate tokens with their counts, the most frequent first.
 
     Example::
 
@@ -52,15 +52,16 @@ class ExplainedToken:
 
 @dataclass(frozen=True, eq=False)
 class PreviousTokens:
-    """What previous tokens count for, by their position; see :func:`previous_token_saliency`.
+    """The attributions of previous tokens by their position; see :func:`previous_token_saliency`.
 
     Attributes:
-        values: by position, ``"start"``, ``"intermediate"`` and ``"last"``: the normalised attributions, by utterance.
-        explained: the tokens that are explained by an intermediate token in at least ``min_share`` of their
-            occurrences, of those that occur often enough; the largest share first.
-        n_often: how many tokens occur often enough.
-        min_count: how often that is.
-        min_share: from which a token is in ``explained``.
+        values: for each position, ``"start"``, ``"intermediate"`` and ``"last"``, the normalised attributions of each
+            utterance.
+        explained: the tokens, among those that occur often enough, that are explained by an intermediate token in at
+            least ``min_share`` of their occurrences; the largest share first.
+        n_often: the number of tokens that occur often enough.
+        min_count: the number of occurrences that is enough.
+        min_share: the least share of a token in ``explained``.
 
     Example::
 
@@ -83,7 +84,7 @@ class PreviousTokens:
     min_share: float
 
     def mean(self, position: Position) -> float:
-        """Of all values at a position; NaN where there are none."""
+        """The mean of all values at a position; NaN if there are none."""
         return mean_of(np.concatenate(self.values[position]))
 
     def interval(self, position: Position) -> tuple[float, float]:
@@ -91,15 +92,15 @@ class PreviousTokens:
         return mean_interval(self.values[position])
 
     def compare(self, position: Position, other: Position) -> MeanComparison:
-        """The mean at one position less that at another, two-sided, as in the paper.
+        """Compares the means at two positions, two-sided, as in the paper.
 
         Raises:
-            ValueError: there are no values at one of them.
+            ValueError: there are no values at one of the positions.
         """
         return compare_means(self.values[position], self.values[other], "two-sided")
 
     def plot(self) -> Figure:
-        """The distributions of the values at each position (paper, Fig. 11)."""
+        """Draws the distributions of the values at each position (paper, Fig. 11)."""
         groups = {NAMES[position]: np.concatenate(self.values[position]) for position in POSITIONS}
         return plot_distributions(
             {name: values for name, values in groups.items() if len(values)}, "attribution, normalised to 0–1"
@@ -109,22 +110,24 @@ class PreviousTokens:
 def previous_token_saliency(
     explanations: Explanations, *, min_count: int = MIN_COUNT, min_share: float = MIN_SHARE
 ) -> PreviousTokens:
-    """Which of the tokens before explain a token: those of the start, the last one, or one in between (paper §8.3).
+    """Groups the attributions of previous tokens by position: the start, the last token, or between (paper §8.3).
 
     Values are those of the maps that are normalised to [0, 1] together with the spectrogram's. The start tokens are
-    those of the prompt (one in the paper's models, two or more in Whisper); the last token is the one just before. The
-    first token of a text is left out, for its last token is a start token.
+    those of the prompt (one in the paper's models, two or more in Whisper). The last token is the one just before the
+    explained token. The first token of a text is left out, because its last token is a start token.
 
     Args:
-        explanations: of the tokens, one or several utterances.
-        min_count: tokens that occur less often are left out of ``explained``; the paper's 100.
-        min_share: and so are those that are less often explained most by an intermediate token; the paper's 0.25.
+        explanations: explanations of the tokens of one or several utterances.
+        min_count: tokens that occur less often are left out of ``explained``. Default: the paper's 100.
+        min_share: tokens are left out of ``explained`` if the share of their occurrences that are explained most by an
+            intermediate token is smaller. Default: the paper's 0.25.
 
     Returns:
         PreviousTokens: the values by position, comparisons of their means, and ``explained``.
 
     Raises:
-        ValueError: no explanation, one of words or a sentence, or one without attributions of previous tokens.
+        ValueError: there is no explanation, or one is of words or a sentence, or has no attributions of previous
+            tokens.
 
     Example::
 
@@ -170,7 +173,7 @@ def previous_token_saliency(
 
 
 def _rows(explanation: SpeechToTextExplanation) -> Iterator[tuple[int, dict[Position, np.ndarray]]]:
-    """The values of each token but the first by position."""
+    """The values of each token except the first, by position."""
     attr = explanation.normalize().token_attr.numpy().astype(float)
     n_start = int(explanation.n_previous[0])
     for number in range(1, len(attr)):
@@ -186,7 +189,7 @@ def _rows(explanation: SpeechToTextExplanation) -> Iterator[tuple[int, dict[Posi
 
 
 def _top_intermediate(row: dict[Position, np.ndarray]) -> int | None:
-    """The intermediate token with the largest value of all, the latest of several; None where it is another token."""
+    """The intermediate token with the largest value of all tokens, the latest of several; None if it is another."""
     middle = row["intermediate"]
     if not len(middle) or middle.max() <= max(row["start"].max(initial=-np.inf), row["last"].max()):
         return None

@@ -1,4 +1,4 @@
-"""Whether words light up when they are spoken (paper §8.1)."""
+"""Compares the maps of words with the times at which the words are spoken (paper §8.1)."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from captum_spes.visualization import plot_word_times
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TOLERANCE = 0.05  # seconds beside a word
+TOLERANCE = 0.05  # seconds around the span of a word
 
 Maps = Literal["own", "shuffled"]
 
 
 @dataclass(frozen=True)
 class WordTime:
-    """Where in time the map of a word is, and where the word is.
+    """The times of a word and of its map.
 
     Attributes:
         utterance: number of its explanation.
-        word: as the model wrote it.
-        begin: seconds.
-        end: seconds.
+        word: the word as the model wrote it.
+        begin: begin of the word's span in seconds.
+        end: end of the word's span in seconds.
         inside: mean of its curve in its span.
-        outside: mean of its curve in all other frames; NaN where there are none.
-        other_words: mean of its curve in the spans of the other words; NaN where there are none.
-        peak: seconds at which the curve is largest; the mean of several such frames.
-        hit: 1 where the peak is in the span or within the tolerance, else 0; the part of several such frames.
-        chance: how many of all frames are there: the hits of a curve that knows nothing.
-        precision: how many of the high frames are in the span.
-        recall: how many of the span's frames are high.
+        outside: mean of its curve in all other frames; NaN if there are none.
+        other_words: mean of its curve in the spans of the other words; NaN if there are none.
+        peak: time of the curve's maximum in seconds, averaged over equal maxima.
+        hit: 1 if the maximum is within the tolerance of the span, else 0; for equal maxima the share of hits.
+        chance: the share of all frames within the tolerance of the span, which is the expected hit of a random curve.
+        precision: the share of the high frames that are in the span.
+        recall: the share of the span's frames that are high.
 
     Example::
 
@@ -74,21 +74,21 @@ class WordTime:
 
     @property
     def offset(self) -> float:
-        """Seconds from the middle of the span to the peak, negative where it is early."""
+        """Seconds from the middle of the span to the peak, negative for an early peak."""
         return self.peak - (self.begin + self.end) / 2
 
 
 @dataclass(frozen=True, eq=False)
 class TimeLocalization:
-    """Whether words light up when they are spoken; see :func:`time_localization`.
+    """Tests and scores of words' maps in time; see :func:`time_localization`.
 
     Attributes:
-        words: those whose times are known.
-        unmatched: the others.
-        sources: of the alignments.
-        n_utterances: explanations.
-        tolerance: seconds beside a word that count for the pointing game.
-        threshold: of the scaled curve, from which a frame is high.
+        words: the words whose times are known.
+        unmatched: the other words.
+        sources: the sources of the alignments.
+        n_utterances: number of explanations.
+        tolerance: seconds around a word's span that count as hits of the pointing game.
+        threshold: least value of a high frame of the scaled curve.
 
     Example::
 
@@ -113,17 +113,17 @@ class TimeLocalization:
 
     @property
     def test(self) -> MeanComparison:
-        """Inside against all frames outside, in pairs, one-sided."""
+        """Tests whether curves are higher inside the span than in all frames outside, paired and one-sided."""
         return self._compare("outside", paired=True)
 
     @property
     def papers_test(self) -> MeanComparison:
-        """The same with the words' means as two groups, as the paper's test is (§8.1), but for equal variances."""
+        """The same test with unpaired groups, as in the paper (§8.1), but without assuming equal variances."""
         return self._compare("outside", paired=False)
 
     @property
     def test_against_other_words(self) -> MeanComparison:
-        """Inside against the other words alone, which a map that finds all speech important does not pass."""
+        """Tests inside against the spans of the other words; a map that marks all speech does not pass it."""
         return self._compare("other_words", paired=True)
 
     def _compare(self, other: str, paired: bool) -> MeanComparison:
@@ -154,27 +154,27 @@ def time_localization(
     threshold: float = THRESHOLD,
     seed: int = 0,
 ) -> TimeLocalization:
-    """Compares when words light up with when they are spoken (paper §8.1).
+    """Compares the maps of words with the times at which the words are spoken (paper §8.1).
 
-    A word's map is the mean of its tokens' normalised maps, its curve the maximum over the frequencies of each frame.
-    The paper tests whether curves are higher inside the words' spans than outside. That is also true of any map that
-    finds speech more important than silence, so there is a second test, against the spans of the other words; and what
-    the paper leaves out: the pointing game (is the peak in the span?), the peak's offset, and precision and recall of
-    the high frames, whose value is at least ``threshold`` when the curve is scaled to 0 to 1.
+    A word's map is the mean of its tokens' normalised maps, and its curve is the maximum over the frequencies in each
+    frame. The paper tests whether curves are higher inside the words' spans than outside. Any map that marks speech
+    rather than silence passes this test, so there is a second one against the spans of the other words. Further scores
+    are not in the paper: the pointing game (is the peak in the span?), the peak's offset, and precision and recall of
+    the high frames, whose value is at least ``threshold`` after the curve is scaled to 0 to 1.
 
     Args:
-        explanations: of the tokens, one or several utterances.
-        alignments: one for each.
-        maps: ``"own"``, or ``"shuffled"``, the control: the frames of each curve in random order.
-        tolerance: seconds beside a word that count for the pointing game.
-        threshold: from which a frame is high, above 0 and up to 1.
+        explanations: explanations of the tokens of one or several utterances.
+        alignments: an alignment for each explanation.
+        maps: ``"own"``, or ``"shuffled"`` for the control, which puts the frames of each curve into random order.
+        tolerance: seconds around a word's span that count as hits of the pointing game.
+        threshold: least value of a high frame, above 0 and up to 1.
         seed: the seed of the random order.
 
     Returns:
         TimeLocalization: with ``words``, ``test``, ``mean("hit")`` and others, and the words that are in no alignment.
 
     Raises:
-        ValueError: not one alignment for each explanation, or no word that is in both.
+        ValueError: there is not one alignment for each explanation, or no word is in both.
 
     Example::
 
@@ -236,14 +236,14 @@ def _word_time(
 
 
 def plot_time(explanation: SpeechToTextExplanation, alignment: Alignment) -> Figure:
-    """When each word lights up, one row a word, with a frame around the time in which it is spoken.
+    """Draws the curve of each word over time, in one row for each word, with a frame around its span.
 
     Args:
-        explanation: of the tokens.
-        alignment: its own.
+        explanation: an explanation of the tokens.
+        alignment: its alignment.
 
     Returns:
-        Figure: to save or to change.
+        Figure: the figure.
 
     Example::
 
