@@ -219,7 +219,7 @@ def test_a_run_outlives_its_disk(error, tmp_path, monkeypatch):
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr(_checkpoint, "write_atomically", full)
-    with pytest.warns(UserWarning, match=f"could not be written .*{os.strerror(error)}.*: the run goes on") as caught:
+    with pytest.warns(UserWarning, match=f"could not be written .*{os.strerror(error)}.*: the run continues") as caught:
         stopped_again = SPES(scores).attribute(
             X, **arguments_of(SPES), checkpoint=path, callback=lambda done, total: done >= 100
         )

@@ -225,7 +225,7 @@ def test_token_metrics_and_baselines_are_those_of_the_metrics(evaluate, model):
         assert found.methods["spes"].curves["deletion" + suffix].texts == curve.texts
 
 
-@pytest.mark.filterwarnings("ignore:the full window's text or scores")  # of a random model
+@pytest.mark.filterwarnings("ignore:with frozen padding the text")  # of a random model
 def test_explanations_are_those_of_the_methods(evaluate, model):
     given = {"perturbations_per_eval": 5, "seed": 3, "gen_args": {"num_beams": 2}}
     evaluation = evaluate(context="frozen", **given)

@@ -214,7 +214,7 @@ def test_the_probe_refuses_a_model_that_reads_its_padding(tiny_model, tiny_whisp
     handle = tiny_whisper.model.encoder.register_forward_hook(hide_speech)
     try:
         found = fit_utterance(tiny_model, utterance, tokens, "auto")
-        with pytest.warns(UserWarning, match="Take context='full' or 'auto'"):
+        with pytest.warns(UserWarning, match="Use context='full' or 'auto'"):
             frozen = fit_utterance(tiny_model, utterance, tokens, "frozen")
     finally:
         handle.remove()
@@ -308,11 +308,11 @@ def test_bad_references_and_contexts(tiny_model, utterance):
     class Endless:
         name = "endless"
 
-    with pytest.raises(ValueError, match="no window of fixed length: take context='full' or 'auto'"):
+    with pytest.raises(ValueError, match="no window of fixed length: use context='full' or 'auto'"):
         check_context(Endless(), "frozen", None)
 
 
-@pytest.mark.filterwarnings("ignore:the maps are noisy", "ignore:the full window's text")
+@pytest.mark.filterwarnings("ignore:the maps are noisy", "ignore:with frozen padding the text")
 @pytest.mark.parametrize(
     "method, arguments",
     [
@@ -334,7 +334,7 @@ def test_methods_run_on_frozen_padding(tiny_model, tiny_whisper, audio, method, 
     assert_unchanged(before, state_of(tiny_whisper))
 
 
-@pytest.mark.filterwarnings("ignore:the maps are noisy", "ignore:the full window's text")
+@pytest.mark.filterwarnings("ignore:the maps are noisy", "ignore:with frozen padding the text")
 def test_a_contrast_on_frozen_padding(tiny_model, audio):
     contrast = Contrast("so", foil="to", word_boundaries=False)
     explanation = SpeechToTextAttribution(SPES(tiny_model)).attribute(
@@ -343,7 +343,7 @@ def test_a_contrast_on_frozen_padding(tiny_model, audio):
     assert explanation.metadata["context"]["used"] == "frozen" and explanation.spectrogram_attr.isfinite().all()
 
 
-@pytest.mark.filterwarnings("ignore:the maps are noisy", "ignore:the full window's text")
+@pytest.mark.filterwarnings("ignore:the maps are noisy", "ignore:with frozen padding the text")
 def test_metrics_score_in_the_explanations_context(tiny_model, audio):
     explanation = SpeechToTextAttribution(SPES(tiny_model)).attribute(
         audio[:4800], [60, 61, 62], sampling_rate=16000, n_samples=12, context="frozen"

@@ -350,7 +350,7 @@ def test_the_precision_is_restored(tiny_model, audio):
 def test_a_context_that_cannot_be_is_refused(tiny_model, audio, seconds):
     explanation = SpeechToTextAttribution(Energy(tiny_model)).attribute(audio, [60, 61], sampling_rate=16000)
     explanation.metadata["context_seconds"] = seconds
-    with pytest.raises(ValueError, match="metadata is damaged: context_seconds cannot be so"):
+    with pytest.raises(ValueError, match="metadata is damaged: context_seconds has an impossible value"):
         restore(tiny_model, explanation)
 
 
@@ -521,7 +521,7 @@ def test_the_cascade_runs_from_the_output_to_the_input(tiny_model, audio):
     assert not torch.allclose(at_once.correlations, other.correlations)
 
 
-@pytest.mark.filterwarnings("ignore:the full window's text or scores")
+@pytest.mark.filterwarnings("ignore:with frozen padding the text")
 def test_the_same_tokens_are_explained(tiny_model, audio):
     result = parameter_randomization(
         tiny_model, Energy, audio, sampling_rate=16000, gen_args={"max_new_tokens": 5}, context="frozen"

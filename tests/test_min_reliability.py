@@ -198,7 +198,7 @@ def test_pooling_of_a_tuple_takes_a_mask_for_each_input():
         ({"pooling_masks": CANDIDATES}, "4 masks, of which the finest reliable one is taken: give min_reliability"),
         ({"pooling_masks": []}, "must be a list of feature masks .* not an empty one"),
         ({"pooling_masks": CANDIDATES[0]}, "must be a list of feature masks .* not a tensor"),
-        ({"pooling_masks": CANDIDATES[:1], "pool_features": False}, "leave one out"),
+        ({"pooling_masks": CANDIDATES[:1], "pool_features": False}, "leave one of them out"),
         ({"pooling_masks": [torch.zeros(1, 3, 3).long()]}, "does not fit the input"),
     ],
 )

@@ -38,7 +38,7 @@ def test_an_utterance_is_returned_as_it_is(tiny_model, audio):
     utterance, tokens = prepare(tiny_model, audio, sampling_rate=RATE, gen_args={"max_new_tokens": 4})
     assert tokens.generated
     assert prepare(tiny_model, utterance, tokens) == (utterance, tokens)
-    with pytest.raises(ValueError, match=r"context and dtype belong to prepare\(\)"):
+    with pytest.raises(ValueError, match=r"are set by prepare\(\)"):
         prepare(tiny_model, utterance, tokens, dtype=torch.float32)
 
 

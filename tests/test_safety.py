@@ -131,7 +131,7 @@ def test_pickled_weights_are_not_read(folder, name):
     if name == "adapter_model.bin":  # which transformers reads where the settings say so
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": name}))
-    with pytest.raises(ValueError, match="weights are read from safetensors files alone, for pickled ones may run"):
+    with pytest.raises(ValueError, match="weights are read only from safetensors files, because pickled ones can run"):
         load_model(folder, device="cpu")
     assert not Path("ran").exists()
 
@@ -147,7 +147,7 @@ def test_code_of_a_model_is_not_run(folder, file, monkeypatch):
     try:
         load_model(folder, device="cpu")
     except ValueError as error:
-        assert "its own code is not run" in str(error)
+        assert "its own code, which is not run" in str(error)
     assert not Path("ran").exists()
 
 
@@ -155,7 +155,7 @@ def test_generation_runs_no_code_that_a_file_names(tiny_model, audio):
     prepared = METHODS["energy"].wrap(tiny_model).prepare(audio, "so", sampling_rate=16000)
     explanation = METHODS["energy"].explain(tiny_model, *prepared, "fast")
     explanation.metadata["gen_args"] = {"custom_generate": "evil/code", "trust_remote_code": True}
-    with pytest.raises(ValueError, match="custom_generate and trust_remote_code among its gen_args, which would run"):
+    with pytest.raises(ValueError, match="custom_generate and trust_remote_code among its gen_args, which could run"):
         Rewriter(tiny_model, explanation)
 
 
@@ -170,7 +170,7 @@ def test_bundled_files_are_checked_before_they_are_read(tmp_path):
     for name in names:
         (tmp_path / name).unlink()
         (tmp_path / name).write_bytes(b"\x06\0\0\0" + b"\xff" * 40)
-        with pytest.raises(ValueError, match=rf"{name} is corrupted or of another version"):
+        with pytest.raises(ValueError, match=rf"{name} is damaged or of another version"):
             load_bundled(bundle, [tmp_path / "model.bin"])
         (tmp_path / name).unlink()
         (tmp_path / name).symlink_to(files[0].with_name(name))

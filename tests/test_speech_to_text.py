@@ -215,7 +215,7 @@ def test_inputs_of_every_kind(tiny_model, audio, tmp_path):
             attribution.attribute(inputs, sampling_rate=rate, **quick).spectrogram_attr, from_file.spectrogram_attr
         )
     utterance, tokens = attribution.prepare(audio, "so what", sampling_rate=16000)
-    with pytest.raises(ValueError, match="belong to prepare"):
+    with pytest.raises(ValueError, match="set by prepare"):
         attribution.attribute(utterance, tokens, context="full")
     prepared = attribution.attribute(utterance, tokens, n_samples=6, n_token_samples=4)
     assert torch.equal(prepared.spectrogram_attr, from_file.spectrogram_attr)
@@ -298,7 +298,7 @@ def test_noisy_maps_are_warned_of(tiny_model, audio):
 def test_a_model_that_hears_nothing(tiny_model, audio, monkeypatch):
     monkeypatch.setattr(type(tiny_model), "generate", lambda self, u: Tokens(torch.tensor([1, 2]), torch.tensor([0])))
     attribution = SpeechToTextAttribution(SPES(tiny_model))
-    with pytest.raises(ValueError, match="hears no words in this audio"):
+    with pytest.raises(ValueError, match="writes no words for this audio"):
         attribution.attribute(audio, **QUICK)
     assert attribution.attribute(audio, "so", **QUICK).text == "so"
 

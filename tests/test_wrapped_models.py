@@ -51,7 +51,7 @@ def test_learned_prompts_are_refused(tiny_whisper, tiny_processor):
 
 def test_a_pipeline_is_refused(tiny_whisper, tiny_processor):
     pipeline = SimpleNamespace(model=tiny_whisper, feature_extractor=tiny_processor.feature_extractor)
-    with pytest.raises(ValueError, match="a pipeline is no model: give its parts"):
+    with pytest.raises(ValueError, match="a pipeline is not a model: give its parts"):
         load_model(pipeline, tiny_processor)
 
 

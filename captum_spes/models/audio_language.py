@@ -1,4 +1,4 @@
-"""Audio language models of Hugging Face transformers: one decoder reads an instruction, the sound, and its own text."""
+"""Audio language models of Hugging Face transformers, in which one decoder reads instruction, sound and text."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from captum_spes.models.frozen_padding import FrozenPadding, first_positions, re
 from captum_spes.models.huggingface import quiet
 from captum_spes.models.protocol import Task, Tokens, Utterance
 
-MAX_NEW_TOKENS = 448  # as many as Whisper writes of its window
+MAX_NEW_TOKENS = 448  # the limit of Whisper for its window
 # arguments of generate() that the adapter sets
 RESERVED = {"input_ids", "inputs_embeds", "input_features", "attention_mask", "return_dict_in_generate"}
 
 
 class Encoded:
-    """What the decoder reads before its own text.
+    """The input of the decoder before its own text.
 
     Attributes:
-        embeddings: of the instruction with the sound in it, (B, P, D).
-        dtype: the precision in which they were made.
-        prefix: of one utterance, once it is needed: the last hidden state, and each layer's keys and values.
+        embeddings: embeddings of the instruction with the sound in it, (B, P, D).
+        dtype: the precision in which they were computed.
+        prefix: the last hidden state, and each layer's keys and values, for one utterance; computed when needed.
     """
 
     def __init__(self, embeddings: Tensor, dtype: torch.dtype) -> None:
@@ -41,24 +41,24 @@ class Encoded:
 
 
 class AudioLanguageModel(WhisperFeatures, ABC):
-    """A :class:`~captum_spes.models.SpeechToTextModel` from a decoder that reads the sound as it reads text.
+    """A :class:`~captum_spes.models.SpeechToTextModel` from a decoder that reads embeddings of sound and of text.
 
-    The sound stands in the instruction, in the place of its placeholders. Previous tokens are those that the model has
-    written: the instruction is no feature, though it passes through the same embedding.
+    The sound replaces the placeholders in the instruction. Previous tokens are those that the model has
+    written. The instruction is not a feature, although it passes through the same embedding.
 
     Args:
         model: the model.
         processor: its processor, which makes the instruction; or the feature extractor alone, for the sound without an
             instruction.
-        name: how results call it. Default: the name that it was loaded by.
-        language: language of the text, as the instruction is to call it.
+        name: its name in results. Default: the name with which it was loaded.
+        language: language of the text, as the word that the instruction uses.
         task: ``"transcribe"`` or ``"translate"``.
 
     Raises:
-        ValueError: another task.
+        ValueError: the task is another one.
     """
 
-    # products of two parts of the network (SwiGLU), for which relevance propagation has no rule
+    # the network has products of two of its parts (SwiGLU), for which relevance propagation has no rule
     has_gated_products = True
 
     def __init__(
@@ -77,24 +77,25 @@ class AudioLanguageModel(WhisperFeatures, ABC):
         places = [place for place, token in enumerate(ids) if token == model.config.audio_token_id]
         if not places:
             raise ValueError(
-                f"the instruction of {self.name} has no place for the sound, token {model.config.audio_token_id}."
+                f"the instruction of {self.name} has no placeholder for the sound, token "
+                f"{model.config.audio_token_id}: give the model's own processor."
             )
         self._before, self._after = ids[: places[0]], ids[places[-1] + 1 :]
 
-    # What differs
+    # Methods of the families
 
     @abstractmethod
     def _instruction(self, processor: Any, language: str | None) -> list[int]:
-        """The ids of what is asked of the model, with placeholders for the sound."""
+        """The token ids of the instruction, with placeholders for the sound."""
 
     @abstractmethod
     def _sound(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
-        """Embeddings (B, A, D) of spectrograms (B, T, C) that stand in the utterance's place."""
+        """Embeddings (B, A, D) of spectrograms (B, T, C) that replace that of the utterance."""
 
     # The protocol
 
     def task_of(self, utterance: Utterance, tokens: Tokens) -> Task:
-        """As it was asked for."""
+        """The task that was given when the model was loaded."""
         return self.task
 
     def generate(self, utterance: Utterance, **gen_args: Any) -> Tokens:
@@ -112,13 +113,13 @@ class AudioLanguageModel(WhisperFeatures, ABC):
         return self.write(encoded, prompt, **gen_args)
 
     def write(self, encoded: Encoded, prompt: Tensor, **gen_args: Any) -> list[Tensor]:
-        """The ids (K,) that the decoder writes of each row of encoded spectrograms; its prompt is the instruction."""
+        """The ids (K,) that the decoder writes for each row of encoded spectrograms after the instruction."""
         config = self.model.generation_config
         if (
             not gen_args.keys() & {"max_new_tokens", "max_length"}
             and config.max_length is config.max_new_tokens is None
         ):
-            gen_args["max_new_tokens"] = MAX_NEW_TOKENS  # transformers would stop at 20
+            gen_args["max_new_tokens"] = MAX_NEW_TOKENS  # the default of transformers is 20
         embeddings = encoded.embeddings
         with torch.no_grad(), self._running(encoded.dtype), quiet():
             output = GenerationMixin.generate(
@@ -166,7 +167,7 @@ class AudioLanguageModel(WhisperFeatures, ABC):
         return self.model.get_decoder()
 
     def _after_prefix(self, encoded: Encoded, embedded: Tensor) -> Tensor:
-        """Hidden states (B, K, D) of texts (B, K - 1, D) after one prefix, which is read once."""
+        """Hidden states (B, K, D) of texts (B, K - 1, D) after one prefix, which is computed once."""
         if encoded.prefix is None or (torch.is_grad_enabled() and encoded.embeddings.requires_grad):
             cache = DynamicCache()
             read = self._decoder()(inputs_embeds=encoded.embeddings, past_key_values=cache, use_cache=True)
@@ -183,7 +184,7 @@ class AudioLanguageModel(WhisperFeatures, ABC):
 
 
 class Qwen2AudioModel(AudioLanguageModel):
-    """Qwen2-Audio, ``Qwen2AudioForConditionalGeneration``; arguments as of :class:`AudioLanguageModel`."""
+    """Qwen2-Audio, ``Qwen2AudioForConditionalGeneration``; arguments as in :class:`AudioLanguageModel`."""
 
     positions_at_once = 2
 
@@ -192,7 +193,7 @@ class Qwen2AudioModel(AudioLanguageModel):
             words = f"Translate the speech into {language or 'English'}."
         else:
             words = f"Transcribe the speech{'' if language is None else f' in {language}'}."
-        if processor.chat_template is None:  # of a model that is no chat
+        if processor.chat_template is None:  # a model that is not a chat model
             text = f"<|audio_bos|>{processor.audio_token}<|audio_eos|>{words}"
         else:
             content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": words}]
@@ -215,19 +216,20 @@ class Qwen2AudioModel(AudioLanguageModel):
         return self.model.model.multi_modal_projector(states)[:, :n_pooled]
 
     def _record(self, utterance: Utterance, references: Sequence[Tensor], n_positions: int) -> FrozenPadding:
-        # The encoder attends to nothing behind the speech: leaving that out is exact, and there is nothing to record.
+        # The encoder does not attend to positions after the speech, so leaving them out is exact.
         return FrozenPadding(n_positions, {})
 
 
 class VoxtralModel(AudioLanguageModel):
-    """Voxtral, ``VoxtralForConditionalGeneration``; arguments as of :class:`AudioLanguageModel`.
+    """Voxtral, ``VoxtralForConditionalGeneration``; arguments as in :class:`AudioLanguageModel`.
 
-    Its own request for a transcript is used, which knows no translation; ``language`` is that of the speech.
+    The instruction is the model's own request for a transcript, which cannot ask for a translation; ``language`` is
+    that of the speech.
     """
 
     def _instruction(self, processor: Any, language: str | None) -> list[int]:
         if self.task == "translate":
-            raise ValueError(f"{self.name} is asked for transcripts alone: leave out task.")
+            raise ValueError(f"{self.name} can only transcribe: leave out task.")
         request = processor.apply_transcription_request(
             np.zeros(self.sample_rate, np.float32),
             model_id=self.name,
@@ -263,7 +265,7 @@ class VoxtralModel(AudioLanguageModel):
 
     @property
     def positions_at_once(self) -> int:  # type: ignore[override]
-        """Encoder positions that the decoder reads as one."""
+        """The number of encoder positions that the decoder reads as one."""
         config = self.model.config.audio_config
         return config.intermediate_size // config.hidden_size
 

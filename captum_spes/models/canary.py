@@ -16,19 +16,19 @@ from captum_spes.models.protocol import Utterance
 class CanaryModel(ParakeetFeatures, EncoderDecoderModel):
     """A :class:`~captum_spes.models.SpeechToTextModel` from a Hugging Face Canary.
 
-    Its prompt says which language is spoken and which is to be written; the processor's chat template makes it.
-    Features are normalised to mean 0 in each mel channel of an utterance: the baseline is 0.
+    Its prompt names the language of the speech and that of the text; the processor's chat template makes it.
+    Features are normalised to mean 0 in each mel channel of an utterance, so that the baseline is 0.
 
     Args:
         model: the Canary model.
         processor: its processor.
-        name: how results call it. Default: the name that it was loaded by.
+        name: its name in results. Default: the name with which it was loaded.
         language: language of speech and text, as a code such as ``"de"``, or a pair such as ``"en-de"`` for English
             speech and German text. Default: English.
         task: ``"transcribe"``, or ``"translate"`` for English text from speech in ``language``.
 
     Raises:
-        ValueError: a language that the model does not know, or a processor without the template.
+        ValueError: the model does not know the language, or the processor lacks the template.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class CanaryModel(ParakeetFeatures, EncoderDecoderModel):
         try:
             request = self._processor.apply_transcription_request(silence, spoken, written)
         except ValueError as error:
-            raise ValueError(f"{self.name} cannot write {written!r} of {spoken!r}: {error}") from error
+            raise ValueError(f"{self.name} cannot write {written!r} from {spoken!r}: {error}") from error
         self.task = "transcribe" if spoken == written else "translate"
         return request["decoder_input_ids"][0].tolist()
 

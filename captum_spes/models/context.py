@@ -1,4 +1,4 @@
-"""How the window of a model is run: in full, or with frozen padding, and in which precision."""
+"""Chooses how the window of a model is run: in full or with frozen padding, and in which precision."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from captum_spes.segmentation import slic_feature_mask
 Context = Literal["full", "frozen", "auto"]
 Dtype = torch.dtype | Literal["auto"]
 
-# Perturbed spectrograms whose padding states are averaged, and others on which the result is compared.
+# Numbers of perturbed spectrograms whose padding states are averaged, and of others on which the scores are compared.
 N_REFERENCES, N_PROBES = 8, 16
 PROBES_AT_ONCE = 4
-# Where the speech fills a larger share of the window, freezing the rest saves less than the probe costs.
+# If the speech fills a larger share of the window, freezing the rest saves less than the probe costs.
 MAX_SHARE = 0.8
-# how many positions of the padding are averaged into one, from the cheapest to the most exact
+# numbers of padding positions that are averaged into one, from the cheapest to the most exact
 MERGES = (8, 4, 2, 1)
-# The scores of the probe correlate at least so much with those of the full window, over all tokens and for each token
+# The least correlations between scores of the probe and those of the full window: over all tokens, and for each token
 # whose mean impact is at least this share of the largest token's. The others are reported.
 MIN_CORRELATION, MIN_TOKEN_CORRELATION, WEAK_SHARE = 0.995, 0.95, 0.01
 
@@ -42,31 +42,33 @@ def fit_utterance(
 ) -> Utterance:
     """Chooses the cheapest way to run the window of a model that scores perturbed spectrograms like the full window.
 
-    A pass of Whisper costs what its window of 30 s costs, although a few seconds of it are speech. With *frozen
-    padding* the states of the padding are recorded in a few passes of the full window; later passes compute the speech
+    A pass of Whisper computes a window of 30 s, although only a few seconds of it are speech. With *frozen
+    padding* the states of the padding are recorded in a few passes of the full window. Later passes compute the speech
     alone and attend to the recorded states, of which neighbours may be merged
-    (:class:`~captum_spes.models.frozen_padding.FrozenPadding`). Whether that is the same is probed on perturbed
-    spectrograms that the states were not recorded from: the model writes the same text, the scores of all tokens
-    correlate at 0.995 or more with the full window's, and so do those of each token by itself at 0.95 or more, except
-    of tokens whose mean impact is below 1 % of the largest.
+    (:class:`~captum_spes.models.frozen_padding.FrozenPadding`). A probe compares the scores on other perturbed
+    spectrograms. It passes if the model writes the same text, the scores of all tokens correlate at 0.995 or more with
+    those of the full window, and the scores of each token correlate at 0.95 or more, except for tokens whose mean
+    impact is below 1 % of the largest.
 
     Args:
         model: the model.
         utterance: an utterance in its full window.
         tokens: the text to explain.
         context: ``"full"``: every pass computes the full window. ``"frozen"``: the padding is frozen and not merged,
-            with a warning where the probe fails. ``"auto"``: the cheapest of padding merged by 8, 4, 2 and unmerged
-            padding that passes the probe, or else the full window, also where the speech fills more than 80 % of it.
-        dtype: the precision, such as ``torch.bfloat16``. ``"auto"`` takes bfloat16 autocast where the hardware has it
+            with a warning if the probe fails. ``"auto"``: the cheapest of padding merged by 8, 4, 2 and unmerged
+            padding that passes the probe, or else the full window, which is also used if the speech fills more than
+            80 % of it.
+        dtype: the precision, such as ``torch.bfloat16``. ``"auto"`` uses bfloat16 autocast if the hardware has it
             and the same probe passes. Default: the precision of the model's weights.
         gen_args: arguments of the model's generation, with which the probe compares texts.
         callback: called as ``callback("context", done, total)`` while spectrograms pass through the full window.
 
     Returns:
-        Utterance: with ``frozen``, ``dtype`` and ``context`` set. ``context`` says what is used and what was found.
+        Utterance: the utterance with ``frozen``, ``dtype`` and ``context`` set. ``context`` describes the choice and
+        the result of the probe.
 
     Raises:
-        ValueError: values of another kind, or ``"frozen"`` for a model whose window is not fixed.
+        ValueError: an argument has another value, or is ``"frozen"`` for a model without a fixed window.
 
     Example::
 
@@ -108,13 +110,13 @@ def check_context(model: SpeechToTextModel, context: Context, dtype: Dtype | Non
         raise ValueError(f"dtype must be a floating-point torch.dtype or 'auto', not {dtype!r}.")
     if context == "frozen" and not hasattr(model, "freeze_padding"):
         raise ValueError(
-            f"the padding of {model.name} cannot be frozen, since its encoder has no window of fixed length: take "
+            f"the padding of {model.name} cannot be frozen, since its encoder has no window of fixed length: use "
             "context='full' or 'auto'."
         )
 
 
 def refreeze(model: Any, utterance: Utterance, merged_by: int) -> Utterance:
-    """Freezes the padding of an utterance as :func:`fit_utterance` does, without a probe."""
+    """Freezes the padding of an utterance as in :func:`fit_utterance`, without a probe."""
     references, _ = _perturbed(model, utterance)
     return replace(utterance, frozen=model.freeze_padding(utterance, references).merge(merged_by))
 
@@ -122,8 +124,8 @@ def refreeze(model: Any, utterance: Utterance, merged_by: int) -> Utterance:
 def freeze_unperturbed(model: Any, utterance: Utterance) -> Utterance:
     """Freezes the padding at its states for the utterance itself, in one pass of the full window and without a probe.
 
-    The scores of the utterance are those of the full window; their gradients leave out what flows through the padding.
-    That is for methods that perturb nothing, such as :class:`~captum_spes.attr.AttnLRP`, where the probe of
+    The scores of the utterance are those of the full window; their gradients leave out the paths through the padding.
+    This is for methods that do not perturb, such as :class:`~captum_spes.attr.AttnLRP`, for which the probe of
     :func:`fit_utterance` would take longer than the explanation.
 
     Args:
@@ -131,7 +133,7 @@ def freeze_unperturbed(model: Any, utterance: Utterance) -> Utterance:
         utterance: an utterance in its full window.
 
     Returns:
-        Utterance: with ``frozen`` and ``context`` set; in the full window where there is no padding to freeze.
+        Utterance: the utterance with ``frozen`` and ``context`` set; in the full window if no padding can be frozen.
 
     Example::
 
@@ -156,12 +158,12 @@ def freeze_unperturbed(model: Any, utterance: Utterance) -> Utterance:
 
 
 def context_seconds(model: SpeechToTextModel, utterance: Utterance) -> float:
-    """Seconds of the window that the model hears, padding included."""
+    """Seconds of the window, including the padding."""
     return utterance.n_frames / model.frames_per_second
 
 
 def describe_context(model: SpeechToTextModel, utterance: Utterance) -> str:
-    """One line on how the window is run and what the probe found."""
+    """Describes in one line how the window is run and what the probe found."""
     found = utterance.context
     seconds = f"{context_seconds(model, utterance):g} s"
     if found.get("used") != "frozen":
@@ -180,7 +182,7 @@ def describe_context(model: SpeechToTextModel, utterance: Utterance) -> str:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two ways of running a model agree.
+    """The agreement between two ways of running a model.
 
     Attributes:
         same_text: whether the model writes the same text.
@@ -198,13 +200,13 @@ class Agreement:
 
     @property
     def lowest(self) -> float | None:
-        """The lowest correlation of a token that is not weak; None where all are."""
+        """The lowest correlation of a token that is not weak; None if all are weak."""
         strong = [value for value, weak in zip(self.token_correlations, self.weak) if not weak]
         return min(strong, key=lambda value: value if value == value else -2.0) if strong else None
 
     @property
     def holds(self) -> bool:
-        """Whether one way can stand for the other; False for correlations that are not a number."""
+        """Whether one way can replace the other; False for correlations that are not a number."""
         lowest = self.lowest
         return (
             self.same_text
@@ -214,7 +216,7 @@ class Agreement:
         )
 
     def describe(self) -> dict[str, Any]:
-        """As plain values for the metadata; None for a correlation of constant scores."""
+        """The agreement as plain values for the metadata; None for a correlation of constant scores."""
         return {
             "same_text": self.same_text,
             "correlation": _plain(self.correlation),
@@ -228,7 +230,7 @@ class Agreement:
 
 
 class _Probe:
-    """What a model does in its full window: its text, and the scores of some perturbed spectrograms."""
+    """The text of a model in its full window, and its scores of some perturbed spectrograms."""
 
     def __init__(
         self,
@@ -247,7 +249,7 @@ class _Probe:
     def compare(self, utterance: Utterance) -> Agreement:
         scores = self._scores(utterance)
         impacts = self.scores.mean(0).abs()
-        # a path of CTC has no frozen padding, but bfloat16 is probed for it, too: rows are frames there
+        # CTC models have no frozen padding, but bfloat16 is probed for them as well; their rows are frames
         names = self.model.token_texts(self.tokens.target) if self.tokens.path is None else []
         return Agreement(
             same_text=self._writes_the_same(utterance),
@@ -261,7 +263,7 @@ class _Probe:
         if self.written is None:
             self.written = self.model.generate(self.utterance, **self.gen_args)
         target, prompt = self.written.target, self.written.prompt
-        # a model that has begun to repeat itself is stopped
+        # the limit stops a model that repeats itself
         gen_args = {**self.gen_args, "max_new_tokens": len(target)}
         if utterance.frozen is None:
             found = self.model.generate(utterance, **gen_args).target
@@ -285,7 +287,7 @@ class _Probe:
 
 
 def _reason_for_full(model: Any, utterance: Utterance, context: Context) -> str | None:
-    """Why there is no padding to freeze; None where there is, or where the full window was asked for."""
+    """Why no padding can be frozen; None if it can, or if the caller asked for the full window."""
     if context == "full":
         return None
     if not hasattr(model, "freeze_padding"):
@@ -311,11 +313,11 @@ def _freeze(model: Any, utterance: Utterance, context: Context, references: Tens
             break
     found = agreement.describe()
     if not agreement.holds:
-        message = "the full window's text or scores are not reached with frozen padding"
+        message = "with frozen padding the text or the scores differ from those of the full window"
         if context == "auto":
             return replace(utterance, context={"used": "full", "reason": message, "probe": found})
         warnings.warn(
-            f"{message}: scores correlate {agreement.correlation:.3f}. Take context='full' or 'auto'.", stacklevel=4
+            f"{message}: scores correlate {agreement.correlation:.3f}. Use context='full' or 'auto'.", stacklevel=4
         )
     computed = 2 * recorded.n_positions / model.frames_per_second
     return replace(
@@ -324,7 +326,7 @@ def _freeze(model: Any, utterance: Utterance, context: Context, references: Tens
 
 
 def _perturbed(model: SpeechToTextModel, utterance: Utterance) -> tuple[Tensor, Tensor]:
-    """Perturbed spectrograms to record the padding from, and others to probe with."""
+    """Perturbed spectrograms for recording the padding, and others for the probe."""
     spectrogram = utterance.spectrogram
     mask = slic_feature_mask(spectrogram, 500, frames_per_second=model.frames_per_second)
     layout = FeatureLayout.create((spectrogram,), mask, 0.5)

@@ -1,4 +1,4 @@
-"""Models of Hugging Face transformers that write by connectionist temporal classification (CTC): all frames at once."""
+"""Models of Hugging Face transformers that write all tokens at once (connectionist temporal classification, CTC)."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from captum_spes.models.protocol import Tokens, Utterance
 
 
 class CtcModel(HuggingFaceModel, ABC):
-    """A :class:`~captum_spes.models.SpeechToTextModel` that writes no token after another.
+    """A :class:`~captum_spes.models.SpeechToTextModel` that writes all tokens at once.
 
-    It predicts a token or a blank at each of its frames; equal neighbours are one token, blanks are left out (Graves et
-    al., 2006). A token is explained by the predictions at the frames that the best path assigns to it. There are no
-    previous tokens.
+    It predicts a token or a blank at each of its frames. Equal neighbours are merged into one token, and blanks are
+    left out (Graves et al., 2006). A token is explained by the predictions at the frames that the best path assigns to
+    it. There are no previous tokens.
 
     Args:
         model: the model.
         processor: its processor (feature extractor and tokenizer), or the feature extractor alone.
-        name: how results call it. Default: the name that it was loaded by.
-        language: none can be chosen.
+        name: its name in results. Default: the name with which it was loaded.
+        language: must be None; the language cannot be chosen.
         task: ``"transcribe"``.
 
     Raises:
-        ValueError: a language or another task.
+        ValueError: a language or another task is given.
     """
 
-    embedding_dim = 0  # no token is an input
+    embedding_dim = 0  # tokens are not inputs of the model
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class CtcModel(HuggingFaceModel, ABC):
 
     @abstractmethod
     def _frame_logits(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
-        """Predictions (B, F, V) at all frames that are heard, of spectrograms (B, T, C)."""
+        """Predictions (B, F, V) at all frames that are not masked, for spectrograms (B, T, C)."""
 
     # The protocol
 
@@ -61,7 +61,7 @@ class CtcModel(HuggingFaceModel, ABC):
 
     def logits(self, encoded: Tensor, tokens: Tokens, token_gate: Tensor | None = None) -> Tensor:
         """Predictions at the frames of the tokens, (B, R, V); see :attr:`Tokens.path`."""
-        assert tokens.path is not None  # of this model
+        assert tokens.path is not None  # tokens of this model have a path
         return encoded[:, tokens.path >= 0]
 
     def generate(self, utterance: Utterance, **gen_args: Any) -> Tokens:
@@ -77,7 +77,7 @@ class CtcModel(HuggingFaceModel, ABC):
     def tokens(self, target: str | Sequence[int] | Tensor, utterance: Utterance) -> Tokens:
         ids = torch.tensor(self._target_ids(target), device=self.model.device)
         if (ids == self.blank).any():
-            raise ValueError(f"the target holds the blank, {self.blank}, which is no token of a text: leave it out.")
+            raise ValueError(f"the target holds the blank, {self.blank}, which is not a token of texts: leave it out.")
         with torch.no_grad():
             log_probs = self.encode(utterance.spectrogram, utterance)[0].float().log_softmax(-1)
         return Tokens(ids[:0], ids, path=best_path(log_probs, ids, self.blank))
@@ -90,17 +90,17 @@ class CtcModel(HuggingFaceModel, ABC):
     # Text
 
     def _text_within(self, ids: list[int]) -> str:
-        # ids beyond the tokenizer's, with which some models round up their vocabulary, have no text
+        # some models round up their vocabulary: ids beyond those of the tokenizer have no text
         pieces = "".join(piece or "" for piece in self.tokenizer.convert_ids_to_tokens(ids))
         delimiter = getattr(self.tokenizer, "word_delimiter_token", None)
         return (pieces.replace(delimiter, " ") if delimiter else pieces).replace("▁", " ")
 
     def _decode(self, ids: list[int]) -> str:
-        return self._text_within(ids)  # tokenizers would join equal neighbours, as of frames
+        return self._text_within(ids)  # the tokenizer's decode would merge equal neighbours as in frames
 
 
 class Wav2Vec2BertModel(StackedFeatures, CtcModel):
-    """Wav2Vec2-BERT with a CTC head, ``Wav2Vec2BertForCTC``; arguments as of :class:`CtcModel`."""
+    """Wav2Vec2-BERT with a CTC head, ``Wav2Vec2BertForCTC``; arguments as in :class:`CtcModel`."""
 
     def _frame_logits(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
         stacked, mask = self._stacked(spectrogram, utterance), self._mask(utterance)
@@ -111,14 +111,14 @@ class Wav2Vec2BertModel(StackedFeatures, CtcModel):
 
 
 class ParakeetCtcModel(ParakeetFeatures, CtcModel):
-    """Parakeet with a CTC head, ``ParakeetForCTC``; arguments as of :class:`CtcModel`."""
+    """Parakeet with a CTC head, ``ParakeetForCTC``; arguments as in :class:`CtcModel`."""
 
     def _frame_logits(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
         return self.model(spectrogram.to(self.model.dtype)).logits
 
 
 def collapse(best: Tensor, blank: int) -> tuple[Tensor, Tensor]:
-    """The tokens that a path stands for, (K,), and which of them each frame belongs to, (F,), −1 for blanks.
+    """The tokens of a path, (K,), and for each frame the number of its token, (F,), −1 for blanks.
 
     Example::
 
@@ -133,22 +133,22 @@ def collapse(best: Tensor, blank: int) -> tuple[Tensor, Tensor]:
 
 
 def best_path(log_probs: Tensor, ids: Tensor, blank: int) -> Tensor:
-    """The most probable path that collapses to some tokens, by Viterbi's algorithm.
+    """Finds the most probable path that collapses to the given tokens, by Viterbi's algorithm.
 
     Args:
-        log_probs: of each frame, (F, V).
+        log_probs: log-probabilities at each frame, (F, V).
         ids: the tokens, (K,).
         blank: the id of the blank.
 
     Returns:
-        Tensor: the number of the token that each frame belongs to, (F,); −1 for blanks.
+        Tensor: for each frame the number of its token, (F,); −1 for blanks.
 
     Raises:
-        ValueError: there are fewer frames than the tokens need.
+        ValueError: the tokens need more frames than there are.
     """
     states = ids.new_full((2 * len(ids) + 1,), blank)  # blank, token, blank, …, token, blank
     states[1::2] = ids
-    may_skip = torch.zeros_like(states, dtype=torch.bool)  # the blank before it, which equal neighbours need
+    may_skip = torch.zeros_like(states, dtype=torch.bool)  # whether the blank before a token can be skipped
     may_skip[3::2] = ids[1:] != ids[:-1]
     scores = torch.where(torch.arange(len(states), device=ids.device) < 2, log_probs[0, states], -torch.inf)
     steps = []
@@ -172,7 +172,5 @@ def best_path(log_probs: Tensor, ids: Tensor, blank: int) -> Tensor:
 
 def _limited(ids: Tensor, max_new_tokens: int | None = None, **gen_args: Any) -> Tensor:
     if gen_args:
-        raise ValueError(
-            f"gen_args cannot hold {', '.join(sorted(gen_args))}: all that a CTC model takes is max_new_tokens."
-        )
+        raise ValueError(f"gen_args cannot hold {', '.join(sorted(gen_args))}: a CTC model takes only max_new_tokens.")
     return ids[:max_new_tokens]

@@ -1,4 +1,4 @@
-"""Encoder–decoder models of Hugging Face transformers that hear a mel spectrogram."""
+"""Encoder–decoder models of Hugging Face transformers whose input is a mel spectrogram."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from captum_spes.models.frozen_padding import FrozenPadding
 from captum_spes.models.huggingface import HuggingFaceModel, gated, quiet
 from captum_spes.models.protocol import Task, Tokens, Utterance
 
-# arguments of generate() that the adapter sets, or that would change what the decoder is started with
+# arguments of generate() that the adapter sets, or that would change the prompt of the decoder
 RESERVED = {
     *("decoder_input_ids", "encoder_outputs", "input_features", "attention_mask", "prompt_ids"),
     *("return_dict_in_generate", "forced_bos_token_id"),
@@ -25,14 +25,14 @@ RESERVED = {
 
 
 class Encoded:
-    """What the decoder needs of spectrograms.
+    """The encoder's output for spectrograms, which the decoder attends to.
 
     Attributes:
         hidden: encoder states, (B, T', D).
-        mask: which of them are heard, (B, T'); None for all.
-        dtype: the precision in which they were made.
-        frozen: states of the padding that the decoder attends to as well; None where ``hidden`` has the full window.
-        cross_attention: the decoder's view of them, once it is needed.
+        mask: the states that the decoder attends to, (B, T'); None for all.
+        dtype: the precision in which they were computed.
+        frozen: states of the padding that the decoder attends to as well; None if ``hidden`` has the full window.
+        cross_attention: the decoder's keys and values of the states, computed when needed.
     """
 
     def __init__(
@@ -45,22 +45,22 @@ class Encoded:
         self.cross_attention: list[tuple[Tensor, Tensor]] | None = None
 
     def attended(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Lets the model attend to the frozen padding, where there is any, while it lasts."""
+        """A context in which the model also attends to the frozen padding, if there is any."""
         return nullcontext() if self.frozen is None else self.frozen.attended(model)
 
 
 class EncoderDecoderModel(HuggingFaceModel, ABC):
-    """A :class:`~captum_spes.models.SpeechToTextModel` from an encoder–decoder; a family's class says what differs.
+    """A :class:`~captum_spes.models.SpeechToTextModel` from an encoder–decoder; each family has a subclass.
 
     Args:
         model: the model.
         processor: its processor (feature extractor and tokenizer), or the feature extractor alone.
-        name: how results call it. Default: the name that it was loaded by.
-        language: language of the text, for models that are told; the codes are the family's.
+        name: its name in results. Default: the name with which it was loaded.
+        language: language of the text, for models that take one, as a code of the family.
         task: ``"transcribe"`` or ``"translate"``.
 
     Raises:
-        ValueError: a language or task that the model does not know.
+        ValueError: the model does not know the language or the task.
     """
 
     def __init__(
@@ -80,30 +80,30 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
 
     @abstractmethod
     def _fixed_prompt(self, language: str | None, task: str) -> list[int]:
-        """The ids that every decoding starts with."""
+        """The ids with which every decoding starts."""
 
     @abstractmethod
     def _encode(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
         """Encoder states (B, T', D) of spectrograms (B, T, C)."""
 
     def _mask(self, utterance: Utterance) -> Tensor | None:
-        """Which frames of the encoder's input are heard, (1, T''), as its ``attention_mask``; None for all."""
+        """The ``attention_mask`` of the encoder's input frames, (1, T''); None for all."""
         return None
 
     def _decoder_mask(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Which of the encoder states (B, T', D) are heard, (B, T')."""
+        """The mask (B, T') of the encoder states (B, T', D) that the decoder attends to."""
         raise NotImplementedError
 
     def _encoder_outputs(self, hidden: Tensor) -> BaseModelOutput:
-        """Encoder states as the model itself would give them."""
+        """Encoder states in the class that the model's own encoder returns."""
         return BaseModelOutput(last_hidden_state=hidden)
 
     def _start(self, utterance: Utterance) -> Tensor:
-        """The ids that the decoding of an utterance starts with."""
+        """The ids with which the decoding of an utterance starts."""
         return torch.tensor(self._prompt, device=self.model.device)
 
     def _n_positions(self) -> int:
-        """Tokens that the decoder has positions for."""
+        """The number of positions of the decoder."""
         return self.model.config.max_target_positions
 
     # The protocol
@@ -126,20 +126,21 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
         return self.write(encoded, prompt, **gen_args)
 
     def write(self, encoded: Encoded, prompt: Tensor, **gen_args: Any) -> list[Tensor]:
-        """The ids (K,) that the decoder writes after ``prompt`` from each row of the encoder's states."""
+        """The ids (K,) that the decoder writes after ``prompt`` for each row of the encoder's states."""
         n_positions = self._n_positions() - len(prompt)
         config = self.model.generation_config
         if "max_new_tokens" in gen_args:
-            # no more than it has positions for: transformers refuses, where all that is meant is a limit
+            # at most the decoder's positions: transformers raises an error for a larger limit
             gen_args["max_new_tokens"] = min(gen_args["max_new_tokens"], n_positions)
         elif "max_length" not in gen_args:
-            # said again, for versions of transformers differ in what the config's own limits mean, and stop at 20
-            # where there is none
+            # the limit is given explicitly, because versions of transformers interpret the limits of the config
+            # differently, and stop at 20 without one
             limit = n_positions if config.max_length is None else config.max_length - len(prompt)
             gen_args["max_new_tokens"] = max(min(config.max_new_tokens or limit, n_positions), 1)
         with torch.no_grad(), self._running(encoded.dtype), encoded.attended(self.model), quiet():
-            # Not a family's own generate: Whisper's seeks through long audio by the timestamps that it finds and fails
-            # where a perturbed input brings some. Beam search expands the outputs in place: they are made here.
+            # The generate() of GenerationMixin is used and not that of the family: Whisper's moves through long audio
+            # by timestamps, and fails if a perturbed input produces some. Beam search expands the encoder outputs in
+            # place, so they are made here.
             output = GenerationMixin.generate(
                 self.model,
                 encoder_outputs=self._encoder_outputs(encoded.hidden),
@@ -167,7 +168,7 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
         previous = tokens.previous[None]
         check_gate(token_gate, previous.shape[1])
         n_rows = len(encoded.hidden) if token_gate is None else max(len(encoded.hidden), len(token_gate))
-        # not every family's decoder knows the argument
+        # not every family's decoder takes the argument
         mask = {} if encoded.mask is None else {"encoder_attention_mask": encoded.mask.expand(n_rows, -1)}
         with self._running(encoded.dtype), encoded.attended(self.model):
             cache = None if len(encoded.hidden) == n_rows else self._shared_cache(encoded, n_rows)
@@ -182,7 +183,7 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
             return self.model.get_output_embeddings()(states.last_hidden_state[:, len(tokens.prompt) - 1 :])
 
     def task_of(self, utterance: Utterance, tokens: Tokens) -> Task:
-        """Whether the tokens are in the language of the speech, or in another; most models are not told, but given."""
+        """The task: most models do not know the language of the speech, so that it is the task that was given."""
         return self.task
 
     # Parts
@@ -192,11 +193,11 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
         return config.decoder_start_token_id or self.model.config.decoder_start_token_id
 
     def _shared_cache(self, encoded: Encoded, n_rows: int) -> EncoderDecoderCache:
-        """The decoder's keys and values of one utterance, computed once and lent to every row of a batch."""
+        """The decoder's keys and values of one utterance, computed once and shared by all rows of a batch."""
         needs_grad = torch.is_grad_enabled() and encoded.hidden.requires_grad
         if encoded.cross_attention is None or needs_grad:
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-            start = torch.zeros(1, 1, dtype=torch.long, device=encoded.hidden.device)  # any token will do
+            start = torch.zeros(1, 1, dtype=torch.long, device=encoded.hidden.device)  # any token serves
             self.decoder(start, encoder_hidden_states=encoded.hidden, past_key_values=cache, use_cache=True)
             encoded.cross_attention = [(layer.keys, layer.values) for layer in cache.cross_attention_cache.layers]
         cross = DynamicCache()

@@ -1,4 +1,4 @@
-"""The families of models that have an adapter."""
+"""The supported families of models, and their adapters."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Family:
     """A family of models.
 
     Attributes:
-        title: how it is called.
+        title: the name of the family.
         model: its class in transformers.
         adapter: the adapter's module and class in ``captum_spes.models``.
-        extra: what installs the packages that its processor needs beside transformers.
+        extra: the extra that installs the packages that its processor needs beside transformers.
     """
 
     title: str
@@ -47,8 +47,8 @@ FAMILIES = {
     "voxtral": Family("Voxtral", "VoxtralForConditionalGeneration", ("audio_language", "VoxtralModel"), "voxtral"),
 }
 
-# They hear samples: a spectrogram with hidden bins would have to be turned back into a waveform first, by phases that
-# are no part of it, and what was hidden would not be silent.
+# The input of these models is the waveform: a spectrogram with hidden bins would have to be converted to a waveform,
+# which needs phases that it does not contain, and the hidden parts would leave traces.
 WAVEFORM = {
     *("hubert", "moonshine", "moonshine_streaming", "sew", "sew-d", "speecht5", "unispeech", "unispeech-sat"),
     *("wav2vec2", "wav2vec2-conformer", "wavlm"),
@@ -56,18 +56,18 @@ WAVEFORM = {
 
 
 class UnsupportedModelError(ValueError):
-    """A model of a family that has no adapter."""
+    """The model belongs to a family without an adapter."""
 
 
 def find_family(model_type: str | None, class_name: str) -> Family:
-    """The family of a model.
+    """Finds the family of a model.
 
     Raises:
         UnsupportedModelError: it has no adapter; the message names the class, the families, and the protocol.
     """
     if model_type in FAMILIES:
         return FAMILIES[model_type]
-    why = "hear the waveform, not a spectrogram, and are" if model_type in WAVEFORM else "are"
+    why = "take the waveform and not a spectrogram as input, and are" if model_type in WAVEFORM else "are"
     raise UnsupportedModelError(
         f"models of class {class_name} {why} not supported: the supported families are "
         f"{', '.join(family.title for family in FAMILIES.values())}; for another one implement "

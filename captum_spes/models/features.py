@@ -1,4 +1,4 @@
-"""What the feature extractors of Hugging Face make of audio, one class each: for the adapters of all that use it."""
+"""Base classes of adapters for each feature extractor of Hugging Face, which makes spectrograms of audio."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from captum_spes.models.frozen_padding import FreezesPadding
 from captum_spes.models.huggingface import HuggingFaceModel
 from captum_spes.models.protocol import Utterance
 
-LOWEST_FREQUENCY = 20.0  # Hz: where Kaldi's mel filters begin
+LOWEST_FREQUENCY = 20.0  # Hz, lower edge of Kaldi's mel filters
 KALDI_FRAMES_PER_SECOND = 100.0
 
 
 class Speech2TextFeatures(HuggingFaceModel):
-    """Kaldi's log mel energies each 10 ms, normalised in each channel of an utterance unless that is turned off."""
+    """Kaldi's log mel energies every 10 ms, normalised in each channel of an utterance unless this is turned off."""
 
     frames_per_second = KALDI_FRAMES_PER_SECOND
 
@@ -29,10 +29,10 @@ class Speech2TextFeatures(HuggingFaceModel):
 
 
 class StackedFeatures(HuggingFaceModel):
-    """Kaldi's normalised log mel energies each 10 ms, of which the model hears two frames at once, stacked.
+    """Kaldi's normalised log mel energies every 10 ms, of which two frames are stacked for the model.
 
-    Spectrograms here are those of single frames, (B, T, C), and stacked for the model alone. A last frame without a
-    second one makes a pair with one of padding, which the model is told not to hear: it is no part of the utterance.
+    Spectrograms here have single frames, (B, T, C), which are stacked only as input of the model. A single last frame
+    is stacked with a frame of padding; the pair is masked and does not belong to the utterance.
     """
 
     frames_per_second = KALDI_FRAMES_PER_SECOND
@@ -54,7 +54,7 @@ class StackedFeatures(HuggingFaceModel):
         n_frames = features.shape[1]
         n_rest = n_frames % self.stride
         if n_frames < self.stride:
-            raise ValueError(f"features of {n_frames} frames are too short: {self.name} hears {self.stride} at once.")
+            raise ValueError(f"features of {n_frames} frames are too short: {self.name} needs at least {self.stride}.")
         padding = features.new_zeros(1, self.stride if n_rest else 0, features.shape[2])
         return Utterance(features[:, : n_frames - n_rest], padding, self.model.dtype)
 
@@ -64,7 +64,7 @@ class StackedFeatures(HuggingFaceModel):
         return frames.unflatten(1, (-1, self.stride)).flatten(2).to(self.model.dtype)
 
     def _mask(self, utterance: Utterance) -> Tensor | None:
-        """Which pairs are heard, (1, T / 2); None for all."""
+        """The mask of the stacked frames, (1, T / 2); None for all."""
         if not utterance.padding.shape[1]:
             return None
         n_heard, n_padding = (part.shape[1] // self.stride for part in (utterance.spectrogram, utterance.padding))
@@ -73,7 +73,7 @@ class StackedFeatures(HuggingFaceModel):
 
 
 class ParakeetFeatures(HuggingFaceModel):
-    """NeMo's normalised log mel energies. The frame after the last whole one is not heard, and left out."""
+    """NeMo's normalised log mel energies. The incomplete frame at the end is masked by the model and left out."""
 
     normalized = True
 
@@ -86,7 +86,7 @@ class ParakeetFeatures(HuggingFaceModel):
 
 
 class WhisperFeatures(FreezesPadding):
-    """Whisper's log mel energies in a window of 30 s, of which the silence after the utterance is a part."""
+    """Whisper's log mel energies in a window of 30 s, which includes the silence after the utterance."""
 
     window: int
 
@@ -109,6 +109,6 @@ class WhisperFeatures(FreezesPadding):
         return Utterance(frames[:, :n_frames], frames[:, n_frames:], self.model.dtype)
 
     def _padded(self, features: Tensor) -> Utterance:
-        # Whisper clips at 8 below the largest log10 energy and divides by 4: silence lies 2 below the maximum
+        # Whisper clips at 8 below the largest log10 energy and divides by 4, so that silence is 2 below the maximum
         silence = (features.max() - 2).expand(1, self.window - features.shape[1], features.shape[2])
         return Utterance(features, silence, self.model.dtype)

@@ -1,4 +1,4 @@
-"""Frozen padding: the encoder computes the speech alone and attends to keys and values of the padding kept before."""
+"""Frozen padding: the encoder computes the speech alone and attends to recorded keys and values of the padding."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from captum_spes.models.huggingface import HuggingFaceModel
 from captum_spes.models.protocol import Utterance
 
-# encoder positions that are computed beyond the last one of the speech
+# number of encoder positions that are computed after the last position of the speech
 MARGIN = 16
-# Encoder positions that are computed at the edge and dropped: there the convolutions see zeros in place of padding.
+# Number of encoder positions that are computed at the edge and dropped, because the convolutions see zeros there in
+# place of padding.
 EDGE = 2
-# full windows that pass through the model at once while their states are recorded
+# number of full windows in a batch while their states are recorded
 RECORDED_AT_ONCE = 4
 
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
@@ -32,19 +33,19 @@ _numbers = count()
 class FrozenPadding:
     """Keys and values of the padding, which the attention of later passes appends to those that it computes.
 
-    A model with a window of fixed length pays for all of it, although most of it is padding, whose states hardly depend
-    on the speech. They are recorded in passes of the full window and held constant; later passes compute the encoder's
-    first ``n_positions`` positions alone.
+    A model with a window of fixed length computes all of it, although most of it is padding, whose states hardly depend
+    on the speech. These states are recorded in passes of the full window and kept constant; later passes compute only
+    the encoder's first ``n_positions`` positions.
 
     Attributes:
-        n_positions: encoder positions n that are computed: those of the utterance and a margin.
+        n_positions: number n of encoder positions that are computed: those of the utterance and a margin.
         states: for each attention module, by its name in the model, the keys and values of the padding's P positions,
             both of shape (1, heads, P, D).
-        tail: the final encoder states of the padding, (1, P, D'), for models that read them other than by
+        tail: the final encoder states of the padding, (1, P, D'), for models that read them without
             cross-attention; None for the others.
-        log_sizes: the logarithm of the number of positions that each of P keys stands for, (P,); None where each stands
-            for one.
-        merged_by: positions that are averaged into one key and one value.
+        log_sizes: the logarithm of the number of positions that each of P keys represents, (P,); None if each
+            represents one.
+        merged_by: number of positions that are averaged into one key and one value.
 
     Example::
 
@@ -66,12 +67,12 @@ class FrozenPadding:
     merged_by: int = 1
 
     def merge(self, by: int) -> FrozenPadding:
-        """Averages the keys and values of each ``by`` neighbouring positions of the padding.
+        """Averages the keys and values of groups of ``by`` neighbouring positions of the padding.
 
-        A key that stands for m positions counts m times in the softmax: log m is added to its attention logits.
+        A key that represents m positions counts m times in the softmax, since log m is added to its attention logits.
         """
         if self.log_sizes is not None:
-            raise ValueError("this padding is merged already: merge the one that was recorded.")
+            raise ValueError("this padding is merged already: merge the padding that was recorded.")
         if by == 1 or not self.states:
             return self
         states = {name: (_merged(keys, by), _merged(values, by)) for name, (keys, values) in self.states.items()}
@@ -91,7 +92,7 @@ class FrozenPadding:
 
     @contextmanager
     def attended(self, model: nn.Module) -> Iterator[None]:
-        """Lets the attention modules of a model attend to the padding too, within a ``with`` statement.
+        """A context, for a ``with`` statement, in which the attention modules of a model also attend to the padding.
 
         Example::
 
@@ -125,19 +126,19 @@ class FrozenPadding:
 def record(
     model: nn.Module, attentions: Iterable[nn.Module], n_positions: int, run: Callable[[], None]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Keys and values behind position n of some attention modules, averaged over all rows of the passes in ``run``.
+    """Records keys and values of attention modules from position n on, averaged over all rows of the passes in ``run``.
 
     Args:
         model: the model that holds the modules.
         attentions: the attention modules.
         n_positions: n.
-        run: makes the passes of the full window.
+        run: runs the passes of the full window.
 
     Returns:
         dict: for each module, by its name in the model, keys and values of shape (1, heads, P, D), float32.
 
     Raises:
-        RuntimeError: a module whose attention does not go through Transformers' attention functions.
+        RuntimeError: a module does not call Transformers' attention functions.
     """
     recorded = set(attentions)
     modules = {module: name for name, module in model.named_modules() if module in recorded}
@@ -157,18 +158,18 @@ def record(
         run()
     if missing := sorted(set(modules.values()) - sums.keys()):
         raise RuntimeError(
-            f"the padding cannot be frozen: the attention module {missing[0]} does not call the attention functions "
-            "of Transformers. Take context='full', or a newer version of transformers."
+            f"the padding cannot be frozen, because the attention module {missing[0]} does not call the attention "
+            "functions of Transformers: use context='full', or a newer version of transformers."
         )
     return {name: (keys / n_rows[name], values / n_rows[name]) for name, (keys, values) in sums.items()}
 
 
 @contextmanager
 def attention_replaced(modules: Iterable[nn.Module], function: Attention) -> Iterator[None]:
-    """Lets some attention modules call another attention function while it lasts.
+    """A context in which some attention modules call another attention function.
 
-    The function is registered with Transformers under a name of its own, and the modules read that name from a copy of
-    their config: no other module of the model is affected. All is undone, also when a forward raises.
+    The function is registered with Transformers under its own name, and the modules read this name from a copy of
+    their config, so that no other module of the model is affected. Everything is undone, also if a forward raises.
     """
     name = f"captum_spes_{next(_numbers)}"
     before: dict[Any, Any] = {module: module.config for module in modules}
@@ -188,14 +189,14 @@ def attention_replaced(modules: Iterable[nn.Module], function: Attention) -> Ite
 
 
 class FreezesPadding(HuggingFaceModel):
-    """What the adapters share whose model hears a window of fixed length through an encoder like Whisper's.
+    """Base of the adapters for models with a window of fixed length and an encoder like Whisper's.
 
     The encoder halves the frames in its second convolution, adds a table of positions, and runs ``layers`` with
     ``self_attn`` modules.
     """
 
     window: int
-    # encoder positions that the model reads as one
+    # the number of encoder positions that the model reads as one
     positions_at_once = 1
 
     def freeze_padding(self, utterance: Utterance, references: Tensor, margin: int = MARGIN) -> FrozenPadding:
@@ -203,16 +204,16 @@ class FreezesPadding(HuggingFaceModel):
 
         Args:
             utterance: an utterance in its full window.
-            references: spectrograms (R, T, C) in the utterance's place, whose states are averaged. Perturbed ones serve
-                best, since perturbed spectrograms are what is scored later.
-            margin: encoder positions beyond the last one of the utterance that later passes compute.
+            references: spectrograms (R, T, C) that replace that of the utterance, and whose states are averaged.
+                Perturbed ones are best, since later passes score perturbed spectrograms.
+            margin: number of encoder positions after the last one of the utterance that later passes compute.
 
         Returns:
-            FrozenPadding: with no states to attend to where the utterance and the margin fill the window.
+            FrozenPadding: the states of the padding; empty if the utterance and the margin fill the window.
 
         Raises:
-            ValueError: references that are not finite.
-            RuntimeError: the model's attention does not go through Transformers' attention functions.
+            ValueError: the references are not finite.
+            RuntimeError: the model's attention does not call Transformers' attention functions.
         """
         if not references.isfinite().all():
             raise ValueError("the reference spectrograms hold NaN or infinite values: give finite ones.")
@@ -221,23 +222,23 @@ class FreezesPadding(HuggingFaceModel):
             return self._record(replace(utterance, frozen=None), references.split(RECORDED_AT_ONCE), n_positions)
 
     def computed_positions(self, utterance: Utterance, margin: int = MARGIN) -> int:
-        """Encoder positions that passes with frozen padding compute, at most those of the window."""
+        """The number of encoder positions that passes with frozen padding compute, at most those of the window."""
         n_positions = -(-utterance.spectrogram.shape[1] // 2) + margin
         return min(-(-n_positions // self.positions_at_once) * self.positions_at_once, self.window // 2)
 
     def _record(self, utterance: Utterance, references: Sequence[Tensor], n_positions: int) -> FrozenPadding:
-        """The states of the padding behind position n, from batches of reference spectrograms."""
+        """The states of the padding from position n on, for batches of reference spectrograms."""
         raise NotImplementedError
 
     def _windows(self, spectrograms: Tensor, utterance: Utterance, n_frames: int | None = None) -> Tensor:
-        """The encoder's input (B, C, n_frames) of spectrograms (B, T, C): the full window by default."""
+        """The encoder's input (B, C, n_frames) for spectrograms (B, T, C), by default the full window."""
         n_padding = utterance.padding.shape[1] if n_frames is None else n_frames - spectrograms.shape[1]
         padding = utterance.padding[:, :n_padding].expand(len(spectrograms), -1, -1)
         return torch.cat((spectrograms, padding), dim=1).transpose(1, 2).to(self.model.dtype)
 
 
 def first_positions(encoder: Any, frames: Callable[[int], Tensor], n_positions: int) -> Tensor:
-    """The states (B, n, D) of an encoder's first n positions, computed without those behind them.
+    """The states (B, n, D) of an encoder's first n positions, computed without the positions after them.
 
     Args:
         encoder: an encoder like Whisper's.
@@ -262,7 +263,7 @@ def _merged(states: Tensor, by: int) -> Tensor:
 
 
 def shortened(encoder: Any, n_positions: int) -> Any:
-    """The same encoder, sharing its weights and hooks, for a shorter window: its positions are a table."""
+    """A copy of an encoder for a shorter window, with the same weights and hooks and fewer position embeddings."""
     short = copy.copy(encoder)
     short.config = copy.copy(encoder.config)
     short.config.max_source_positions = n_positions

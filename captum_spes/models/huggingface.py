@@ -1,4 +1,4 @@
-"""What all adapters of Hugging Face models share: features, text, and how a model is run and left as it was."""
+"""Base class of all adapters of Hugging Face models: features, text, and running a model without changing it."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class HuggingFaceModel:
 
     Args:
         model: the model.
-        processor: its processor (feature extractor and tokenizer), or the feature extractor alone: targets are token
-            ids then, and each token's text is its id.
-        name: how results call it. Default: the name that it was loaded by.
-        language: that the model is told, as its family calls it; None where it is not told.
+        processor: its processor (feature extractor and tokenizer), or the feature extractor alone. Without a tokenizer
+            targets are token ids, and the text of each token is its id.
+        name: its name in results. Default: the name with which it was loaded.
+        language: the language that the model is told, as a code of its family; None for no language.
         task: ``"transcribe"`` or ``"translate"``.
 
     Raises:
-        ValueError: a processor that is neither, or another task.
+        ValueError: the processor is of another class, or the task is another one.
     """
 
     frames_per_second: float
     mel_frequencies: np.ndarray
-    # frames that the model can hear at once; None where only the memory limits them
+    # frames of the model's window; None if only the memory limits the length
     window: Any = None
     # whether the features are normalised to mean 0 in each mel channel of an utterance
     normalized = False
-    # the tokenizers of some families begin every word with a space, also the first
+    # the tokenizers of some families begin every word with a space, including the first
     text_prefix = ""
 
     def __init__(
@@ -82,9 +82,9 @@ class HuggingFaceModel:
         return f"0, the {mean} after normalisation" if self.normalized else mean
 
     def baseline(self, utterance: Utterance) -> Tensor:
-        """Each mel channel's mean over the utterance's own frames, shape (1, 1, C).
+        """The mean of each mel channel over the utterance's own frames, shape (1, 1, C).
 
-        The paper's 0 after normalisation, which its models apply to each channel of an utterance (§4.1.1).
+        This equals the paper's 0 after normalisation, which its models apply to each channel of an utterance (§4.1.1).
         """
         means = utterance.spectrogram.mean(1, keepdim=True)
         return torch.zeros_like(means) if self.normalized else means
@@ -109,23 +109,23 @@ class HuggingFaceModel:
         return features.input_features[:, : int(features.attention_mask.sum())]
 
     def _extract(self, audio: np.ndarray, **kwargs: Any) -> Any:
-        """What the feature extractor makes of some samples: ``input_features``, and an ``attention_mask``."""
+        """The output of the feature extractor for samples: ``input_features``, and an ``attention_mask``."""
         features = self.feature_extractor(audio, sampling_rate=self.sample_rate, return_tensors="pt", **kwargs)
         if not features.input_features.isfinite().all():
             raise ValueError(
-                "a mel channel of the audio is constant, which cannot be normalised: take a recording of the model's "
+                "a mel channel of the audio is constant and cannot be normalised: give a recording with the model's "
                 f"full bandwidth of {self.sample_rate / 2000:g} kHz."
             )
         return features.to(self.model.device, torch.float32)
 
     def _padded(self, features: Tensor) -> Utterance:
-        """The utterance of its own frames (1, T, C), and what follows them in the model's window."""
+        """An utterance of its own frames (1, T, C) and the padding that follows them in the model's window."""
         return Utterance(features, features[:, :0], self.model.dtype)
 
     # Text
 
     def token_texts(self, ids: Tensor) -> list[str]:
-        """The text of each token. Of the tokens that share a character (bytes of it), the last has it."""
+        """The text of each token. A character whose bytes are in several tokens belongs to the last of them."""
         if self.tokenizer is None:
             return [f" {token}" for token in ids.tolist()]
         texts: list[str] = []
@@ -148,7 +148,7 @@ class HuggingFaceModel:
 
     def _special_ids(self) -> set[int]:
         if self.tokenizer is not None:
-            added = self.tokenizer.added_tokens_decoder  # of mistral-common's a method, and not implemented
+            added = self.tokenizer.added_tokens_decoder  # in mistral-common a method that is not implemented
             return set(self.tokenizer.all_special_ids) | set(added if isinstance(added, Mapping) else ())
         names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
         configs = (self.model.config, self.model.config.get_text_config(decoder=True))
@@ -156,11 +156,11 @@ class HuggingFaceModel:
         return {token for ids in found for token in (ids if isinstance(ids, list) else [ids]) if token is not None}
 
     def _text_within(self, ids: list[int]) -> str:
-        """The text of tokens amid others: at the ends of a text, tokenizers leave out spaces."""
+        """The text of tokens inside of a text, with the spaces that tokenizers leave out at the ends of a text."""
         anchor = self.tokenizer.encode("a", add_special_tokens=False)
         try:
             alone, twice, around = (self._decode(tokens) for tokens in (anchor, anchor * 2, [*anchor, *ids, *anchor]))
-        except KeyError:  # a vocabulary that is padded beyond the tokenizer's
+        except KeyError:  # the model's vocabulary is padded beyond that of the tokenizer
             return "".join(f"<{token}>" for token in ids)
         return around[len(alone) : len(around) - (len(twice) - len(alone))]
 
@@ -168,7 +168,7 @@ class HuggingFaceModel:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _target_ids(self, target: str | Sequence[int] | Tensor) -> list[int]:
-        """The ids of a text, or those given, checked."""
+        """The ids of a text, or the given ids after a check."""
         if isinstance(target, str):
             return self._encode_text(target.strip())
         size = self._vocab_size()
@@ -177,7 +177,7 @@ class HuggingFaceModel:
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"the target must be a text or token ids, not {target!r:.80}.") from error
         if not ids or not all(isinstance(i, int) and 0 <= i < size for i in ids):
-            raise ValueError(f"target ids must be integers from 0 to {size - 1}, at least one: {ids[:8]}")
+            raise ValueError(f"target ids must be integers from 0 to {size - 1}, at least one, not {ids[:8]}.")
         return ids
 
     def _encode_text(self, text: str) -> list[int]:
@@ -190,7 +190,7 @@ class HuggingFaceModel:
         try:
             ids = self.tokenizer.encode(self.text_prefix + text, add_special_tokens=False)
             decoded = self._decode(ids).strip()
-        except TypeError:  # text that is no valid Unicode
+        except TypeError:  # the text is not valid Unicode
             ids, decoded = [], ""
         if decoded != text:
             raise ValueError(
@@ -204,7 +204,7 @@ class HuggingFaceModel:
     # Running the model
 
     def _until_end(self, target: Tensor) -> Tensor:
-        """What was written, without the padding that follows the end."""
+        """The generated ids, without the padding that follows the end token."""
         end = torch.isin(
             target, torch.tensor(self.model.generation_config.eos_token_id, device=target.device)
         ).nonzero()
@@ -212,13 +212,13 @@ class HuggingFaceModel:
 
     @contextmanager
     def _running(self, dtype: torch.dtype) -> Iterator[None]:
-        """Eval mode, and autocast for a dtype other than the weights', while it lasts.
+        """A context with the model in eval mode, and with autocast for a dtype other than that of the weights.
 
-        The random state is left as it was: before Transformers 5.23 layerdrop draws in eval mode, too.
+        The random state is restored, because layerdrop draws random numbers even in eval mode before Transformers 5.23.
         """
         if dtype == torch.float32 != self.model.dtype:
             raise ValueError(
-                f"the weights of {self.name} are {self.model.dtype}: for float32 call model.float() first."
+                f"the weights of {self.name} are {self.model.dtype}: call model.float() first to run it in float32."
             )
         training = [module for module in self.model.modules() if module.training]
         for module in training:
@@ -233,7 +233,7 @@ class HuggingFaceModel:
 
 
 def _parts(processor: Any) -> tuple[Any, Any]:
-    """A processor's feature extractor and tokenizer; of a feature extractor itself and None."""
+    """The feature extractor and tokenizer of a processor; for a feature extractor itself and None."""
     if hasattr(processor, "feature_extractor"):
         return processor.feature_extractor, processor.tokenizer
     if hasattr(processor, "sampling_rate"):
@@ -246,7 +246,7 @@ def _parts(processor: Any) -> tuple[Any, Any]:
 
 @contextmanager
 def gated(embedding: nn.Module, token_gate: Tensor | None) -> Iterator[None]:
-    """Multiplies the token embeddings by the gate while it lasts: value zeroing, which leaves the positions alone."""
+    """A context in which token embeddings are multiplied by the gate (value zeroing); positions are not changed."""
     if token_gate is None:
         yield
         return
@@ -255,7 +255,7 @@ def gated(embedding: nn.Module, token_gate: Tensor | None) -> Iterator[None]:
         gate = token_gate if token_gate.dim() == 3 else token_gate[..., None]
         return output * gate.to(output.dtype)
 
-    # ``prepend`` is left alone: hooks of the user's see the embedding first
+    # without ``prepend``, so that hooks of the user see the embedding first
     handle = embedding.register_forward_hook(multiply)
     try:
         yield
@@ -265,7 +265,7 @@ def gated(embedding: nn.Module, token_gate: Tensor | None) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps transformers from warning of what its own generation code does."""
+    """Suppresses warnings that transformers' own generation code causes."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

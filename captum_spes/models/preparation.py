@@ -1,4 +1,4 @@
-"""From audio to what a model hears and writes."""
+"""Prepares audio for a model: the utterance and the tokens of its text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 
 
 class NoWordsError(ValueError):
-    """The model writes no words, so that there is nothing to explain."""
+    """The model writes no words for the audio, so that there is nothing to explain."""
 
 
 def prepare(
@@ -28,25 +28,25 @@ def prepare(
     dtype: Dtype | None = None,
     callback: Callable[[str, int, int], object] | None = None,
 ) -> tuple[Utterance, Tokens]:
-    """Reads audio, sets the model's context and precision, and lets the model write.
+    """Reads audio, lets the model write a text, and chooses the context and precision.
 
     Args:
-        model: the model, one of :func:`~captum_spes.models.load_model` or of your own.
+        model: the model, from :func:`~captum_spes.models.load_model` or your own.
         inputs: path of an audio file; a :class:`~captum_spes.audio.Recording`; samples, an array or tensor of one or
             two dimensions, with ``sampling_rate``; the model's features, a tensor of shape (1, T, C); or an utterance,
-            which is returned as it is.
-        target: the text to explain, or its token ids. Default: what the model writes.
+            which is returned unchanged.
+        target: the text to explain, or its token ids. Default: the text that the model writes.
         sampling_rate: samples a second of an array of samples.
         gen_args: arguments of the model's generation, such as ``{"num_beams": 5}``.
-        context: the window given to the model; see :func:`~captum_spes.models.context.fit_utterance`.
+        context: how the window is run; see :func:`~captum_spes.models.context.fit_utterance`.
         dtype: the precision of the model; see the same function.
         callback: called as ``callback("context", done, total)`` while the context is probed.
 
     Returns:
-        (Utterance, Tokens): what the model hears, and the tokens to explain.
+        (Utterance, Tokens): the utterance, and the tokens to explain.
 
     Raises:
-        ValueError: audio, target or another argument that cannot be used, or audio in which the model finds no words;
+        ValueError: audio, target or another argument cannot be used, or the model writes no words for the audio;
             the message says which.
 
     Example::
@@ -59,7 +59,7 @@ def prepare(
     """
     if isinstance(inputs, Utterance):
         if context != "auto" or dtype is not None:
-            raise ValueError("context and dtype belong to prepare(), which has made this utterance.")
+            raise ValueError("context and dtype of an utterance are set by prepare(): give them to prepare().")
         utterance = inputs
     elif isinstance(inputs, Tensor) and inputs.dim() == 3:
         utterance = model.from_features(inputs)
@@ -73,18 +73,18 @@ def prepare(
     if target is None:
         target = model.generate(utterance, **(gen_args or {}))
         if not text(model, target):
-            raise NoWordsError(f"{model.name} hears no words in this audio: give the text to explain as target.")
+            raise NoWordsError(f"{model.name} writes no words for this audio: give the text to explain as target.")
     if not isinstance(inputs, Utterance):
         utterance = fit_utterance(model, utterance, target, context, dtype, gen_args, callback)
     return utterance, target
 
 
 def text(model: SpeechToTextModel, tokens: Tokens | Tensor) -> str:
-    """The text of tokens, without marks such as the end of the text.
+    """The text of tokens, without special tokens such as the end of the text.
 
     Args:
         model: the model.
-        tokens: the tokens whose target is read, or token ids of shape (K,).
+        tokens: tokens, whose target is decoded, or token ids of shape (K,).
 
     Example::
 

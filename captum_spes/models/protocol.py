@@ -1,4 +1,4 @@
-"""What the rest of the library asks of a speech-to-text model."""
+"""The protocol of speech-to-text models, and the utterances and tokens that it uses."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Task = Literal["transcribe", "translate"]
 
 @dataclass(frozen=True, eq=False)
 class Utterance:
-    """An utterance as a model hears it.
+    """An utterance as input of a model.
 
     Attributes:
-        spectrogram: the utterance's own frames, shape (1, T, C): what is explained.
+        spectrogram: the utterance's own frames, shape (1, T, C), which are explained.
         padding: the frames that follow them in the model's window, shape (1, P, C). They are never perturbed.
-        dtype: the precision in which the model runs; other than float32 it is used through autocast.
-        frozen: states of the padding that passes of the model attend to in place of computing them, a
+        dtype: the precision in which the model runs; a precision other than float32 is used through autocast.
+        frozen: states of the padding that passes of the model attend to instead of computing them, a
             :class:`~captum_spes.models.frozen_padding.FrozenPadding`. None: every pass computes the full window. Text
-            is written in the full window either way.
-        context: how the window is run, and what a probe found about it, for the metadata; see
+            is always written in the full window.
+        context: how the window is run, and the result of the probe, for the metadata; see
             :func:`~captum_spes.models.context.fit_utterance`.
-        source: the audio file that it came from, for the metadata: ``audio_file``, its path as it was given, and
-            ``audio_sha256``; ``start_seconds`` and ``stop_seconds`` where it is a part of a recording. Empty where
-            there was none.
+        source: the audio file, for the metadata: ``audio_file``, its path as it was given, and
+            ``audio_sha256``; ``start_seconds`` and ``stop_seconds`` if it is a part of a recording. Empty without a
+            file.
 
     Example::
 
@@ -50,7 +50,7 @@ class Utterance:
 
     @property
     def n_frames(self) -> int:
-        """Frames of the whole context, padding included."""
+        """The number of frames, including the padding."""
         return self.spectrogram.shape[1] + self.padding.shape[1]
 
     def to(self, device: torch.device | str) -> Utterance:
@@ -68,12 +68,13 @@ class Tokens:
     """Token ids of a prediction.
 
     Attributes:
-        prompt: ids that the decoder is started with, shape (n,): previous tokens that are not explained.
+        prompt: ids with which the decoder starts, shape (n,): previous tokens that are not explained.
         target: the ids that are explained, shape (K,).
-        generated: whether the model wrote them, rather than a user.
-        path: of a model that writes all tokens at once (CTC), the number of the token that each of its frames belongs
-            to, −1 for none, shape (F,). Such a model has no previous tokens, and :meth:`SpeechToTextModel.logits` has
-            a row for each frame of a token: a token's score is the mean over its frames. None: token after token.
+        generated: whether the model wrote them rather than a user.
+        path: for a model that writes all tokens at once (CTC), the number of the token of each frame, −1 for none,
+            shape (F,). Such a model has no previous tokens, and :meth:`SpeechToTextModel.logits` has a row for each
+            frame of a token; the score of a token is the mean over its frames. None for a model that writes token
+            after token.
 
     Example::
 
@@ -90,7 +91,7 @@ class Tokens:
 
     @property
     def previous(self) -> Tensor:
-        """All that the decoder reads to write the target, the prompt and the target but its last token, shape (J,)."""
+        """The decoder's input for the target: the prompt, and the target without its last token, shape (J,)."""
         if self.path is not None:
             return self.target[:0]
         return torch.cat((self.prompt, self.target[:-1]))
@@ -103,22 +104,26 @@ class Tokens:
 
 @runtime_checkable
 class SpeechToTextModel(Protocol):
-    """A model that writes tokens from a spectrogram and the tokens before.
+    """A model that writes tokens from a spectrogram and the previous tokens.
 
-    One that translates has a method ``task_of(utterance, tokens)`` as well, which returns ``"transcribe"`` or
-    ``"translate"``; the others transcribe. One that is told a language or a task has attributes ``language`` and
-    ``task``, by which an evaluation knows that it goes on with the same. One that hears only so much at once has an
-    attribute ``window``, its frames, by which long recordings are cut. One whose padding can be frozen has the method
-    ``freeze_padding`` of :class:`~captum_spes.models.frozen_padding.FreezesPadding`, and ``write(encoded, prompt,
-    **gen_args)``, the text from what :meth:`encode` returned.
+    Some models have more attributes and methods:
+
+    - a model that translates has a method ``task_of(utterance, tokens)``, which returns ``"transcribe"`` or
+      ``"translate"``; without it the model transcribes;
+    - a model that takes a language or a task has attributes ``language`` and ``task``, by which a resumed evaluation
+      recognises its settings;
+    - a model with a window has an attribute ``window``, the number of its frames, by which long recordings are cut;
+    - a model whose padding can be frozen has the method ``freeze_padding`` of
+      :class:`~captum_spes.models.frozen_padding.FreezesPadding`, and ``write(encoded, prompt, **gen_args)``, which
+      returns the text for the output of :meth:`encode`.
 
     Attributes:
-        name: how results call the model.
-        sample_rate: samples a second of the audio that :meth:`utterance` takes.
-        frames_per_second: frames a second of its spectrograms.
+        name: its name in results.
+        sample_rate: samples per second of the audio that :meth:`utterance` takes.
+        frames_per_second: frames per second of its spectrograms.
         mel_frequencies: centre of each mel channel in Hz, shape (C,).
-        baseline_name: what :meth:`baseline` is, in words.
-        embedding_dim: values of a token's embedding, D.
+        baseline_name: description of :meth:`baseline`.
+        embedding_dim: number of values of a token's embedding, D.
 
     Example::
 
@@ -150,46 +155,46 @@ class SpeechToTextModel(Protocol):
     embedding_dim: int
 
     def utterance(self, audio: np.ndarray) -> Utterance:
-        """The utterance of some mono float32 samples at ``sample_rate``; ValueError where it exceeds the window."""
+        """The utterance of mono float32 samples at ``sample_rate``; ValueError if it exceeds the window."""
 
     def from_features(self, features: Tensor) -> Utterance:
-        """The utterance of a spectrogram of shape (1, T, C) that was made as the model makes its own."""
+        """The utterance of a spectrogram of shape (1, T, C), which must have the model's own features."""
 
     def baseline(self, utterance: Utterance) -> Tensor:
-        """What hidden bins become: a tensor that broadcasts to the spectrogram."""
+        """The values that replace hidden bins: a tensor that broadcasts to the spectrogram."""
 
     def generate(self, utterance: Utterance, **gen_args: Any) -> Tokens:
-        """What the model writes. ``gen_args`` are those of its generation (beams, length, …)."""
+        """The tokens that the model writes. ``gen_args`` are arguments of its generation (beams, length, …)."""
 
     def generate_batch(
         self, spectrograms: Tensor, utterance: Utterance, prompt: Tensor, **gen_args: Any
     ) -> list[Tensor]:
-        """The ids (K,) that the model writes after ``prompt`` of each of some spectrograms (B, T, C) that stand in the
-        utterance's place."""
+        """The ids (K,) that the model writes after ``prompt`` for each of the spectrograms (B, T, C), which replace
+        that of the utterance."""
 
     def tokens(self, target: str | Sequence[int] | Tensor, utterance: Utterance) -> Tokens:
-        """A given text or ids as the model's tokens; ValueError where it cannot write them."""
+        """Converts a text or ids to the model's tokens; ValueError if the model cannot write them."""
 
     def token_texts(self, ids: Tensor) -> list[str]:
-        """The readable text of each token. Joined, they are the text of all."""
+        """The readable text of each token. Joined, they are the text of all tokens."""
 
     def is_special(self, ids: Tensor) -> list[bool]:
-        """Whether each token is a mark (start, end, language, …) rather than text."""
+        """Whether each token is a special token (start, end, language, …) rather than text."""
 
     def encode(self, spectrogram: Tensor, utterance: Utterance) -> Any:
-        """What the decoder needs of spectrograms (B, T, C) that stand in the utterance's place."""
+        """The encoder's output for spectrograms (B, T, C), which replace that of the utterance."""
 
     def logits(self, encoded: Any, tokens: Tokens, token_gate: Tensor | None = None) -> Tensor:
         """Teacher-forced predictions of the target: unnormalised log-probabilities of shape (B, K, V).
 
         ``token_gate`` multiplies the previous tokens' embeddings: shape (B, J), or (B, J, D) for each of their
-        values. Where the batch of one of ``encoded`` and ``token_gate`` is 1, it serves the other's whole batch.
+        values. If the batch size of ``encoded`` or ``token_gate`` is 1, it is broadcast to that of the other.
         Gradients flow to both.
         """
 
 
 def language_of(model: SpeechToTextModel, tokens: Tokens) -> str | None:
-    """The language that the model was told or has detected, as it calls it; None where it is not told."""
+    """The language that the model was told or has detected, as its own code; None for a model without languages."""
     found = getattr(model, "language_of", None)
     return getattr(model, "language", None) if found is None else found(tokens)
 

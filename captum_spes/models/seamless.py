@@ -13,26 +13,26 @@ from captum_spes.models.protocol import Utterance
 class SeamlessModel(StackedFeatures, EncoderDecoderModel):
     """A :class:`~captum_spes.models.SpeechToTextModel` from a Hugging Face SeamlessM4T v2.
 
-    The model hears two frames at once, stacked into 160 values; see
+    The input of the model are pairs of frames, stacked into 160 values; see
     :class:`~captum_spes.models.features.StackedFeatures`. The baseline is 0.
 
     Args:
         model: the SeamlessM4T v2 model, ``SeamlessM4Tv2ForSpeechToText``.
         processor: its processor (feature extractor and tokenizer), or the feature extractor alone.
-        name: how results call it. Default: the name that it was loaded by.
+        name: its name in results. Default: the name with which it was loaded.
         language: language of the text, as a code such as ``"deu"``.
-        task: ``"transcribe"``, or ``"translate"`` where the speech is in another language: the model is not told.
+        task: ``"transcribe"``, or ``"translate"`` if the speech is in another language, which the model is not told.
 
     Raises:
-        ValueError: no language, or one that the model does not know.
+        ValueError: there is no language, or the model does not know it.
     """
 
     def _fixed_prompt(self, language: str | None, task: str) -> list[int]:
         languages = getattr(self.model.generation_config, "text_decoder_lang_to_code_id", None)
         if not languages:
             raise ValueError(
-                f"the generation config of {self.name} has no text_decoder_lang_to_code_id: take that of the model on "
-                "the Hugging Face hub."
+                f"the generation config of {self.name} has no text_decoder_lang_to_code_id: use the generation config "
+                "of the model on the Hugging Face hub."
             )
         if language not in languages:
             asked = "writes many languages" if language is None else f"knows no language {language!r}"

@@ -1,4 +1,4 @@
-"""Speech2Text models of Hugging Face transformers (fairseq S2T), the family of the paper's own."""
+"""Speech2Text models of Hugging Face transformers (fairseq S2T), the family of the paper's models."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from captum_spes.models.protocol import Utterance
 class Speech2TextModel(Speech2TextFeatures, EncoderDecoderModel):
     """A :class:`~captum_spes.models.SpeechToTextModel` from a Hugging Face Speech2Text.
 
-    Its features are 80 log mel energies each 10 ms, normalised to mean 0 and variance 1 in each channel of an
+    Its features are 80 log mel energies every 10 ms, normalised to mean 0 and variance 1 in each channel of an
     utterance, so that the baseline is the paper's 0.
 
     Args:
         model: the Speech2Text model.
         processor: its processor (feature extractor and tokenizer), or the feature extractor alone.
-        name: how results call it. Default: the name that it was loaded by.
-        language: which of the languages that a multilingual model writes, as a code such as ``"de"``.
-        task: ``"transcribe"``, or ``"translate"`` where this is what the model was trained to do: it is not told.
+        name: its name in results. Default: the name with which it was loaded.
+        language: language of the text of a multilingual model, as a code such as ``"de"``.
+        task: ``"transcribe"``, or ``"translate"`` if the model was trained to translate; the model is not told.
 
     Raises:
-        ValueError: a language that the model does not know, or none where it wants one.
+        ValueError: the model does not know the language, or needs one that is not given.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Speech2TextModel(Speech2TextFeatures, EncoderDecoderModel):
                 raise ValueError(f"{self.name} writes several languages: give language, {_one_of(languages)}.")
             return prompt if forced is None else [*prompt, forced]
         if language not in languages:
-            known = f"give {_one_of(languages)}" if languages else "it writes one only, leave language out"
+            known = f"give {_one_of(languages)}" if languages else "it writes only one, so leave out language"
             raise ValueError(f"{self.name} knows no language {language!r}: {known}.")
         return [*prompt, languages[language]]
 

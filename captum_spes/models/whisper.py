@@ -26,13 +26,13 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
     Args:
         model: the Whisper model.
         processor: its processor (feature extractor and tokenizer), or the feature extractor alone.
-        name: how results call it. Default: the name that it was loaded by.
-        language: language of multilingual models' transcripts, as a code such as ``"en"``. Default: detected.
-            One that is not spoken makes the model translate: ``"de"`` on English speech.
+        name: its name in results. Default: the name with which it was loaded.
+        language: language of a multilingual model's text, as a code such as ``"en"``. Default: detected.
+            A language other than that of the speech makes the model translate, such as ``"de"`` on English speech.
         task: ``"transcribe"``, or ``"translate"`` for English text from any language (multilingual models).
 
     Raises:
-        ValueError: a language or task that the model does not know.
+        ValueError: the model does not know the language or the task.
     """
 
     text_prefix = " "
@@ -53,19 +53,19 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
     # Times
 
     def token_times(self, utterance: Utterance, tokens: Tokens) -> Tensor:
-        """Begin and end of each target token in seconds, by the decoder's attention to the audio, (K, 2).
+        """Begin and end of each target token in seconds, from the decoder's attention to the audio, (K, 2).
 
-        As OpenAI's word timestamps: the attention heads that the generation config names are normalised, smoothed and
-        averaged, and dynamic time warping finds the way through them. A token begins where the way reaches it, and
-        ends where the next begins.
+        They are found like OpenAI's word timestamps: the weights of the attention heads that the generation config
+        names are normalised, smoothed and averaged, and dynamic time warping finds a path through them. A token begins
+        where the path reaches it, and ends where the next token begins.
 
         Raises:
             ValueError: the generation config names no heads.
         """
         if self.alignment_heads is None:
             raise ValueError(
-                f"the generation config of {self.name} has no alignment_heads, by which times are found: align by "
-                "another source."
+                f"the generation config of {self.name} has no alignment_heads, from which times are computed: use "
+                "another alignment."
             )
         end = torch.tensor([self.model.generation_config.eos_token_id], device=tokens.target.device)
         target = tokens.target if tokens.target[-1] == end else torch.cat((tokens.target, end))
@@ -78,7 +78,7 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
 
     @property
     def alignment_heads(self) -> list[tuple[int, int]] | None:
-        """The cross-attention heads, as (layer, head), that follow the speech; None where the model does not say."""
+        """The cross-attention heads, as (layer, head), that follow the speech; None if the model does not name them."""
         heads = getattr(self.model.generation_config, "alignment_heads", None)
         return [(int(layer), int(head)) for layer, head in heads] if heads else None
 
@@ -88,7 +88,7 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
         Returns:
             (Tensor, Tensor): the weights of the cross-attention to the utterance's own encoder positions, each of two
             frames, (layers, heads, K, ⌈T / 2⌉), and of the self-attention to the previous tokens,
-            (layers, heads, K, J). Rows of the first sum to less than 1: the rest is paid to the padding.
+            (layers, heads, K, J). Rows of the first sum to less than 1; the rest is the attention to the padding.
 
         Example::
 
@@ -107,7 +107,7 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
                 output_attentions=True,
                 use_cache=False,
             )
-        # the rows that write the target, the columns of the utterance's own frames
+        # rows of the target, columns of the utterance's own frames
         first, columns = len(tokens.prompt) - 1, -(-utterance.spectrogram.shape[1] // 2)
         cross, own = (torch.stack(layers)[:, 0, :, first:] for layers in (states.cross_attentions, states.attentions))
         return cross[..., :columns].float(), own.float()
@@ -119,13 +119,13 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
         return bool(getattr(self.model.generation_config, "is_multilingual", False))
 
     def _fixed_prompt(self, language: str | None, task: str) -> list[int]:
-        """The ids that every decoding starts with; a language that is to be detected comes after the first."""
+        """The ids with which every decoding starts; a detected language is inserted after the first."""
         config = self.model.generation_config
         prompt = [self._decoder_start()]
         if self._is_multilingual:
             if not (getattr(config, "lang_to_id", None) and getattr(config, "task_to_id", None)):
                 raise ValueError(
-                    f"the generation config of {self.name} is outdated: it has no lang_to_id and task_to_id; take that "
+                    f"the generation config of {self.name} is outdated and has no lang_to_id and task_to_id: use that "
                     "of the model's latest version on the Hugging Face hub."
                 )
             if language is not None:
@@ -136,7 +136,7 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
             prompt.append(config.task_to_id[task])
         elif task == "translate" or language not in (None, "en"):
             raise ValueError(
-                f"{self.name} is an English-only model and can only transcribe: leave out language and task, or take a "
+                f"{self.name} is an English-only model and can only transcribe: leave out language and task, or use a "
                 "multilingual model such as whisper-base."
             )
         if getattr(config, "no_timestamps_token_id", None) is not None:
@@ -150,20 +150,20 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
         return torch.tensor(prompt, device=self.model.device)
 
     def task_of(self, utterance: Utterance, tokens: Tokens) -> Task:
-        """A transcript in a language that is not spoken is a translation."""
+        """The task; a transcript in a language other than that of the speech is a translation."""
         if self.task == "translate" or self._detect_language or not self._is_multilingual:
             return self.task
         return "transcribe" if int(tokens.prompt[1]) == self._spoken_language(utterance) else "translate"
 
     def language_of(self, tokens: Tokens) -> str | None:
-        """The language that the prompt names: told or detected; None for English-only models."""
+        """The language in the prompt, told or detected; None for English-only models."""
         if not self._is_multilingual:
             return None
         codes = {index: token[2:-2] for token, index in self.model.generation_config.lang_to_id.items()}
         return codes.get(int(tokens.prompt[1]))
 
     def _spoken_language(self, utterance: Utterance) -> int:
-        """The id of the language that the model hears."""
+        """The id of the language that the model detects in the speech."""
         with torch.no_grad(), self._running(utterance.dtype):
             hidden = self._encode(utterance.spectrogram, utterance)
             return int(self.model.detect_language(encoder_outputs=self._encoder_outputs(hidden))[0])
@@ -193,7 +193,7 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
 
 
 def _warp(weights: Tensor, filter_width: int) -> np.ndarray:
-    """The column where the way through attention weights (heads, K, columns) first reaches each row, (K,)."""
+    """The column at which the path through attention weights (heads, K, columns) first reaches each row, (K,)."""
     from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
 
     deviation, mean = torch.std_mean(weights, dim=1, keepdim=True, unbiased=False)
@@ -205,7 +205,7 @@ def _warp(weights: Tensor, filter_width: int) -> np.ndarray:
 
 @contextmanager
 def _eager(model: WhisperForConditionalGeneration) -> Iterator[None]:
-    """The attention that can be looked at, while it lasts: the fast ones do not keep their weights."""
+    """A context with eager attention, which returns its weights; the fast implementations do not."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:

@@ -116,7 +116,7 @@ def test_there_are_no_previous_tokens(ctc_case, audio, tmp_path):
     for refused in (explanation.top_previous_tokens, explanation.plot_previous_tokens):
         with pytest.raises(ValueError, match="there are no previous tokens: the model writes all tokens at once"):
             refused()
-    with pytest.raises(ValueError, match="no size of their map"):
+    with pytest.raises(ValueError, match="no previous tokens to measure"):
         size(explanation, inputs="tokens")
     utterance, tokens = restore(ctc_case.adapter, explanation)
     assert torch.equal(tokens.path, ctc_case.adapter.tokens("so what", utterance).path)
