@@ -6,7 +6,7 @@ from captum_spes._extras import require
 
 
 def main() -> None:
-    """Runs the command line; without the ``speech`` extra it says how to get it."""
+    """Runs the command line; without the extra ``speech`` it prints how to install it."""
     try:
         require("typer")
     except ImportError as error:

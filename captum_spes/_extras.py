@@ -1,4 +1,4 @@
-"""Optional packages, imported where they are used."""
+"""Optional dependencies, which are imported where they are used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 def install_command(extra: str) -> str:
-    """How to install an extra, also from a clone of the repository."""
+    """The command that installs an extra, also in a clone of the repository."""
     return f"pip install 'captum-spes[{extra}]' (in a clone: pip install -e '.[{extra}]')"
 
 
@@ -15,7 +15,7 @@ def require(module: str, extra: str = "speech") -> ModuleType:
     """Imports a module of an optional dependency.
 
     Raises:
-        ImportError: it is not installed; the message names the extra that brings it.
+        ImportError: the module is not installed; the message names the extra that installs it.
     """
     try:
         return importlib.import_module(module)

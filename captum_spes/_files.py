@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, tables and settings in them, and text of others that is safe to show."""
+"""Atomic writing of files, Markdown tables, differences of settings, and text that is safe to print."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-# what a terminal obeys in place of showing it, what turns the direction of writing, and halves of characters
+# control characters, which a terminal executes; characters that change the direction of writing; lone surrogates
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Writes a file all at once: a process that is killed leaves the old one, or none. Text is in UTF-8.
+    """Writes a file atomically: a process that is killed leaves the old file, or none. Text is encoded as UTF-8.
 
     Raises:
-        ValueError: there is no such folder.
+        ValueError: the folder does not exist.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -34,7 +34,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal digits.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the file cannot be read.
     """
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -57,17 +57,17 @@ def why_unreadable(path: str | os.PathLike[str]) -> str | None:
         return "is a link to a file that does not exist" if os.path.islink(path) else "does not exist"
     except OSError as error:
         return f"cannot be reached ({error.strerror})"
-    except ValueError:  # NUL bytes, and halves of characters
+    except ValueError:  # NUL bytes, and lone surrogates
         return "does not exist, as no file can have such a name"
     if stat.S_ISDIR(mode):
         return "is a folder"
     if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
         return "is a device or a socket"
-    return None if os.access(path, os.R_OK) else "cannot be read, for want of permission"
+    return None if os.access(path, os.R_OK) else "cannot be read, because the permission is missing"
 
 
 def printable(text: object) -> str:
-    """A text that no terminal obeys: control characters but line ends and tabs become their escapes, such as ``\\x1b``.
+    """Escapes the control characters of a text except line ends and tabs, such as ``\\x1b``, which terminals execute.
 
     Transcripts, file names and messages of libraries may hold them.
     """
@@ -75,23 +75,23 @@ def printable(text: object) -> str:
 
 
 def markdown_line(text: object) -> str:
-    """A text as one line of Markdown that shows it as it is: no cell, tag, link or picture begins in it."""
+    """Escapes a text for one line of Markdown, so that it does not begin a cell, tag, link or picture."""
     line = printable(" ".join(str(text).split()))
     return re.sub(r"[\\|<]|(?<=\])\(", r"\\\g<0>", line)
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table, the header first."""
+    """The lines of a Markdown table, the header first."""
     lines = ["| " + " | ".join(map(markdown_line, row)) + " |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], name: str = "") -> Iterator[str]:
-    """What is not alike, in words; methods that only one has are no difference."""
+    """Describes the differences of two settings; methods that only one of them has are ignored."""
     keys = before.keys() & now.keys() if name == "methods" else before.keys() | now.keys()
     for key in sorted(keys):
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             yield from differences(old, new, f"{name}.{key}".strip("."))
         elif old != new:
-            yield f"{name}.{key}".strip(".") + f" is {old} there and {new} now"
+            yield f"{name}.{key}".strip(".") + f" was {old} and is {new} now"

@@ -1,4 +1,4 @@
-"""How sure a model was of what it wrote: probability, entropy, and what it might have written instead."""
+"""The confidence of a model in its text: probabilities, entropies and alternatives."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-# a word is doubtful where all that might have stood in its place together was more probable
+# a word is doubtful if all alternatives together are more probable
 DOUBTFUL = 0.5
 N_ALTERNATIVES = 5
-# shares of a word's probability that its own sound gives it
+# limits of the verdicts: shares of a word's probability that are lost without its own sound
 HEARD = 0.8
 GUESSED = 0.5
 
@@ -22,23 +22,23 @@ Verdict = Literal["heard", "guessed", "unsure"]
 
 @dataclass(frozen=True)
 class Confidence:
-    """The model's own distribution where it wrote each of K rows: tokens, words, or the sentence.
+    """The model's own distribution for each of K rows: tokens, words, or the sentence.
 
-    It is the distribution of the unperturbed input, before anything that generation forbids or rescales. Models of
-    speech are often surer than they are right: a probability tells how the model chose, and not how often it errs.
+    It is the distribution for the unperturbed input, before generation suppresses or rescales tokens. Speech models
+    are often more confident than accurate: the probability says how the model chose, not how often it is wrong.
 
     Attributes:
-        probabilities: of each row, from 0 to 1; of a word the product of its tokens'.
+        probabilities: the probability of each row, from 0 to 1; for a word the product over its tokens.
         least: the smallest probability of the row's tokens, (K,).
-        entropy: of each row in bits, from 0, where nothing else could have been written; of a word the sum of its
-            tokens'.
+        entropy: the entropy of each row in bits, which is 0 if nothing else could have been written; for a word the
+            sum over its tokens.
         alternatives: for each row the most probable other tokens and their probabilities, the largest first. Those of a
-            word stand in the place of its least probable token, with the word's text before it.
-        unheard: of each row the probability that is left when the sound of its word is hidden; None where it is not
-            known when words are spoken.
+            word replace its least probable token, with the word's text before it.
+        unheard: for each row the probability that remains when the sound of its word is hidden; None if the times of
+            the words are not known.
 
     Raises:
-        ValueError: lists of different lengths, or values that are no probabilities, entropies or texts.
+        ValueError: lists have different lengths, or values are not probabilities, entropies or texts.
 
     Example::
 
@@ -74,22 +74,22 @@ class Confidence:
         if not all(_is_number(share) and 0 <= share <= 1 for share in shares):
             raise ValueError("probabilities must be numbers from 0 to 1.")
         if not all(_is_number(value) and 0 <= value < math.inf for value in self.entropy):
-            raise ValueError("entropies must be numbers of bits, from 0 on.")
+            raise ValueError("entropies must be numbers of bits, at least 0.")
 
     def __len__(self) -> int:
         return len(self.probabilities)
 
     @property
     def doubtful(self) -> list[bool]:
-        """Which rows have a probability below one half."""
+        """For each row, whether its probability is below one half."""
         return [probability < DOUBTFUL for probability in self.probabilities]
 
     @property
     def heard(self) -> list[float] | None:
         """The share of each row's probability that is lost when the sound of its word is hidden, from 0 to 1.
 
-        Near 1 the word was heard. Near 0 the model would have written it as well without its sound: it was guessed
-        from the words before, or from the sound of the others.
+        Near 1 the word was heard. Near 0 the model would also have written it without its sound: it was guessed
+        from the words before, or from the sound of other words.
         """
         if self.unheard is None:
             return None
@@ -98,14 +98,14 @@ class Confidence:
 
     @property
     def verdicts(self) -> list[Verdict] | None:
-        """A plain word for each share, ``"heard"`` from 0.8 on, ``"guessed"`` below 0.5, ``"unsure"`` between them."""
+        """A verdict for each share: ``"heard"`` from 0.8 on, ``"guessed"`` below 0.5, and ``"unsure"`` between."""
         shares = self.heard
         if shares is None:
             return None
         return ["heard" if share >= HEARD else "guessed" if share < GUESSED else "unsure" for share in shares]
 
     def grouped(self, spans: Sequence[tuple[int, int]], tokens: Sequence[str]) -> Confidence:
-        """That of words: products of probabilities, sums of entropies, and the alternatives of the least sure token.
+        """The confidence of words: products of probabilities, sums of entropies, alternatives of the weakest token.
 
         Args:
             spans: for each word its first token, and the one after its last.
@@ -137,7 +137,7 @@ class Confidence:
 
     @classmethod
     def from_content(cls, content: Any) -> Confidence:
-        """From what a file holds; raises a ValueError where it is something else."""
+        """Reads the content of a file; raises a ValueError if it has another form."""
         names = ("probabilities", "least", "entropy", "alternatives", "unheard")
         if not isinstance(content, dict) or content.keys() != set(names):
             raise ValueError(f"the confidence must have {', '.join(names)}.")
@@ -151,14 +151,14 @@ class Confidence:
 def token_confidence(
     log_probs: Tensor, token_ids: Tensor, token_texts: Callable[[Tensor], list[str]], path: Tensor | None = None
 ) -> Confidence:
-    """The confidence of tokens, from the prediction that they were chosen from.
+    """The confidence of tokens, from the predictions of which they were chosen.
 
     Args:
         log_probs: log-probabilities or logits, (K, V); with a path (F, V).
         token_ids: the ids of the tokens that were written, (K,).
-        token_texts: the text of each of some ids.
-        path: for each of the F rows the token that it belongs to, (F,), of models that write one token over several
-            frames (CTC): the distribution of a token is the mean over its frames.
+        token_texts: a function that returns the texts of ids.
+        path: for each of the F rows the number of its token, (F,), for models that write one token over several
+            frames (CTC). The distribution of a token is then the mean over its frames.
 
     Example::
 
@@ -182,7 +182,7 @@ def token_confidence(
     others = probabilities.scatter(1, token_ids[:, None], 0).topk(min(N_ALTERNATIVES, probabilities.shape[1] - 1))
     texts = {token: token_texts(torch.tensor([token]))[0] for token in others.indices.unique().tolist()}
     alternatives = [
-        # the first bytes of a character have no text
+        # tokens that are the first bytes of a character have no text
         [(texts[token] or "\N{REPLACEMENT CHARACTER}", share) for token, share in zip(ids, shares) if share > 0]
         for ids, shares in zip(others.indices.tolist(), others.values.tolist())
     ]

@@ -1,8 +1,8 @@
-"""Forward functions: how close a model's prediction is to the original one, a score for each token.
+"""Forward functions, which score for each token how close a model's prediction is to the original one.
 
 Each wraps a function of the inputs that returns log-probabilities, ``(B, K, V)`` or ``(B, V)``, and returns scores
-``(B, K)`` or ``(B,)`` that are larger the closer the prediction is to the original. Any of them can be the
-``forward_func`` of any Captum method. :class:`.ContrastiveProbability` compares two words and gives one score an
+``(B, K)`` or ``(B,)``. Larger scores mean that the prediction is closer to the original. Each can be the
+``forward_func`` of any Captum method. :class:`.ContrastiveProbability` compares two words and gives one score for each
 example, ``(B,)``.
 """
 
@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-# log of the smallest normal float32: probabilities below it count as this one, so that every score is finite
+# logarithm of the smallest normal float32: smaller probabilities are replaced by it, so that every score is finite
 LOG_FLOOR = math.log(torch.finfo(torch.float32).tiny)
 # stands for log 0 in sums of logarithms, which need no floor at what float32 can hold: finite, and its exponential is 0
 LOG_ZERO = -1e30
 
 
 class _Score(ABC):
-    """Scores predictions against a reference, which is stored or the last of the call's arguments."""
+    """Scores predictions against a reference, which is stored or is the last argument of the call."""
 
     def __init__(self, log_prob_func: Callable[..., Tensor], reference: Tensor | None = None) -> None:
         self.log_prob_func = log_prob_func
@@ -31,7 +31,7 @@ class _Score(ABC):
     @classmethod
     @abstractmethod
     def from_prediction(cls, log_prob_func: Callable[..., Tensor], log_probs: Tensor, token_ids: Tensor) -> _Score:
-        """Scores closeness to an original prediction, (1, K, V), of which the tokens (K,) were chosen."""
+        """Makes the forward function for an original prediction, (1, K, V), and the tokens (K,) chosen from it."""
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         if self.reference is None:
@@ -50,7 +50,7 @@ class _Score(ABC):
                 f"the reference has {reference.shape[0]} rows for a batch of {log_probs.shape[0]}: store a reference "
                 "with batch dimension 1, or pass it in additional_forward_args, where Captum expands it."
             )
-        # Example by example: temporaries of one row, (K, V), stay in the cache and are several times faster.
+        # Scoring examples one by one is several times faster: temporaries of one row, (K, V), stay in the cache.
         rows = reference.expand(log_probs.shape[0], *reference.shape[1:])
         return torch.stack([self._score(row.float(), ref) for row, ref in zip(log_probs, rows)])
 
@@ -66,25 +66,25 @@ class _Score(ABC):
 class KLDivergence(_Score):
     r"""Scores :math:`-\mathrm{KL}(\text{reference} \,\|\, \text{prediction})`, so that the impact *is* the divergence.
 
-    The paper's measure of a perturbation's impact (§4.2). It looks at the whole distribution: nothing else needs to
-    be said of the token that was chosen.
+    This is the paper's measure of a perturbation's impact (§4.2). It compares whole distributions and does not use the
+    token that was chosen.
 
-    The score is 0 at the reference itself, and so is its gradient: gradient methods (Saliency, Integrated Gradients)
-    want :class:`.TokenLogProbability`.
+    The score is 0 at the reference itself, and so is its gradient. Gradient methods such as Saliency and Integrated
+    Gradients need :class:`.TokenLogProbability` instead.
 
     Args:
         log_prob_func: returns log-probabilities of shape ``(B, K, V)`` or ``(B, V)`` for the inputs. They pass
-            through a log-softmax in float32, so that raw logits serve as well.
+            through a log-softmax in float32, so that logits can be returned as well.
         reference: log-probabilities (or logits) of the original prediction, with batch dimension 1. Without it the
-            last of the call's arguments is the reference, with the batch's dimension: what Captum makes of
+            last argument of the call is the reference, expanded to the batch, as Captum passes
             ``additional_forward_args=reference``.
 
     Returns:
         Tensor: scores of shape ``(B, K)`` or ``(B,)``, float32, finite and never positive. 0 · log 0 counts as 0;
-        probabilities below the smallest float32 count as that.
+        probabilities below the smallest float32 are replaced by it.
 
     Raises:
-        ValueError: the reference fits the predictions in neither batch nor shape.
+        ValueError: the reference does not fit the batch or the shape of the predictions.
 
     Example::
 
@@ -103,7 +103,7 @@ class KLDivergence(_Score):
     def from_prediction(
         cls, log_prob_func: Callable[..., Tensor], log_probs: Tensor, token_ids: Tensor
     ) -> KLDivergence:
-        """Scores closeness to the whole distributions ``log_probs``, (1, K, V)."""
+        """Makes the forward function for the distributions ``log_probs``, (1, K, V)."""
         return cls(log_prob_func, log_probs)
 
     def _prepare(self, reference: Tensor, log_probs: Tensor) -> Tensor:
@@ -122,13 +122,14 @@ class KLDivergence(_Score):
 
 
 class CTCLogLikelihood:
-    """The log-probability of a whole text by a CTC model: that of all paths that collapse to it (Graves et al., 2006).
+    """Scores the log-probability of a text by a CTC model: the sum over all paths that collapse to it.
 
-    As ``score`` of :class:`~captum_spes.SpeechToTextAttribution` it explains the text as one, in place of its tokens.
+    See Graves et al. (2006). As ``score`` of :class:`~captum_spes.SpeechToTextAttribution` it explains the text as a
+    whole instead of its tokens.
 
     Args:
         log_prob_func: returns log-probabilities (or logits) of all frames, ``(B, F, V)``, for the inputs.
-        token_ids: of the text, shape ``(K,)``.
+        token_ids: token ids of the text, shape ``(K,)``.
         blank: id of the blank.
 
     Returns:
@@ -152,7 +153,7 @@ class CTCLogLikelihood:
     def from_prediction(
         cls, log_prob_func: Callable[..., Tensor], log_probs: Tensor, token_ids: Tensor, blank: int = 0
     ) -> CTCLogLikelihood:
-        """Scores the text ``token_ids``, (K,)."""
+        """Makes the forward function for the text ``token_ids``, (K,)."""
         return cls(log_prob_func, token_ids, blank)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -170,7 +171,7 @@ class CTCLogLikelihood:
 
 
 class _TokenScore(_Score):
-    """Scores of chosen tokens. The reference is their ids."""
+    """Base of the scores of chosen tokens. The reference is their ids."""
 
     @classmethod
     def from_prediction(cls, log_prob_func: Callable[..., Tensor], log_probs: Tensor, token_ids: Tensor) -> _TokenScore:
@@ -198,13 +199,13 @@ class TokenLogProbability(_TokenScore):
     Args:
         log_prob_func: as for :class:`.KLDivergence`.
         reference: the tokens' ids, of shape ``(K,)`` or ``(1, K)`` (for predictions ``(B, V)``: ``()`` or ``(1,)``).
-            Without it the last of the call's arguments, of shape ``(B, K)`` or ``(B,)``.
+            Default: the last argument of the call, of shape ``(B, K)`` or ``(B,)``.
 
     Returns:
         Tensor: scores of shape ``(B, K)`` or ``(B,)``, float32, finite and never positive.
 
     Raises:
-        ValueError: the ids fit the predictions in neither shape nor range.
+        ValueError: the ids do not fit the shape or the vocabulary of the predictions.
 
     Example::
 
@@ -236,16 +237,16 @@ class TokenProbability(_TokenScore):
 
 
 class TokenLogit(_TokenScore):
-    r"""Scores the logit of the chosen tokens, less the mean logit over the vocabulary.
+    r"""Scores the logit of the chosen tokens minus the mean logit over the vocabulary.
 
-    :math:`z_k - \frac{1}{V} \sum_j z_j` is linear in the logits, and the same for logits and for log-probabilities:
+    :math:`z_k - \frac{1}{V} \sum_j z_j` is linear in the logits, and equal for logits and log-probabilities. It is
     the score for methods whose attributions add up to a difference of scores by linear rules. Captum's DeepLift has no
     rule for the log-softmax, so that its completeness can be checked with this score and not with
     :class:`.TokenLogProbability`. Shrikumar et al. (2017, §3.6) normalise contributions to the logits before a softmax
-    this way.
+    in the same way.
 
-    Arguments, shapes and errors are those of :class:`.TokenLogProbability`. Scores have no bounds, and no floor makes
-    them finite: a model that suppresses tokens with logits of −∞ must return the logits from before that.
+    Arguments, shapes and errors are those of :class:`.TokenLogProbability`. Scores are not bounded and may be
+    infinite: a model that suppresses tokens with logits of −∞ must return the logits from before that.
 
     Example::
 
@@ -263,45 +264,45 @@ class TokenLogit(_TokenScore):
 
 
 class ContrastiveProbability:
-    r"""Scores a target word against a foil: why this word *and not that one*.
+    r"""Scores a target word against a foil, for explanations of why the model wrote this word and not another.
 
-    The relative score :math:`p_t / (p_t + p_f)` and the difference :math:`p_t - p_f` are the two of Conti et al. (2025,
-    "The Unheard Alternative: Contrastive Explanations for Speech-to-Text Models"). In the relative score what supports
-    both words alike cancels; only what decides between them remains. A feature with a positive attribution speaks for
-    the target, one with a negative attribution for the foil. (Of SPES's maps that holds about the map's mean: Eq. 3
-    adds the mean impact of all perturbations to every feature.)
+    The relative score :math:`p_t / (p_t + p_f)` and the difference :math:`p_t - p_f` are the two scores of Conti et al.
+    (2025, "The Unheard Alternative: Contrastive Explanations for Speech-to-Text Models"). In the relative score,
+    evidence that supports both words equally cancels out, and evidence that decides between them remains. A feature
+    with a positive attribution speaks for the target, and one with a negative attribution for the foil. (In SPES's maps
+    this holds relative to the map's mean, because Eq. 3 adds the mean impact of all perturbations to every feature.)
 
-    A word's probability in its context is the product over its tokens. Where a tokenizer marks the tokens that *begin*
-    a word, that product is the probability of all words that begin with these tokens: only what comes next shows that
-    the word has ended. With ``word_starts`` it is corrected as Pimentel and Meister derive (2024, "How to Compute the
-    Probability of a Word"):
+    A word's probability in its context is the product over its tokens. If a tokenizer marks the tokens that *begin*
+    a word, this product is the probability of all words that begin with these tokens, since only the next token shows
+    that the word has ended. With ``word_starts`` it is corrected according to Pimentel and Meister (2024, "How to
+    Compute the Probability of a Word"):
 
     .. math::
         p(w \mid c) = \prod_i p(s_i \mid c, s_{<i}) \;
             \frac{P(\text{a word begins} \mid c, w)}{P(\text{a word begins} \mid c)}
 
-    Words that begin without the mark, such as the first of a text for GPT-2's tokenizer, are measured among the tokens
-    that have none: the denominator is then the probability that none begins. The words may also be phrases.
+    Words that begin without the mark, such as the first word of a text for GPT-2's tokenizer, are compared with the
+    tokens without the mark: the denominator is then the probability that no word begins. The words may also be phrases.
 
     Args:
-        log_prob_func: returns for the inputs a pair of log-probabilities (or logits), of the same context and inputs:
-            the predictions of the target, ``(B, n + 1, V)``, and those of the foil, ``(B, m + 1, V)``: the
-            distribution before each token of the word and the one after its last. Where both words are one token and
-            ``word_starts`` is not given, one tensor ``(B, V)`` serves both.
+        log_prob_func: returns for the inputs a pair of log-probabilities (or logits) in the same context: the
+            predictions of the target, ``(B, n + 1, V)``, and those of the foil, ``(B, m + 1, V)``. They are the
+            distributions before each token of the word, and the one after its last. If both words have one token and
+            ``word_starts`` is not given, one tensor ``(B, V)`` is enough.
         target_ids: ids of the target's tokens, ``(n,)``.
         foil_ids: ids of the foil's tokens, ``(m,)``.
         word_starts: bool, ``(V,)``: the tokens that begin a word or end the text. Conti et al. count punctuation among
             them, except the apostrophe. None: the plain product.
-        difference: score :math:`p_t - p_f`, in [−1, 1], in place of the relative score.
+        difference: use the score :math:`p_t - p_f`, in [−1, 1], instead of the relative score.
 
     Returns:
         Tensor: scores of shape ``(B,)``, float32 and finite. Relative scores lie in [0, 1]; they are computed from
-        logarithms and so hold for words of any probability. Swapping target and foil gives one minus the score, or
-        minus the difference.
+        logarithms, and therefore accurate for words of any probability. If target and foil are swapped, the relative
+        score becomes one minus the score, and the difference changes its sign.
 
     Raises:
-        ValueError: ids that are empty, no integers, or the same for both words; ``word_starts`` that is no bool vector
-            or marks the beginning of only one of them; at the call, predictions that do not fit the ids, each other or
+        ValueError: ids are empty, not integers, or the same for both words; ``word_starts`` is not a bool vector
+            or marks the beginning of only one of them; or, at the call, predictions do not fit the ids, each other or
             ``word_starts``.
 
     Example::
@@ -325,7 +326,9 @@ class ContrastiveProbability:
         self.target_ids = _word_ids(target_ids, "target")
         self.foil_ids = _word_ids(foil_ids, "foil")
         if torch.equal(self.target_ids, self.foil_ids):
-            raise ValueError(f"target and foil are the same word, {self.target_ids.tolist()}: there is no contrast.")
+            raise ValueError(
+                f"target and foil are the same word, {self.target_ids.tolist()}: give two different words to contrast."
+            )
         self.word_starts = None if word_starts is None else self._checked_starts(word_starts)
         self.difference = difference
 
@@ -340,8 +343,8 @@ class ContrastiveProbability:
         first = self.target_ids[0], self.foil_ids[0]
         if word_starts[first[0]] != word_starts[first[1]]:
             raise ValueError(
-                f"of the first ids {int(first[0])} (target) and {int(first[1])} (foil) only one begins a word by "
-                "word_starts: give both words as they would follow their context, with or without the mark (often a "
+                f"by word_starts only one of the first ids {int(first[0])} (target) and {int(first[1])} (foil) begins "
+                "a word: give both words as they would follow their context, with or without the mark (often a "
                 "space) that the tokenizer puts into a word's first token."
             )
         return word_starts.cpu()
@@ -355,18 +358,20 @@ class ContrastiveProbability:
         return (log_target - log_foil).sigmoid()
 
     def _pair(self, predictions: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
-        """The predictions of both words, (B, n + 1, V) and (B, m + 1, V), checked."""
+        """Checks the predictions of both words, (B, n + 1, V) and (B, m + 1, V)."""
         if isinstance(predictions, Tensor):
             if predictions.dim() != 2 or len(self.target_ids) + len(self.foil_ids) > 2 or self.word_starts is not None:
                 raise ValueError(
-                    f"one prediction of shape {tuple(predictions.shape)} for both words: it serves, with shape (B, V), "
-                    "only two words of one token each without word_starts. Return a pair, the target's predictions "
-                    "and the foil's, each with the distribution after the word."
+                    f"log_prob_func returned one prediction of shape {tuple(predictions.shape)} for both words, which "
+                    "is enough only for two words of one token each, with shape (B, V) and without word_starts: return "
+                    "a pair, the target's predictions and the foil's, each with the distribution after the word."
                 )
-            both = predictions[:, None].expand(-1, 2, -1)  # what follows the word is not read without word_starts
+            both = predictions[:, None].expand(-1, 2, -1)  # the distribution after the word is not used
             predictions = (both, both)
         if len(predictions) != 2:
-            raise ValueError(f"{len(predictions)} predictions: expected a pair, the target's and the foil's.")
+            raise ValueError(
+                f"log_prob_func returned {len(predictions)} predictions: expected a pair, the target's and the foil's."
+            )
         for name, word, ids in zip(("target", "foil"), predictions, (self.target_ids, self.foil_ids)):
             if word.dim() != 3 or word.shape[1] != len(ids) + 1:
                 raise ValueError(
@@ -394,11 +399,11 @@ class ContrastiveProbability:
         marked = self.word_starts is not None and bool(self.word_starts[ids[0]])
         ids = ids.to(predictions.device)[:, None]
         scores = []
-        for logits in predictions:  # example by example, as in _Score: temporaries of one row stay in the cache
+        for logits in predictions:  # one by one, as in _Score: temporaries of one row stay in the cache
             log_probs = logits[:n_read].float().log_softmax(-1).clamp(min=LOG_ZERO)
             score = log_probs[: len(ids)].gather(-1, ids).sum()
             if starts is not None:
-                rivals = starts if marked else ~starts  # all that could stand first
+                rivals = starts if marked else ~starts  # all tokens that could be the first
                 score = score + _log_mass(log_probs[-1], starts) - _log_mass(log_probs[0], rivals)
             scores.append(score)
         return torch.stack(scores)
@@ -419,5 +424,5 @@ def _check_range(ids: Tensor, n_vocabulary: int, of: str) -> None:
 
 
 def _log_mass(log_probs: Tensor, tokens: Tensor) -> Tensor:
-    """The logarithm of the probability that the next token is one of these, (): (V,) and bool (V,)."""
+    """The logarithm of the probability that the next token is one of ``tokens``, (), from (V,) and bool (V,)."""
     return log_probs.masked_fill(~tokens, LOG_ZERO).logsumexp(-1)

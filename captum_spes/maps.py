@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 def z_scores(spectrogram_attr: Tensor, token_attr: Tensor, is_previous: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps (K, T, C) and (K, J) with mean 0 and sample deviation 1, each by itself; 0 where there is no deviation.
+    """Scales each of the maps (K, T, C) and (K, J) to mean 0 and sample standard deviation 1; constant maps become 0.
 
-    Of ``token_attr`` only the entries in ``is_previous`` count; the others become 0.
+    Only the entries of ``token_attr`` in ``is_previous`` are used; the others become 0.
     """
     flat = spectrogram_attr.flatten(1).double()
     everywhere = torch.ones_like(flat, dtype=torch.bool)
@@ -26,25 +26,25 @@ def _z_score(values: Tensor, mask: Tensor) -> Tensor:
     mean = (values * mask).sum(1, keepdim=True) / count.clamp(min=1)
     centred = (values - mean) * mask
     deviation = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-    # a constant row leaves rounding errors, which are no deviation
+    # rounding errors of a constant row are not a deviation
     constant = deviation <= 1e-12 * mean.abs()
     return torch.where(constant, 0, centred / deviation)
 
 
 def percentile_ranks(attributions: Tensor) -> Tensor:
-    """The percentile rank of each bin within its map: how many percent of the map's bins have a smaller value.
+    """The percentile rank of each bin within its map: the percentage of the map's bins with a smaller value.
 
-    Half of the bins of equal value, itself included, count as smaller. Deletion metrics look at this order alone, and
-    where no values are equal, 10 % of every map have a rank above 90, however the method's values are distributed.
+    Half of the bins of equal value, itself included, count as smaller. Deletion metrics use this order alone. If no
+    values are equal, 10 % of every map have a rank above 90, for any distribution of the values.
 
     Args:
         attributions: maps, (…, T, C).
 
     Returns:
-        Tensor: of the same shape, from 0 to 100, 50 on average.
+        Tensor: ranks of the same shape, from 0 to 100, with mean 50.
 
     Raises:
-        ValueError: values that are not finite.
+        ValueError: values are not finite.
 
     Example::
 
@@ -60,7 +60,7 @@ def percentile_ranks(attributions: Tensor) -> Tensor:
         raise ValueError(f"attributions must be maps of shape (…, T, C), not {tuple(attributions.shape)}.")
     maps = attributions.detach().cpu().double().numpy()
     if not np.isfinite(maps).all():
-        raise ValueError("attributions must be finite: NaN and infinite values have no ranks.")
+        raise ValueError("attributions must be finite, because NaN and infinite values have no ranks.")
     maps = maps.reshape(*maps.shape[:-2], -1)
     ranks = (rankdata(maps, axis=-1) - 0.5) / max(maps.shape[-1], 1)
     return torch.from_numpy(100 * ranks).float().view(attributions.shape)
@@ -69,18 +69,18 @@ def percentile_ranks(attributions: Tensor) -> Tensor:
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     """Spearman's rank correlation between the maps of two methods, models or seeds, row by row.
 
-    It compares the order of the bins alone, so that scales and offsets (Eq. 3 has one) do not matter.
+    It compares only the order of the bins, so that scales and offsets, such as that of Eq. 3, do not matter.
 
     Args:
         first: K maps, (K, T, C), or vectors of previous tokens, (K, J).
-        second: as many, of the same shape.
+        second: K maps of the same shape.
 
     Returns:
-        Tensor: from −1 to 1, float32 (K,) on the CPU. Equal values share the mean of their ranks; where one of the two
-        maps is constant the correlation is 0.
+        Tensor: correlations from −1 to 1, float32 (K,) on the CPU. Equal values share the mean of their ranks. If one
+        of the two maps is constant the correlation is 0.
 
     Raises:
-        ValueError: shapes that differ or have fewer than two dimensions, or values that are not finite.
+        ValueError: the shapes differ or have fewer than two dimensions, or values are not finite.
 
     Example::
 
@@ -100,7 +100,7 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
 
 
 def shortest_span(counts: Tensor) -> tuple[int, int]:
-    """The shortest stretch of some counts (N,) that holds half of their sum: its first place, and that after its last.
+    """The shortest range of counts (N,) that holds half of their sum: its first index, and the index after its last.
 
     Example::
 
@@ -123,19 +123,19 @@ def shortest_span(counts: Tensor) -> tuple[int, int]:
 
 
 def descending(attributions: Tensor, seed: int) -> Tensor:
-    """The numbers of the bins from the largest value to the smallest, equal values in random order, (T · C,).
+    """The indices of the bins from the largest value to the smallest, equal values in random order, (T · C,).
 
     Raises:
-        ValueError: values that are not finite.
+        ValueError: values are not finite.
     """
     values = attributions.detach().flatten().cpu().double().numpy()
     if not np.isfinite(values).all():
-        raise ValueError("a map holds NaN or infinite values: its bins have no order.")
+        raise ValueError("a map holds NaN or infinite values, so that its bins cannot be ordered.")
     return torch.from_numpy(np.lexsort((np.random.default_rng(seed).random(len(values)), -values)))
 
 
 def top_bins(order: Tensor, percentages: tuple[float, ...]) -> Tensor:
-    """Which bins are the first of an order, bool (S, T · C): as the authors do, with the broken one rounded off."""
+    """The first bins of an order for each percentage, bool (S, T · C); numbers are rounded down, as by the authors."""
     top = torch.zeros(len(percentages), len(order), dtype=torch.bool)
     for row, percentage in zip(top, percentages):
         # 0.07 · 100 is 7.000000000000001 for a computer, and 0.29 · 100 is 28.999999999999996

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# the paper's τ in seconds (Appendix A.2): longer audio gets no more patches
+# the paper's τ in seconds (Appendix A.2): longer audio does not get more patches
 MAX_SECONDS = {"transcribe": 7.5, "translate": 5.0}
 
 
@@ -27,24 +27,24 @@ def slic_feature_mask(
 ) -> Tensor:
     """Divides spectrograms into patches that follow their energy, at several granularities.
 
-    SLIC (Achanta et al., 2012) clusters bins that are near in time and frequency and alike in energy, so that
-    patches respect formants and other acoustic patterns (paper, §4.1.1). The number of patches asked for is
+    SLIC (Achanta et al., 2012) clusters bins that are near in time and frequency and similar in energy, so that
+    patches follow formants and other acoustic patterns (paper, §4.1.1). The number of patches is
 
         k = min(seconds, max_seconds) · patches_per_second        (Eq. 2),
 
-    never more than there are bins; SLIC makes about as many.
+    but at most the number of bins; SLIC makes approximately this number.
 
     Args:
-        spectrogram: tensor of shape (B, T, C), frames × mel channels; each example is segmented by itself.
+        spectrogram: tensor of shape (B, T, C), frames × mel channels; each example is segmented separately.
         patches_per_second: the paper's φ, one number for each granularity.
-        max_seconds: the paper's τ, the duration from which on k grows no further: 7.5 s for transcription, 5 s for
+        max_seconds: the paper's τ, the duration from which k does not grow any more: 7.5 s for transcription, 5 s for
             translation.
-        frames_per_second: how many frames make a second.
+        frames_per_second: number of frames in a second.
         sigma: width of the Gaussian that smooths the spectrogram first, in bins. 10 gives the regular grid of the
             paper's ablation "- clustering" (footnote 10).
-        compactness: weight of nearness against energy, for a spectrogram scaled to [0, 1]. The authors' code uses
-            0.1; with scikit-image's default of 10 the patches are a plain grid.
-        n_patches: fixed numbers of patches in place of Eq. 2, whatever the duration (the paper's ablation
+        compactness: weight of distance against similarity of energy, for a spectrogram scaled to [0, 1]. The authors'
+            code uses 0.1; with scikit-image's default of 10 the patches are a plain grid.
+        n_patches: numbers of patches that do not depend on the duration, in place of Eq. 2 (the paper's ablation
             "- duration adaptation": 2000, 2500, 3000).
 
     Returns:
@@ -52,7 +52,7 @@ def slic_feature_mask(
         ``mask[s]`` is a feature mask for any Captum method; :class:`~captum_spes.SPES` takes them all.
 
     Raises:
-        ValueError: a spectrogram that is not (B, T, C), is empty or not finite, or an argument that is not positive.
+        ValueError: the spectrogram is not (B, T, C), is empty or not finite, or an argument is not positive.
 
     Example::
 
@@ -95,7 +95,7 @@ def grid_feature_mask(inputs: Tensor, patch_size: tuple[int, int]) -> Tensor:
     Args:
         inputs: spectrograms of shape (B, T, C), frames × mel channels, or images of shape (B, C, H, W), whose channels
             share their patches.
-        patch_size: frames and mel channels, or height and width, of a patch; those at the end of an axis may be
+        patch_size: frames and mel channels, or height and width, of a patch; patches at the end of an axis may be
             smaller.
 
     Returns:
@@ -113,7 +113,7 @@ def grid_feature_mask(inputs: Tensor, patch_size: tuple[int, int]) -> Tensor:
             +---+---+---+---+
 
     Raises:
-        ValueError: inputs of another shape, empty or not finite, or a size that is not positive.
+        ValueError: the inputs have another shape, are empty or not finite, or a size is not positive.
 
     Example::
 
@@ -144,14 +144,14 @@ def image_feature_mask(
 ) -> Tensor:
     """Divides images into patches that follow their colours, at one granularity or several.
 
-    SLIC (Achanta et al., 2012) clusters pixels that are near each other and alike in all channels. It is what
-    :func:`slic_feature_mask` does for spectrograms.
+    SLIC (Achanta et al., 2012) clusters pixels that are near each other and similar in all channels, as
+    :func:`slic_feature_mask` does with spectrograms.
 
     Args:
-        images: of shape (B, C, H, W); each is segmented by itself, and its channels share the patches.
-        n_patches: how many patches an image has at each granularity; SLIC makes about as many.
-        compactness: weight of nearness against likeness, for channels that are scaled together to [0, 1] and taken 100
-            times, as scikit-image takes colours. Larger values give patches that are nearer to squares.
+        images: images of shape (B, C, H, W); each is segmented separately, and its channels share the patches.
+        n_patches: the number of patches of an image at each granularity; SLIC makes approximately this number.
+        compactness: weight of distance against similarity, for channels that are scaled together to [0, 1] and
+            multiplied by 100, as scikit-image does with colours. Larger values give patches that are closer to squares.
         sigma: width of the Gaussian that smooths the image first, in pixels.
 
     Returns:
@@ -159,7 +159,7 @@ def image_feature_mask(
         ``mask[s]`` is a feature mask for any Captum method; :class:`~captum_spes.SPES` takes them all.
 
     Raises:
-        ValueError: images that are not (B, C, H, W), are empty or not finite, or an argument that is not positive.
+        ValueError: the images are not (B, C, H, W), are empty or not finite, or an argument is not positive.
 
     Example::
 
@@ -199,7 +199,7 @@ def image_feature_mask(
 
 
 def _renumbered(segments: np.ndarray) -> Tensor:
-    """Ids 0, 1, … without gaps: SLIC may leave some out."""
+    """Renumbers ids to 0, 1, … without gaps, because SLIC may skip some."""
     return torch.from_numpy(np.unique(segments, return_inverse=True)[1].reshape(segments.shape))
 
 

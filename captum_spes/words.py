@@ -1,4 +1,4 @@
-"""Tokens to words: where words begin, which tokens are words or marks, and the letters that alignments compare."""
+"""Groups tokens to words, classifies tokens, and reduces words to the letters that alignments compare."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# scripts written without spaces, where every character stands for itself
+# scripts written without spaces, in which every character counts as a word
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _MARK = r"<\|?[\w./]+\|?>"  # such as <|endoftext|> and </s>
 # combining marks, which \w leaves out: accents, Hebrew and Arabic points, the vowel signs of India's scripts, joiners
@@ -22,7 +22,7 @@ _WORD = re.compile(rf"{_MARK}|[{_UNSPACED}]|{_LETTERS}(?:{_INSIDE}{_LETTERS})*|(
 
 
 def word_spans(tokens: Sequence[str]) -> list[tuple[int, int]]:
-    """The words of tokens that joined are a text: the first token of each, and the one after its last.
+    """Groups tokens, whose texts joined are a text, to words: for each word its first token and the one after its last.
 
     Example::
 
@@ -36,7 +36,7 @@ def word_spans(tokens: Sequence[str]) -> list[tuple[int, int]]:
     starts = [0]
     word = 0
     for index, token in enumerate(tokens):
-        # where the token's own text begins, behind its space
+        # the position at which the token's text begins, after its space
         begin = int(ends[index]) - len(token.lstrip())
         current = int(np.searchsorted(word_ends, begin, side="right"))
         if index and token.strip() and current > word and "".join(tokens[starts[-1] : index]).strip():
@@ -47,7 +47,7 @@ def word_spans(tokens: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def is_word(text: str) -> bool:
-    """Whether a token or word is text with a letter or digit, rather than punctuation or a mark.
+    """Whether a token or word has a letter or digit, rather than being punctuation or a mark (a special token).
 
     Example::
 
@@ -59,12 +59,12 @@ def is_word(text: str) -> bool:
 
 
 def is_mark(text: str) -> bool:
-    """Whether a token is a mark such as the end of the text, rather than text."""
+    """Whether a token is a mark, that is, a special token such as the end of the text."""
     return re.fullmatch(_MARK, text.strip()) is not None
 
 
 def letters(text: str) -> str:
-    """Letters and digits alone, without case and accents; nothing of a mark."""
+    """The letters and digits of a text, without case and accents; an empty text for a mark."""
     if is_mark(text):
         return ""
     plain = unicodedata.normalize("NFKD", text.casefold())

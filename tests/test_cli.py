@@ -193,7 +193,7 @@ def test_languages_and_tasks(run, multilingual_folder, recording, tmp_path):
     assert "Language:   de, transcribe" in out
     assert "language" in (tmp_path / "out-2" / "summary.md").read_text()
     code, _, err = run(*evaluate, "--language", "en")
-    assert code == 2 and "language is de there and en now" in err
+    assert code == 2 and "language was de and is en now" in err
 
 
 @pytest.mark.parametrize("option", [("--language", "de"), ("--task", "translate")])
@@ -358,8 +358,8 @@ def text(folder):
         (lambda d: [d / "none.wav"], "does not exist"),
         (lambda d: [d], "is a folder"),
         (lambda d: [silent(d)], "is silent"),
-        (lambda d: [text(d)], "is no audio file"),
-        (lambda d: [text(d).rename(d / "notes.raw")], "is no audio file"),
+        (lambda d: [text(d)], "is not a readable audio file"),
+        (lambda d: [text(d).rename(d / "notes.raw")], "is not a readable audio file"),
         (lambda d: [d / "recording.wav", "--target", "so \udcff"], "cannot encode the target"),
         (lambda d: [d / "recording.wav", "--device", "meta"], "the device 'meta' cannot be used here"),
         (lambda d: [d / "recording.wav", "--model", "no/such-model"], "the model 'no/such-model' cannot be loaded"),

@@ -181,9 +181,9 @@ def test_evaluate_leaves_out_what_is_damaged(evaluate, tmp_path):
         ),
         ([], ["-o", "recording.wav"], "the output folder recording.wav cannot be written to"),
         ([], ["-o", "."], "is not empty and holds no evaluation: give another folder"),
-        (QUICK, ["--seed", "1"], "out holds an evaluation with other arguments: seed is 0 there and 1 now."),
+        (QUICK, ["--seed", "1"], "out holds an evaluation with other arguments: seed was 0 and is 1 now."),
         (QUICK, ["--step", "50"], "and [0, 50, 100] now. Give the same ones to go on with it, or another folder."),
-        (["--n-samples", "9", *QUICK, "--methods", "spes"], ["--n-samples", "8"], "n_samples is 9 there and 8 now"),
+        (["--n-samples", "9", *QUICK, "--methods", "spes"], ["--n-samples", "8"], "n_samples was 9 and is 8 now"),
     ],
 )
 def test_an_evaluation_that_cannot_be_gets_one_clear_sentence(evaluate, tmp_path, before, arguments, words):

@@ -183,7 +183,7 @@ def test_ranks_go_on_from_their_checkpoints(ranks):
         torch.testing.assert_close(results["resumed"], results["spes"], rtol=0, atol=0)
     assert not list(folder.glob("*.safetensors"))
     (folder / "kept").rename(folder / "kept.safetensors")
-    with pytest.raises(ValueError, match=f"ranks is {size} there and 1 now"):
+    with pytest.raises(ValueError, match=f"ranks was {size} and is 1 now"):
         ATTRIBUTES["spes"](checkpoint=folder / "kept.safetensors")
     (folder / "kept.safetensors").unlink()
 

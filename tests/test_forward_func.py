@@ -311,7 +311,7 @@ def zeros(*shape):
         (lambda: contrast((zeros(2, 2, 5),) * 2, starts=STARTS.float()), "word_starts is torch.float32"),
         (lambda: contrast((zeros(2, 2, 5),) * 2, starts=STARTS[None]), r"of shape \(1, 5\)"),
         (lambda: contrast((zeros(2, 2, 5),) * 2, starts=torch.zeros(5, dtype=torch.bool)), "0 of them set"),
-        (lambda: contrast((zeros(2, 2, 5),) * 2, foil=(2,), starts=STARTS), "only one begins a word"),
+        (lambda: contrast((zeros(2, 2, 5),) * 2, foil=(2,), starts=STARTS), "only one of the first ids"),
     ],
 )
 def test_contrasts_that_do_not_fit_are_refused(make, words):

@@ -235,7 +235,7 @@ def test_a_callback_ends_the_run(attribution, long_audio, tmp_path):
 def test_other_arguments_are_refused(attribution, long_audio, tmp_path):
     explain(attribution, long_audio, tmp_path / "long")
     before = (tmp_path / "long" / "parts.json").read_bytes()
-    with pytest.raises(ValueError, match="arguments.seed is 2 there and 3 now"):
+    with pytest.raises(ValueError, match="arguments.seed was 2 and is 3 now"):
         explain(attribution, long_audio, tmp_path / "long", seed=3)
     with pytest.raises(ValueError, match="audio_sha256 is"):
         explain(attribution, long_audio[: 3 * RATE], tmp_path / "long")
@@ -255,11 +255,11 @@ def test_other_baselines_and_masks_are_refused(attribution, long_audio, tmp_path
     given = {"baselines": baselines, "feature_mask": partial(columns, n_columns=4)}
     explain(attribution, long_audio, tmp_path / "long", **given)
     explain(attribution, long_audio, tmp_path / "long", **given | {"baselines": baselines.clone()})
-    with pytest.raises(ValueError, match=r"otherwise: arguments.baselines is float32 \(16,\) \w+ there and float32"):
+    with pytest.raises(ValueError, match=r"otherwise: arguments.baselines was float32 \(16,\) \w+ and is float32"):
         explain(attribution, long_audio, tmp_path / "long", **given | {"baselines": baselines + 1})
-    with pytest.raises(ValueError, match=r"otherwise: arguments.feature_mask.keywords.n_columns is 4 there and 8 now"):
+    with pytest.raises(ValueError, match=r"otherwise: arguments.feature_mask.keywords.n_columns was 4 and is 8 now"):
         explain(attribution, long_audio, tmp_path / "long", **given | {"feature_mask": partial(columns, n_columns=8)})
-    with pytest.raises(ValueError, match=r"arguments.feature_mask.* there and int64 \(1, 1, 16\)"):
+    with pytest.raises(ValueError, match=r"arguments.feature_mask.* and is int64 \(1, 1, 16\)"):
         explain(attribution, long_audio, tmp_path / "long", **given | {"feature_mask": mask})
 
 
@@ -286,7 +286,7 @@ def test_python_and_the_command_line_resume_each_other(run, tiny_folder, long_au
     before = files()
     assert by_python(n_token_samples=512).text == LongExplanation.load("found").text
     assert before and files() == before
-    with pytest.raises(ValueError, match="arguments.n_token_samples is 512 there and 8 now"):
+    with pytest.raises(ValueError, match="arguments.n_token_samples was 512 and is 8 now"):
         by_python(n_token_samples=8)
     shutil.rmtree("found")
     long = by_python(n_token_samples=512)
@@ -360,7 +360,7 @@ def test_explain_a_long_recording(run, tiny_folder, long_audio, tmp_path):
     assert code == 0 and "Part 1" not in out
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == before
     code, _, err = run(*command, "--seed", "1")
-    assert code == 2 and "seed is 0 there and 1 now" in err
+    assert code == 2 and "seed was 0 and is 1 now" in err
     code, _, err = run(*command, "--target", "so")
     assert code == 2 and "longer than the 1 s that are explained at once: leave out --target" in err
 

@@ -84,7 +84,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(method, tmp_path, monkeyp
     for stop in (10, 30, end[0] - 1):
         run(method, callback=lambda done, total, stop=stop: done >= stop, **arguments)
     if path.exists():
-        with pytest.raises(ValueError, match=r"min_reliability is 0.\d+ there and 0.5 now"):
+        with pytest.raises(ValueError, match=r"min_reliability was 0.\d+ and is 0.5 now"):
             run(method, min_reliability=0.5, checkpoint=path)
     found, _, told = run(method, **arguments)
     assert told == end and torch.equal(found, whole)

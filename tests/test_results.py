@@ -635,13 +635,13 @@ def test_few_methods_have_no_agreement():
 def test_markdown():
     found = results_of(
         two_methods(),
-        problems={"broken.wav": "it is no audio file.", "u9": "the reference '' has no words."},
+        problems={"broken.wav": "it is not an audio file.", "u9": "the reference '' has no words."},
         settings={"model": "tiny", "seed": 7, "methods": {"spes": {"n_samples": 144}, "energy": {"absolute": False}}},
     )
     text = found.markdown()
     lines = text.splitlines()
     assert lines[0] == "# tiny on 8 utterances"
-    assert "- broken.wav: it is no audio file." in lines and "- u9: the reference '' has no words." in lines
+    assert "- broken.wav: it is not an audio file." in lines and "- u9: the reference '' has no words." in lines
     assert '- model: `"tiny"`' in lines and "- seed: `7`" in lines
     assert '- method spes: `{"n_samples": 144}`' in lines and '- method energy: `{"absolute": false}`' in lines
     for rows in (found.table(bold=True), found.cost_table(), found.paired_table()):
@@ -692,7 +692,7 @@ def test_the_summary_begins_with_what_was_found():
 
 
 def test_save(tmp_path):
-    found = results_of(two_methods(), problems={"broken.wav": "it is no audio file."}, settings={"model": "tiny.é"})
+    found = results_of(two_methods(), problems={"broken.wav": "it is not an audio file."}, settings={"model": "tiny.é"})
     paths = found.save(tmp_path)
     names = ["results.json", "summary.md", "curves.csv", "curves.png"]
     assert paths == [tmp_path / name for name in names]

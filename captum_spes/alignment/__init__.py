@@ -1,4 +1,4 @@
-"""When the words and phones of an utterance are spoken: files, a forced aligner, and Whisper's own attention."""
+"""Alignments, the times of words and phones: from files, a forced aligner, or Whisper's attention."""
 
 from captum_spes.alignment.aligners import attention_alignment, force_align
 from captum_spes.alignment.matching import match_words

@@ -1,4 +1,4 @@
-"""Alignments from sound: a forced aligner, and a model's own attention."""
+"""Alignments by a forced aligner and by the attention of a model."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.words import is_word, word_spans
 
 ALIGNER_RATE = 16_000
-ALIGNER_FRAMES = 100  # a second
+ALIGNER_FRAMES = 100  # per second
 
 
 def force_align(audio: AudioLike, text: str, sampling_rate: int | None = None) -> Alignment:
-    """Finds the words and phones of an English text in audio, by pocketsphinx and the model that it ships.
+    """Finds the words and phones of an English text in audio, by pocketsphinx and its own model.
 
     Args:
         audio: as for :func:`~captum_spes.audio.load_audio`.
-        text: what is said in it, in ordinary writing.
-        sampling_rate: samples a second of an array.
+        text: the words that are spoken, in ordinary spelling.
+        sampling_rate: samples per second of an array.
 
     Returns:
         Alignment: words without punctuation, and their phones in the symbols of the CMU dictionary.
 
     Raises:
-        ValueError: words that are not in the dictionary, or a text that is not what is said.
+        ValueError: a word is not in the dictionary, or the text is not what is said.
         ImportError: the extra ``alignment`` is missing.
 
     Example::
@@ -46,21 +46,21 @@ def force_align(audio: AudioLike, text: str, sampling_rate: int | None = None) -
     words = list(_dictionary_words(decoder, text))
     if unknown := sorted({word for word in words if decoder.lookup_word(word) is None}):
         raise ValueError(
-            f"the dictionary of pocketsphinx has no {', '.join(map(repr, unknown))}: it knows English words, "
-            "written in letters. Change the text, or align by another source."
+            f"the dictionary of pocketsphinx has no {', '.join(map(repr, unknown))}, only English words in letters: "
+            "change the text, or use another alignment."
         )
     if not words:
-        raise ValueError(f"there are no words to align in {text!r}.")
+        raise ValueError(f"there are no words to align in {text!r}: give the text that is spoken.")
     try:
         decoder.set_align_text(" ".join(words))
         _decode(decoder, data)
-        decoder.set_alignment()  # of the phones in the words that were found
+        decoder.set_alignment()  # a second pass, which aligns the phones in the words
         _decode(decoder, data)
     except RuntimeError as error:
-        raise ValueError(f"the text cannot be found in the audio, so it is not what is said: {text!r}.") from error
+        raise ValueError(f"the text cannot be found in the audio, give the text that is spoken: {text!r}.") from error
     found: list[Segment] = []
     phones: list[Segment] = []
-    for word in decoder.get_alignment():  # its entries last until the next
+    for word in decoder.get_alignment():  # an entry is valid only until the next one
         found.append(_segment(word))
         phones += [_segment(phone) for phone in word]
     source = f"pocketsphinx {_version('pocketsphinx')}, forced alignment"
@@ -68,19 +68,19 @@ def force_align(audio: AudioLike, text: str, sampling_rate: int | None = None) -
 
 
 def attention_alignment(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> Alignment:
-    """When a model attends to each word that it writes: its own timestamps, without an aligner, in any language.
+    """Finds the times at which a model attends to each word that it writes, without an aligner and in any language.
 
     A word begins where the decoder's attention reaches its first token, and ends where it reaches the next word.
-    There are no pauses, and no phones. Times are those of the model itself, rather than of the sound: a map that agrees
-    with them shows that two views of the model agree.
+    There are no pauses, and no phones. The times are those of the model and not of the sound: if a map agrees with
+    them, the map agrees with the attention of the model.
 
     Args:
-        model: one whose adapter has ``token_times``, such as Whisper's.
-        utterance: from :meth:`.SpeechToTextAttribution.prepare`.
-        tokens: from there too.
+        model: a model whose adapter has ``token_times``, such as Whisper's.
+        utterance: the utterance, from :meth:`.SpeechToTextAttribution.prepare`.
+        tokens: the tokens, from :meth:`.SpeechToTextAttribution.prepare`.
 
     Raises:
-        ValueError: a model that has no such times.
+        ValueError: the model has no such times.
 
     Example::
 
@@ -91,7 +91,7 @@ def attention_alignment(model: SpeechToTextModel, utterance: Utterance, tokens: 
     """
     token_times = getattr(model, "token_times", None)
     if token_times is None:
-        raise ValueError(f"{model.name} does not tell when it attends to what: align by another source.")
+        raise ValueError(f"{model.name} has no times from its attention: use another alignment.")
     times = token_times(utterance, tokens).tolist()
     texts = model.token_texts(tokens.target)
     words = []
@@ -104,7 +104,7 @@ def attention_alignment(model: SpeechToTextModel, utterance: Utterance, tokens: 
 
 
 def _dictionary_words(decoder: Any, text: str) -> Iterator[str]:
-    """The words of a text as the dictionary writes them; one with a hyphen is two where it is not there as one."""
+    """The words of a text in the dictionary's spelling; a word with a hyphen is split if the dictionary lacks it."""
     for word in re.findall(r"[\w'’-]+", text.lower()):
         word = word.replace("’", "'").strip("-")
         parts = [word] if decoder.lookup_word(word) else re.split(r"-+", word)

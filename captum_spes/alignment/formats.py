@@ -1,4 +1,4 @@
-"""Files of alignments: Praat's TextGrids, and the JSON of aligners and of Whisper."""
+"""File formats of alignments: Praat's TextGrids, and the JSON of aligners and of Whisper."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any
 from captum_spes._extras import require
 from captum_spes.alignment.segments import Segment
 
-# those of the Montreal Forced Aligner, of WebMAUS, of TIMIT and of other habits
+# names of tiers of the Montreal Forced Aligner, of WebMAUS, of TIMIT and of others
 WORD_TIERS, PHONE_TIERS = ("words", "word", "wrd", "ort-mau"), ("phones", "phone", "phn", "phonemes", "mau")
 SOURCE_TIER = "source"
 # between the names of a speaker and of a tier: "Ann - words", "words@Ann", "Ann_words"
 _SEPARATORS = r"\s*[-_@:/. ]\s*"
-# of Gentle and Kaldi at a phone: where in the word it stands
+# suffixes of phones in Gentle and Kaldi, which give the position in the word
 _PLACE_IN_WORD = re.compile(r"_[BIES]$")
 
-Contents = tuple[list[Segment], list[Segment], str]  # words, phones, and what the file tells of its source
+Contents = tuple[list[Segment], list[Segment], str]  # words, phones, and the source that the file names
 
 
 # Tiers
@@ -34,7 +34,7 @@ class Tier:
     """One tier of a TextGrid.
 
     Attributes:
-        name: as in the file.
+        name: its name in the file.
         segments: its intervals; None for a tier of points in time.
     """
 
@@ -43,7 +43,7 @@ class Tier:
 
 
 def contents_of_tiers(tiers: Sequence[Tier], wanted: str | None) -> Contents:
-    """The words of all speakers or of one tier, with the phones of the same speakers.
+    """The words of all speakers, or of one tier, with the phones of the same speakers.
 
     Raises:
         ValueError: there is no such tier, or it has points in time.
@@ -51,7 +51,7 @@ def contents_of_tiers(tiers: Sequence[Tier], wanted: str | None) -> Contents:
     chosen = _word_tiers(tiers, wanted)
     speakers = {_speaker(tier.name, WORD_TIERS) for tier in chosen}
     phones = [tier for tier in tiers if tier.segments and _speaker(tier.name, PHONE_TIERS) in speakers - {None}]
-    if speakers == {None}:  # a tier of another name, which tells no speaker
+    if speakers == {None}:  # a tier with another name, which does not name a speaker
         phones = [tier for tier in tiers if tier.segments and _speaker(tier.name, PHONE_TIERS) == ""]
     source = next((tier.segments[0].text for tier in tiers if tier.name.lower() == SOURCE_TIER and tier.segments), "")
     return _joined(chosen), _joined(phones), source
@@ -77,7 +77,7 @@ def _word_tiers(tiers: Sequence[Tier], wanted: str | None) -> list[Tier]:
 
 
 def _speaker(tier: str, names: Sequence[str]) -> str | None:
-    """The speaker in a tier's name, "" where it has none; None for a tier that has none of some names."""
+    """The speaker in a tier's name, or "" without one; None if the tier has none of the given names."""
     for name in names:
         match = re.fullmatch(
             rf"(?:(?P<first>.*?){_SEPARATORS})?{re.escape(name)}(?:{_SEPARATORS}(?P<last>.*))?", tier.strip().lower()
@@ -96,7 +96,7 @@ def read_textgrid(path: Path, tier: str | None = None) -> Contents:
     """The contents of a TextGrid.
 
     Raises:
-        ValueError: it is none, or has no such tier.
+        ValueError: the file is not a TextGrid, or has no such tier.
         ImportError: the extra ``alignment`` is missing.
     """
     textgrid = require("praatio.textgrid", "alignment")
@@ -104,8 +104,8 @@ def read_textgrid(path: Path, tier: str | None = None) -> Contents:
         grid = textgrid.openTextgrid(
             str(path), includeEmptyIntervals=False, reportingMode="silence", duplicateNamesMode="rename"
         )
-    except Exception as error:  # praatio has many, and no base class that tells them apart
-        raise ValueError("it is no TextGrid as Praat writes it, or a damaged one") from error
+    except Exception as error:  # praatio raises errors of many classes without a common base
+        raise ValueError("it is not a TextGrid in Praat's format, or it is damaged") from error
     tiers = []
     for one in grid.tiers:
         is_interval = isinstance(one, textgrid.IntervalTier)
@@ -115,7 +115,7 @@ def read_textgrid(path: Path, tier: str | None = None) -> Contents:
 
 
 def textgrid_text(words: list[Segment], phones: list[Segment], source: str, duration: float) -> str:
-    """An alignment as a TextGrid, with the source in a tier of its own."""
+    """An alignment as a TextGrid, which names the source in a separate tier."""
     textgrid = require("praatio.textgrid", "alignment")
     duration = round(duration, 6)
     grid = textgrid.Textgrid(0, duration)
@@ -124,7 +124,7 @@ def textgrid_text(words: list[Segment], phones: list[Segment], source: str, dura
         if segments:
             entries = [(round(item.begin, 6), round(item.end, 6), item.text) for item in segments]
             grid.addTier(textgrid.IntervalTier(name, entries, 0, duration))
-    with tempfile.TemporaryDirectory() as folder:  # praatio writes files alone
+    with tempfile.TemporaryDirectory() as folder:  # praatio can only write files
         path = Path(folder, "alignment.TextGrid")
         grid.save(str(path), format="long_textgrid", includeBlankSpaces=True)
         return path.read_text(encoding="utf-8")
@@ -137,27 +137,27 @@ def read_json(path: Path, tier: str | None = None) -> Contents:
     """The contents of a JSON file of an aligner or of Whisper.
 
     Raises:
-        ValueError: it has none of their forms, or no times of words.
+        ValueError: the file has another form, or no times of words.
     """
     whole = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(whole, dict):
-        raise ValueError("it holds no JSON object")
+        raise ValueError("it does not hold a JSON object")
     try:
         if "tiers" in whole:
             return contents_of_tiers(_json_tiers(whole["tiers"]), tier)
         if tier is not None:
-            raise ValueError(f"it has no tiers, so none named {tier!r}")
+            raise ValueError(f"it has no tiers, and therefore none named {tier!r}")
         if "w" in whole:
             return _pocketsphinx(whole)
         return _words_with_times(whole)
     except KeyError as error:
         raise ValueError(f"it has no {error.args[0]!r}") from error
     except (TypeError, AttributeError, IndexError, OverflowError) as error:
-        raise ValueError("it has another form than the files of pocketsphinx, MFA, Gentle and Whisper") from error
+        raise ValueError("it does not have the form of files of pocketsphinx, MFA, Gentle or Whisper") from error
 
 
 def _json_tiers(tiers: Any) -> list[Tier]:
-    """Tiers as the Montreal Forced Aligner and praatio write them: by name, or in a list."""
+    """Reads tiers of the Montreal Forced Aligner and praatio, which have them by name or in a list."""
     items = tiers.items() if isinstance(tiers, dict) else [(item["name"], item) for item in tiers]
     found = []
     for name, item in items:
@@ -180,7 +180,7 @@ def _timed(item: dict[str, Any]) -> Segment:
 
 
 def _words_with_times(whole: dict[str, Any]) -> Contents:
-    """The words of Whisper, by segments or as chunks of a pipeline, and of Gentle, with phones that have durations."""
+    """Reads the words of Whisper, in segments or as chunks of a pipeline, or of Gentle, whose phones have durations."""
     words = whole.get("words")
     if words is None and "segments" in whole:
         words = [word for segment in whole["segments"] for word in segment.get("words") or []]
@@ -190,14 +190,14 @@ def _words_with_times(whole: dict[str, Any]) -> Contents:
     for word in words:
         text = word["word"] if "word" in word else word["text"]
         begin, end = word["times"] if "times" in word else (word.get("start"), word.get("end"))
-        if begin is None or end is None or begin == end:  # not found in the audio
+        if begin is None or end is None or begin == end:  # the word was not found in the audio
             continue
         found.append(_segment(text, begin, end))
         for phone in word.get("phones", []):
             phones.append(_segment(_PLACE_IN_WORD.sub("", phone["phone"]), begin, round(begin + phone["duration"], 6)))
             begin = phones[-1].end
     if not found:
-        raise ValueError("no word in it has times: let Whisper transcribe with word timestamps")
+        raise ValueError("no word in it has times: transcribe with word timestamps")
     if len(found) < len(words):
         warnings.warn(
             f"{len(words) - len(found)} of {len(words)} words have no times in the alignment and are left out.",
@@ -219,12 +219,12 @@ def _check_times(text: Any, *times: Any) -> None:
 
 
 def json_text(words: list[tuple[Segment, list[Segment]]], source: str, duration: float, phones: bool) -> str:
-    """An alignment as pocketsphinx writes it, with the source.
+    """An alignment in the format of pocketsphinx, with the source.
 
     Args:
-        words: each with its phones.
-        source: where the times are from.
-        duration: seconds of the whole.
+        words: the words, each with its phones.
+        source: the source of the times.
+        duration: seconds of the whole utterance.
         phones: whether phones are written.
     """
     items = [_item(word) | ({"w": list(map(_item, own))} if phones else {}) for word, own in words]

@@ -1,4 +1,4 @@
-"""Which segment of an alignment is which word of a text."""
+"""Matches the words of a text with the segments of an alignment."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from captum_spes.words import letters
 
 
 def match_words(texts: Sequence[str], words: Sequence[Segment]) -> list[Segment | None]:
-    """For each of some words the segment in which it is spoken, or None where none can be told.
+    """Finds for each word the segment in which it is spoken, or None if there is no match.
 
-    Letter case, accents and punctuation do not count. A word may be spoken in several segments, as *ill-disposed* in
-    *ill* and *disposed*. Punctuation and marks have no segment, and neither has a word that differs from what was
-    aligned: nothing is guessed.
+    Letter case, accents and punctuation are ignored. A word may match several segments, such as *ill-disposed* the
+    segments *ill* and *disposed*. Punctuation and special tokens have no segment, and neither has a word that is
+    spelled differently in the alignment.
 
     Args:
         texts: the words, such as those of ``explanation.words().tokens``.
@@ -46,7 +46,7 @@ def match_words(texts: Sequence[str], words: Sequence[Segment]) -> list[Segment 
 
 
 def _run(word: str, parts: Sequence[str], first: int, last: int) -> tuple[int, int] | None:
-    """The first run of parts that joined are a word."""
+    """The first run of consecutive parts that together are the word."""
     for start in range(first, last):
         for stop in range(start + 1, last + 1):
             joined = "".join(parts[start:stop])

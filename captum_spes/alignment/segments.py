@@ -1,4 +1,4 @@
-"""Words and phones in time, and what in the tiers of aligners is neither."""
+"""Segments, which are words and phones with their times, and the removal of silence from tiers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from captum_spes.words import is_word
 
-# of silence and noise in the words and phones of common aligners and corpora, beside whatever stands in brackets
+# names of silence and noise in the words and phones of common aligners and corpora, beside all texts in brackets
 SILENCES = {
     *("", "sil", "sp", "spn", "pau", "epi", "h#", "#h", "#", "##", "_", "-", "--", "...", "nsn", "xxx"),
     *("sil_s", "sil_b", "sil_i", "sil_e", "!sil", "<s>", "</s>", "+spn+"),
@@ -20,12 +20,12 @@ _BRACKETED = re.compile(
 
 @dataclass(frozen=True)
 class Segment:
-    """A word or a phone, and when it is spoken.
+    """A word or a phone, and the time at which it is spoken.
 
     Attributes:
         text: the word, or the phone in the aligner's symbols.
-        begin: seconds.
-        end: seconds, after the beginning.
+        begin: its begin in seconds.
+        end: its end in seconds, after the begin.
 
     Example::
 
@@ -45,11 +45,11 @@ class Segment:
 
 
 def spoken(segments: Sequence[Segment], word: bool = False) -> list[Segment]:
-    """Segments without silence and noise; of words also without the number of a pronunciation, as in and(2).
+    """Removes silence and noise from segments, and from words the number of a pronunciation, as in and(2).
 
     Args:
         segments: words or phones.
-        word: whether they are words: these have a letter or digit, which phones need not have.
+        word: whether they are words, which must have a letter or digit; phones need not.
     """
     heard = [segment for segment in segments if not _is_silence(segment.text.strip())]
     if not word:

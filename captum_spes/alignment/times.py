@@ -1,4 +1,4 @@
-"""An alignment: when the words and phones of an utterance are spoken, and the files that hold it."""
+"""The class of alignments, which hold the times of words and phones, and its files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from captum_spes._files import why_unreadable, write_atomically
 from captum_spes.alignment.formats import json_text, read_json, read_textgrid, textgrid_text
 from captum_spes.alignment.segments import Segment, spoken
 
-# the most telling first: those with phones
+# in the order in which they are tried: files with phones first
 SUFFIXES = (".TextGrid", ".phone.json", ".json")
 EXTRA = "alignment"
-MAX_SECONDS = 1e7  # nothing that is spoken lasts longer
+LATEST_SECONDS = 1e7  # later times are errors
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Alignment:
     """The words of an utterance, and their phones where these are known. Silence is left out.
 
     Attributes:
-        words: in the order of time.
-        phones: in the order of time; empty where they are not known.
-        source: where the times are from, in words: an aligner, a model, or a file.
+        words: the words in the order of time.
+        phones: the phones in the order of time; empty if they are not known.
+        source: the source of the times, as a text: an aligner, a model, or a file.
 
     Raises:
-        ValueError: a segment that ends before it begins, or begins before the one before it.
+        ValueError: a segment ends before it begins, or begins before the segment before it.
 
     Example::
 
@@ -46,15 +46,16 @@ class Alignment:
         for segments in (self.words, self.phones):
             last = 0.0
             for segment in segments:
-                if not last <= segment.begin < segment.end < MAX_SECONDS:  # refuses NaN as well
+                if not last <= segment.begin < segment.end < LATEST_SECONDS:  # refuses NaN as well
                     raise ValueError(
-                        f"{segment.text!r} from {segment.begin} to {segment.end} s is out of order: segments must not "
-                        "end before they begin, nor begin before the one before them, nor last for years."
+                        f"{segment.text!r} from {segment.begin} to {segment.end} s is out of order: a segment must "
+                        "end after it begins, must not begin before the segment before it, and must end before "
+                        f"{LATEST_SECONDS:g} s."
                     )
                 last = segment.begin
 
     def phones_of(self, word: Segment) -> list[Segment]:
-        """The phones whose middle lies in a word.
+        """The phones whose middle is within a word.
 
         Example::
 
@@ -79,11 +80,12 @@ class Alignment:
                 ``phones``, ``phone``, ``phn``, ``phonemes`` or ``MAU`` of the same speakers.
 
         Raises:
-            ValueError: no such file, one that holds no alignment, or no such tier, or one of points in time.
-            ImportError: the extra ``alignment`` is missing, which reads TextGrids.
+            ValueError: the file does not exist or holds no alignment, or there is no such tier, or the tier has points
+                in time.
+            ImportError: the extra ``alignment``, which reads TextGrids, is missing.
 
         Warns:
-            UserWarning: words that have no times, as aligners leave those that they do not find.
+            UserWarning: some words have no times, because the aligner did not find them.
 
         Example::
 
@@ -106,18 +108,18 @@ class Alignment:
         except OSError as error:
             raise ValueError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is no alignment that can be read: {error}.".replace("..", ".")) from error
+            raise ValueError(f"{path} is not a readable alignment: {error}.".replace("..", ".")) from error
 
     def save(self, path: str | os.PathLike[str], duration: float | None = None) -> None:
-        """Writes a TextGrid or JSON file, as :meth:`load` reads it, with the source in it.
+        """Writes a TextGrid or JSON file, including the source, which :meth:`load` can read.
 
         Args:
-            path: ends with ``.TextGrid`` or ``.json``.
-            duration: seconds of the whole utterance. Default: until the last word ends.
+            path: path of the file, which ends with ``.TextGrid`` or ``.json``.
+            duration: seconds of the whole utterance. Default: the end of the last word.
 
         Raises:
-            ValueError: another suffix, or a duration that ends before the words.
-            ImportError: the extra ``alignment`` is missing, which writes TextGrids.
+            ValueError: the suffix is another one, or the duration is shorter than the words.
+            ImportError: the extra ``alignment``, which writes TextGrids, is missing.
 
         Example::
 
@@ -126,7 +128,7 @@ class Alignment:
         end = max((segment.end for segment in (*self.words, *self.phones)), default=0.0)
         whole = end if duration is None else duration
         if whole < end:
-            raise ValueError(f"the alignment goes on until {end} s, longer than the duration of {duration} s.")
+            raise ValueError(f"the alignment ends at {end} s, after the duration of {duration} s: give a longer one.")
         suffix = Path(path).suffix.lower()
         if suffix not in (".textgrid", ".json"):
             raise ValueError(f"{path} must end with .TextGrid or .json.")

@@ -1,4 +1,4 @@
-"""Audio: reading files and arrays, cutting long recordings in their pauses, and hiding parts of the sound."""
+"""Reads audio from files and arrays, splits long recordings in their pauses, and masks parts of the sound."""
 
 from captum_spes.audio.formats import AUDIO_SUFFIXES
 from captum_spes.audio.masking import mask_audio, mean_noise

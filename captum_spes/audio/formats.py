@@ -1,4 +1,4 @@
-"""Audio formats: which are read, by which library, and what to do about a file that is none of them."""
+"""Decodes audio formats, and explains why a file cannot be decoded."""
 
 from __future__ import annotations
 
@@ -11,34 +11,33 @@ import numpy as np
 
 from captum_spes._extras import install_command, require
 
-# by libsndfile, which soundfile brings
+# suffixes of formats that libsndfile decodes, which soundfile includes
 SNDFILE_SUFFIXES = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd"),
     *(".caf", ".sph", ".w64", ".rf64"),
 )
-# by PyAV, with the extra "av"
+# suffixes of formats that PyAV decodes, with the extra "av"
 AV_SUFFIXES = (".m4a", ".mp4", ".aac", ".webm", ".mka", ".mov", ".3gp", ".amr", ".wma")
 AUDIO_SUFFIXES = (*SNDFILE_SUFFIXES, *AV_SUFFIXES)
 EXTRA = "av"
 
-_BLOCK = 2**20  # samples of all channels that are read at once, whatever a file says of itself
+_BLOCK = 2**20  # samples of all channels that are read at once, since the header of a file may be wrong
 _WAV_HEADER = 12  # bytes: RIFF, its size, WAVE
 _LONGEST_HEADER = 4096  # bytes that an audio file without samples may have
 
 
 def blocks(data: BinaryIO, name: str) -> tuple[Iterator[np.ndarray], int]:
-    """Reads audio in any format that one of the libraries knows.
+    """Reads audio in any format that one of the libraries decodes.
 
     Args:
         data: a seekable binary file at its beginning.
         name: the name of the audio, for messages.
 
     Returns:
-        Blocks of float32 samples, each (n, channels), and the samples a second.
+        Blocks of float32 samples, each (n, channels), and the number of samples per second.
 
     Raises:
-        ValueError: the data is no audio that can be read; the message says what it is where that is known, and what
-            to do about it.
+        ValueError: the data is not readable audio; the message says what it is, if this is known, and what to do.
         ImportError: the ``speech`` extra is missing.
     """
     soundfile = require("soundfile")
@@ -52,15 +51,15 @@ def blocks(data: BinaryIO, name: str) -> tuple[Iterator[np.ndarray], int]:
         file = soundfile.SoundFile(data)
         if file.frames == 0 and (finished := _finished_wav(data)) is not None:
             file = soundfile.SoundFile(finished)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: what a name without a known suffix would need
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the name has no known suffix
         reason = getattr(error, "error_string", error)
         raise ValueError(
-            f"{name} is no audio file that can be read (WAV, FLAC, OGG, MP3, …): {str(reason).strip('.')}."
+            f"{name} is not a readable audio file (WAV, FLAC, OGG, MP3, …): {str(reason).strip('.')}."
         ) from error
     if file.frames == 0 and size > _LONGEST_HEADER:
         raise ValueError(
-            f"the header of {name} says that it holds no samples, and it has {size:,} bytes: if it was written into a "
-            "pipe, its header is unfinished; write it anew."
+            f"the header of {name} says that it holds no samples, but it has {size:,} bytes: if it was written to a "
+            "pipe, its header is incomplete; write it to a file."
         )
     return _sndfile_blocks(file, name), file.samplerate
 
@@ -68,7 +67,7 @@ def blocks(data: BinaryIO, name: str) -> tuple[Iterator[np.ndarray], int]:
 def _sndfile_blocks(file: Any, name: str) -> Iterator[np.ndarray]:
     n_frames = max(_BLOCK // file.channels, 1)
     try:
-        # past the end of a damaged file, libraries go on with nothing
+        # at the end of a damaged file, libraries return no samples instead of an error
         while len(block := file.read(n_frames, dtype="float32", always_2d=True)):
             yield block
     except require("soundfile").LibsndfileError as error:
@@ -76,10 +75,10 @@ def _sndfile_blocks(file: Any, name: str) -> Iterator[np.ndarray]:
 
 
 def _finished_wav(data: BinaryIO) -> io.BytesIO | None:
-    """A WAV file whose sizes say what it holds, where the given one was left with a data size of 0; or None.
+    """Corrects the sizes in a WAV file whose header has a data size of 0; None if the header is right.
 
-    Programs that write into a pipe cannot go back to fill in the sizes. A data chunk that is indeed empty is followed
-    by nothing, or by other chunks.
+    Programs that write to a pipe cannot go back to fill in the sizes. A data chunk that is really empty is followed
+    by other chunks, or by the end of the file.
     """
     data.seek(0)
     whole = data.read()
@@ -111,7 +110,7 @@ def _are_chunks(data: bytes) -> bool:
 
 
 def _container(head: bytes) -> str | None:
-    """The name of a container that libsndfile does not read, by its first bytes; None for all else."""
+    """The name of a container that libsndfile does not read, from its first bytes; None for other data."""
     if head[4:8] == b"ftyp":
         return "MPEG-4 audio or video (M4A, MP4)"
     if head.startswith(b"\x1aE\xdf\xa3"):
@@ -126,7 +125,7 @@ def _container(head: bytes) -> str | None:
 
 
 def _decode(data: BinaryIO, name: str, container: str) -> tuple[Iterator[np.ndarray], int]:
-    """Blocks of what PyAV decodes, and their rate."""
+    """Blocks of samples that PyAV decodes, and their rate."""
     try:
         av = require("av", EXTRA)
     except ImportError as error:

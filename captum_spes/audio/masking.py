@@ -1,4 +1,4 @@
-"""Audio without parts of its spectrogram, and what may stand in their place."""
+"""Masks regions of the spectrogram of audio, and makes noise to fill them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-WINDOW_SECONDS = 0.025  # of speech models' spectrograms; the window here is the power of two that is nearest
+WINDOW_SECONDS = 0.025  # window of speech models' spectrograms; the window here is the nearest power of two
 SILENCE = 1e-8  # of the largest power: below it, as Whisper has it, all is equally silent
 
 
@@ -20,32 +20,32 @@ def mask_audio(
     frames_per_second: float,
     mel_frequencies: Tensor | np.ndarray,
 ) -> np.ndarray:
-    """Audio whose time–frequency regions are turned down by a mask over frames and mel channels.
+    """Attenuates time–frequency regions of audio by a mask over frames and mel channels.
 
-    The audio's short-time Fourier transform is multiplied by the mask and inverted; phases stay as they are. The mask
-    is interpolated linearly, in time between the frames, whose centres lie at t / frames_per_second seconds, and in
-    frequency between the centres of the channels: each channel weighs a triangle of frequencies, and the triangles add
-    up to 1. Before the first frame, after the last, and beyond the outermost channels it goes on as it ends, also in
-    what lies above all that a model hears. A mask of ones therefore gives the audio back, zeros give silence, and the
-    audio of a mask and that of its complement add up to the audio.
+    The audio's short-time Fourier transform is multiplied by the mask and inverted; phases are not changed. The mask
+    is interpolated linearly, in time between the frames, whose centres are at t / frames_per_second seconds, and in
+    frequency between the centres of the channels: each channel weights a triangle of frequencies, and the triangles add
+    up to 1. Before the first frame, after the last frame, and outside of the outermost channels, the value of the
+    nearest frame or channel is used, also for frequencies above those of the model. A mask of ones therefore returns
+    the audio, zeros give silence, and the audio of a mask and that of its complement add up to the audio.
 
-    The transform: a window is N samples, the power of two nearest to 25 ms (512 at 16 kHz, 1024 at 44.1 kHz), and is
-    centred at sample i · N / 4, for i from 0 to 4 n / N rounded down; zeros stand before and after the audio. It is
-    multiplied by the periodic Hann window w, and its spectrum of N / 2 + 1 frequencies by the mask. The inverse
-    transforms are multiplied by w, added up, and divided by the sum of the w² there.
+    The transform has windows of N samples, the power of two nearest to 25 ms (512 at 16 kHz, 1024 at 44.1 kHz). They
+    are centred at sample i · N / 4, for i from 0 to 4 n / N rounded down, and the audio is padded with zeros. A window
+    is multiplied by the periodic Hann window w, and its spectrum of N / 2 + 1 frequencies by the mask. The inverse
+    transforms are multiplied by w, added up, and divided by the sum of the w².
 
     Args:
-        samples: mono, floating-point, (n,).
-        sampling_rate: samples a second.
-        mask: how much is kept, from 0 to 1, (T, C).
-        frames_per_second: frames a second of the mask.
+        samples: mono floating-point samples, (n,).
+        sampling_rate: samples per second.
+        mask: the factor of each bin, from 0 to 1, (T, C).
+        frames_per_second: frames per second of the mask.
         mel_frequencies: centre of each channel in Hz, ascending, (C,).
 
     Returns:
         numpy.ndarray: float32 samples of shape (n,).
 
     Raises:
-        ValueError: a mask that does not fit the channels.
+        ValueError: the mask does not fit the channels.
 
     Example::
 
@@ -74,14 +74,14 @@ def mask_audio(
 
 
 def mean_noise(samples: np.ndarray, sampling_rate: int, seed: int) -> np.ndarray:
-    """Steady noise that is at each frequency as loud as some audio is in the mean of its decibels.
+    """Makes steady noise that has, at each frequency, the mean level of the audio in decibels.
 
-    In the spectrogram of a model it looks like the baseline that SPES puts in the place of hidden bins, each mel
-    channel's mean.
+    In the spectrogram of a model it resembles the baseline with which SPES replaces hidden bins, the mean of each mel
+    channel.
 
     Args:
-        samples: mono, floating-point, (n,).
-        sampling_rate: samples a second.
+        samples: mono floating-point samples, (n,).
+        sampling_rate: samples per second.
         seed: the seed of the noise.
 
     Returns:
@@ -99,7 +99,7 @@ def mean_noise(samples: np.ndarray, sampling_rate: int, seed: int) -> np.ndarray
     transform = _transform(sampling_rate)
     power = _spectrum(samples, transform).abs().square()
     level = power.clamp(min=float(power.max()) * SILENCE).log().mean(1, keepdim=True).exp()
-    level *= math.exp(np.euler_gamma)  # the power of noise varies: its mean decibels are those of less than its mean
+    level *= math.exp(np.euler_gamma)  # the mean of the decibels of noise is lower than the decibels of its mean power
     white = torch.randn(len(samples), generator=torch.Generator().manual_seed(seed))
     noise = _spectrum(white, transform) / transform["window"].square().sum().sqrt()  # its power is 1 on average
     return torch.istft(noise * level.sqrt(), **transform, length=len(samples)).numpy()

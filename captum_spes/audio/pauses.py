@@ -1,4 +1,4 @@
-"""Long recordings: where their pauses are, and where to cut them."""
+"""Splits long recordings in their pauses."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from scipy.ndimage import uniform_filter1d
 
 from captum_spes._extras import require
 
-# samples a second, and the peak of the samples, that the voice activity detector is given
+# samples per second, and the peak of the samples, for the voice activity detector
 VAD_RATE, VAD_PEAK = 16000, 16000
 
 
 def split_at_pauses(samples: np.ndarray, sampling_rate: int, max_seconds: float) -> list[tuple[int, int]]:
     """Cuts a long recording into parts, in the middle of its pauses.
 
-    The first part ends in the longest pause between half of ``max_seconds`` and ``max_seconds``, and so on; the last
-    one is no shorter than a quarter of them. Pauses are where WebRTC's voice activity detector hears no speech; where
-    there is none, as in loud noise, the quietest place is taken. Parts without any speech are left out.
+    Each part ends in the longest pause between half of ``max_seconds`` and ``max_seconds`` after its begin; the last
+    part lasts at least a quarter of ``max_seconds``. WebRTC's voice activity detector finds the pauses. If there are
+    none, as in loud noise, the quietest place is taken. Parts without any speech are left out.
 
     Args:
-        samples: mono, of shape (n,), as :func:`load_audio` gives them.
-        sampling_rate: samples a second.
+        samples: mono samples of shape (n,), as :func:`load_audio` returns them.
+        sampling_rate: samples per second.
         max_seconds: the longest duration of a part.
 
     Returns:
-        list: begin and end of each part, in samples. Nothing is in two parts, and no speech in none.
+        list: begin and end of each part, in samples. The parts do not overlap and contain all speech.
 
     Raises:
-        ValueError: ``max_seconds`` of less than a second.
+        ValueError: ``max_seconds`` is less than a second.
         ImportError: the ``speech`` extra is missing.
 
     Example::
@@ -40,10 +40,10 @@ def split_at_pauses(samples: np.ndarray, sampling_rate: int, max_seconds: float)
         [(0, 32000)]
     """
     if not max_seconds >= 1:
-        raise ValueError(f"max_seconds must be at least 1, for a word is no shorter, not {max_seconds}.")
+        raise ValueError(f"max_seconds must be at least 1, not {max_seconds}.")
     if len(samples) <= max_seconds * sampling_rate:
         return [(0, len(samples))]
-    hop = sampling_rate // 100  # samples of a frame of 10 ms
+    hop = sampling_rate // 100  # samples in a frame of 10 ms
     n_frames, longest = -(-len(samples) // hop), int(max_seconds * 100)
     frames = np.pad(samples, (0, n_frames * hop - len(samples))).reshape(n_frames, hop)
     quiet = uniform_filter1d(np.square(frames).mean(1), 10)  # the mean power of 0.1 s
@@ -59,19 +59,19 @@ def split_at_pauses(samples: np.ndarray, sampling_rate: int, max_seconds: float)
         else:
             cuts.append(first + int(quiet[first:last].argmin()))
     parts = list(pairwise([*cuts, n_frames]))
-    heard = _is_speech(samples, sampling_rate, n_frames, mode=0)  # that misses least
+    heard = _is_speech(samples, sampling_rate, n_frames, mode=0)  # the mode that misses the least speech
     if heard.any():
         parts = [(begin, end) for begin, end in parts if heard[begin:end].any()]
     return [(begin * hop, min(end * hop, len(samples))) for begin, end in parts]
 
 
 def _is_speech(samples: np.ndarray, sampling_rate: int, n_frames: int, mode: int) -> np.ndarray:
-    """What WebRTC's detector says of each frame of 10 ms: bool, (n_frames,)."""
+    """Whether WebRTC's detector finds speech in each frame of 10 ms: bool, (n_frames,)."""
     detector = require("webrtcvad").Vad(mode)
     if sampling_rate != VAD_RATE:
         samples = require("soxr").resample(samples, sampling_rate, VAD_RATE)
     hop = VAD_RATE // 100
-    samples = samples / np.abs(samples).max() * VAD_PEAK  # it takes what is very soft for silence
+    samples = samples / np.abs(samples).max() * VAD_PEAK  # the detector takes very soft speech for silence
     pcm = np.pad(samples, (0, max(n_frames * hop - len(samples), 0))).astype(np.int16)
     frames = pcm[: n_frames * hop].reshape(n_frames, hop)
     return np.array([detector.is_speech(frame.tobytes(), VAD_RATE) for frame in frames])

@@ -1,4 +1,4 @@
-"""Audio in: a file, a stream or an array, checked, mono, at the rate that a model wants."""
+"""Reads and checks audio from a file, a stream or an array, as mono samples at a given rate."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from captum_spes._files import sha256, why_unreadable
 from captum_spes.audio.formats import blocks
 
 MIN_SECONDS = 0.1
-# below -80 dB of full scale there is nothing to hear, and nothing to explain
+# audio below -80 dB of full scale is inaudible and is refused
 SILENCE_PEAK = 1e-4
-# some write integers of 32 bits as floating-point numbers
+# larger values are refused: some programs write integers as floating-point numbers
 LOUDEST_PEAK = 2**31
-# of the loudest channel's level: channels whose mean is softer cancel each other (-40 dB)
+# share of the loudest channel's level: channels whose mean is softer cancel each other (-40 dB)
 CANCELLED = 0.01
 
-# samples a second; speech is kept at 4,000 to 192,000
+# samples per second; recordings of speech have 4,000 to 192,000
 RATES = (1_000, 768_000)
-# of one channel, 1 GiB: 4.6 hours at 16 kHz. A compressed file may hold a thousand times its size
+# samples of one channel, 1 GiB or 4.6 hours at 16 kHz: a compressed file may hold a thousand times its size
 MAX_SAMPLES = 2**28
-# of a pipe or stream, which may have no end
+# bytes of a pipe or stream, which may be endless
 MAX_BYTES = 2**31
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Audio that has been read, which functions take in the place of a file so that it is read only once.
+    """Audio that has been read. Functions take it in the place of a file, so that a file is read only once.
 
     Attributes:
         samples: float32 samples of shape (n,), mono.
-        sampling_rate: samples a second.
-        source: the file that they came from, as :func:`source_of` describes it. Empty for an array of samples.
+        sampling_rate: samples per second.
+        source: the file of the samples, as :func:`source_of` describes it. Empty for an array of samples.
 
     Example::
 
@@ -60,29 +60,29 @@ class Recording:
 
     @property
     def seconds(self) -> float:
-        """How long the recording is."""
+        """The duration of the recording in seconds."""
         return len(self.samples) / self.sampling_rate
 
 
-# what is read; Any stands for torchcodec's decoders
+# types of audio; Any stands for torchcodec's decoders
 AudioLike = (
     str | os.PathLike[str] | bytes | BinaryIO | npt.ArrayLike | torch.Tensor | Mapping[str, Any] | Recording | Any
 )
 
 
 def load_audio(audio: AudioLike, target_rate: int, sampling_rate: float | None = None) -> np.ndarray:
-    """Reads and checks audio, and brings it to a rate.
+    """Reads and checks audio, and resamples it to a rate.
 
     Args:
         audio: as for :func:`read_audio`.
-        target_rate: samples a second of the result; other rates are resampled.
-        sampling_rate: samples a second of an array. A file tells its own.
+        target_rate: samples per second of the result; audio with another rate is resampled.
+        sampling_rate: samples per second of an array. A file has its own rate.
 
     Returns:
         numpy.ndarray: float32 samples of shape (n,).
 
     Raises:
-        ValueError: audio that :func:`read_audio` refuses.
+        ValueError: :func:`read_audio` refuses the audio.
 
     Example::
 
@@ -115,18 +115,18 @@ def read_audio(audio: AudioLike, sampling_rate: float | None = None) -> tuple[np
               it (or in the other order), a dict of Hugging Face datasets (``{"array": …, "sampling_rate": …}``, or
               ``{"bytes": …, "path": …}`` where it was not decoded), or an ``AudioDecoder`` of torchcodec.
 
-            Channels are averaged. Where they cancel each other, because one is the other upside down, the loudest one
-            is taken.
-        sampling_rate: samples a second of an array: a number, or a tensor or array that holds one. What tells its own
-            needs none.
+            Channels are averaged. If they cancel each other, because one is the other with its sign reversed, the
+            loudest one is taken.
+        sampling_rate: samples per second of an array: a number, or a tensor or array that holds one. Audio with its
+            own rate does not need it.
 
     Returns:
-        (numpy.ndarray, int): float32 samples of shape (n,), and how many of them are a second.
+        (numpy.ndarray, int): float32 samples of shape (n,), and the number of samples per second.
 
     Raises:
-        ValueError: no such file, no audio file, an array without a rate, another rate than the audio's own, a rate
-            below 1 kHz or above 768 kHz, or audio that is empty, silent, shorter than 0.1 s, longer than 268 million
-            samples, or holds NaN or infinite values. The message says which.
+        ValueError: the file does not exist or is not audio, an array has no rate, the rate differs from the audio's
+            own, or is below 1 kHz or above 768 kHz, or the audio is empty, silent, shorter than 0.1 s, longer than 268
+            million samples, or holds NaN or infinite values. The message says which.
 
     Warns:
         UserWarning: the channels cancel each other.
@@ -157,14 +157,14 @@ def read_audio(audio: AudioLike, sampling_rate: float | None = None) -> tuple[np
 
 
 def read_recording(audio: AudioLike, sampling_rate: float | None = None) -> Recording:
-    """Reads and checks audio, at its own rate, and keeps which file it came from.
+    """Reads and checks audio, at its own rate, and keeps a description of its file.
 
     Args:
-        audio: as for :func:`read_audio`. A :class:`Recording` is returned as it is.
-        sampling_rate: samples a second of an array.
+        audio: as for :func:`read_audio`. A :class:`Recording` is returned unchanged.
+        sampling_rate: samples per second of an array.
 
     Raises:
-        ValueError: audio that :func:`read_audio` refuses.
+        ValueError: :func:`read_audio` refuses the audio.
 
     Example::
 
@@ -181,9 +181,9 @@ def read_recording(audio: AudioLike, sampling_rate: float | None = None) -> Reco
 
 
 def source_of(audio: AudioLike) -> dict[str, Any]:
-    """What metadata tell of an audio file: its path and SHA-256, of bytes and file objects the digest alone.
+    """Describes an audio file for metadata by its path and SHA-256; bytes and file objects by the SHA-256 alone.
 
-    Nothing is told of samples, and of pipes, which can be read only once.
+    The description of samples is empty, and so is that of pipes, which can be read only once.
 
     Example::
 
@@ -203,7 +203,7 @@ def source_of(audio: AudioLike) -> dict[str, Any]:
 
 
 def duration(path: Path) -> float:
-    """Seconds of an audio file, as its header has them; 0 where it cannot be read.
+    """The duration of an audio file in seconds, from its header; 0 if it cannot be read.
 
     Example::
 
@@ -224,7 +224,7 @@ def duration(path: Path) -> float:
 
 
 def _read_file(audio: Any, name: str) -> tuple[np.ndarray, int]:
-    """The channels' mean of a file, bytes or a file object, and its rate."""
+    """The mean over the channels of a file, bytes or a file object, and its rate."""
     if isinstance(audio, (str, os.PathLike)):
         reason = why_unreadable(audio)
         if reason is not None:
@@ -247,13 +247,13 @@ def _read_stream(data: BinaryIO, name: str) -> tuple[np.ndarray, int]:
 
 
 def _bytes_of(file: Any, name: str) -> bytes:
-    """What a file object holds from where it stands, which is where it stands afterwards if that can be."""
+    """The bytes of a file object from its position on; the position is restored if the object is seekable."""
     before = file.tell() if _is_seekable(file) else None
     data = file.read(MAX_BYTES + 1)
     if before is not None:
         file.seek(before)
     if not isinstance(data, bytes):
-        raise ValueError(f"{name} is a file object of text: open it in binary mode, open(path, 'rb').")
+        raise ValueError(f"{name} is a file object in text mode: open it in binary mode, open(path, 'rb').")
     if len(data) > MAX_BYTES:
         raise ValueError(f"{name} has more than {MAX_BYTES:,} bytes: cut it into shorter recordings.")
     return data
@@ -264,7 +264,7 @@ def _is_seekable(file: Any) -> bool:
 
 
 def _undecoded(audio: Mapping[str, Any]) -> tuple[Any, str]:
-    """Bytes or path of a dict of datasets that was not decoded, and what messages call them."""
+    """Bytes or path of a dict of datasets that was not decoded, and their name in messages."""
     data, path = audio.get("bytes"), audio.get("path")
     if data is None and path is None:
         raise ValueError(
@@ -277,7 +277,7 @@ def _undecoded(audio: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def _with_rate(audio: Any) -> tuple[Any, Any]:
-    """Samples, and the rate that came with them, or None."""
+    """Samples, and their own rate or None."""
     if isinstance(audio, Mapping):
         return audio.get("array", audio.get("raw")), audio.get("sampling_rate")
     if hasattr(audio, "get_all_samples"):
@@ -298,7 +298,7 @@ def _checked_rate(own: Any, given: Any) -> Any:
     if not rates:
         raise ValueError("an array of samples needs its sampling_rate, a positive number.")
     if len(set(rates)) > 1:
-        raise ValueError(f"the audio has a sampling rate of {own}, not the sampling_rate {given}: leave that out.")
+        raise ValueError(f"the audio has a sampling rate of {own}, not {given}: leave out sampling_rate.")
     return rates[0]
 
 
@@ -321,7 +321,7 @@ def _to_frames(audio: Any) -> np.ndarray:
     try:
         samples = np.asarray(audio)
     except ValueError as error:  # rows of different lengths
-        raise ValueError(f"the audio is no array of samples: {error}") from error
+        raise ValueError(f"the audio is not an array of samples: {error}") from error
     samples = _to_float(samples)
     if samples.ndim not in (1, 2):
         raise ValueError(f"audio must have one or two dimensions, samples and channels, not {samples.ndim}.")
@@ -338,7 +338,7 @@ def _to_float(samples: np.ndarray) -> np.ndarray:
                 "recorded, or divided by their full scale as floating-point numbers."
             )
         largest = np.iinfo(samples.dtype).max
-        if np.issubdtype(samples.dtype, np.unsignedinteger):  # their silence is in the middle: 128 for 8 bits
+        if np.issubdtype(samples.dtype, np.unsignedinteger):  # zero is in the middle of their range: 128 for 8 bits
             middle = largest // 2 + 1
             return ((samples.astype(np.float64) - middle) / middle).astype(np.float32)
         return samples.astype(np.float32) / largest
@@ -348,11 +348,11 @@ def _to_float(samples: np.ndarray) -> np.ndarray:
 
 
 def _to_mono(read: Callable[[], Iterable[np.ndarray]], name: str) -> np.ndarray:
-    """The mean of all channels, or the loudest channel where they cancel each other.
+    """The mean of all channels, or the loudest channel if they cancel each other.
 
     Args:
         read: returns the blocks of samples, each float32 of shape (n, channels), from the beginning.
-        name: for messages.
+        name: the name of the audio, for messages.
     """
     energy, mean_energy = np.zeros(1), 0.0
     means = []
@@ -363,8 +363,8 @@ def _to_mono(read: Callable[[], Iterable[np.ndarray]], name: str) -> np.ndarray:
     if mean_energy < CANCELLED**2 * energy.max() and math.sqrt(energy.max()) > 0:
         loudest = int(energy.argmax())
         warnings.warn(
-            f"the channels of {name} cancel each other, as one is nearly the other with its sign reversed: channel "
-            f"{loudest + 1} is taken alone.",
+            f"the channels of {name} cancel each other, because one is nearly the other with its sign reversed: only "
+            f"channel {loudest + 1} is used.",
             stacklevel=5,
         )
         means = [block[:, loudest] for _, block in _means(read(), name)]
@@ -372,7 +372,7 @@ def _to_mono(read: Callable[[], Iterable[np.ndarray]], name: str) -> np.ndarray:
 
 
 def _means(blocks: Iterable[np.ndarray], name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each block's mean over the channels, and the block; the length that a header tells may be anything."""
+    """Each block's mean over the channels, and the block. The length in a header is not trusted."""
     n_read = 0
     for block in blocks:
         n_read += len(block)
@@ -382,7 +382,7 @@ def _means(blocks: Iterable[np.ndarray], name: str) -> Iterator[tuple[np.ndarray
 
 
 def _check(samples: np.ndarray, rate: float, name: str) -> None:
-    """Raises a ValueError for samples in which there can be no speech."""
+    """Raises a ValueError for samples that cannot contain speech."""
     if not RATES[0] <= rate <= RATES[1]:
         raise ValueError(
             f"{name} has a sampling rate of {rate:,} Hz: it must be from {RATES[0]:,} to {RATES[1]:,}; check how it "
@@ -401,6 +401,6 @@ def _check(samples: np.ndarray, rate: float, name: str) -> None:
         raise ValueError(f"{name} is silent (all of its samples are {peak:.3g}): there is no speech to explain.")
     if peak < SILENCE_PEAK:
         raise ValueError(
-            f"{name} is too soft: its largest sample is {peak:.1g} of full scale, below -80 dB. Where its full scale "
-            "is another, divide the samples by it."
+            f"{name} is too soft: its largest sample is {peak:.1g} of full scale, below -80 dB. If it has another full "
+            "scale, divide the samples by it."
         )
