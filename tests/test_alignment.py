@@ -62,11 +62,11 @@ def test_textgrids_of_other_aligners(tmp_path, names):
 @pytest.mark.parametrize(
     "name, content, words",
     [
-        ("a.json", "{", "a.json is no alignment"),
-        ("a.json", "{}", "a.json is no alignment"),
-        ("a.json", "[]", "a.json is no alignment"),
+        ("a.json", "{", "a.json is not a readable alignment"),
+        ("a.json", "{}", "a.json is not a readable alignment"),
+        ("a.json", "[]", "a.json is not a readable alignment"),
         ("a.json", '{"w": [{"t": "so", "b": 0.5, "d": -0.1}]}', "'so' from 0.5 to 0.4 s is out of order"),
-        ("a.TextGrid", "no grid", "a.TextGrid is no alignment"),
+        ("a.TextGrid", "no grid", "a.TextGrid is not a readable alignment"),
         ("a.txt", "so", "neither a .TextGrid nor a .json"),
     ],
 )

@@ -98,7 +98,7 @@ def test_alignments_are_found_by_the_utterances_id(evaluation, tmp_path):
     report = analyze(folder, alignments=tmp_path / "times")
     words = report.findings["time"]["spes"].data["words"]
     assert {word["utterance"] for word in words} == {"audio+u0", "audio+u1", "audio+u2"}
-    assert "u3.json is no alignment" in report.problems["alignment of audio+u3"]
+    assert "u3.json is not a readable alignment" in report.problems["alignment of audio+u3"]
 
 
 def test_words_without_a_time_are_listed(evaluation, tmp_path):
