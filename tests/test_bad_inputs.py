@@ -236,7 +236,7 @@ BAD = [
     ("explanation: frequencies fall", lambda e: change(mel_frequencies=torch.arange(8.0).flip(0)), "must be ascending"),
     ("explanation: array", lambda e: change(spectrogram=np.zeros((30, 8))), "must be a tensor, not ndarray"),
     ("explanation: token not there", lambda e: make().index("when"), "none is 'when': give one of"),
-    ("explanation: words of words", lambda e: make().words().words(), "of words or a sentence already"),
+    ("explanation: words of words", lambda e: make().words().words(), "are words already"),
     ("explanation: no patches", lambda e: make().plot_segmentation(), "this explanation has no patches"),
     ("explanation: metadata of tensors", lambda e: change(metadata={"x": X}).save(e.folder / "e"), "cannot be written"),
     ("explanation: no file", lambda e: SpeechToTextExplanation.load(e.folder / "e"), "does not exist: give the path"),

@@ -77,7 +77,7 @@ def test_words():
     expected[3:] = 0  # the word's own tokens
     torch.testing.assert_close(words.token_attr[1], expected)
     assert words.n_previous.tolist() == [2, 3, 5]
-    with pytest.raises(ValueError, match="of words or a sentence already"):
+    with pytest.raises(ValueError, match="are words already"):
         words.words()
     grouped = explanation.words(group_previous=True)
     assert grouped.previous_tokens == ["<|startoftranscript|>", "<|notimestamps|>", "so", "what"]
@@ -179,10 +179,10 @@ def test_foreign_and_damaged_files(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         SpeechToTextExplanation.load(path)
     path.write_bytes(b"no tensors")
-    with pytest.raises(ValueError, match="damaged or no explanation"):
+    with pytest.raises(ValueError, match="damaged or not an explanation"):
         SpeechToTextExplanation.load(path)
     save_file({"x": torch.ones(1)}, path)
-    with pytest.raises(ValueError, match="is no explanation"):
+    with pytest.raises(ValueError, match="is not an explanation"):
         SpeechToTextExplanation.load(path)
     for header in ('{"version": 1}', "{}", "[]", "no JSON"):
         save_file({"x": torch.ones(1)}, path, {"captum-spes explanation": header})

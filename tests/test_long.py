@@ -175,7 +175,7 @@ def test_parts_find_their_sound_in_the_recording(attribution, long_audio, tmp_pa
     assert content(write(explanation, tmp_path / "report.html"))["audio"] is None
     assert np.array_equal(embedded(write(explanation, tmp_path / "report.html", audio=moved))[0], own)
     soundfile.write(path, long_audio, rate)
-    with pytest.raises(ValueError, match="whose SHA-256 is another"):
+    with pytest.raises(ValueError, match="since its SHA-256 differs"):
         explanation.to_audio(path, 0, keep=0.2)
 
 

@@ -1,4 +1,4 @@
-"""The result: an explanation with its maps, files and figures, and that of a long recording."""
+"""Explanations: their maps, files, figures and reports, for an utterance and for a long recording."""
 
 from captum_spes.explanation.long import LongExplanation, Part, Word
 from captum_spes.explanation.result import SpeechToTextExplanation

@@ -1,4 +1,4 @@
-"""What an explanation may hold: it is checked when it is made, whether by a run or from a file."""
+"""Checks the fields of an explanation when it is made, by a run or from a file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 def check_values(explanation: SpeechToTextExplanation) -> None:
-    """Raises a ValueError for texts, flags, metadata or a frame rate that cannot be."""
+    """Raises a ValueError for invalid texts, flags, metadata or frame rates."""
     for name in ("tokens", "previous_tokens"):
         texts = getattr(explanation, name)
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{name} must be a list of texts, one for each token.")
     if not explanation.tokens:
-        raise ValueError("tokens is empty: an explanation is of one token or more.")
+        raise ValueError("tokens is empty: an explanation needs at least one token.")
     kinds: dict[str, tuple[type, str]] = {
         "text": (str, "a text"),
         "normalized": (bool, "True or False"),
         "grouped": (bool, "True or False"),
-        "metadata": (dict, "a dict of what was done"),
+        "metadata": (dict, "a dict"),
     }
     for name, (kind, words) in kinds.items():
         if not isinstance(getattr(explanation, name), kind):
@@ -38,7 +38,7 @@ def check_values(explanation: SpeechToTextExplanation) -> None:
 
 
 def check_tensors(explanation: SpeechToTextExplanation) -> None:
-    """Raises a ValueError for tensors whose shapes or values cannot be."""
+    """Raises a ValueError for tensors with invalid shapes or values."""
     n_rows, n_columns = len(explanation.tokens), len(explanation.previous_tokens)
     _check_tensor("spectrogram", explanation.spectrogram, None)
     if explanation.spectrogram.dim() != 2 or not explanation.spectrogram.numel():
@@ -57,11 +57,11 @@ def check_tensors(explanation: SpeechToTextExplanation) -> None:
     if explanation.n_previous.min() < 0 or explanation.n_previous.max() > n_columns:
         raise ValueError(f"n_previous must be from 0 to {n_columns}, the number of previous tokens.")
     if explanation.mel_frequencies[0] < 0 or not (explanation.mel_frequencies.diff() > 0).all():
-        raise ValueError("mel_frequencies must be ascending frequencies in Hz, from 0 on.")
+        raise ValueError("mel_frequencies must be ascending frequencies in Hz, at least 0.")
 
 
 def _check_tensor(name: str, value: object, shape: tuple[int, ...] | None, integers: bool = False) -> None:
-    """Raises a ValueError for what is no tensor of a shape and kind, or holds NaN or infinite values."""
+    """Raises a ValueError unless a value is a tensor of the given shape and kind with finite values."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} must be a tensor, not {type(value).__name__}.")
     if shape is not None and tuple(value.shape) != shape:
@@ -71,5 +71,5 @@ def _check_tensor(name: str, value: object, shape: tuple[int, ...] | None, integ
             raise ValueError(f"{name} must hold integers, not {value.dtype}.")
     elif not value.is_floating_point():
         raise ValueError(f"{name} must hold floating-point numbers, not {value.dtype}.")
-    elif not value.sum(dtype=torch.float64).isfinite():  # without a mask as large as the maps
-        raise ValueError(f"{name} holds NaN or infinite values: the model or the method overflows.")
+    elif not value.sum(dtype=torch.float64).isfinite():  # needs no mask as large as the maps
+        raise ValueError(f"{name} holds NaN or infinite values, because the model or the method overflows.")

@@ -1,4 +1,4 @@
-"""An explanation for other programs: JSON, tables, a TextGrid for Praat."""
+"""Exports explanations for other programs: JSON, tables, and TextGrids for Praat."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from captum_spes.words import is_word
 
 EXTRA = "export"
 COLUMNS = [item.name for item in fields(WordRow)]
-# what a TextGrid tells beneath the words, a tier each
+# facts of a word for which a TextGrid has a tier each, beneath that of the words
 TIERS = ("verdict", "heard", "probability", "reliability", "top_previous_token")
 DIGITS = 6
 
 
 def json_text(rows: Sequence[WordRow], facts: dict[str, Any]) -> str:
-    """The rows as JSON, beside what they are of."""
+    """The rows as JSON, together with facts about the explanation."""
     words = [{name: _rounded(value) for name, value in asdict(row).items()} for row in rows]
     return json.dumps({**facts, "words": words}, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
 def csv_text(rows: Sequence[WordRow]) -> str:
-    """The rows as comma-separated values with a header; cells of what is not known are empty."""
+    """The rows as comma-separated values with a header; unknown values are empty cells."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -38,12 +38,12 @@ def csv_text(rows: Sequence[WordRow]) -> str:
 
 
 def data_frame(rows: Sequence[WordRow]) -> Any:
-    """The rows as a data frame, the alternatives of each as one text."""
+    """The rows as a data frame; the alternatives of a row are one text."""
     return require("pandas", EXTRA).DataFrame([_flat(row) for row in rows], columns=COLUMNS)
 
 
 def textgrid_text(rows: Sequence[WordRow], duration: float) -> str:
-    """The words that have times as a TextGrid, and a tier for each thing that is known of them.
+    """The words that have times as a TextGrid, with a tier for each fact about them.
 
     Raises:
         ValueError: no word has times.
@@ -68,7 +68,7 @@ def textgrid_text(rows: Sequence[WordRow], duration: float) -> str:
         if entries:
             tier = "words" if name == "text" else name.replace("_", " ")
             grid.addTier(textgrid.IntervalTier(tier, entries, 0, whole))
-    with tempfile.TemporaryDirectory() as folder:  # praatio writes files alone
+    with tempfile.TemporaryDirectory() as folder:  # praatio can only write files
         path = Path(folder, "words.TextGrid")
         grid.save(str(path), format="long_textgrid", includeBlankSpaces=True)
         return path.read_text(encoding="utf-8")

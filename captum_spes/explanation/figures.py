@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Sign = Literal["positive", "all"]
 
-# the correlation of two halves of the samples below which a map is called unreliable
+# a map is unreliable if the correlation of two halves of the samples is lower
 LOW_RELIABILITY = 0.5
 POSITIVE_LABEL = "attribution, of the largest: larger = hiding it weakens the prediction more"
 SIGNED_LABEL = "attribution, of the largest: positive = hiding it weakens the prediction, negative = strengthens it"
@@ -39,7 +39,7 @@ def relative(explanation: SpeechToTextExplanation) -> SpeechToTextExplanation:
 def drawn_maps(
     explanation: SpeechToTextExplanation, sign: Sign | None
 ) -> tuple[SpeechToTextExplanation, str | None, tuple[float, float] | None]:
-    """The maps as figures show them, what their values are, and the range of the colours."""
+    """The maps to draw, the label of their values, and the range of the colours."""
     if sign is None:
         sign = "positive" if explanation.metadata.get("contrast") is None else "all"
     if sign not in get_args(Sign):
@@ -98,7 +98,7 @@ def _plot(
     value_label: str | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Figure:
-    """Draws the maps of ``source``, which were made of those of the explanation."""
+    """Draws the maps of ``source``, which were computed from those of the explanation."""
     return plot_attributions(
         source.spectrogram_attr,
         source.spectrogram,
@@ -113,7 +113,7 @@ def _plot(
 
 
 def _caption(explanation: SpeechToTextExplanation) -> str | None:
-    """How the maps were made, in a line; None for an explanation that does not tell."""
+    """Describes in one line how the maps were made; None if the metadata do not say it."""
     facts = explanation.metadata
     parts = [str(facts[name]) for name in ("method", "model") if facts.get(name)]
     done = facts.get("done")

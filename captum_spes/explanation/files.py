@@ -1,4 +1,4 @@
-"""Explanations in safetensors files: nothing in them is run, and all that is read is checked."""
+"""Saves explanations in safetensors files, and loads them without running anything and with checks of all values."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 FORMAT = "captum-spes explanation"
 VERSION = 1
-CHECKSUM = "sha256"  # of the header's other entries and of the tensors
+CHECKSUM = "sha256"  # the entry with the checksum of the header's other entries and of the tensors
 # of a file: one is never larger in memory than some times its size, and these
-MAX_HEADER = 2**24  # characters of what is not in tensors
+MAX_HEADER = 2**24  # characters of texts and metadata
 MAX_MAPS = 2**28  # values of maps that are written by their patches, 1 GiB; Whisper's longest have 172 million
 
 # fields of an explanation that are written in the header, and those that are written as tensors
@@ -44,7 +44,7 @@ def save(explanation: SpeechToTextExplanation, path: str | os.PathLike[str], hal
         for name in tensors.keys() - {"n_previous", "mel_frequencies", "feature_mask"}:
             tensors[name] = tensors[name].half()
             if not tensors[name].isfinite().all():
-                raise ValueError(f"{name} holds values that half precision cannot: save with half=False.")
+                raise ValueError(f"{name} holds values too large for half precision: save with half=False.")
     content = {name: getattr(explanation, name) for name in PLAIN}
     content["confidence"] = explanation.confidence and explanation.confidence.to_content()
     try:
@@ -53,17 +53,17 @@ def save(explanation: SpeechToTextExplanation, path: str | os.PathLike[str], hal
         text = json.dumps({CHECKSUM: _checksum(content, tensors), **content})
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"the metadata cannot be written ({error}): it may hold texts, numbers, lists and dicts alone."
+            f"the metadata cannot be written ({error}): it may hold only texts, numbers, lists and dicts."
         ) from error
     if len(text) > MAX_HEADER:
-        raise ValueError(f"the texts and metadata have more than {MAX_HEADER:,} characters: put less into them.")
-    # one entry, for safetensors writes several in random order: equal explanations are equal files
+        raise ValueError(f"the texts and metadata have more than {MAX_HEADER:,} characters: shorten them.")
+    # only one entry, because safetensors writes several in random order: equal explanations must give equal files
     data = serialize(tensors, {FORMAT: text})
     write_atomically(path, data)
 
 
 def _tensors(explanation: SpeechToTextExplanation) -> dict[str, Tensor]:
-    """The tensors of a file: maps, or where that is smaller one score for each patch."""
+    """The tensors of a file: the maps, or one score for each patch if this is smaller."""
     tensors = {
         "spectrogram": explanation.spectrogram,
         "token_attr": explanation.token_attr,
@@ -95,15 +95,15 @@ def load(path: str | os.PathLike[str], make: Callable[..., SpeechToTextExplanati
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in {*TENSORS, "patch_scores"} & set(file.keys())}
     except (error_type, OSError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged or no explanation: {error}") from error
+        raise ValueError(f"{path} is damaged or not an explanation: {error}") from error
     if FORMAT not in header:
-        raise ValueError(f"{path} is no explanation: it is a safetensors file that captum-spes has not written.")
+        raise ValueError(f"{path} is not an explanation, but another safetensors file: give one that was saved.")
     try:
         content = _read_header(header[FORMAT])
         written = content.pop(CHECKSUM, None)
         found = _checksum(content, tensors)
         version = content.pop("version")
-    except (KeyError, TypeError, ValueError, RecursionError) as error:  # no such object
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # not an object of this form
         raise ValueError(f"{path} is damaged: {error}") from error
     if version > VERSION:
         raise ValueError(f"{path} is of version {version}, newer than this library reads ({VERSION}): upgrade it.")
@@ -121,7 +121,7 @@ def load(path: str | os.PathLike[str], make: Callable[..., SpeechToTextExplanati
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
         explanation = make(**content, **tensors)
         if written != found:
-            raise ValueError("its checksum is not that of what is in it, which has been changed")
+            raise ValueError("its checksum does not fit its content, which has been changed")
         return explanation
     except KeyError as error:
         raise ValueError(f"{path} is damaged: it has no {error.args[0]}") from error
@@ -130,9 +130,9 @@ def load(path: str | os.PathLike[str], make: Callable[..., SpeechToTextExplanati
 
 
 def _as_int32(mask: Tensor) -> Tensor:
-    """Feature ids as a file holds them."""
+    """Feature ids as int32, the type in files."""
     if mask.min() < -(2**31) or mask.max() >= 2**31:
-        raise ValueError("the feature mask holds ids that 32 bits cannot: number the patches 0, 1, ….")
+        raise ValueError("the feature mask holds ids too large for 32 bits: number the patches 0, 1, ….")
     return mask.int()
 
 
@@ -142,12 +142,12 @@ def _read_header(text: str) -> dict[str, Any]:
         raise ValueError(f"its header has {len(text):,} characters, more than any that captum-spes writes")
     content = json.loads(text)
     if not isinstance(content, dict) or type(content.get("version")) is not int or content["version"] < 1:
-        raise ValueError("its header is no JSON object with a version")
+        raise ValueError("its header is not a JSON object with a version")
     return content
 
 
 def _checksum(content: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """The SHA-256 of what a file holds: its header without the checksum, as JSON, and its tensors by name."""
+    """The SHA-256 of the content of a file: its header without the checksum, as JSON, and its tensors by name."""
     digest = hashlib.sha256(json.dumps(content).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -156,7 +156,7 @@ def _checksum(content: dict[str, Any], tensors: dict[str, Tensor]) -> str:
 
 
 def _paint(patch_scores: Tensor, feature_mask: Tensor, n_rows: int) -> Tensor:
-    """Maps (K, T, C) of the scores (K, P) of patches, checked before they take up memory."""
+    """Spreads the scores (K, P) of patches over maps (K, T, C), after a check of the size."""
     if feature_mask.dim() != 3 or not feature_mask.numel():
         raise ValueError(f"feature_mask must be of shape (granularities, frames, channels), not {feature_mask.shape}")
     patches, first = _intersections(feature_mask)
@@ -168,7 +168,7 @@ def _paint(patch_scores: Tensor, feature_mask: Tensor, n_rows: int) -> Tensor:
 
 
 def _intersections(feature_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """For each bin the number of the cell that the granularities' patches cut out, and a bin of each cell."""
+    """For each bin the number of its cell, the intersection of its patches at all granularities, and a bin of each."""
     cells = feature_mask.flatten(1).numpy()  # (S, T * C)
     _, first, inverse = np.unique(cells, axis=1, return_index=True, return_inverse=True)
     return torch.from_numpy(inverse.reshape(-1)), torch.from_numpy(first)

@@ -1,4 +1,4 @@
-"""The recording that was explained, and its most salient regions as sound."""
+"""Makes sound of the most salient regions of the recording that was explained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from captum_spes.maps import descending, top_bins
 if TYPE_CHECKING:
     from captum_spes.explanation import SpeechToTextExplanation
 
-# seconds between the ends of a recording and of its last frame: models leave out what does not fill a window or a frame
+# seconds between the ends of a recording and of its last frame: models drop samples that do not fill a window or frame
 MAX_DIFFERENCE = 0.05
 
 
@@ -31,7 +31,7 @@ def to_audio(
 ) -> np.ndarray:
     """See :meth:`.SpeechToTextExplanation.to_audio`."""
     if (keep is None) == (remove is None):
-        raise ValueError("give either keep or remove: the share of the bins that is kept, or that is removed.")
+        raise ValueError("give either keep or remove, the share of the bins that is kept or removed.")
     if background not in ("silence", "noise"):
         raise ValueError(f"background must be 'silence' or 'noise', not {background!r}.")
     share = keep if keep is not None else remove
@@ -42,8 +42,7 @@ def to_audio(
     samples, rate = own_samples(explanation, read_recording(audio, sampling_rate))
     if attributions.min() == attributions.max():
         warnings.warn(
-            f"the map of {token!r} is the same everywhere: none of its regions is most salient, and those that are "
-            "taken are random.",
+            f"the map of {token!r} is the same everywhere, so that its most salient regions are chosen at random.",
             stacklevel=3,
         )
     top = top_bins(descending(attributions, seed), (100 * share,)).view(attributions.shape)
@@ -66,7 +65,7 @@ def own_samples(explanation: SpeechToTextExplanation, recording: Recording) -> t
     known, digest = explanation.metadata.get("audio_sha256"), recording.source.get("audio_sha256")
     if known is not None and digest is not None:
         if known != digest:
-            raise ValueError(f"{name} is not the file that was explained, whose SHA-256 is another: give that one.")
+            raise ValueError(f"{name} is not the file that was explained, since its SHA-256 differs: give that file.")
         start, stop = (explanation.metadata.get(end) for end in ("start_seconds", "stop_seconds"))
         if _is_time(start) and _is_time(stop) and "start_seconds" not in recording.source:
             samples = samples[round(start * rate) : round(stop * rate)]
@@ -80,5 +79,5 @@ def own_samples(explanation: SpeechToTextExplanation, recording: Recording) -> t
 
 
 def _is_time(value: object) -> TypeGuard[float]:
-    """Whether metadata, which may be anyone's, tell a time in seconds."""
+    """Whether a value of the metadata, which are not trusted, is a time in seconds."""
     return isinstance(value, (int, float)) and 0 <= value < math.inf

@@ -1,4 +1,4 @@
-"""The explanation of a recording that is longer than its model's window: one of each part, on one axis of time."""
+"""The explanation of a recording that is longer than its model's window: explanations of its parts in a folder."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Word:
-    """A word and its time: where its map peaks.
+    """A word and the time of the maximum of its map.
 
     Attributes:
         text: the word, as the model wrote it.
-        time: seconds from the beginning of the recording at which the maximum of its map over the frequencies is
-            largest; the mean of several such frames.
+        time: time in seconds, from the beginning of the recording, of the maximum of its map; the mean over several
+            frames with equal maxima.
 
     Example::
 
@@ -47,10 +47,10 @@ class Part:
     """A part of a recording.
 
     Attributes:
-        start: seconds from the beginning of the recording.
-        stop: seconds.
-        text: what the model wrote; empty where it heard no words.
-        tokens: the explained ones, marks such as the end of the text among them.
+        start: its begin in seconds from the beginning of the recording.
+        stop: its end in seconds.
+        text: the text that the model wrote; empty if it wrote no words.
+        tokens: the explained tokens, including special tokens such as the end of the text.
         words: the words of the text.
         done: whether it is explained, or known to have no words.
 
@@ -70,19 +70,19 @@ class Part:
 
 
 class LongExplanation(Sequence[SpeechToTextExplanation]):
-    """The explanations of the parts of a long recording, in a folder, of which one at a time is in memory.
+    """The explanations of the parts of a long recording, which are in a folder and loaded one at a time.
 
-    It is a sequence of :class:`SpeechToTextExplanation`, those of the parts with words, which are read from their files
-    when they are asked for: metrics take it as they take a list, and pool its parts. ::
+    It is a sequence of :class:`SpeechToTextExplanation` for the parts with words. Each is read from its file when it is
+    accessed. Metrics take it like a list, and pool its parts. ::
 
         folder/parts.json                          settings; texts, tokens and words of the parts, with their times
         folder/part-001/explanation.safetensors
 
     Attributes:
-        folder: where it is.
+        folder: the folder.
         duration: seconds of the recording.
-        parts: all of them, those that are not explained yet among them.
-        settings: how everything was done.
+        parts: all parts, including those that are not explained yet.
+        settings: the settings of all explanations.
 
     Example::
 
@@ -137,37 +137,37 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
         return SpeechToTextExplanation.load(self.path(found))
 
     def path(self, number: int) -> Path:
-        """The file of a part's explanation; figures of the part may stand beside it."""
+        """The file of a part's explanation; its folder may also hold figures of the part."""
         return self.folder / f"part-{number + 1:03}" / "explanation.safetensors"
 
     # Reading
 
     @property
     def text(self) -> str:
-        """What was written of the whole recording."""
+        """The text of the whole recording."""
         return " ".join(part.text for part in self.parts if part.text)
 
     @property
     def tokens(self) -> list[str]:
-        """All explained tokens, with the marks at the end of each part."""
+        """All explained tokens, including the special tokens at the end of each part."""
         return [token for part in self.parts for token in part.tokens]
 
     @property
     def words(self) -> list[Word]:
-        """All words with their times on the recording's axis."""
+        """All words with their times, from the beginning of the recording."""
         return [word for part in self.parts for word in part.words]
 
     def at(self, token: int) -> tuple[Part, SpeechToTextExplanation]:
-        """The part that a token is in, and the explanation of this token alone.
+        """The part that contains a token, and the explanation of this token alone.
 
         Args:
-            token: its number in :attr:`tokens`, from the end where negative.
+            token: its number in :attr:`tokens`; negative numbers count from the end.
 
         Raises:
-            ValueError: no such token.
+            ValueError: there is no such token.
         """
         if not -len(self.tokens) <= token < len(self.tokens):
-            raise ValueError(f"there is no token {token}: there are {len(self.tokens)}.")
+            raise ValueError(f"there is no token {token}: the recording has {len(self.tokens)} tokens.")
         row = token % len(self.tokens)
         for number in self.explained:
             part = self.parts[number]
@@ -188,14 +188,14 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
         )
 
     def plot(self, start: float = 0, stop: float | None = None) -> Figure:
-        """A stretch of the recording: the words at their times above the map of the text, one line a part.
+        """Draws a section of the recording: the words at their times above the map of the text, a line for each part.
 
         Args:
-            start: seconds from the beginning.
-            stop: seconds. Default: the end. Some minutes make a figure that can be looked at.
+            start: begin of the section in seconds.
+            stop: end of the section in seconds. Default: the end of the recording. A readable figure has a few minutes.
 
         Raises:
-            ValueError: no words there.
+            ValueError: there are no words in the section.
         """
         stop = self.duration if stop is None else stop
         lines = []
@@ -205,13 +205,13 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
             if part.stop <= start or part.start >= stop:
                 continue
             explanation = SpeechToTextExplanation.load(self.path(number))
-            if signed is None:  # as of gradients: in every part 0 is no effect, and the largest value 1
+            if signed is None:  # for signed maps such as those of gradients: 0 is no effect, the largest value is 1
                 signed = is_signed(explanation)
             sentence = explanation.sentence()
             if signed:
                 sentence = relative(relative(explanation).sentence(normalize=False))
             rate = sentence.frames_per_second
-            # what of the part lies in the stretch
+            # the frames of the part that are in the section
             first, last = (round(max(time - part.start, 0) * rate) for time in (start, stop))
             begin = part.start + first / rate
             lines.append(
@@ -223,17 +223,19 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
                 )
             )
         if not lines:
-            raise ValueError(f"there are no words between {start:g} and {stop:g} s: there are {self.duration:g} s.")
+            raise ValueError(
+                f"there are no words between {start:g} and {stop:g} s: give another section of the {self.duration:g} s."
+            )
         return plot_transcript(lines, rate, sentence.mel_frequencies, SIGNED_LABEL if signed else MEAN_LABEL)
 
     # Files
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> LongExplanation:
-        """Reads what was written into a folder.
+        """Reads the explanation of a long recording from its folder.
 
         Raises:
-            ValueError: no such folder, or an index that is damaged or of a newer version.
+            ValueError: the folder does not exist, or its index is damaged or of a newer version.
         """
         path = Path(folder) / INDEX
         if not cls.exists(folder):
@@ -246,7 +248,7 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
             parts = [Part(**{**part, "words": [Word(**word) for word in part["words"]]}) for part in content["parts"]]
             return cls(Path(folder), float(content["duration"]), parts, dict(content["settings"]))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged ({error}): delete it to explain the recording anew.") from error
+            raise ValueError(f"{path} is damaged ({error}): delete it to explain the recording again.") from error
 
     @staticmethod
     def exists(folder: str | os.PathLike[str]) -> bool:
@@ -254,7 +256,7 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
         return (Path(folder) / INDEX).is_file()
 
     def write_index(self) -> None:
-        """Writes ``parts.json`` into the folder, which is made where it is missing."""
+        """Writes ``parts.json`` into the folder, which is made if it does not exist."""
         content = {
             "version": VERSION,
             "duration": self.duration,
@@ -265,7 +267,7 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
         write_atomically(self.folder / INDEX, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     def finish(self, number: int, explanation: SpeechToTextExplanation | None) -> None:
-        """Writes the explanation of a part into the folder, or, for None, that the part has no words."""
+        """Writes the explanation of a part into the folder; None marks a part without words."""
         part = self.parts[number]
         if explanation is not None:
             self.path(number).parent.mkdir(parents=True, exist_ok=True)
@@ -277,7 +279,7 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
 
 
 def word_times(explanation: SpeechToTextExplanation) -> list[Word]:
-    """The words of an explanation, each with the seconds at which its map peaks."""
+    """The words of an explanation, each with the time of the maximum of its map."""
     words = explanation if explanation.grouped else explanation.words()
     curves = words.spectrogram_attr.amax(2)  # (K, T)
     peaks = [float(row.argwhere().double().mean()) for row in curves == curves.amax(1, keepdim=True)]

@@ -1,4 +1,4 @@
-"""The interactive report of an explanation: what stands in its page."""
+"""Collects the data of an explanation for its interactive report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def html(
     sampling_rate: int | None = None,
     others: Sequence[SpeechToTextExplanation] = (),
 ) -> str:
-    """The page of :meth:`.SpeechToTextExplanation.to_html`, which says what is taken."""
+    """The page of :meth:`.SpeechToTextExplanation.to_html`, which documents the arguments."""
     given = _recording(explanation) if audio is None else audio
     samples, name = None, ""
     if given is not None and given is not False:
@@ -58,21 +58,23 @@ def html(
 
 
 def _check_others(explanation: SpeechToTextExplanation, others: Sequence[SpeechToTextExplanation]) -> None:
-    """Raises a ValueError where others cannot stand beside an explanation."""
+    """Raises a ValueError if others cannot be shown together with an explanation."""
     for number, other in enumerate(others, 1):
         if (other.tokens, other.previous_tokens) != (explanation.tokens, explanation.previous_tokens):
             raise ValueError(
                 f"explanation {number} of the others explains {other.tokens}, and this one {explanation.tokens}: only "
-                "explanations of the same tokens can stand side by side."
+                "explanations of the same tokens can be shown together."
             )
         if other.spectrogram.shape != explanation.spectrogram.shape or not torch.allclose(
             other.spectrogram, explanation.spectrogram, atol=0.01
         ):
-            raise ValueError(f"explanation {number} of the others is of another recording, or of another model.")
+            raise ValueError(
+                f"explanation {number} of the others is of another recording or model: give explanations of the same."
+            )
 
 
 def _recording(explanation: SpeechToTextExplanation) -> str | None:
-    """The file that was explained, where it is still there and the same."""
+    """The file that was explained, if it still exists and has not changed."""
     name = explanation.metadata.get("audio_file")
     if not isinstance(name, str) or not Path(name).is_file():
         return None
@@ -80,7 +82,7 @@ def _recording(explanation: SpeechToTextExplanation) -> str | None:
 
 
 def _rows(explanation: SpeechToTextExplanation) -> dict[str, SpeechToTextExplanation]:
-    """What a reader of the report chooses from."""
+    """The views of the report: tokens, words and the sentence."""
     rows = explanation.normalize()
     if explanation.grouped:
         return {"explained": rows}
@@ -96,7 +98,7 @@ def _spans(explanation: SpeechToTextExplanation, view: str) -> list[tuple[int, i
 
 
 def _method(explanation: SpeechToTextExplanation) -> ReportMethod:
-    """What the report shows of one method."""
+    """The data of one method for the report."""
     rows = _rows(explanation).values()
     hidden = ("method", "token_ids", "previous_token_ids", "token_times", "audio_file", "compared")
     return ReportMethod(

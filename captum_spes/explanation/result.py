@@ -1,4 +1,4 @@
-"""The explanation of one utterance: what each written token owes to the spectrogram and to the tokens before it."""
+"""The explanation of one utterance: how each token depends on the spectrogram and on the previous tokens."""
 
 from __future__ import annotations
 
@@ -33,32 +33,33 @@ if TYPE_CHECKING:
 class SpeechToTextExplanation:
     """Attributions of the tokens that a model wrote. K explained tokens, J previous tokens, T frames, C mel channels.
 
-    Larger is more important; maps are as the method gave them until :meth:`normalize`.
+    Larger values are more important. The maps are those of the method until :meth:`normalize` is called.
 
     Attributes:
         text: the explained text.
-        tokens: text of the K explained tokens; joined, they are all that was written.
-        previous_tokens: text of the J tokens that the decoder read: those of the prompt, then the explained ones but
-            the last. None (J = 0) where a model writes all tokens at once, as CTC models do.
-        spectrogram: the utterance's own frames, (T, C), as the model hears them.
+        tokens: text of the K explained tokens; joined, they are the whole text.
+        previous_tokens: text of the J tokens that the decoder read: those of the prompt, then the explained tokens
+            without the last. J is 0 for models that write all tokens at once, such as CTC models.
+        spectrogram: the utterance's own frames, (T, C), as the input of the model.
         spectrogram_attr: the maps S^X of the paper's Eq. 1, (K, T, C).
-        token_attr: the maps S^Y, (K, J): rows are explained by columns; 0 where a token is no feature of the row.
-        n_previous: how many of the previous tokens, from the first, are features of each row, (K,). Those that come
-            later stay out of every mean, deviation and minimum.
-        frames_per_second: frames a second of the spectrogram.
+        token_attr: the maps S^Y, (K, J): rows are explained by columns. It is 0 for tokens that are not features of
+            the row.
+        n_previous: for each row the number of previous tokens, from the first, that are its features, (K,). Later
+            tokens are left out of every mean, deviation and minimum.
+        frames_per_second: frames per second of the spectrogram.
         mel_frequencies: centre of each mel channel in Hz, (C,).
         reliability: correlation between the spectrogram maps of two halves of the samples, (K,); None for methods
-            that do not tell.
-        feature_mask: the patches, int64 (S, T, C) for S granularities; None where every bin was a feature.
+            that do not measure it.
+        feature_mask: the patches, int64 (S, T, C) for S granularities; None if every bin was a feature.
         normalized: whether the maps are normalised.
         grouped: whether the rows are words or the sentence, rather than the model's tokens.
-        metadata: what was done: model, method, arguments, baseline, context, dtype, seed, versions.
-        confidence: how sure the model was of each row, with what it might have written instead; None where that was
-            not recorded, as of contrasts.
+        metadata: how the explanation was made: model, method, arguments, baseline, context, dtype, seed, versions.
+        confidence: the model's confidence in each row, with alternatives; None if it was not recorded, for instance
+            for contrasts.
 
     Raises:
-        ValueError: shapes that do not fit each other, or values that are none: texts that are no text, maps with NaN,
-            numbers of tokens, frames or hertz that cannot be.
+        ValueError: shapes do not fit each other, or values are invalid, such as maps with NaN or negative numbers of
+            tokens.
 
     Example::
 
@@ -106,7 +107,7 @@ class SpeechToTextExplanation:
 
     @property
     def is_previous(self) -> Tensor:
-        """Which previous tokens are features of which row, bool (K, J)."""
+        """Whether a previous token is a feature of a row, bool (K, J)."""
         return torch.arange(len(self.previous_tokens)) < self.n_previous[:, None]
 
     @property
@@ -117,10 +118,10 @@ class SpeechToTextExplanation:
     # Reading
 
     def normalize(self) -> SpeechToTextExplanation:
-        """The maps z-scored each by itself, then scaled to [0, 1] together with the other map of the same token.
+        """Z-scores each map, and then scales the two maps of each token to [0, 1] together.
 
-        The two steps of the paper's §4.3. Deviations are those of a sample; a map without deviation becomes 0. A
-        normalised explanation is returned as it is.
+        These are the two steps of the paper's §4.3. Deviations are sample standard deviations; a constant map becomes
+        0. A normalised explanation is returned unchanged.
 
         Example::
 
@@ -144,12 +145,12 @@ class SpeechToTextExplanation:
         )
 
     def sentence(self, normalize: bool = True) -> SpeechToTextExplanation:
-        """An explanation with one row, the whole text: the mean of the tokens' maps (paper §4.3).
+        """An explanation with one row for the whole text: the mean of the tokens' maps (paper §4.3).
 
-        Previous tokens that explain only the later rows count as 0 in the others, as in the authors' code.
+        A previous token that is a feature only of later rows counts as 0 in the others, as in the authors' code.
 
         Args:
-            normalize: normalise the tokens' maps first, without which the tokens with the largest values prevail.
+            normalize: normalise the tokens' maps first. Otherwise tokens with large values dominate the mean.
 
         Example::
 
@@ -169,14 +170,14 @@ class SpeechToTextExplanation:
         )
 
     def words(self, normalize: bool = True, group_previous: bool = False) -> SpeechToTextExplanation:
-        """An explanation whose tokens are the words: the mean of the maps of a word's tokens (paper §8.1).
+        """An explanation with a row for each word: the mean of the maps of the word's tokens (paper §8.1).
 
-        Words are those of the text, whatever its tokens; punctuation is a word, and so is a mark such as the end of
-        the text. A word's own tokens do not explain it.
+        Words are those of the text, for any tokenizer. Punctuation is a word, and so is a special token such as the end
+        of the text. A word's own tokens do not explain it.
 
         Args:
             normalize: normalise the tokens' maps first.
-            group_previous: make words of the previous tokens too, each the mean of its tokens.
+            group_previous: group the previous tokens to words as well, each the mean of its tokens.
 
         Example::
 
@@ -184,7 +185,7 @@ class SpeechToTextExplanation:
             ['<|startoftranscript|>', 'So', 'no', '.']
         """
         if self.grouped:
-            raise ValueError("this explanation is of words or a sentence already: call words() on that of the tokens.")
+            raise ValueError("the rows of this explanation are words already: call words() on that of the tokens.")
         source = self.normalize() if normalize else self
         spans = word_spans(self.tokens)
         spectrogram_attr = torch.stack([source.spectrogram_attr[start:stop].mean(0) for start, stop in spans])
@@ -212,7 +213,7 @@ class SpeechToTextExplanation:
         )
 
     def top_previous_tokens(self) -> list[str]:
-        """For each token the previous token with the largest attribution; an empty text where there is none before.
+        """For each token the previous token with the largest attribution; an empty text if there is none.
 
         Raises:
             ValueError: the model has no previous tokens.
@@ -228,15 +229,14 @@ class SpeechToTextExplanation:
         return [self.previous_tokens[top] if n_previous else "" for top, n_previous in tops]
 
     def word_rows(self, times: Times | None = None) -> list[WordRow]:
-        """What is known of each word in numbers: times, probability, salient span and band, reliability.
+        """A table of the words: times, probability, salient span and band, reliability.
 
         Args:
-            times: for each row of :meth:`words` when it is spoken, or None, such as what
-                :func:`~captum_spes.alignment.match_words` returns. Default: when the model itself attended to it, of
-                models that tell (Whisper).
+            times: for each row of :meth:`words` its time or None, as :func:`~captum_spes.alignment.match_words` returns
+                them. Default: the time at which the model attended to the word, for models that give it (Whisper).
 
         Raises:
-            ValueError: times that are not one for each word.
+            ValueError: there is not one time for each word.
 
         Example::
 
@@ -248,14 +248,14 @@ class SpeechToTextExplanation:
     def _check_previous(self) -> None:
         if not self.previous_tokens:
             raise ValueError(
-                "there are no previous tokens: the model writes all tokens at once, or wrote this one after no other."
+                "there are no previous tokens: the model writes all tokens at once, or this token is the first."
             )
 
     def index(self, token: int | str) -> int:
-        """The row of a token: its number (from the end where negative) or its text, where only one has it.
+        """The row of a token, by its number (negative numbers count from the end) or by its text, if it is unique.
 
         Raises:
-            ValueError: no such token, or several.
+            ValueError: there is no such token, or there are several.
 
         Example::
 
@@ -269,7 +269,7 @@ class SpeechToTextExplanation:
                 raise ValueError(f"{found} {token.strip()!r}: give one of {self.tokens}, or its row.")
             return rows[0]
         if not -len(self.tokens) <= token < len(self.tokens):
-            raise ValueError(f"there is no token {token}: there are {len(self.tokens)}.")
+            raise ValueError(f"there is no token {token}: the explanation has {len(self.tokens)} tokens.")
         return token % len(self.tokens)
 
     # Listening
@@ -285,41 +285,41 @@ class SpeechToTextExplanation:
         sampling_rate: int | None = None,
         seed: int = 0,
     ) -> np.ndarray:
-        """The recording with nothing but its most salient regions for a token, or without them.
+        """The recording with only its most salient regions for a token, or without them.
 
-        The bins with the largest values of the token's map are the regions, as in
-        :func:`~captum_spes.metrics.deletion`; all but them, or they, are silenced (:func:`mask_audio
-        <captum_spes.audio.masking.mask_audio>`). Silence is not what SPES puts in the place of hidden bins: that sounds
-        like steady noise, and is the other background. People hear speech go on through gaps that noise fills, not
-        through silent ones (Warren, 1970, "Perceptual restoration of missing speech sounds"), and Whisper writes a kept
-        word more often in noise (``benchmarks/listening.py``). Nothing is made louder: what little is kept is as faint
-        as in the recording.
+        The regions are the bins with the largest values of the token's map, as in
+        :func:`~captum_spes.metrics.deletion`. All other bins, or these bins, are silenced (:func:`mask_audio
+        <captum_spes.audio.masking.mask_audio>`). SPES's baseline is not silence: it sounds like steady noise, which
+        is the other background. People perceive speech through gaps that are filled by noise, but not through silent
+        gaps (Warren, 1970, "Perceptual restoration of missing speech sounds"), and Whisper writes a kept word more
+        often in noise (``benchmarks/listening.py``). The level is not raised: a soft region stays soft.
 
         For a word, ``explanation.words().to_audio(audio, "next", keep=0.1)``; for the text as a whole,
         ``explanation.sentence().to_audio(audio, 0, keep=0.1)``.
 
         Args:
-            audio: the recording that was explained, as for :func:`~captum_spes.audio.read_audio`; of the file of a long
-                recording, the part that was explained is taken.
+            audio: the recording that was explained, as for :func:`~captum_spes.audio.read_audio`. For the file of a
+                long recording, the part that was explained is used.
             token: its row or its text.
             keep: the share of the utterance's bins that is kept, from 0 to 1.
-            remove: the share that is removed. Exactly one of the two is given; with equal shares and silence, the two
+            remove: the share that is removed. Give exactly one of the two. With equal shares and silence, the two
                 results add up to the recording.
-            background: what is heard in place of hidden bins: ``"silence"``, or ``"noise"``, at each frequency as loud
-                as the recording is in the mean (:func:`mean_noise <captum_spes.audio.masking.mean_noise>`).
-            sampling_rate: samples a second of an array. A file tells its own.
-            seed: the seed of the order of bins with equal values, as all of a patch have, and of the noise.
+            background: the sound in place of hidden bins: ``"silence"``, or ``"noise"`` with the mean level of the
+                recording at each frequency (:func:`mean_noise <captum_spes.audio.masking.mean_noise>`).
+            sampling_rate: samples per second of an array. A file has its own rate.
+            seed: the seed of the noise, and of the order of bins with equal values, such as those of a patch.
 
         Returns:
-            numpy.ndarray: float32 samples of shape (n,), mono, at the recording's own rate and as long as what was
-            explained.
+            numpy.ndarray: float32 samples of shape (n,), mono, at the recording's own rate, with the duration of the
+            explained utterance.
 
         Raises:
-            ValueError: both or none of ``keep`` and ``remove``, or no share; no such token; audio that cannot be read,
-                or is another recording: it is longer or shorter, or its file is not the one that the metadata tell.
+            ValueError: both or none of ``keep`` and ``remove`` are given, or they are not shares; there is no such
+                token; the audio cannot be read, or is not the recording that was explained, since its duration or the
+                SHA-256 of its file differs.
 
         Warns:
-            UserWarning: a map that is the same everywhere, whose bins come in random order.
+            UserWarning: the map is the same everywhere, so that its bins are in random order.
 
         Example::
 
@@ -342,17 +342,17 @@ class SpeechToTextExplanation:
     # Files
 
     def save(self, path: str | os.PathLike[str], half: bool = False) -> None:
-        """Writes the explanation to a safetensors file, all at once or not at all.
+        """Writes the explanation to a safetensors file, atomically.
 
-        Where the maps are constant over patches and that is smaller, one score for each patch is written (for each
-        intersection of patches where there are several granularities) beside the feature mask.
+        If the maps are constant over patches and this is smaller, one score is written for each patch (for each
+        intersection of patches if there are several granularities), together with the feature mask.
 
         Args:
             path: the file.
             half: write the spectrogram and scores in half precision.
 
         Raises:
-            ValueError: metadata that JSON cannot hold, or values that half precision cannot.
+            ValueError: JSON cannot hold the metadata, or half precision cannot hold a value.
 
         Example::
 
@@ -362,14 +362,14 @@ class SpeechToTextExplanation:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SpeechToTextExplanation:
-        """Reads what :meth:`save` wrote.
+        """Reads a file that :meth:`save` wrote.
 
-        A file may come from anyone: nothing in it is run, all of it is checked, and it takes no more memory than some
-        times its size and a gigabyte.
+        Files are not trusted: nothing in a file is run, all of it is checked, and it needs at most a few times its size
+        and a gigabyte of memory.
 
         Raises:
-            ValueError: no such file, or one that is no explanation, is damaged (its checksum tells) or of a newer
-                version.
+            ValueError: the file does not exist, is not an explanation, is damaged (according to its checksum), or has a
+                newer version.
 
         Example::
 
@@ -381,7 +381,7 @@ class SpeechToTextExplanation:
         return files.load(path, cls)
 
     def to_json(self, times: Times | None = None) -> str:
-        """What is known of each word, as JSON: the text, its duration, and the rows of :meth:`word_rows`.
+        """The explanation of the words as JSON: the text, its duration, and the rows of :meth:`word_rows`.
 
         Args:
             times: as for :meth:`word_rows`.
@@ -397,7 +397,7 @@ class SpeechToTextExplanation:
         return json_text(word_rows(self, times), {"text": self.text, "duration": self.duration, **known})
 
     def to_csv(self, times: Times | None = None) -> str:
-        """What is known of each word, a line each, as :meth:`to_dataframe` has it.
+        """The rows of :meth:`word_rows` as comma-separated values, with the columns of :meth:`to_dataframe`.
 
         Example::
 
@@ -407,7 +407,7 @@ class SpeechToTextExplanation:
         return csv_text(word_rows(self, times))
 
     def to_dataframe(self, times: Times | None = None) -> Any:
-        """What is known of each word, as a ``pandas.DataFrame`` with a row each.
+        """The rows of :meth:`word_rows` as a ``pandas.DataFrame``.
 
         Args:
             times: as for :meth:`word_rows`.
@@ -422,13 +422,13 @@ class SpeechToTextExplanation:
         return data_frame(word_rows(self, times))
 
     def to_textgrid(self, times: Times | None = None) -> str:
-        """What is known of each word that has times, as a Praat TextGrid: a tier of the words, and one for each fact.
+        """The words that have times as a Praat TextGrid, with a tier of the words and one for each fact about them.
 
         Args:
             times: as for :meth:`word_rows`.
 
         Raises:
-            ValueError: it is not known when the words are spoken.
+            ValueError: the times of the words are not known.
             ImportError: praatio is missing (extra ``export``).
 
         Example::
@@ -450,23 +450,22 @@ class SpeechToTextExplanation:
         sampling_rate: int | None = None,
         others: Sequence[SpeechToTextExplanation] = (),
     ) -> None:
-        """Writes one HTML file that plays the audio and shows, word by word, what the model heard.
+        """Writes an interactive report as one HTML file, which plays the audio and shows the map of each word.
 
-        The file is whole: it can be sent to others, opens in any browser of 2024 or later, and never asks a network.
+        The file needs no other files and no network, and opens in any browser of 2024 or later.
 
         Args:
             path: the file.
-            audio: the recording that was explained, as for :func:`~captum_spes.audio.read_audio`; of the file of a long
-                recording, the part that was explained is taken. Default: the file that the metadata name
-                (``audio_file``), where it is still there and the same (``audio_sha256``).
-                False: no audio, for reports that may go where the voice may not. Without a recording the report says
-                that there is none.
-            sampling_rate: samples a second of an array. A file tells its own.
-            others: explanations of the same utterance and text by other methods, shown beside this one. Their colours
-                are then percentile ranks, since values of different methods do not compare.
+            audio: the recording that was explained, as for :func:`~captum_spes.audio.read_audio`. For the file of a
+                long recording, the part that was explained is used. Default: the file that the metadata name
+                (``audio_file``), if it still exists and has not changed (``audio_sha256``).
+                False: no audio, for reports that must not contain the voice. A report without a recording says so.
+            sampling_rate: samples per second of an array. A file has its own rate.
+            others: explanations of the same utterance and text by other methods, shown together with this one. The
+                colours are then percentile ranks, since values of different methods are not comparable.
 
         Raises:
-            ValueError: audio that cannot be read or is another recording, or others that explain something else.
+            ValueError: the audio cannot be read or is another recording, or others explain something else.
 
         Example::
 
@@ -492,11 +491,11 @@ class SpeechToTextExplanation:
         sampling_rate: int | None = None,
         others: Sequence[SpeechToTextExplanation] = (),
     ) -> None:
-        """Shows the report of :meth:`to_html`, which says what is taken, in a notebook, in a frame of its own.
+        """Shows the report of :meth:`to_html`, which documents the arguments, in a frame in a notebook.
 
         Raises:
-            ValueError: what :meth:`to_html` refuses.
-            ImportError: there is no IPython.
+            ValueError: as in :meth:`to_html`.
+            ImportError: IPython is not installed.
 
         Example::
 
@@ -506,7 +505,7 @@ class SpeechToTextExplanation:
         try:
             from IPython.display import HTML, display
         except ImportError as error:
-            raise ImportError("show() is for notebooks, and IPython is not there: use to_html(path).") from error
+            raise ImportError("show() needs IPython, which is not installed: use to_html(path).") from error
         display(HTML(iframe(page.html(self, audio, sampling_rate, others))))
 
     def _repr_html_(self) -> str:
@@ -515,7 +514,7 @@ class SpeechToTextExplanation:
     # Pictures
 
     def plot_spectrogram(self) -> Figure:
-        """The spectrogram alone.
+        """Draws the spectrogram alone.
 
         Example::
 
@@ -524,10 +523,10 @@ class SpeechToTextExplanation:
         return plot_spectrogram(self.spectrogram, self.frames_per_second, self.mel_frequencies)
 
     def plot_sentence(self, sign: Sign | None = None) -> Figure:
-        """The map of the whole text over the spectrogram, coloured up to its own maximum: it is the mean of many.
+        """Draws the map of the whole text over the spectrogram. The colours end at the maximum of this mean map.
 
         Args:
-            sign: as of :meth:`plot_tokens`.
+            sign: as in :meth:`plot_tokens`.
 
         Example::
 
@@ -536,18 +535,19 @@ class SpeechToTextExplanation:
         return figures.plot_sentence(self, sign)
 
     def plot_tokens(self, sign: Sign | None = None) -> Figure:
-        """One panel a token, on one colour scale (paper, Fig. 3).
+        """Draws one panel for each token, on one colour scale (paper, Fig. 3).
 
-        Maps of one sign are normalised. Where values have both signs and 0 is no effect, each map is divided by its
-        largest value. Tokens whose reliability is below 0.5 are hatched.
+        Maps of one sign are normalised. If values have both signs, so that 0 means no effect, each map is divided by
+        its largest value. Tokens with a reliability below 0.5 are hatched.
 
         Args:
-            sign: ``"positive"`` draws what weakens the prediction when it is hidden, and the label says which share of
-                the values is left out; ``"all"`` draws both signs, as ``visualize_image_attr`` of Captum calls them.
-                Default: positive values, and both signs for a contrast, whose negative values speak for the foil.
+            sign: ``"positive"`` draws bins that weaken the prediction when they are hidden, and the label gives the
+                share of the values that is left out; ``"all"`` draws both signs, as in ``visualize_image_attr`` of
+                Captum. Default: positive values, and both signs for a contrast, whose negative values speak for the
+                foil.
 
         Raises:
-            ValueError: another sign.
+            ValueError: the sign is another one.
 
         Example::
 
@@ -556,10 +556,10 @@ class SpeechToTextExplanation:
         return figures.plot_tokens(self, sign)
 
     def plot_words(self, sign: Sign | None = None) -> Figure:
-        """One panel a word, as :meth:`plot_tokens` has one a token.
+        """Draws one panel for each word, as :meth:`plot_tokens` does for each token.
 
         Args:
-            sign: as of :meth:`plot_tokens`.
+            sign: as in :meth:`plot_tokens`.
 
         Example::
 
@@ -568,7 +568,7 @@ class SpeechToTextExplanation:
         return figures.plot_words(self, sign)
 
     def plot_previous_tokens(self) -> Figure:
-        """The matrix of explained tokens × previous tokens, with labels (paper, Fig. 3).
+        """Draws the matrix of explained tokens × previous tokens, with labels (paper, Fig. 3).
 
         Raises:
             ValueError: the model has no previous tokens.
@@ -582,7 +582,7 @@ class SpeechToTextExplanation:
         return plot_token_attributions(source.token_attr, source.tokens, source.previous_tokens, source.is_previous)
 
     def plot_segmentation(self, granularity: int = 0) -> Figure:
-        """The spectrogram and its patches at one granularity (paper, Fig. 1).
+        """Draws the spectrogram and its patches at one granularity (paper, Fig. 1).
 
         Raises:
             ValueError: the method used no patches.
@@ -595,24 +595,24 @@ class SpeechToTextExplanation:
             >>> replace(explanation, feature_mask=patches).plot_segmentation().savefig("segmentation.png")
         """
         if self.feature_mask is None:
-            raise ValueError("this explanation has no patches: every bin of the spectrogram was a feature.")
+            raise ValueError("this explanation has no patches, because every bin of the spectrogram was a feature.")
         return plot_segmentation(
             self.feature_mask[granularity], self.spectrogram, self.frames_per_second, self.mel_frequencies
         )
 
     def visualize(self, token: int | str, **kwargs: Any) -> Any:
-        """One token's map through ``captum.attr.visualization.visualize_image_attr``.
+        """Draws one token's map by ``captum.attr.visualization.visualize_image_attr``.
 
-        The map is z-scored first: Eq. 3 gives every bin the mean impact of all perturbations as an offset, which would
-        take up Captum's scale. Positive is more important than the average bin. Captum scales every map by itself: to
-        compare tokens, use :meth:`plot_tokens`.
+        The map is z-scored first, because the offset of Eq. 3, the mean impact of all perturbations, would dominate
+        Captum's scale. A positive value is more important than the average bin. Captum scales every map separately; use
+        :meth:`plot_tokens` to compare tokens.
 
         Args:
             token: its row or its text.
             **kwargs: arguments of ``visualize_image_attr``, such as ``method="blended_heat_map"``.
 
         Returns:
-            (Figure, Axes): the picture, frequency upwards.
+            (Figure, Axes): the figure, with the frequency axis upwards.
 
         Example::
 

@@ -1,4 +1,4 @@
-"""An explanation as a table: what is known of each word, in numbers."""
+"""Converts an explanation to a table with a row of facts for each word."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Timed(Protocol):
-    """What has a beginning and an end in seconds, such as a :class:`~captum_spes.alignment.Segment`."""
+    """An object with a begin and an end in seconds, such as a :class:`~captum_spes.alignment.Segment`."""
 
     @property
     def begin(self) -> float: ...
@@ -33,24 +33,24 @@ Times = Sequence[Timed | None]
 
 @dataclass(frozen=True)
 class WordRow:
-    """What an explanation says of one word. What is not known is None.
+    """Facts about one word of an explanation. Unknown values are None.
 
     Attributes:
-        text: the word, mark or punctuation.
-        begin: seconds, by the given times or the model's own attention.
-        end: seconds.
-        probability: that the model gave the word; see :class:`~captum_spes.confidence.Confidence`.
-        least_probability: the smallest of its tokens'.
-        entropy: bits.
+        text: the word, special token or punctuation.
+        begin: its begin in seconds, from the given times or from the model's attention.
+        end: its end in seconds.
+        probability: the probability of the word; see :class:`~captum_spes.confidence.Confidence`.
+        least_probability: the smallest probability of its tokens.
+        entropy: its entropy in bits.
         doubtful: whether the probability is below one half.
         heard: the share of its probability that is lost when its own sound is hidden.
-        verdict: ``"heard"``, ``"guessed"`` or ``"unsure"``; None of punctuation and marks.
-        alternatives: what the model might have written instead, with the probabilities.
-        salient_begin: seconds of its salient span, the shortest time that holds half of the most salient 5 % of its
-            map.
-        salient_end: seconds.
-        salient_low: Hz, the lowest mel channel of the narrowest band that holds half of these bins.
-        salient_high: Hz, the highest.
+        verdict: ``"heard"``, ``"guessed"`` or ``"unsure"``; None for punctuation and special tokens.
+        alternatives: other texts that the model might have written, with their probabilities.
+        salient_begin: begin in seconds of its salient span, the shortest time that holds half of the most salient 5 %
+            of its map.
+        salient_end: end of the salient span in seconds.
+        salient_low: centre in Hz of the lowest mel channel of the narrowest band that holds half of these bins.
+        salient_high: centre in Hz of the highest mel channel of this band.
         top_previous_token: the previous token with the largest attribution.
         reliability: correlation of the maps of two halves of the samples.
 
@@ -80,10 +80,10 @@ class WordRow:
 
 
 def word_rows(explanation: SpeechToTextExplanation, times: Times | None = None) -> list[WordRow]:
-    """The rows of an explanation's words, or of what it explains where that is no tokens.
+    """The rows of an explanation's words, or of its own rows if these are not tokens.
 
     Raises:
-        ValueError: times that are not one for each word.
+        ValueError: there is not one time for each word.
     """
     words = explanation if explanation.grouped else explanation.words()
     spans = _own_times(explanation) if times is None else [None if t is None else (t.begin, t.end) for t in times]
@@ -135,7 +135,7 @@ def salient_box(map_: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _own_times(explanation: SpeechToTextExplanation) -> list[tuple[float, float] | None]:
-    """When the model itself attended to each word, where that was recorded."""
+    """The times at which the model attended to each word, if they were recorded."""
     spans = [(row, row + 1) for row in range(len(explanation.tokens))]
     if not explanation.grouped:
         spans = word_spans(explanation.tokens)
@@ -148,7 +148,7 @@ def _own_times(explanation: SpeechToTextExplanation) -> list[tuple[float, float]
 
 
 def _are_times(times: Any, count: int) -> bool:
-    """Whether metadata, which may be anyone's, are pairs of seconds."""
+    """Whether metadata, which are not trusted, are pairs of seconds."""
     return (
         isinstance(times, list)
         and len(times) == count
