@@ -221,7 +221,7 @@ BAD = [
     ("explain: joint gradient", lambda e: explain(e, IntegratedGradients, n_samples=None, joint=True), "joint"),
     ("contrast: word not there", lambda e: explain(e, contrast=Contrast("when", "so")), "is not in the text"),
     ("contrast: number not there", lambda e: explain(e, contrast=Contrast(7, "was")), "the word 7 is not in the text"),
-    ("contrast: foil is the word", lambda e: explain(e, contrast=Contrast("so", " so ")), "is no other word"),
+    ("contrast: foil is the word", lambda e: explain(e, contrast=Contrast("so", " so ")), "is the same word or blank"),
     (
         "contrast: of the sentence",
         lambda e: explain(e, contrast=Contrast("so", "was"), sentence=True),

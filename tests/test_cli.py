@@ -156,7 +156,7 @@ def test_the_instant_preset_does_not_sample(run, tiny_folder, recording):
     assert explanation.metadata["method"] == "AttnLRP"
     assert explanation.metadata["passes"]["spectrogram"] == {"forward": 1, "backward": len(explanation.tokens)}
     code, _, err = run("explain", recording, "--model", tiny_folder, "--preset", "instant", "--method", "spes")
-    assert code == 2 and "SPES samples, and the instant preset is for methods that do not" in err
+    assert code == 2 and "SPES draws samples, but the instant preset is for methods without samples" in err
 
 
 @pytest.mark.parametrize("n_tokens, n_samples", [(2, 96), (10, 24), (200, 6)])
@@ -295,7 +295,7 @@ def test_every_named_method_can_be_made(tiny_model):
         (["explain", "--method", "saliency", "--n-samples", "5"], "saliency takes no samples"),
         (["explain", "--word", "what"], "--word and --foil belong together"),
         (["explain", "--word", "when", "--foil", "was"], "the word 'when' is not in the text"),
-        (["explain", "--method", "deep_lift"], "take IntegratedGradients"),
+        (["explain", "--method", "deep_lift"], "use IntegratedGradients"),
         (["explain", "--method", "spes", "--n-samples", "2"], "--n-samples must be at least 3 for this method"),
         (["compare", "--methods", "deep_lift"], "no method could be run"),
     ],

@@ -159,7 +159,7 @@ def test_evaluate_leaves_out_what_is_damaged(evaluate, tmp_path):
     [
         ([], ["--methods", "spes,magic"], "there is no method 'magic': give one of spes,"),
         ([], ["--methods", ", ,"], "--methods is empty: name at least one."),
-        ([], ["--methods", "deep_lift"], "take IntegratedGradients"),
+        ([], ["--methods", "deep_lift"], "use IntegratedGradients"),
         ([], ["--metrics", "size,magic"], "there is no metric 'magic': give some of deletion, insertion, c"),
         ([], ["--metrics", ""], "--metrics is empty: name at least one."),
         ([], ["--step", "0"], "--step and --until must be percentages"),

@@ -93,7 +93,7 @@ def test_what_a_result_says(tiny_model, audio):
     explanation = SpeechToTextAttribution(CrossAttention(tiny_model)).attribute(audio, IDS, sampling_rate=16000)
     assert explanation.metadata["method"] == "Cross Attention"
     assert explanation.metadata["score"] == "none"
-    assert "tells no frequency" in explanation.metadata["resolution"]
+    assert "time only" in explanation.metadata["resolution"]
     assert sum(stage["forward"] for stage in explanation.metadata["passes"].values()) == 1
     assert sum(stage["backward"] for stage in explanation.metadata["passes"].values()) == 0
     other = SpeechToTextAttribution(SPES(tiny_model)).attribute(audio, IDS, sampling_rate=16000, n_samples=90)
@@ -102,7 +102,7 @@ def test_what_a_result_says(tiny_model, audio):
 
 def test_alignment_heads(tiny_whisper, tiny_model, audio):
     attribution = SpeechToTextAttribution(CrossAttention(tiny_model))
-    with pytest.raises(ValueError, match="names no alignment_heads: take all heads"):
+    with pytest.raises(ValueError, match="names no alignment_heads: use all heads"):
         attribution.attribute(audio, IDS, sampling_rate=16000, heads="alignment")
     tiny_whisper.generation_config.alignment_heads = [[1, 0]]
     found = attribution.attribute(audio, IDS, sampling_rate=16000, heads="alignment")

@@ -564,7 +564,7 @@ def test_settings_that_are_free(begun, evaluate, arguments):
         ({"methods": {}}, "there is nothing to evaluate: give a method and a metric"),
         ({"metrics": []}, "there is nothing to evaluate: give a method and a metric"),
         ({"metrics": ["size", "magic"]}, "there is no metric 'magic': give some of deletion, insertion, c"),
-        ({"methods": {**CHOSEN, "deep_lift": METHODS["deep_lift"]}}, "DeepLift hooks .* take IntegratedGradients"),
+        ({"methods": {**CHOSEN, "deep_lift": METHODS["deep_lift"]}}, "DeepLift hooks .* use IntegratedGradients"),
         ({"percentages": (50,)}, "percentages must be ascending numbers from 0 to 100, two or more"),
         ({"percentages": (0, 101)}, "percentages must be ascending numbers from 0 to 100, two or more"),
     ],

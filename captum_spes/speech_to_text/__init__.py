@@ -1,4 +1,4 @@
-"""Attribution of speech-to-text models: Captum methods run on a model, for tokens, texts and contrasts."""
+"""Runs Captum's attribution methods on speech-to-text models, for tokens, texts and contrasts."""
 
 from captum_spes.speech_to_text.attribution import SpeechToTextAttribution
 from captum_spes.speech_to_text.targets import Contrast

@@ -1,4 +1,4 @@
-"""A Captum attribution method, wrapped to explain what a speech-to-text model writes."""
+"""The wrapper that runs a Captum attribution method on a speech-to-text model."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 
 class SpeechToTextAttribution(Attribution):
-    """Explains a speech-to-text model token by token, from the spectrogram and from the tokens before.
+    """Explains each token of a speech-to-text model by the spectrogram and by the previous tokens.
 
-    As Captum's ``LLMAttribution`` does for language models, it takes an attribution method that was made with the
-    model, and runs it on a forward function of its own: how close the teacher-forced prediction of every token stays
-    to the original. All tokens share the passes of the model. The spectrogram and the previous tokens are attributed
-    in two calls, as in the paper (§4, Appendix A.2.2); previous tokens are perturbed by zeroing their embeddings
-    (value zeroing), while their positions stay: their attributions are those of a gate of ones that multiplies the
+    Like Captum's ``LLMAttribution`` for language models, it takes an attribution method that was made with the model,
+    and runs it on another forward function, which scores how close the teacher-forced prediction of every token stays
+    to the original. All tokens share the passes of the model. The method is called twice, for the spectrogram and for
+    the previous tokens, as in the paper (§4, Appendix A.2.2). Previous tokens are perturbed by zeroing their embeddings
+    (value zeroing), while their positions stay: the method attributes to a gate of ones that multiplies the
     embeddings, with baseline 0.
 
     Args:
@@ -50,13 +50,13 @@ class SpeechToTextAttribution(Attribution):
             :func:`~captum_spes.models.load_model` or another :class:`~captum_spes.models.SpeechToTextModel`:
             ``SPES(model)``, ``IntegratedGradients(model)``, ``NoiseTunnel(Saliency(model))``.
         score: the forward function: :class:`.KLDivergence`, :class:`.TokenProbability`, :class:`.TokenLogProbability`
-            or :class:`.TokenLogit`; or :class:`.CTCLogLikelihood`, for the whole text of a CTC model in place of its
+            or :class:`.TokenLogit`; or :class:`.CTCLogLikelihood`, for the whole text of a CTC model instead of its
             tokens. Default: KLDivergence (the paper's) for perturbation methods,
             TokenLogProbability for gradient methods, TokenLogit for DeepLift.
 
     Raises:
-        TypeError: a method that cannot explain such a model, or one of something that is no speech-to-text model.
-        ValueError: a score for which the method's attributions would be 0.
+        TypeError: the method cannot explain such a model, or was made with something else than such a model.
+        ValueError: the method's attributions would be 0 for the score.
 
     Example::
 
@@ -72,7 +72,7 @@ class SpeechToTextAttribution(Attribution):
     """
 
     def __init__(self, attr_method: Attribution, score: methods.Score | None = None) -> None:
-        methods.defaults_of(attr_method)  # refuses what cannot explain a model of speech
+        methods.defaults_of(attr_method)  # refuses methods that cannot explain speech
         model = attr_method.forward_func
         if not isinstance(model, SpeechToTextModel):
             raise TypeError(
@@ -99,12 +99,12 @@ class SpeechToTextAttribution(Attribution):
         context: Context = "auto",
         dtype: Dtype | None = None,
     ) -> tuple[Utterance, Tokens]:
-        """:func:`captum_spes.models.prepare` with this model: reads the audio, sets the context, lets the model write.
+        """Calls :func:`captum_spes.models.prepare` with this model: reads audio, transcribes it, chooses the context.
 
-        :meth:`attribute` does the same first, and takes the result in place of ``inputs`` and ``target``.
+        :meth:`attribute` does the same first. It also takes the result in place of ``inputs`` and ``target``.
 
         Returns:
-            (Utterance, Tokens): what the model hears, and the tokens to explain.
+            (Utterance, Tokens): the utterance, and the tokens to explain.
 
         Example::
 
@@ -121,7 +121,7 @@ class SpeechToTextAttribution(Attribution):
         )
 
     def text(self, tokens: Tokens) -> str:
-        """:func:`captum_spes.models.text` with this model: the text of the target tokens, without marks.
+        """Calls :func:`captum_spes.models.text` with this model: the text of the target tokens.
 
         Example::
 
@@ -170,69 +170,71 @@ class SpeechToTextAttribution(Attribution):
             inputs: path of an audio file; samples, an array or tensor of one or two dimensions, with
                 ``sampling_rate``; the model's features, a tensor of shape (1, T, C); or an utterance from
                 :meth:`prepare`.
-            target: the text to explain, or its token ids. Default: what the model writes.
-            sampling_rate: samples a second of an array of samples.
-            baselines: what hidden bins become: a number, or a tensor that broadcasts to (1, T, C). Default: the
-                model's, each mel channel's mean over the utterance.
+            target: the text to explain, or its token ids. Default: the text that the model writes.
+            sampling_rate: samples per second of an array of samples.
+            baselines: the values that replace hidden bins: a number, or a tensor that broadcasts to (1, T, C). Default:
+                the model's baseline, the mean of each mel channel over the utterance.
             feature_mask: for methods of patches, the patches as a tensor (1, T, C) or (S, 1, T, C), or a function that
                 makes them of the spectrogram (1, T, C), such as
                 ``functools.partial(slic_feature_mask, patches_per_second=500)``.
-                Default: :func:`~captum_spes.slic_feature_mask`, for SPES with the paper's values, or larger patches
-                where ``n_samples`` are fewer than patches; for other methods with fewer, larger patches. What such a
-                partial leaves out is the model's: its frames a second, and the paper's ``max_seconds``, 7.5 for
-                transcripts and 5 for translations. Methods of one granularity are given the first.
-            n_samples: perturbations of the spectrogram, of methods that have such an argument. Default: SPES's is
-                the paper's 20,000; for other methods see the table of methods in the documentation.
-            n_token_samples: perturbations of the previous tokens. Default: SPES's the paper's 2,000, or all
-                combinations where they are no more.
+                Default: :func:`~captum_spes.slic_feature_mask`. For SPES it has the paper's values, or larger patches
+                if ``n_samples`` is smaller than the number of patches; for other methods it has fewer, larger patches.
+                Arguments that such a partial leaves out are set for the model: its frames per second, and the paper's
+                ``max_seconds``, 7.5 for transcripts and 5 for translations. Methods of one granularity get the first.
+            n_samples: number of perturbations of the spectrogram, for methods with this argument. Default: the paper's
+                20,000 for SPES; for other methods see the table of methods in the documentation.
+            n_token_samples: number of perturbations of the previous tokens. Default: for SPES the paper's 2,000, or all
+                combinations if there are no more.
             perturbation_prob: SPES's probability of hiding a patch. Default: the paper's 0.5.
             token_perturbation_prob: SPES's probability of zeroing a previous token. Default: the paper's 0.4.
-            min_reliability: SPES, BubbleNoise and GradientSPES end as soon as the two halves of the samples correlate
-                so far, in the mean over the tokens; ``n_samples`` is then the most. Where GradientSPES does not get
-                there, its map is that of the finest patches that do. Default: all samples are evaluated.
-            adapt_patches: whether it is; False keeps the patches of the feature mask.
-            perturbations_per_eval: perturbations in a batch (of gradients a quarter as many); it changes the speed,
-                and the result by no more than the model's rounding. Default: 16 on a CPU; on another device what a
-                short probe finds fast.
-            seed: the seed of all that is random. The same numbers serve all tokens.
+            min_reliability: SPES, BubbleNoise and GradientSPES end as soon as the correlation between the maps of two
+                halves of the samples, averaged over the tokens, reaches this number; ``n_samples`` is then the largest
+                number of samples. If GradientSPES does not reach it, its map is that of the finest patches that do.
+                Default: all samples are evaluated.
+            adapt_patches: whether GradientSPES may take coarser patches for ``min_reliability``; False keeps the
+                patches of the feature mask.
+            perturbations_per_eval: number of perturbations in a batch (a quarter of it for gradients). It changes the
+                speed, and the result only by the model's rounding. Default: 16 on a CPU; on another device a number
+                that a short probe finds fast.
+            seed: the seed of all random numbers, which are the same for all tokens.
             joint: perturb the spectrogram and the previous tokens at the same time (SPES only), which the paper found
                 to be worse (Table 4).
             token_values: perturb the single values of the previous tokens' embeddings rather than whole embeddings
-                (SPES only): a token's attribution is the mean of its values'. With a mask of single bins,
+                (SPES only); the attribution of a token is the mean over its values. With a mask of single bins,
                 ``partial(grid_feature_mask, patch_size=(1, 1))``, and probabilities 0.7 and 0.1 it is the paper's
                 feature-wise baseline (§6).
-            contrast: explain why one word was written and not another, in place of every token.
+            contrast: explain why one word was written and not another, instead of every token.
             sentence: explain the text as a whole, in one row whose score is the sum of the tokens' scores. Gradient
-                methods then need one backward and not one a token. The tokens weigh by how much their scores change,
-                where :meth:`SpeechToTextExplanation.sentence` lets each weigh as much.
+                methods then need one backward instead of one for each token. Tokens are weighted by the changes of
+                their scores, while :meth:`SpeechToTextExplanation.sentence` gives all tokens equal weights.
             gen_args: arguments of the model's generation, such as ``{"num_beams": 5}``; they are stored.
             context: how the model's window is run. ``"full"``: every pass computes all of it. ``"frozen"``: passes
                 compute the speech and attend to states of the padding that were recorded before. ``"auto"``: the
                 cheapest form of frozen padding whose scores agree with the full window's, or else the full window; see
                 :func:`~captum_spes.models.context.fit_utterance`. Text is always generated in the full window.
-            dtype: precision of the model through autocast, or ``"auto"`` on the same conditions. Default: that of
-                the model's weights.
+            dtype: precision of the model through autocast, or ``"auto"`` for bfloat16 under the same conditions.
+                Default: the precision of the model's weights.
             show_progress: shows a progress bar for each of the two calls.
-            callback: called after every batch as ``callback(stage, done, total)``, stage ``"previous tokens"`` or
-                ``"spectrogram"``. When it returns True, SPES and BubbleNoise leave the rest out and the explanation
-                is marked as partial; other methods have no results in parts and go on.
+            callback: called after every batch as ``callback(stage, done, total)``, where stage is ``"previous tokens"``
+                or ``"spectrogram"``. When it returns True, SPES, BubbleNoise and GradientSPES end the run and the
+                explanation is marked as partial; other methods have no partial results and continue.
             process_group: ranks of ``torch.distributed`` that share the perturbations of SPES, BubbleNoise or
-                GradientSPES, each with the model on a device of its own, as in :meth:`SPES.attribute`. All explain
-                what rank 0 of the group hears and writes, and are given the same explanation.
-            checkpoint: path of a folder from which SPES, BubbleNoise and GradientSPES go on after the process was
-                killed: each of the two calls has a file there, as in :meth:`SPES.attribute`. The folder is made, and
-                removed when all is done. The call for the tokens, which takes little, is repeated where it was
-                finished. Other methods begin anew.
+                GradientSPES, each with the model on its own device, as in :meth:`SPES.attribute`. All ranks explain
+                the utterance and tokens of rank 0 of the group, and return the same explanation.
+            checkpoint: path of a folder from which SPES, BubbleNoise and GradientSPES continue after the process was
+                killed. Each of the two calls has a file there, as in :meth:`SPES.attribute`. The folder is made if
+                necessary, and removed at the end of the run. The call for the tokens, which is short, is repeated if it
+                was finished. Other methods start again.
             token_arguments: arguments of the method's ``attribute`` for the previous tokens only.
-            **kwargs: further arguments of the method's ``attribute``, such as ``n_steps``. They serve both calls, but
-                for those of the spectrogram alone (windows, noise).
+            **kwargs: further arguments of the method's ``attribute``, such as ``n_steps``. They are passed to both
+                calls, except for those of the spectrogram alone (windows, noise).
 
         Returns:
-            SpeechToTextExplanation: the maps as the method gave them, not normalised, on the CPU.
+            SpeechToTextExplanation: the maps of the method, not normalised, on the CPU.
 
         Raises:
-            ValueError: audio, target, mask or another argument that cannot be used; the message says why.
-            TypeError: an argument that the method does not take.
+            ValueError: audio, target, mask or another argument cannot be used; the message says why.
+            TypeError: the method does not take an argument.
 
         Example::
 
@@ -296,7 +298,7 @@ class SpeechToTextAttribution(Attribution):
         for message in quality_warnings(explanation):
             warnings.warn(message, stacklevel=2)
         if folder is not None:
-            with suppress(OSError):  # it holds the files of a run that was stopped
+            with suppress(OSError):  # the folder still holds the files of a run that was stopped
                 folder.rmdir()
         return explanation
 
@@ -314,29 +316,29 @@ class SpeechToTextAttribution(Attribution):
     ) -> LongExplanation:
         """Explains a recording of any length, part by part.
 
-        It is cut in the middle of its pauses into parts that the model can hear at once, and each part is explained as
-        by :meth:`attribute`: the model hears nothing of its neighbours, and reads nothing of what it wrote of them.
-        Parts are written into the folder as they are finished, so that memory does not grow with their number. The same
-        call goes on with a run that was stopped. Of a file, the metadata of each part tell where the part is in it
+        The recording is cut in the middle of its pauses into parts that fit into the model's window. Each part is
+        explained by :meth:`attribute` on its own, without the sound and the text of its neighbours. Parts are written
+        to the folder as soon as they are finished, so that memory does not grow with their number. The same call
+        continues a run that was stopped. The metadata of each part of a file have its position
         (``start_seconds``, ``stop_seconds``), so that its report plays it.
 
         Args:
             inputs: path of an audio file, or samples with ``sampling_rate``.
-            folder: where the parts are written, a new one or that of the same explanation.
-            sampling_rate: samples a second of an array of samples.
+            folder: the folder of the parts, a new one or that of the same explanation.
+            sampling_rate: samples per second of an array of samples.
             max_seconds: the longest duration of a part. Default: the model's window.
             gen_args: arguments of the model's generation.
             context: how the model's window is run, as in :meth:`attribute`.
             dtype: precision of the model.
-            **arguments: further ones of :meth:`attribute`, but for ``target``, ``contrast``, ``checkpoint`` and
-                ``process_group``, which belong to one utterance. Where a ``callback`` returns True, the run ends after
-                the part before.
+            **arguments: further arguments of :meth:`attribute`, except for ``target``, ``contrast``, ``checkpoint`` and
+                ``process_group``, which belong to one utterance. If a ``callback`` returns True, the run ends without
+                the current part.
 
         Returns:
-            LongExplanation: what is in the folder.
+            LongExplanation: the explanation in the folder.
 
         Raises:
-            ValueError: as :meth:`attribute`; or a folder with the parts of something else.
+            ValueError: as in :meth:`attribute`, or the folder holds parts with other settings.
 
         Example::
 
@@ -366,7 +368,7 @@ class SpeechToTextAttribution(Attribution):
 
 
 def _agreed(ranks: Ranks, utterance: Utterance, tokens: Tokens) -> tuple[Utterance, Tokens]:
-    """What the first rank hears and writes, for all: devices round differently."""
+    """The utterance and tokens of the first rank, for all ranks, because devices round differently."""
     if ranks.group is None:
         return utterance, tokens
     device = utterance.spectrogram.device
@@ -376,7 +378,7 @@ def _agreed(ranks: Ranks, utterance: Utterance, tokens: Tokens) -> tuple[Utteran
 def _explanation(
     plan: Plan, maps: Maps, confidence: Confidence | None, metadata: dict[str, Any]
 ) -> SpeechToTextExplanation:
-    """The result of a run: the maps beside what they are of."""
+    """Makes the explanation of the maps of a run."""
     model, prediction, spectrogram = plan.prediction.model, plan.prediction, plan.utterance.spectrogram
     previous_tokens = model.token_texts(prediction.previous)
     is_previous = torch.arange(len(previous_tokens)) < prediction.n_previous[:, None]
@@ -386,7 +388,7 @@ def _explanation(
         previous_tokens=previous_tokens,
         spectrogram=spectrogram[0].float().cpu(),
         spectrogram_attr=maps.spectrogram.float().cpu(),
-        # an average over random masks is not 0 for a token that comes later, but that token is no feature
+        # the average over random masks is not 0 for a later token, but a later token is not a feature
         token_attr=torch.where(is_previous, maps.tokens.float().cpu(), 0),
         n_previous=prediction.n_previous,
         frames_per_second=model.frames_per_second,
@@ -402,11 +404,11 @@ def _explanation(
 def _metadata(
     plan: Plan, run: Run, maps: Maps, baselines: Tensor | float | None, gen_args: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """How an explanation was made, in values that a file can hold."""
+    """Describes how an explanation was made, by values that a file can hold."""
     model = plan.prediction.model
     resolution = {}
     if isinstance(plan.method, CrossAttention):
-        resolution = {"resolution": "time alone, spread evenly over the channels: it tells no frequency"}
+        resolution = {"resolution": "time only, spread evenly over the channels"}
     return {
         "model": model.name,
         "method": methods.title(plan.method),
@@ -433,7 +435,7 @@ def _metadata(
 
 
 def _patches_per_second(mask: Tensor | None, utterance: Utterance, model: SpeechToTextModel) -> list[int] | None:
-    """Patches a second of each granularity of a mask; None for maps of bins."""
+    """Patches per second of each granularity of a mask; None for maps of bins."""
     if mask is None:
         return None
     seconds = utterance.spectrogram.shape[1] / model.frames_per_second
@@ -442,7 +444,7 @@ def _patches_per_second(mask: Tensor | None, utterance: Utterance, model: Speech
 
 
 def _given(**arguments: Any) -> dict[str, Any]:
-    """The arguments that a caller gave, as plain numbers that a file can hold."""
+    """The arguments that the caller gave, as plain numbers that a file can hold."""
     return {
         name: value.item() if hasattr(value, "item") else value
         for name, value in arguments.items()

@@ -1,4 +1,4 @@
-"""Attribution methods by name, each with a quick and a full budget: what the command line and the tables run."""
+"""Attribution methods by name, each with a fast and a full budget, for the command line and for tables."""
 
 from __future__ import annotations
 
@@ -36,30 +36,31 @@ from captum_spes.speech_to_text.parts import OnExplained, OnText, explain_parts,
 from captum_spes.speech_to_text.profiles import Defaults, Score, accepted, asks_model, defaults_of
 
 Preset = Literal["instant", "fast", "paper"]
-# a mask of a spectrogram, for a number of frames a second
+# makes a function from spectrograms to masks, for a number of frames per second
 MaskMaker = Callable[[float], Callable[[Tensor], Tensor]]
 
-# backwards of all tokens together, at most, with the fast budget
+# largest number of backwards of all tokens together with the fast budget
 FAST_BACKWARDS = 240
-# the reliability at which the fast budget is enough
+# the reliability at which a run with the fast budget ends
 FAST_RELIABILITY = 0.7
 
 
 @dataclass(frozen=True)
 class NamedMethod:
-    """A method, and how much is spent on it.
+    """An attribution method with its budgets.
 
     Attributes:
         make: makes the method from a model.
-        summary: what it does, in words.
+        summary: what it does, for the table of methods.
         score: its forward function; None for the method's default.
         feature_mask: its patches with the paper's budget; None for the method's default.
         arguments: further arguments of :meth:`.SpeechToTextAttribution.attribute`.
-        fast_feature_mask: its patches with the fast budget, where they are others.
-        fast: arguments that replace those with the fast budget; a function makes one of the number of tokens.
-        absolute: whether the values of the maps lose their sign.
-        features: what it attributes to with the paper's budget, in words; None as for the method's class.
-        cost: what it passes through the model for the spectrogram, in words; None as for the method's class.
+        fast_feature_mask: its patches with the fast budget, if they differ.
+        fast: arguments that replace ``arguments`` with the fast budget; a function makes a value of the number of
+            tokens.
+        absolute: whether the maps have absolute values.
+        features: its features with the paper's budget, for the table; None as for the method's class.
+        cost: its passes of the model for the spectrogram, for the table; None as for the method's class.
 
     Example::
 
@@ -92,10 +93,10 @@ class NamedMethod:
     cost: str | None = None
 
     def wrap(self, model: SpeechToTextModel) -> SpeechToTextAttribution:
-        """The method, ready to explain what a model writes.
+        """The method, wrapped for a model.
 
         Raises:
-            ValueError: it cannot explain this model.
+            ValueError: the method cannot explain this model.
         """
         try:
             return SpeechToTextAttribution(self.make(model), self.score)
@@ -103,14 +104,16 @@ class NamedMethod:
             raise ValueError(str(error)) from error
 
     def arguments_of(self, model: SpeechToTextModel, preset: Preset, n_tokens: int | None = None) -> dict[str, Any]:
-        """The arguments of :meth:`.SpeechToTextAttribution.attribute` for a budget, and for so many tokens.
+        """The arguments of :meth:`.SpeechToTextAttribution.attribute` for a budget and a number of tokens.
 
         Raises:
-            ValueError: the instant budget for a method that samples.
+            ValueError: the budget is instant, and the method draws samples.
         """
         if preset == "instant" and self.takes_samples:
             name = self.make(_placeholder_model).get_name()
-            raise ValueError(f"{name} samples, and the instant preset is for methods that do not: take the fast one.")
+            raise ValueError(
+                f"{name} draws samples, but the instant preset is for methods without samples: use the fast preset."
+            )
         mask = self.fast_feature_mask if preset == "fast" and self.fast_feature_mask else self.feature_mask
         masks = {} if mask is None else {"feature_mask": mask(model.frames_per_second)}
         fast = self.fast if preset == "fast" else {}
@@ -121,10 +124,10 @@ class NamedMethod:
     def explain(
         self, model: SpeechToTextModel, utterance: Utterance, tokens: Tokens, preset: Preset, **arguments: Any
     ) -> SpeechToTextExplanation:
-        """Explains what a model writes, with the arguments of a budget and further ones, which prevail.
+        """Explains the tokens of a model, with the arguments of a budget; further arguments replace them.
 
         Raises:
-            ValueError: it cannot explain this model.
+            ValueError: the method cannot explain this model.
         """
         given = {**self.arguments_of(model, preset, len(tokens.target)), **arguments}
         explanation = self.wrap(model).attribute(utterance, tokens, **given)
@@ -146,10 +149,10 @@ class NamedMethod:
         on_explained: OnExplained | None = None,
         **arguments: Any,
     ) -> LongExplanation:
-        """Explains a recording of any length into a folder, with the arguments of a budget and further ones.
+        """Explains a recording of any length into a folder, with the arguments of a budget.
 
-        As :meth:`.SpeechToTextAttribution.attribute_long`, which goes on with the same folder if it is given the same
-        arguments.
+        It works like :meth:`.SpeechToTextAttribution.attribute_long`, and the two can continue each other's folders if
+        their arguments are the same.
 
         Args:
             model: the model.
@@ -159,12 +162,13 @@ class NamedMethod:
             gen_args: arguments of the model's generation.
             context: how the model's window is run.
             dtype: precision of the model.
-            on_text: called before each part is explained, with what is there so far, the part's number and its text.
+            on_text: called before each part is explained, with the explanation so far, the part's number and its text.
             on_explained: called after each part, with its explanation in place of the text.
-            **arguments: further arguments of :meth:`.SpeechToTextAttribution.attribute`, which prevail.
+            **arguments: further arguments of :meth:`.SpeechToTextAttribution.attribute`, which replace those of the
+                budget.
 
         Raises:
-            ValueError: it cannot explain this model, or the folder holds the parts of something else.
+            ValueError: the method cannot explain this model, or the folder holds parts with other settings.
         """
         given = {**self.arguments_of(model, preset), **arguments}
         return explain_parts(
@@ -182,22 +186,22 @@ class NamedMethod:
 
     @property
     def takes_samples(self) -> bool:
-        """Whether it has an argument ``n_samples``."""
+        """Whether the method has an argument ``n_samples``."""
         return "n_samples" in accepted(self.make(_placeholder_model))
 
     @property
     def samples_perturbations(self) -> bool:
-        """Whether that is the number of its perturbations, as in SPES and Bubble Noise."""
+        """Whether ``n_samples`` is the number of its perturbations, as in SPES and Bubble Noise."""
         return isinstance(self.make(_placeholder_model), (SPES, BubbleNoise))
 
     @property
     def samples_gradients(self) -> bool:
-        """Whether that is the number of random masks at which it takes gradients, as in GradientSPES."""
+        """Whether ``n_samples`` is the number of random masks at which it takes gradients, as in GradientSPES."""
         return isinstance(self.make(_placeholder_model), GradientSPES)
 
     @property
     def min_samples(self) -> int:
-        """The least ``n_samples`` that it takes: a perturbation for each granularity of its patches."""
+        """The least ``n_samples`` of the method: one perturbation for each granularity of its patches."""
         method = self.make(_placeholder_model)
         if not isinstance(method, (SPES, GradientSPES)):
             return 1
@@ -209,14 +213,14 @@ class NamedMethod:
         return len(patches) if isinstance(patches, tuple) else 1
 
     def with_samples(self, n_samples: int, option: str = "n_samples") -> NamedMethod:
-        """The same with another ``n_samples``, all of which are evaluated.
+        """The same method with another ``n_samples``, all of which are evaluated.
 
         Args:
-            n_samples: perturbations, or random masks.
-            option: what an error calls them.
+            n_samples: number of perturbations, or of random masks.
+            option: the name of the option in errors.
 
         Raises:
-            ValueError: fewer than :attr:`min_samples`.
+            ValueError: ``n_samples`` is smaller than :attr:`min_samples`.
         """
         if n_samples < self.min_samples:
             raise ValueError(
@@ -228,13 +232,13 @@ class NamedMethod:
         return replace(self, arguments={**self.arguments, **number}, fast={**fast, **number})
 
     def with_reliability(self, min_reliability: float) -> NamedMethod:
-        """The same, ended as soon as the halves of its samples correlate so far."""
+        """The same method, whose runs end as soon as the halves of its samples reach this correlation."""
         target = {"min_reliability": min_reliability}
         return replace(self, arguments={**self.arguments, **target}, fast={**self.fast, **target})
 
 
 def absolute(explanation: SpeechToTextExplanation) -> SpeechToTextExplanation:
-    """An explanation whose values have lost their sign.
+    """An explanation with the absolute values of the maps.
 
     Example::
 
@@ -251,7 +255,7 @@ def absolute(explanation: SpeechToTextExplanation) -> SpeechToTextExplanation:
 
 
 def _placeholder_model(inputs: Tensor) -> Tensor:
-    """Stands for a model where a method is made only to look at what it takes."""
+    """Takes the place of a model when a method is made only to read its arguments."""
     return inputs
 
 
@@ -264,7 +268,7 @@ def _bins(frames_per_second: float) -> Callable[[Tensor], Tensor]:
 
 
 def draws_by_tokens(n_tokens: int) -> int:
-    """The largest number of masks, each of which costs a backward a token: under a minute on 2 cores for 5 s."""
+    """The largest number of masks for under a minute on 2 cores for 5 s; each mask costs a backward for each token."""
     return max(min(FAST_BACKWARDS // n_tokens, 96), 6)
 
 
@@ -372,15 +376,15 @@ METHODS: dict[str, NamedMethod] = {
     "energy": NamedMethod(Energy, "a floor to beat: the spectrogram minus its baseline"),
 }
 
-# Every evaluation shows them: they cost nothing, and "energy" does well in deletion.
+# Baseline methods that every evaluation includes: they cost nothing, and "energy" does well in deletion.
 FLOORS = ("random", "energy")
 
 
 def find_method(name: str) -> NamedMethod:
-    """A method by its name.
+    """Finds a method by its name.
 
     Raises:
-        ValueError: no such method; the message has them all.
+        ValueError: there is no such method; the message lists all names.
 
     Example::
 
@@ -394,10 +398,10 @@ def find_method(name: str) -> NamedMethod:
 
 
 def describe_methods() -> list[tuple[str, ...]]:
-    """A table of the methods, the header first: what each does, what it attributes to, and what it costs.
+    """A table of the methods, the header first.
 
     The columns are: name, what it does, forward function, features (the resolution of its map), whether its values
-    have a sign, whether it tells frequencies apart, and what it passes through the model for the spectrogram.
+    can be negative, whether it distinguishes frequencies, and its passes of the model for the spectrogram.
 
     Example::
 

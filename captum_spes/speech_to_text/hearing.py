@@ -1,4 +1,4 @@
-"""Which words a model heard: what is left of their probability when their own sound is hidden."""
+"""Measures which words a model heard: the probability of a word that remains when its own sound is hidden."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from captum_spes.confidence import Confidence
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.words import word_spans
 
-# seconds hidden before and after a word: attention places its edges no better
+# seconds hidden before and after a word, since the times from attention are not more accurate
 MARGIN = 0.05
 WORDS_AT_ONCE = 16
 
@@ -24,7 +24,7 @@ def heard_confidence(
     tokens: Tokens,
     baseline: Tensor | float,
 ) -> tuple[Confidence | None, list[list[float]] | None]:
-    """The confidence of the model's tokens with what was heard of them, and their times, of models that tell them."""
+    """Adds the probabilities without sound to the confidence, and returns the times of tokens if the model has them."""
     if confidence is None or len(confidence) != len(tokens.target):
         return confidence, None
     times = token_times(model, utterance, tokens)
@@ -35,13 +35,13 @@ def heard_confidence(
 
 
 def token_times(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> list[list[float]] | None:
-    """When the model attends to each token, begin and end in seconds; None of models that do not tell."""
+    """The times at which the model attends to each token, begin and end in seconds; None if the model has none."""
     found: Any = getattr(model, "token_times", None)
     if found is None:
         return None
     try:
         return [[round(time, 4) for time in pair] for pair in found(utterance, tokens).tolist()]
-    except ValueError:  # it names no heads whose attention is that to the sound
+    except ValueError:  # the model names no heads whose attention follows the sound
         return None
 
 
@@ -52,10 +52,10 @@ def unheard_probabilities(
     times: list[list[float]],
     baseline: Tensor | float,
 ) -> list[float] | None:
-    """The probability of each token when the sound of the word that it belongs to is hidden, (K,).
+    """The probability of each token when the sound of its word is hidden, (K,).
 
-    One pass a word: in its time the whole spectrogram is the baseline, all other sound and the tokens before it stay.
-    None where the precision overflows.
+    It needs one pass for each word: all frames of the word are set to the baseline, while all other sound and the
+    previous tokens stay. None if the precision overflows.
     """
     original = utterance.spectrogram
     spans = word_spans(model.token_texts(tokens.target))
@@ -71,7 +71,7 @@ def unheard_probabilities(
             for row, (start, stop) in enumerate(words):
                 ids = tokens.target[start:stop, None]
                 found += log_probs[row, start:stop].gather(1, ids)[:, 0].exp().clamp(0, 1).tolist()
-    return found if all(value == value for value in found) else None  # NaN differs from itself
+    return found if all(value == value for value in found) else None  # NaN is not equal to itself
 
 
 def _split(spans: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:

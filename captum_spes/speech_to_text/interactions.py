@@ -1,4 +1,4 @@
-"""Shapley and Banzhaf values of the words of an utterance, and which of them need each other."""
+"""Shapley and Banzhaf values of the words of an utterance, and interactions of pairs of words."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 EXTRA = "shapley"
 Index = Literal["shapley", "banzhaf"]
-# with more players, all coalitions are more than anyone waits for
+# with more players, scoring all coalitions would take too long
 MAX_EXACT = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Player:
-    """A part of what the model hears and reads, which is there or is hidden.
+    """A part of the inputs, in the spectrogram or among the previous tokens, that is kept or hidden as a whole.
 
     Attributes:
-        name: how it is called.
+        name: its name.
         bins: the bins of the spectrogram that belong to it, bool (T, C); None for a player that is text.
-        tokens: the previous tokens that belong to it, by their number.
+        tokens: the numbers of the previous tokens that belong to it.
 
     Example::
 
@@ -55,14 +55,14 @@ class Interactions:
     """Values of P players and their pairs for W written words; see :func:`interactions`.
 
     Attributes:
-        words: what the values explain, W words of the text.
+        words: the W words of the text that the values explain.
         players: the names of the players.
-        values: of each player, (W, P), in nats.
-        pairs: of each pair of players, symmetric with a diagonal of 0, (W, P, P): positive where the two together do
-            more than each by itself.
+        values: the value of each player, (W, P), in nats.
+        pairs: the interaction of each pair of players, symmetric with a diagonal of 0, (W, P, P). It is positive if
+            the two together have a larger effect than the sum of their separate effects.
         index: ``"shapley"`` or ``"banzhaf"``.
         exact: whether all coalitions were scored, rather than a sample.
-        n_coalitions: how many were.
+        n_coalitions: the number of scored coalitions.
 
     Example::
 
@@ -85,11 +85,13 @@ class Interactions:
         """Draws the values and pairs for one word, by its text or its number.
 
         Raises:
-            ValueError: no such word, or one that the text has more than once.
+            ValueError: the text does not have the word, or has it more than once.
         """
         found = [n for n, text in enumerate(self.words) if word in (n, n - len(self.words), text)]
         if len(found) != 1:
-            raise ValueError(f"the word {word!r} is there {len(found)} times: give one of {self.words}, or its number.")
+            raise ValueError(
+                f"the word {word!r} is {len(found)} times in the text: give one of {self.words}, or its number."
+            )
         [row] = found
         title = f"{'Shapley' if self.index == 'shapley' else 'Banzhaf'} values and interactions for “{self.words[row]}”"
         return plot_interactions(self.values[row], self.pairs[row], self.players, title, "nats")
@@ -101,19 +103,19 @@ def word_players(
     alignment: Alignment,
     bands: Sequence[tuple[float, float]] | None = None,
 ) -> list[Player]:
-    """The sound of each word of an alignment as a player, or of each word in each of some frequency bands.
+    """Makes a player of the sound of each word of an alignment, or of each word in each frequency band.
 
     Args:
-        model: the model that hears the utterance.
-        utterance: from :meth:`.SpeechToTextAttribution.prepare`.
-        alignment: when its words are spoken.
+        model: the model.
+        utterance: the utterance, from :meth:`.SpeechToTextAttribution.prepare`.
+        alignment: the times of its words.
         bands: lowest and highest frequency of each band in Hz. Default: all frequencies together.
 
     Returns:
-        list of Player: bins of pauses belong to none.
+        list of Player: the players. Bins of pauses do not belong to a player.
 
     Raises:
-        ValueError: a word or a band without a bin.
+        ValueError: a word or a band has no bin.
 
     Example::
 
@@ -140,14 +142,14 @@ def word_players(
                 raise ValueError(f"the player {name!r} has no bin of the spectrogram: check its times and frequencies.")
             players.append(Player(name, frames[:, None] & channels[None]))
     if not players:
-        raise ValueError("the alignment has no words: give one that has, or players of your own.")
+        raise ValueError("the alignment has no words: give one with words, or your own players.")
     return players
 
 
 def text_players(model: SpeechToTextModel, tokens: Tokens) -> list[Player]:
-    """The words that were written before as players, each in quotation marks.
+    """Makes a player of each previous word, with its name in quotation marks.
 
-    Punctuation, marks and the prompt belong to no player.
+    Punctuation, special tokens and the prompt do not belong to a player.
 
     Example::
 
@@ -182,37 +184,37 @@ def interactions(
     seed: int = 0,
     show_progress: bool = False,
 ) -> Interactions:
-    """Shares the log-probability of each written word among players, and finds which of them need each other.
+    """Divides the log-probability of each written word among players, and computes the interactions of pairs.
 
-    A coalition of players is there, the others are hidden: their bins become the baseline, the embeddings of their
-    tokens 0. The game's value is the teacher-forced log-probability of a word, the sum over its tokens, and all words
-    are scored in the same passes. A player's Shapley value is its mean contribution over all orders in which the
-    players could come (Shapley, 1953), its Banzhaf value that over all coalitions of the others (Banzhaf, 1965). The
-    interaction of a pair is the mean of what both add together beyond what each adds alone (Grabisch & Roubens, 1999).
-    The values are computed by `shapiq <https://github.com/mmschlk/shapiq>`_.
+    The players of a coalition are kept and the others are hidden: their bins are set to the baseline, and the
+    embeddings of their tokens to 0. The value of a coalition is the teacher-forced log-probability of a word, summed
+    over its tokens; all words are scored in the same passes. A player's Shapley value is its mean contribution over all
+    orders of the players (Shapley, 1953), and its Banzhaf value the mean contribution over all coalitions of the others
+    (Banzhaf, 1965). The interaction of a pair is the mean effect of both together beyond the sum of their separate
+    effects (Grabisch & Roubens, 1999). The values are computed by `shapiq <https://github.com/mmschlk/shapiq>`_.
 
     Args:
         model: the model.
-        utterance: what it hears, and
-        tokens: what it writes, both from :meth:`.SpeechToTextAttribution.prepare`.
-        players: from :func:`word_players` and :func:`text_players`, or of one's own. Of a word that is not written
-            yet nothing is read: as a player it has the value 0.
+        utterance: the utterance, from :meth:`.SpeechToTextAttribution.prepare`.
+        tokens: the tokens of its text, from :meth:`.SpeechToTextAttribution.prepare`.
+        players: players from :func:`word_players` and :func:`text_players`, or your own. A player that is a word has
+            the value 0 for words that are written before it.
         index: ``"shapley"``, whose values add up to the difference between all players and none, or ``"banzhaf"``,
-            which weighs all coalitions alike.
-        budget: coalitions that are scored, at most. With all 2^P of them the result is exact; with fewer it is
+            which gives all coalitions equal weights.
+        budget: largest number of scored coalitions. With all 2^P coalitions the result is exact; with fewer it is
             estimated by regressions on random coalitions, KernelSHAP-IQ (Fumagalli et al., 2024) or Faith-Banzhaf
             (Tsai et al., 2023).
-        baselines: what hidden bins become, as in :meth:`.SpeechToTextAttribution.attribute`.
-        perturbations_per_eval: coalitions in a batch.
+        baselines: the values that replace hidden bins, as in :meth:`.SpeechToTextAttribution.attribute`.
+        perturbations_per_eval: number of coalitions in a batch.
         seed: the seed of the random coalitions.
-        show_progress: shows a progress bar, one step a coalition.
+        show_progress: shows a progress bar that counts coalitions.
 
     Returns:
-        Interactions: of all words.
+        Interactions: values and interactions for all words.
 
     Raises:
-        ValueError: fewer than two players, players that share bins or tokens, an index that is none, or a budget too
-            small for the regression.
+        ValueError: there are fewer than two players, players share bins or tokens, there is no such index, or the
+            budget is too small for the regression.
         ImportError: the extra ``shapley`` is missing.
 
     Example::
@@ -259,11 +261,11 @@ def interactions(
 
 
 class _Game:
-    """Scores of all words for coalitions, each of which is passed through the model once.
+    """Scores all words for coalitions, each of which passes through the model once.
 
     Attributes:
         words: the words of the text.
-        known: the scores (W,) of coalitions that were asked for, by their bits.
+        known: the scores (W,) of earlier coalitions, by their bits.
     """
 
     def __init__(
@@ -288,7 +290,7 @@ class _Game:
         self.on_scored: Callable[[int], Any] = lambda n: None
 
     def of_word(self, word: int) -> Callable[[np.ndarray], np.ndarray]:
-        """The game of one word: from coalitions, bool (N, P), to its log-probabilities, (N,)."""
+        """The game of one word, a function from coalitions, bool (N, P), to its log-probabilities, (N,)."""
 
         def scores(coalitions: np.ndarray) -> np.ndarray:
             coalitions = np.atleast_2d(coalitions).astype(bool)
@@ -308,7 +310,7 @@ class _Game:
         """Log-probabilities (N, W) of all words for coalitions, bool (N, P)."""
         bins, gates = self.owners
         spectrogram = self.utterance.spectrogram
-        # what belongs to no player is number P, and always there
+        # bins and tokens without a player have the number P, and are always kept
         there = torch.cat((coalitions, coalitions.new_ones(len(coalitions), 1)), 1).to(spectrogram.device)
         heard = torch.where(there[:, bins], spectrogram, torch.as_tensor(self.baseline, device=spectrogram.device))
         encoded = self.model.encode(heard.to(spectrogram.dtype), self.utterance)
@@ -320,7 +322,7 @@ class _Game:
 def _owners(utterance: Utterance, n_previous: int, players: Sequence[Player]) -> tuple[Tensor, Tensor]:
     """The number of the player that each bin (T, C) and each previous token (J,) belongs to; P for none."""
     if len(players) < 2:
-        raise ValueError(f"a game needs at least two players, not {len(players)}.")
+        raise ValueError(f"there must be at least two players, not {len(players)}.")
     shape = utterance.spectrogram.shape[1:]
     bins = torch.full(shape, len(players), device=utterance.spectrogram.device)
     gates = torch.full((n_previous,), len(players), device=utterance.spectrogram.device)
@@ -334,14 +336,14 @@ def _owners(utterance: Utterance, n_previous: int, players: Sequence[Player]) ->
             mine = player.bins.to(bins.device)
             if (bins[mine] < len(players)).any():
                 raise ValueError(
-                    f"the player {player.name!r} shares bins with another one: each belongs to one player."
+                    f"the player {player.name!r} shares bins with another one: give each bin to one player only."
                 )
             bins[mine] = number
         for token in player.tokens:
             if not 0 <= token < n_previous or gates[token] < len(players):
                 raise ValueError(
-                    f"token {token} of player {player.name!r} is none of the {n_previous} previous tokens, or belongs "
-                    "to another player."
+                    f"token {token} of player {player.name!r} is not one of the {n_previous} previous tokens, or "
+                    "belongs to another player."
                 )
             gates[token] = number
     return bins, gates
@@ -365,6 +367,6 @@ def _solve(
         for second in range(first + 1, n_players):
             pairs[first, second] = pairs[second, first] = found[(first, second)]
     if index == "banzhaf" and 2**n_players > budget:
-        # The best quadratic game shares the Banzhaf interactions; its linear terms lack half of each pair's.
+        # The best quadratic game has the Banzhaf interactions; its linear terms lack half of each interaction.
         values = values + pairs.sum(1) / 2
     return values, pairs

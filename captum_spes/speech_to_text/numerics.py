@@ -1,4 +1,4 @@
-"""The model's outputs and gradients where its precision overflows: they are computed again in float32."""
+"""Outputs and gradients of a model, which are computed again in float32 if its precision overflows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from captum_spes.speech_to_text.targets import Prediction
 
 
 class Outputs:
-    """What the model makes of an utterance, or of spectrograms and gates in its place, for a prediction's score.
+    """Outputs of the model for spectrograms and gates in place of those of an utterance, for a prediction's score.
 
-    Where the outputs overflow in the utterance's precision, they are those of float32, with one warning. NaN that is
-    left there, or of a model whose weights are narrower than float32, is for the attribution method to refuse.
+    If the outputs overflow in the utterance's precision, they are computed in float32, with one warning. The
+    attribution method refuses NaN that remains in float32, or for a model whose weights are narrower than float32.
 
     Args:
-        prediction: what is explained.
-        utterance: what the model hears.
+        prediction: the prediction to explain.
+        utterance: the utterance.
     """
 
     def __init__(self, prediction: Prediction, utterance: Utterance) -> None:
@@ -34,15 +34,15 @@ class Outputs:
         self._warned = False
 
     def of_spectrogram(self, spectrogram: Tensor, gate: Tensor | None = None) -> Any:
-        """Outputs for spectrograms (B, T, C) in the utterance's place."""
+        """Outputs for spectrograms (B, T, C), which replace that of the utterance."""
         return self._finite(lambda utterance: self.prediction.outputs(self.model.encode(spectrogram, utterance), gate))
 
     def of_gate(self, gate: Tensor | None = None) -> Any:
-        """Outputs for the utterance itself, which is encoded only once, with gates (B, J) of the previous tokens."""
+        """Outputs for the utterance itself, which is encoded once, with gates (B, J) of the previous tokens."""
         return self._finite(lambda utterance: self.prediction.outputs(self._encode_once(utterance), gate))
 
     def with_finite_gradients(self, score: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """The same score, whose gradients are those in float32 where they overflow in the utterance's precision."""
+        """The same score with gradients that are computed in float32 if they overflow in the utterance's precision."""
         if self.utterance.dtype == torch.float32:
             return score
 
@@ -87,19 +87,18 @@ class Outputs:
         self._warned = True
         name = str(self.utterance.dtype).removeprefix("torch.")
         warnings.warn(
-            f"{self.model.name} overflows in {name} on this utterance: the batches in which it does are computed in "
-            "float32.",
+            f"{self.model.name} overflows in {name} on this utterance: batches that overflow are computed in float32.",
             stacklevel=2,
         )
 
 
 def _is_finite(outputs: Tensor | tuple[Tensor, ...]) -> bool:
-    """Whether a model's logits can be scored: -inf is a token that it never writes."""
+    """Whether logits can be scored; -inf is allowed, for tokens that the model never writes."""
     return all(bool((part < torch.inf).all()) for part in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
 
 class _FiniteGradients(torch.autograd.Function):
-    """A score whose gradients are taken from another score, where there is one, if they are not finite."""
+    """A score whose gradients are taken from another score, if there is one, when they are not finite."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, narrow: Callable[..., Tensor], wide: Callable[..., Tensor | None]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Long recordings, explained part by part into a folder; a run that was stopped goes on with the missing parts."""
+"""Explains long recordings part by part into a folder; a resumed run explains the missing parts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from captum_spes.speech_to_text.provenance import describe_model
 if TYPE_CHECKING:
     from captum_spes.speech_to_text.attribution import SpeechToTextAttribution
 
-# arguments of attribute() that change no more than rounding, and those that belong to a single utterance
+# arguments of attribute() that change the result only by rounding, and those that belong to a single utterance
 FREE = {"perturbations_per_eval", "show_progress", "callback"}
 SINGLE = {"target", "contrast", "checkpoint", "process_group"}
 
@@ -55,22 +55,23 @@ def explain_parts(
         model: the model, which writes the text of each part.
         inputs: the recording, as for :func:`captum_spes.models.prepare`.
         folder: a new folder, or that of the same explanation, whose missing parts are then explained.
-        explain: explains what the model hears and writes of one part. Where the explanation is partial, the run ends
-            and the part is not kept.
-        settings: what the explanations depend on, from :func:`settings_of`. A folder with other settings is refused.
-        sampling_rate: samples a second of an array of samples.
+        explain: explains the utterance and tokens of one part. If the explanation is partial, the run ends and the
+            part is not kept.
+        settings: the settings of the explanations, from :func:`settings_of`. A folder with other settings is refused.
+        sampling_rate: samples per second of an array of samples.
         max_seconds: the longest part. Default: the model's window.
         gen_args: arguments of the model's generation.
         context: how the model's window is run.
         dtype: precision of the model.
-        on_text: called before a part is explained, with its text; the text is empty where the model writes no words.
+        on_text: called before a part is explained, with its text, which is empty if the model writes no words.
         on_explained: called after a part is explained, before it is written.
 
     Returns:
-        LongExplanation: what is in the folder. Nothing is :attr:`~LongExplanation.missing` unless the run was ended.
+        LongExplanation: the explanation in the folder. No part is :attr:`~LongExplanation.missing` unless the run was
+        stopped.
 
     Raises:
-        ValueError: a folder that holds the parts of something else; the message names each difference.
+        ValueError: the folder holds parts with other settings; the message names each difference.
     """
     recording = read_recording(inputs, sampling_rate)
     rate = model.sample_rate
@@ -113,7 +114,7 @@ def plan_parts(
     """Cuts a recording into parts, or reads the parts of an earlier run with the same settings from the folder.
 
     Raises:
-        ValueError: a folder that holds the parts of something else.
+        ValueError: the folder holds parts with other settings.
     """
     digest = hashlib.sha256(samples.tobytes()).hexdigest()
     settings = {"audio_sha256": digest, "max_seconds": max_seconds, **settings}
@@ -127,7 +128,7 @@ def plan_parts(
     if found := list(differences(long.settings, settings)):
         raise ValueError(
             f"{folder} holds parts that were explained otherwise: {'; '.join(found)}. Give the same arguments "
-            "to go on with it, or another folder."
+            "to continue it, or another folder."
         )
     return long
 
@@ -140,24 +141,24 @@ def settings_of(
     dtype: Dtype | None,
     absolute: bool = False,
 ) -> dict[str, Any]:
-    """What the explanations of a recording's parts depend on, in values that JSON holds and messages name.
+    """The settings on which the explanations of a recording's parts depend, by values that JSON can hold.
 
-    The same from Python and from the command line: arguments that are left out count with their defaults.
+    They are the same in Python and on the command line: arguments that are left out have their defaults.
 
     Args:
         attribution: the method, wrapped with its model.
-        arguments: of :meth:`.SpeechToTextAttribution.attribute`.
+        arguments: arguments of :meth:`.SpeechToTextAttribution.attribute`.
         gen_args: arguments of the model's generation.
         context: how the model's window is run.
         dtype: precision of the model.
-        absolute: whether the values of the maps lose their sign.
+        absolute: whether the maps have absolute values.
 
     Raises:
-        ValueError: arguments that belong to a single utterance.
+        ValueError: an argument belongs to a single utterance.
     """
     if given := sorted(arguments.keys() & SINGLE):
         raise ValueError(
-            f"attribute_long explains all parts of a recording alike, in one process: leave out "
+            f"attribute_long explains all parts of a recording with the same arguments, in one process: leave out "
             f"{' and '.join(given)}, or explain one part by attribute."
         )
     elsewhere = FREE | SINGLE | {"sampling_rate", "gen_args", "context", "dtype"}
@@ -174,6 +175,6 @@ def settings_of(
 
 
 def longest_seconds(model: SpeechToTextModel, duration: float) -> float:
-    """Seconds that a model hears at once; the duration of the audio where nothing limits them."""
+    """Seconds of the model's window; the duration of the audio for a model without a window."""
     window = getattr(model, "window", None)
     return duration if window is None else window / model.frames_per_second

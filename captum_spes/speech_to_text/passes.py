@@ -18,9 +18,9 @@ from torch.autograd.function import once_differentiable
 
 from captum_spes.speech_to_text.profiles import accepted, check_completeness, innermost
 
-# bytes of gradients that are kept for tokens to come; where they exceed it, fewer tokens share their passes
+# largest number of bytes of recorded gradients; beyond it, fewer tokens share their passes
 MEMORY = 2**30
-# where Captum's methods keep the handles of their hooks
+# attributes in which Captum's methods keep the handles of their hooks
 HANDLES = {"forward_handles", "backward_handles", "backward_hooks"}
 
 
@@ -86,18 +86,18 @@ class SharedPasses:
             self._forget(0)
         self.token, self.n_calls = token, 0
         with reproducible(seed, inputs.device):
-            # gradient methods would warn of an input that requires no gradients, and set it themselves
+            # gradient methods would otherwise warn about an input that requires no gradients, and set it themselves
             return method.attribute(inputs.detach().requires_grad_(), **arguments).detach()
 
     def _forward(self, inputs: Tensor) -> Tensor:
-        """What stands as the method's forward function: one score an example."""
+        """The forward function for the method: one score for each example."""
         if torch.is_grad_enabled() and inputs.requires_grad:
             return _Differentiable.apply(inputs, self)
         return self.scores(inputs)
 
     def _gradients(self, forward_fn: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         """Replaces Captum's ``compute_gradients``, which would compute scores beside the gradients."""
-        if forward_fn != self._forward:  # but a function of it
+        if forward_fn != self._forward:  # a function of the forward function
             return compute_gradients(forward_fn, inputs, *args, **kwargs)
         (tensor,) = inputs if isinstance(inputs, tuple) else (inputs,)
         return (self.gradients(tensor),)
@@ -129,11 +129,11 @@ class SharedPasses:
         self._forget(0)
 
     def _forget(self, index: int) -> None:
-        """Drops the calls from one on, and their results."""
+        """Drops the calls from ``index`` on, and their results."""
         del self.calls[index:], self.results[index:]
 
     def _make_room(self, size: int) -> None:
-        """Halves the tokens that are recorded for until another result of ``size`` bytes for each of them fits."""
+        """Halves the number of recorded tokens until another result of ``size`` bytes for each of them fits."""
         first, last = self.group
         size += sum(result[0].numel() * result.element_size() for result in self.results)
         while size * (last - first) > MEMORY and last - self.token > 1:
@@ -176,7 +176,7 @@ class SharedPasses:
 
 
 class _Differentiable(torch.autograd.Function):
-    """Scores for methods that call autograd by themselves: their gradients are asked for like those of any other."""
+    """Scores for methods that call autograd themselves; their gradients are recorded and replayed as well."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, passes: SharedPasses) -> Tensor:
@@ -192,13 +192,13 @@ class _Differentiable(torch.autograd.Function):
 
 
 class HookedPasses:
-    """Runs a method that hooks the model's modules, in the place of :class:`SharedPasses`.
+    """Runs a method that hooks the model's modules, in place of :class:`SharedPasses`.
 
-    One row of the batch a token: a second backward through hooked modules would not find what they had kept. Noise is
-    to be the same for all tokens, so that with it they come one by one.
+    Each token has a row of the batch, because hooked modules keep values only for one backward. If the method draws
+    noise, tokens are run one by one, because the noise must be the same for all tokens.
 
     Args:
-        model: whose modules are hooked.
+        model: the model whose modules are hooked.
         score: the scores of a batch, (B, …) to (B, K).
         n_tokens: the number of scores K.
         batch_size: inputs in one pass of a perturbation method; a quarter as many here.
@@ -224,7 +224,7 @@ class HookedPasses:
         """
         n_rows, batch_size = 1, self.batch_size
         if isinstance(method, NoiseTunnel):
-            inner = method.attribution_method  # which can be checked, unlike what noise makes of it
+            inner = method.attribution_method  # its completeness can be checked, unlike that of noisy attributions
             if isinstance(innermost(method), DeepLift):
                 self.attribute(inner, inputs, _known(inner, arguments), seed, on_pass)
             n_rows, batch_size = arguments["nt_samples"], 1
@@ -280,9 +280,9 @@ class _ScoreModule(nn.Module):
 
 
 def rewrapped(method: Attribution, forward_func: Any, gradient_func: Any = None) -> Any:
-    """A copy of a method, and of the method inside it, for another forward function."""
+    """A copy of a method, and of the method inside it, with another forward function."""
     method = copy(method)
-    for name in HANDLES & vars(method).keys():  # to which the copy adds its own
+    for name in HANDLES & vars(method).keys():  # lists to which the copy adds its own handles
         setattr(method, name, [])
     method.forward_func = forward_func
     if hasattr(method, "model"):  # the methods that hook its modules
@@ -296,7 +296,7 @@ def rewrapped(method: Attribution, forward_func: Any, gradient_func: Any = None)
 
 @contextmanager
 def reproducible(seed: int, device: torch.device) -> Iterator[None]:
-    """Captum's methods draw from the global generators: seeds them, and leaves them as they were."""
+    """A context that seeds the global generators, from which Captum's methods draw, and restores them afterwards."""
     state = np.random.get_state()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
@@ -309,7 +309,7 @@ def reproducible(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _fingerprint(inputs: Tensor) -> Tensor:
-    """Numbers for each example that no other example will have, (B, 4)."""
+    """Numbers that identify each example, (B, 4)."""
     flat = inputs.detach().flatten(1).float()
     return flat @ _weights(flat.shape[1]).to(flat.device)
 

@@ -1,4 +1,4 @@
-"""What an attribution method is given to explain one utterance, checked before anything expensive is computed."""
+"""Completes and checks the arguments of an attribution method, before anything expensive is computed."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class Plan:
     Attributes:
         method: the attribution method for the spectrogram.
         token_method: the attribution method for the previous tokens.
-        utterance: what the model hears.
-        tokens: what it writes.
-        prediction: what is explained: the rows and their forward function.
-        baseline: what hidden bins become; a number, or a tensor that broadcasts to the spectrogram.
+        utterance: the utterance.
+        tokens: the tokens of its text.
+        prediction: the rows to explain and their forward function.
+        baseline: the values that replace hidden bins; a number, or a tensor that broadcasts to the spectrogram.
         mask_source: the feature mask as it was given, or the function that made it.
-        mask: the feature mask, with the spectrogram's size and device; None where every bin is a feature.
+        mask: the feature mask, with the spectrogram's size and device; None if every bin is a feature.
         arguments: the arguments of the method's ``attribute`` for the spectrogram.
         token_arguments: the arguments of the token method's ``attribute`` for the previous tokens.
         joint: whether spectrogram and previous tokens are perturbed at the same time.
         token_values: whether the single values of the embeddings are the features.
-        pooling_masks: masks from fine to coarse, over the finest reliable one of which GradientSPES pools; empty
-            where it keeps the feature mask.
+        pooling_masks: masks from fine to coarse; GradientSPES pools over the finest reliable one. Empty if it keeps
+            the feature mask.
     """
 
     method: Attribution
@@ -86,12 +86,12 @@ def make_plan(
     Args:
         adapt_patches: whether GradientSPES may pool over fewer and larger patches than those of the mask.
         given: the caller's further arguments of the method's ``attribute`` for the spectrogram.
-        token_given: and those for the previous tokens.
+        token_given: the caller's further arguments for the previous tokens.
         The others are those of :meth:`.SpeechToTextAttribution.attribute`.
 
     Raises:
-        ValueError: a mask, a baseline or numbers that do not fit the utterance or each other.
-        TypeError: an argument that the method for the tokens does not take.
+        ValueError: a mask, a baseline or numbers do not fit the utterance or each other.
+        TypeError: the method for the tokens does not take an argument.
     """
     model = prediction.model
     if joint and not len(prediction.previous):
@@ -105,7 +105,7 @@ def make_plan(
     arguments = methods.spectrogram_arguments(method, facts, given)
     token_method = methods.token_method(method, facts.n_previous)
     token_arguments = methods.token_arguments(token_method, facts, token_given)
-    if joint:  # in one call with the spectrogram, which has the samples
+    if joint:  # the previous tokens are perturbed in the call for the spectrogram, with its samples
         token_arguments = {"perturbation_prob": token_arguments["perturbation_prob"]}
     elif not facts.n_previous:
         token_arguments = {}
@@ -139,18 +139,18 @@ def make_prediction(
     contrast: Contrast | None,
     sentence: bool,
 ) -> Prediction:
-    """What is explained: every token, the text as a whole, or one word against another.
+    """Makes the prediction to explain: every token, the text as a whole, or one word against another.
 
     Raises:
-        ValueError: a contrast together with ``sentence`` or a score, or a score that does not fit the model.
+        ValueError: a contrast is given together with ``sentence`` or a score, or the score does not fit the model.
     """
     if isinstance(method, CrossAttention) and (contrast is not None or sentence):
-        raise ValueError("attention is paid while a token is written: leave out contrast and sentence.")
+        raise ValueError("CrossAttention explains single tokens: leave out contrast and sentence.")
     if contrast is not None:
         if sentence:
             raise ValueError("a contrast explains one word, and sentence the text as a whole: give one of them.")
         if score is not None:
-            raise ValueError(f"a contrast has a score of its own: leave out score={score.__name__}.")
+            raise ValueError(f"a contrast has its own score: leave out score={score.__name__}.")
         return WordPrediction(model, tokens, contrast, utterance)
     if score is CTCLogLikelihood:
         return PathsPrediction(model, tokens, text(model, tokens))
@@ -168,7 +168,7 @@ def _mask_source(
     given: dict[str, Any],
     feature_mask: MaskSource,
 ) -> MaskSource:
-    """The mask as it was given, or the method's default; SLIC with what depends on the model and its task."""
+    """The mask as it was given, or the method's default; SLIC gets the arguments that depend on model and task."""
     if feature_mask is None:
         seconds = min(utterance.spectrogram.shape[1] / model.frames_per_second, MAX_SECONDS[task])
         patches = methods.default_patches(method, given, seconds)
@@ -182,7 +182,7 @@ def _mask_source(
 
 
 def _format_baseline(baseline: Tensor | float, utterance: Utterance) -> Tensor | float:
-    """A baseline with the spectrogram's dimensions and device, whatever it leaves out."""
+    """A baseline with the spectrogram's number of dimensions and device."""
     if not isinstance(baseline, Tensor) or not baseline.dim():
         return float(baseline)
     spectrogram = utterance.spectrogram
@@ -192,7 +192,7 @@ def _format_baseline(baseline: Tensor | float, utterance: Utterance) -> Tensor |
 def _check(
     utterance: Utterance, mask: Tensor | None, perturbations_per_eval: int | None, arguments: dict[str, Any]
 ) -> Tensor | None:
-    """The mask with the spectrogram's size and device, checked together with the arguments that belong to it."""
+    """Checks the mask and the arguments that belong to it; returns it with the spectrogram's size and device."""
     perturbations_per_eval = 1 if perturbations_per_eval is None else perturbations_per_eval
     if mask is None:
         check_counts(arguments.get("n_samples", 1), perturbations_per_eval, 1)

@@ -1,4 +1,4 @@
-"""What each attribution method needs to explain speech: its score, its features, and how much is enough."""
+"""Defaults of each attribution method for speech: its score, its features and its number of samples."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ RESERVED = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a method's defaults depend on."""
+    """The facts about an utterance on which a method's defaults depend."""
 
     spectrogram: Tensor  # (1, T, C)
     frames_per_second: float
@@ -98,17 +98,17 @@ class Facts:
 
 @dataclass(frozen=True)
 class Defaults:
-    """How a class of methods is run on speech, unless it is told otherwise.
+    """Default arguments of a class of methods on speech.
 
     Attributes:
         score: the forward function.
         patches_per_second: granularities of its SLIC feature mask; None for a method that takes no mask.
-        features: what it attributes to, in words.
-        signed: whether its values have a sign, with the score above.
-        knows_frequency: whether they differ among the mel channels of a frame.
+        features: its features, for the table of methods.
+        signed: whether its values can be negative with this score.
+        knows_frequency: whether its values differ among the mel channels of a frame.
         spectrogram: its further arguments for the spectrogram.
-        tokens: and for the previous tokens.
-        cost: what it passes through the model for the spectrogram, in words.
+        tokens: its further arguments for the previous tokens.
+        cost: its passes of the model for the spectrogram, for the table of methods.
     """
 
     score: Score
@@ -122,7 +122,7 @@ class Defaults:
 
 
 def _enough_samples(n_features: int) -> Arguments:
-    """A regression has to have more samples than features."""
+    """A number of samples that is larger than the number of features, as a regression needs."""
     return {"n_samples": max(2 * n_features, 100)}
 
 
@@ -135,7 +135,7 @@ def _token_regression(facts: Facts) -> Arguments:
 
 
 def _window(facts: Facts) -> Arguments:
-    """0.2 s × a quarter of the channels, moved by half of it; longer in time where the utterance exceeds 5 s."""
+    """A window of 0.2 s × a quarter of the channels, moved by half; longer in time if the utterance exceeds 5 s."""
     n_frames, n_channels = facts.spectrogram.shape[1:]
     step = max(round(0.1 * facts.frames_per_second), n_frames // 50, 1), max(n_channels // 8, 1)
     window = min(2 * step[0], n_frames), min(2 * step[1], n_channels)
@@ -143,17 +143,17 @@ def _window(facts: Facts) -> Arguments:
 
 
 def _half(shape: Any) -> Any:
-    """Half of a window, as far as it is moved; or of several."""
+    """Half of a window, or of several, by which windows are moved."""
     return tuple(map(_half, shape)) if isinstance(shape, tuple) else max(shape // 2, 1)
 
 
 def _noise(facts: Facts) -> float:
-    """The noise that SmoothGrad's authors advise (Smilkov et al., 2017): a tenth of the range of values."""
+    """The noise that SmoothGrad's authors recommend (Smilkov et al., 2017): a tenth of the range of values."""
     return 0.1 * float(facts.spectrogram.max() - facts.spectrogram.min())
 
 
 def _own(method: type[Attribution], *names: str) -> Arguments:
-    """Defaults that are the method's own, to be stored with the result."""
+    """The method's own defaults, which are stored with the result."""
     return {name: signature(method.attribute).parameters[name].default for name in names}
 
 
@@ -265,11 +265,11 @@ REFUSED: dict[type[Attribution], str] = {
         "it shuffles features between the examples of a batch, and one utterance has none to shuffle with: all its "
         "attributions would be 0. FeatureAblation replaces features by the baseline"
     ),
-    ShapleyValues: "it tries all orders of the features, whose number is a factorial: take ShapleyValueSampling",
-    LimeBase: "it has no perturbation function for a feature mask: take Lime or KernelShap",
-    DeepLiftShap: "it wants a distribution of baselines: take GradientShap, or DeepLift with one baseline",
-    LRP: "it has rules for few kinds of modules, none for attention: take IntegratedGradients or InputXGradient",
-    GuidedGradCam: "it explains a layer of convolutions: take Saliency or IntegratedGradients",
+    ShapleyValues: "it tries all orders of the features, whose number is a factorial: use ShapleyValueSampling",
+    LimeBase: "it has no perturbation function for a feature mask: use Lime or KernelShap",
+    DeepLiftShap: "it needs a distribution of baselines: use GradientShap, or DeepLift with one baseline",
+    LRP: "it has rules for few kinds of modules, none for attention: use IntegratedGradients or InputXGradient",
+    GuidedGradCam: "it explains a layer of convolutions: use Saliency or IntegratedGradients",
     LayerAttribution: "it explains a layer of the model and not its input",
     NeuronAttribution: "it explains a neuron of the model and not what it writes",
 }
@@ -279,7 +279,7 @@ def defaults_of(method: Attribution) -> Defaults:
     """The defaults of a method's class.
 
     Raises:
-        TypeError: a method that cannot explain what a speech-to-text model writes; the message says what can.
+        TypeError: the method cannot explain a speech-to-text model; the message names one that can.
     """
     if isinstance(method, NoiseTunnel):
         return defaults_of(method.attribution_method)
@@ -302,7 +302,7 @@ def _more_special(refused: type[Attribution]) -> list[type[Attribution]]:
 
 
 def check_score(method: Attribution, score: object) -> None:
-    """Raises a TypeError for what is no score, and a ValueError where a score would make attributions 0."""
+    """Raises a TypeError for something else than a score, and a ValueError if the attributions would be 0."""
     if score is not None and not (isinstance(score, type) and hasattr(score, "from_prediction")):
         raise TypeError(
             f"score must be one of the classes {', '.join(one.__name__ for one in SCORES)}, not {score!r} (of a CTC "
@@ -313,23 +313,23 @@ def check_score(method: Attribution, score: object) -> None:
     if isinstance(innermost(method), LOCAL) and score is KLDivergence:
         raise ValueError(
             f"the gradient of KLDivergence is 0 at the unperturbed input, where {title(method)} takes it: use "
-            "score=TokenLogProbability, or a method that looks further, such as IntegratedGradients."
+            "score=TokenLogProbability, or a method that also takes it elsewhere, such as IntegratedGradients."
         )
 
 
 def check_gradients(method: Attribution, model: SpeechToTextModel) -> None:
-    """Raises a ValueError for a method that needs gradients, of a model through which none flow."""
+    """Raises a ValueError for a method that needs gradients, if the model has none."""
     inside = getattr(model, "model", None)
     needs_gradients = isinstance(innermost(method), (GradientAttribution, GradientSPES))
     if needs_gradients and isinstance(inside, nn.Module) and is_quantized(inside):
         raise ValueError(
             f"{title(method)} needs gradients, and none flow through the quantised layers of {model.name}, so that its "
-            "maps would be 0: take the model before it was quantised, or a perturbation method such as SPES."
+            "maps would be 0: use the model before it was quantised, or a perturbation method such as SPES."
         )
 
 
 def innermost(method: Attribution) -> Attribution:
-    """The method inside NoiseTunnel; others as they are."""
+    """The method inside NoiseTunnel, or the method itself."""
     return innermost(method.attribution_method) if isinstance(method, NoiseTunnel) else method
 
 
@@ -339,44 +339,43 @@ def is_hooked(method: Attribution) -> bool:
 
 
 def check_hooks(method: Attribution, model: object) -> None:
-    """Raises a TypeError where a method that hooks modules would find none of those that it knows."""
+    """Raises a TypeError if a method that hooks modules finds none of the modules that it knows."""
     method = innermost(method)
     name = type(method).__name__
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"{name} hooks the model's non-linearities, which must be modules of it, but those of "
-            f"{getattr(model, 'name', type(model).__name__)} are functions (GELU, attention): take IntegratedGradients "
+            f"{getattr(model, 'name', type(model).__name__)} are functions (GELU, attention): use IntegratedGradients "
             "or GradientShap with the same baseline."
         )
     if not isinstance(method, DeepLift) and not any(isinstance(module, nn.ReLU) for module in model.modules()):
-        raise TypeError(f"{name} changes the gradient of nn.ReLU modules and the model has none: take Saliency.")
+        raise TypeError(f"{name} changes the gradient of nn.ReLU modules and the model has none: use Saliency.")
 
 
 def check_rules(method: Attribution, model: object) -> None:
-    """Raises a TypeError where a method that reads or changes the inside of a model does not know this model's."""
+    """Raises a TypeError if a method that reads or changes the layers of a model does not support this model."""
     method = innermost(method)
     name = getattr(model, "name", type(model).__name__)
     if isinstance(method, AttnLRP) and getattr(model, "has_gated_products", False):
         raise TypeError(
             f"AttnLRP has no rule for the gated layers (SwiGLU) of {name}, whose relevance would be counted twice: "
-            "take IntegratedGradients or GradientSPES."
+            "use IntegratedGradients or GradientSPES."
         )
     if isinstance(method, CrossAttention) and not hasattr(model, "attention_weights"):
-        raise TypeError(
-            f"CrossAttention reads the attention weights of Whisper models, not those of {name}: take SPES."
-        )
+        raise TypeError(f"CrossAttention reads the attention weights of Whisper models, not those of {name}: use SPES.")
 
 
 def check_completeness(method: Attribution, attributions: Tensor, differences: Tensor) -> None:
-    """Raises a ValueError where DeepLift's attributions (K, …) are not the differences (K,) of the scores.
+    """Raises a ValueError if DeepLift's attributions (K, …) do not sum to the differences (K,) of the scores.
 
-    They add up where all non-linearities are modules that DeepLift knows, and nothing else is multiplied.
+    They do if all non-linearities are modules that DeepLift knows, and no other parts are multiplied.
     """
     totals = attributions.flatten(1).sum(1)
     error = float((totals - differences).abs().max() / differences.abs().max().clamp(min=1e-6))
     if isinstance(method, DeepLift) and error > 0.05:
         raise ValueError(
-            f"DeepLift's attributions miss the difference of the scores by {error:.0%}: the model, or a score other "
+            f"DeepLift's attributions differ from the difference of the scores by {error:.0%}: the model, or a score "
+            "other "
             "than TokenLogit, has non-linearities that are not modules known to DeepLift (functions, GELU, attention, "
             "LayerNorm). Take "
             "IntegratedGradients or GradientShap with the same baseline."
@@ -384,41 +383,42 @@ def check_completeness(method: Attribution, attributions: Tensor, differences: T
 
 
 def accepted(method: Attribution) -> dict[str, Any]:
-    """The arguments of a method's attribute, also those of the method inside it, and their defaults."""
+    """The arguments of a method's ``attribute`` and of the method inside it, with their defaults."""
     parameters = signature(method.attribute).parameters.values()
     own = {item.name: item.default for item in parameters if item.name not in {"self", "kwargs"}}
     return {**accepted(method.attribution_method), **own} if isinstance(method, NoiseTunnel) else own
 
 
 def token_method(method: Attribution, n_previous: int) -> Any:
-    """The method for the previous tokens: without the noise for NoiseTunnel, SPES for its relatives.
+    """The method for the previous tokens: NoiseTunnel's inner method, and SPES for BubbleNoise and GradientSPES.
 
-    BubbleNoise has no bubbles for them, and of GradientSPES a backward for each token takes longer than the dozens of
-    perturbations that SPES evaluates meanwhile, for which the encoder need not run.
+    BubbleNoise perturbs only spectrograms. In the time of GradientSPES's backward for each token, SPES evaluates dozens
+    of perturbations of the tokens, for which the encoder does not run.
     """
     if isinstance(method, NoiseTunnel):
         return token_method(method.attribution_method, n_previous)
     if isinstance(method, (BubbleNoise, GradientSPES)):
         return SPES(method.forward_func)
-    if isinstance(method, KernelShap) and n_previous == 1:  # which has nothing to draw; their result is the same
+    # KernelShap has nothing to draw for one feature; ShapleyValueSampling gives the same result
+    if isinstance(method, KernelShap) and n_previous == 1:
         return ShapleyValueSampling(method.forward_func)
     return method
 
 
 def asks_model(method: Attribution) -> bool:
-    """Whether a method asks for the score at all, unlike attention and the floors."""
+    """Whether a method calls the forward function, unlike CrossAttention, Random and Energy."""
     return not isinstance(method, WITHOUT_SCORE)
 
 
 def title(method: Attribution) -> str:
-    """A method's name, as results call it."""
+    """The name of a method in results."""
     if isinstance(method, NoiseTunnel):
         return f"{method.get_name()} over {title(method.attribution_method)}"
     return method.get_name()
 
 
 def check_known(method: Attribution, given: Arguments) -> None:
-    """Raises a TypeError for an argument that a method does not take, or that the wrapper gives by itself."""
+    """Raises a TypeError for an argument that the method does not take, or that the wrapper sets."""
     known = accepted(method).keys() - RESERVED
     if unknown := [name for name in given if name not in known]:
         has = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
@@ -426,13 +426,13 @@ def check_known(method: Attribution, given: Arguments) -> None:
 
 
 def spectrogram_arguments(method: Attribution, facts: Facts, given: Arguments) -> Arguments:
-    """A method's arguments for the spectrogram: its defaults on speech, and what the caller gave."""
+    """A method's arguments for the spectrogram: its defaults for speech, and those of the caller."""
     if (
         isinstance(innermost(method), KernelShap)
         and facts.feature_mask is not None
         and facts.feature_mask.unique().numel() < 2
     ):
-        raise ValueError("KernelShap shares the score among patches and there is one: give a feature_mask with more.")
+        raise ValueError("KernelShap needs at least two patches and there is one: give a feature_mask with more.")
     if "sliding_window_shapes" in given:
         given = {"strides": _half(given["sliding_window_shapes"]), **given}
     noise = {"nt_samples": 10, "stdevs": _noise(facts)} if isinstance(method, NoiseTunnel) else {}
@@ -446,7 +446,7 @@ def token_arguments(method: Attribution, facts: Facts, given: Arguments) -> Argu
 
 
 def shared_with_tokens(given: Arguments) -> Arguments:
-    """Those of a caller's arguments that serve the previous tokens too."""
+    """The caller's arguments that are also passed to the call for the previous tokens."""
     return {name: value for name, value in given.items() if name not in SPECTROGRAM_ONLY}
 
 
@@ -459,7 +459,7 @@ def check_arguments(
     process_group: object = None,
     min_reliability: object = None,
 ) -> None:
-    """Raises a TypeError for arguments that a method has no use for."""
+    """Raises a TypeError for arguments that the method does not use."""
     known = accepted(method)
     is_spes = isinstance(method, SPES)
     useless = {
@@ -482,13 +482,14 @@ def uses_patches(method: Attribution) -> bool:
 def default_patches(method: Attribution, given: Arguments, seconds: float) -> tuple[int, ...] | None:
     """Granularities of a method's SLIC feature mask; None for a method of bins.
 
-    SPES's are the paper's where there are as many samples as patches of the middle one. With fewer samples the patches
-    are larger, as many as there are samples, but no fewer than 40 a second; benchmarks/estimators.py says why.
+    SPES has the paper's if there are at least as many samples as patches of the middle granularity. With fewer samples
+    the patches are larger, as many as there are samples, but at least 40 a second; benchmarks/estimators.py has the
+    reason.
 
     Args:
         method: the method.
-        given: its arguments that the caller gave.
-        seconds: of the utterance, and no more than the paper's τ, from which on the patches grow no more.
+        given: the arguments of the caller.
+        seconds: duration of the utterance, at most the paper's τ, from which the number of patches does not grow.
     """
     patches = defaults_of(method).patches_per_second
     if patches is None or not uses_patches(method):
@@ -502,10 +503,10 @@ def default_patches(method: Attribution, given: Arguments, seconds: float) -> tu
 
 
 def coarser_masks(source: object, spectrogram: Tensor, mask: Tensor | None) -> list[Tensor]:
-    """A mask by SLIC and masks of fewer and larger patches, from fine to coarse, down to about 40 patches a second.
+    """A mask by SLIC and masks with fewer, larger patches, from fine to coarse, down to about 40 patches a second.
 
-    A method whose values belong to bins pools over the finest of them that is reliable. There are none for masks that
-    are not made by SLIC from patches a second.
+    A method with a value for each bin pools over the finest of them that is reliable. The list is empty for masks that
+    are not made by SLIC from a number of patches a second.
     """
     if mask is None or not isinstance(source, partial) or source.func is not slic_feature_mask:
         return []
@@ -521,7 +522,7 @@ def coarser_masks(source: object, spectrogram: Tensor, mask: Tensor | None) -> l
 
 
 def baselines_for(method: Attribution, baseline: Tensor | float, inputs: Tensor) -> Arguments:
-    """The baseline as a method takes it: Captum wants it in the input's shape, and gradients know none at all."""
+    """The baseline as argument of a method: Captum needs the input's shape, and some methods take no baseline."""
     if "baselines" not in accepted(method):
         return {}
     return {"baselines": torch.as_tensor(baseline, device=inputs.device).to(inputs.dtype).expand_as(inputs)}

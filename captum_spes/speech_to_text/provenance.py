@@ -1,4 +1,4 @@
-"""How an explanation was made, in values that a file can hold and that a resumed run is compared by."""
+"""Describes how an explanation was made, by values that JSON can hold and that a resumed run compares."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 def describe_model(
     model: SpeechToTextModel, gen_args: dict[str, Any] | None, context: Context, dtype: Dtype | None
 ) -> dict[str, Any]:
-    """How a model is run: what the results of several utterances must have in common."""
+    """Describes how a model is run, which must be the same for all results of an evaluation."""
     return {
         "model": model.name,
-        # of models that are told
+        # for models that take a language or a task
         "language": getattr(model, "language", None),
         "task": getattr(model, "task", "transcribe"),
         "context": context,
@@ -31,7 +31,7 @@ def describe_model(
 
 
 def describe_inputs(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> dict[str, Any]:
-    """What the model hears, and what it writes."""
+    """Describes the inputs and the tokens of the model."""
     return {
         "target": "generated" if tokens.generated else "given",
         "token_ids": tokens.target.tolist(),
@@ -46,18 +46,18 @@ def describe_inputs(model: SpeechToTextModel, utterance: Utterance, tokens: Toke
 
 
 def describe_arguments(arguments: dict[str, Any] | None) -> dict[str, Any]:
-    """Each of them, by name."""
+    """Describes each of the arguments, by name."""
     return {name: describe(value) for name, value in (arguments or {}).items()}
 
 
 def describe(value: object) -> Any:
-    """A value as JSON can hold it: a plain value as it is, a tensor by its shape and a hash of what is in it."""
+    """Describes a value so that JSON can hold it: plain values unchanged, tensors by shape and a hash."""
     if isinstance(value, (bool, int, float, str, type(None))):
         return value
     if isinstance(value, Tensor):
         return float(value) if value.numel() == 1 else fingerprint(value)
     if isinstance(value, partial):
-        # what was given, and what the function takes by itself
+        # the given arguments, and the defaults of the function
         parameters = signature(value.func).parameters.values()
         defaults = {item.name: item.default for item in parameters if item.default is not item.empty}
         arguments = {**defaults, **value.keywords}
@@ -69,7 +69,7 @@ def describe(value: object) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that a result depends on."""
+    """The versions of Python and of the packages on which a result depends."""
     found = {"python": platform.python_version()}
     for package in ("captum-spes", "captum", "torch", "transformers", "scikit-image", "numpy"):
         try:

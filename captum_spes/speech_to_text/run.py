@@ -1,4 +1,4 @@
-"""The calls of an attribution method for one utterance, counted and reported."""
+"""Runs an attribution method for one utterance, and counts and reports its passes."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 Stage = Callable[[str, int, int], bool | None]
 
-# perturbations in a batch where none are given
+# default number of perturbations in a batch
 BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a method is run. None of it changes the result by more than rounding, but for the seed.
+    """How a method is run. Except for the seed, the options change the result only by rounding.
 
     Attributes:
-        perturbations_per_eval: perturbations in a batch; None for what is fast on the device.
+        perturbations_per_eval: perturbations in a batch; None for a number that is fast on the device.
         seed: the seed of all that is random.
         show_progress: whether each call shows a progress bar.
         callback: called after every batch as ``callback(stage, done, total)``.
         process_group: ranks that share the perturbations.
-        checkpoints: folder of the files from which a run that was killed goes on.
+        checkpoints: folder of the files from which a killed run continues.
     """
 
     perturbations_per_eval: int | None = None
@@ -59,7 +59,7 @@ class Maps:
         spectrogram: shape (K, T, C).
         reliability: shape (K,); None for methods that do not measure it.
         tokens: shape (K, J).
-        mask: the feature mask that the values belong to; None where every bin has its own.
+        mask: the feature mask to which the values belong; None if every bin has its own value.
     """
 
     spectrogram: Tensor
@@ -72,8 +72,8 @@ class Run:
     """Runs the method of a plan on the model.
 
     Attributes:
-        done: samples that each stage has evaluated, of methods of this library.
-        passes: inputs that each stage has passed forwards and backwards through the model.
+        done: the number of samples of each stage, for methods of this library.
+        passes: the number of inputs of each stage that passed forwards and backwards through the model.
         stopped: whether the callback ended the run.
     """
 
@@ -86,7 +86,7 @@ class Run:
         self.done: dict[str, int] = {}
         self.passes: dict[str, dict[str, int]] = {}
         self.stopped = False
-        self._pooling: int | None = None  # the number of the mask that GradientSPES has pooled over
+        self._pooling: int | None = None  # the index of the mask over which GradientSPES has pooled
         self._attention: tuple[Tensor, Tensor] | None = None
         with torch.no_grad():
             self.original = self.outputs.of_gate()
@@ -95,14 +95,14 @@ class Run:
         """The attributions of the spectrogram and of the previous tokens."""
         if self.plan.joint:
             return self._attribute_jointly()
-        # The tokens come first: they take little time, and a run that is stopped later has all of them.
+        # The tokens come first: they take little time, so that a run that is stopped has their maps.
         tokens = self._attribute_tokens()
         spectrogram, reliability = self._attribute_spectrogram()
         mask = self.plan.mask if self._pooling is None else self.plan.pooling_masks[self._pooling]
         return Maps(spectrogram, reliability, tokens, mask)
 
     def _attribute_tokens(self) -> Tensor:
-        """Attributions (K, J) of the previous tokens: the encoder has run once, the decoder runs for each sample."""
+        """Attributions (K, J) of the previous tokens; the encoder runs once, and the decoder for each sample."""
         plan = self.plan
         if not len(self.prediction.previous):
             return torch.zeros(len(self.prediction.rows), 0)
@@ -147,7 +147,7 @@ class Run:
         return torch.ones(shape, device=self.inputs.device)
 
     def _of_tokens(self, attr: Tensor) -> Tensor:
-        """Attributions (K, J) of those of a gate, (K, J) or (K, J, D)."""
+        """Attributions (K, J) of tokens from those of a gate, (K, J) or (K, J, D)."""
         return attr.flatten(2).mean(2) if self.plan.token_values else attr
 
     def _attribute(
@@ -158,7 +158,7 @@ class Run:
         outputs: Callable[[Tensor], Any],
         arguments: dict[str, Any],
     ) -> tuple[Tensor, Tensor | None]:
-        """Attributions (K, …), and the reliability where the method measures it."""
+        """Attributions (K, …), and the reliability if the method measures it."""
         if isinstance(method, CrossAttention):
             return self._attend(stage, method, inputs, arguments), None
         score = self.prediction.score(outputs, self.original)
@@ -185,7 +185,7 @@ class Run:
         score: Callable[..., Tensor],
         arguments: dict[str, Any],
     ) -> Tensor:
-        """Attributions (K, …) by a method of Captum, which is started for each row on passes that all rows share."""
+        """Attributions (K, …) by a method of Captum, which runs once for each row and shares passes between rows."""
         batch_size = self._batch_size(stage) if methods.asks_model(method) else 1
         if "perturbations_per_eval" in methods.accepted(method):
             arguments = {"perturbations_per_eval": batch_size, **arguments}
@@ -213,7 +213,7 @@ class Run:
     def _attend(self, stage: str, method: CrossAttention, inputs: Tensor, arguments: dict[str, Any]) -> Tensor:
         """The decoder's attention (K, …) to the frames or to the previous tokens."""
         if self._attention is None:
-            assert isinstance(self.prediction, TokenPrediction)  # others are refused
+            assert isinstance(self.prediction, TokenPrediction)  # other predictions are refused
             model: Any = self.prediction.model
             self._attention = model.attention_weights(self.plan.utterance, self.prediction.tokens)
             self._count(stage, forward=1)  # one pass serves both calls
@@ -226,13 +226,13 @@ class Run:
         model: Any = self.prediction.model
         heads: list[tuple[int, int]] | None = model.alignment_heads
         if heads is None:
-            raise ValueError(f"the generation config of {model.name} names no alignment_heads: take all heads.")
+            raise ValueError(f"the generation config of {model.name} names no alignment_heads: use all heads.")
         return heads
 
     # What the methods are given
 
     def _own_arguments(self, stage: str) -> dict[str, Any]:
-        """What this library's methods take beside Captum's."""
+        """The arguments of this library's methods that Captum's methods do not have."""
         checkpoints = self.options.checkpoints
         return {
             "perturbations_per_eval": self._batch_size(stage),
@@ -245,10 +245,10 @@ class Run:
         }
 
     def _batch_size(self, stage: str) -> int:
-        """Perturbations in a batch: those given, or what is fast on this device."""
+        """Perturbations in a batch: the given number, or one that is fast on this device."""
         if self.options.perturbations_per_eval is not None:
             return self.options.perturbations_per_eval
-        # on a CPU the size makes little difference, and a fixed one gives the same result to the last bit
+        # on a CPU the size makes little difference, and a fixed size gives the same result to the last bit
         return BATCH_SIZE if self.inputs.device.type == "cpu" or stage == "previous tokens" else self._fastest
 
     def _gradient_batch_size(self, stage: str) -> int:
@@ -256,12 +256,12 @@ class Run:
         size = self._batch_size(stage)
         if self.options.perturbations_per_eval is not None or self.inputs.device.type != "cpu":
             return max(size // 4, 1)
-        # many tokens take long: smaller batches let the progress bar move, and cost little
+        # a batch with many tokens takes long: smaller batches update the progress bar more often, and cost little
         return min(max(2 * size // len(self.prediction.rows), 1), 4)
 
     @cached_property
     def _fastest(self) -> int:
-        """The size of the batches of spectrograms that a short probe finds fast."""
+        """The batch size for spectrograms that a short probe finds fast."""
         score = self.prediction.score(self.outputs.of_spectrogram, self.original)
 
         @torch.no_grad()
@@ -285,7 +285,7 @@ class Run:
         passes["backward"] += backward
 
     def _count_samples(self, stage: str, method: Attribution) -> None:
-        """Counts what all ranks passed through the model: the samples, and the unperturbed input."""
+        """Counts the inputs that all ranks passed through the model: the samples, and the unperturbed input."""
         n_done = self.done[stage]
         if isinstance(method, GradientSPES):
             self._count(stage, n_done, n_done * len(self.prediction.rows))

@@ -1,4 +1,4 @@
-"""What is explained: the scores of every token, of the text as a whole, or of a word against another or none."""
+"""Predictions to explain: every token, the text as a whole, or a word contrasted with another word or none."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.speech_to_text.profiles import Score
 from captum_spes.words import word_spans
 
-NO_WORD = "∅"  # in the name of a row whose foil is empty
+NO_WORD = "∅"  # stands for an empty foil in the name of a row
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Why this word and not that one: a word of the text, and the foil that might have been written in its place.
+    """A word of the text and a foil, another word that might have been written in its place.
 
-    After Conti et al. (2025, "The Unheard Alternative"). Both words are scored on the same perturbed inputs, by
-    :class:`.ContrastiveProbability`. Either may be a phrase of several words.
+    Explanations of a contrast follow Conti et al. (2025, "The Unheard Alternative"). Both words are scored on the same
+    perturbed inputs, by :class:`.ContrastiveProbability`. Either may be a phrase of several words.
 
-    An empty foil stands for no word at all, which asks why a word was inserted: the word is scored against what
-    follows it in the text, which would be written in its place. Where that begins with the same word, as in *the the
-    cat*, the two texts are scored from the token on in which they differ. To ask why a word was left out, take a phrase
-    as the foil: ``Contrast("like", foil="not like")``.
+    An empty foil asks why a word was inserted: the word is compared with the next word of the text, which would be
+    written in its place. If the next word is the same, as in *the the cat*, the two texts are compared from the first
+    token in which they differ. To ask why a word was left out, give a phrase as the foil:
+    ``Contrast("like", foil="not like")``.
 
     Args:
-        word: a word of the target text or several in a row, such as ``"next step"``; or the number of a word, from 0,
-            where the text has it more than once. A string is always text, and an integer always a number.
+        word: a word of the target text, or several consecutive ones such as ``"next step"``; or the number of a word,
+            from 0, if the text has it more than once. A string is always text, and an integer always a number.
         foil: the other word or phrase; ``""`` or None for no word.
-        difference: score p(word) − p(foil) rather than p(word) / (p(word) + p(foil)).
+        difference: use the score p(word) − p(foil) rather than p(word) / (p(word) + p(foil)).
         word_boundaries: whether the probability of a word of several tokens is that of the whole *word*
-            (Pimentel & Meister, 2024), or the product of its tokens', the plain chain rule, which counts longer words
-            that begin alike. The plain product is taken where the foil is the end of the text, after which no word
-            begins, and where the texts first differ behind a repeated word.
+            (Pimentel & Meister, 2024), or the product of its tokens' probabilities, which also counts longer words
+            with the same beginning. The product is always used if the foil is the end of the text, after which no word
+            begins, and if the texts first differ after a repeated word.
 
     Example::
 
@@ -61,15 +61,15 @@ class Contrast:
 
 
 class Prediction:
-    """What is explained: scores of some rows, which a method perturbs the inputs of.
+    """Maps the outputs of a model to one score for each explained row.
 
     Attributes:
         rows: the name of each row.
         previous: ids of the previous tokens, (J,).
-        n_previous: how many of them are features of each row, (K,).
-        score_name: the forward function's.
-        grouped: whether the rows are something else than the model's tokens.
-        contrast: what is contrasted, in plain values; None for tokens.
+        n_previous: for each row the number of previous tokens that are its features, (K,).
+        score_name: the name of the forward function.
+        grouped: whether the rows are not the model's tokens.
+        contrast: the contrast in plain values; None for tokens.
     """
 
     rows: list[str]
@@ -83,15 +83,15 @@ class Prediction:
         self.contrast: dict[str, Any] | None = None
 
     def outputs(self, encoded: Any, token_gate: Tensor | None = None) -> Any:
-        """What the score's own function returns."""
+        """The outputs of the model that the score needs."""
         raise NotImplementedError
 
     def score(self, outputs: Callable[..., Any], original: Any) -> Callable[..., Tensor]:
-        """The forward function (B, K) for a function of the inputs, and what that gives for the original ones."""
+        """The forward function (B, K), from a function of the inputs and its result for the original inputs."""
         raise NotImplementedError
 
     def confidence(self, original: Any) -> Confidence | None:
-        """How sure the model was of each row, from the original outputs; None where the rows are no text of its own."""
+        """The model's confidence in each row, from the original outputs; None if the rows are not text of the model."""
         return None
 
 
@@ -101,12 +101,12 @@ class TokenPrediction(Prediction):
     def __init__(self, model: SpeechToTextModel, tokens: Tokens, score: Score) -> None:
         super().__init__(model)
         if score is CTCLogLikelihood:
-            raise ValueError(f"{score.__name__} is a score of whole texts and not of tokens.")
+            raise ValueError(f"{score.__name__} scores whole texts and not tokens: give another score.")
         self.tokens = tokens
         self.rows = self.model.token_texts(tokens.target)
         self.previous = tokens.previous
         n_features = len(tokens.prompt) + torch.arange(len(tokens.target))
-        self.n_previous = n_features.clamp(max=len(self.previous))  # none, of a model that writes all at once
+        self.n_previous = n_features.clamp(max=len(self.previous))  # 0 for a model that writes all tokens at once
         self._score = score
         self.score_name = score.__name__
 
@@ -120,11 +120,11 @@ class TokenPrediction(Prediction):
         tokens = path[path >= 0]
         score = self._score.from_prediction(outputs, original, self.tokens.target[tokens])
         weights = torch.nn.functional.one_hot(tokens, len(self.tokens.target)).float()
-        weights /= weights.sum(0)  # a token's score is the mean over its frames
+        weights /= weights.sum(0)  # the score of a token is the mean over its frames
         return lambda *inputs: score(*inputs) @ weights
 
     def confidence(self, original: Tensor) -> Confidence | None:
-        if int(self.tokens.target.max()) >= original.shape[-1]:  # outputs that are no distribution over the ids
+        if int(self.tokens.target.max()) >= original.shape[-1]:  # the outputs are not a distribution over the ids
             return None
         path = self.tokens.path
         frames = None if path is None else path[path >= 0]
@@ -132,11 +132,11 @@ class TokenPrediction(Prediction):
 
 
 class PathsPrediction(Prediction):
-    """A whole text, by all the paths on which a CTC model writes it.
+    """A whole text, scored by all the paths with which a CTC model writes it.
 
     Args:
-        model: of :class:`~captum_spes.models.ctc.CtcModel`.
-        tokens: of the text.
+        model: a :class:`~captum_spes.models.ctc.CtcModel`.
+        tokens: the tokens of the text.
         text: the name of the row.
     """
 
@@ -146,7 +146,7 @@ class PathsPrediction(Prediction):
     def __init__(self, model: Any, tokens: Tokens, text: str) -> None:
         super().__init__(model)
         if tokens.path is None:
-            raise ValueError(f"{model.name} writes token after token: {self.score_name} is a score of CTC models.")
+            raise ValueError(f"{model.name} is not a CTC model, for which {self.score_name} is: give another score.")
         self.rows = [text]
         self.previous = tokens.previous
         self.n_previous = torch.tensor([0])
@@ -161,7 +161,7 @@ class PathsPrediction(Prediction):
 
 
 class TextPrediction(TokenPrediction):
-    """The text as a whole: one row, the sum of its tokens' scores."""
+    """The text as a whole: one row, whose score is the sum of its tokens' scores."""
 
     grouped = True
 
@@ -181,11 +181,11 @@ class TextPrediction(TokenPrediction):
 
 
 class WordPrediction(Prediction):
-    """A word or phrase of the text, against the foil in its place.
+    """A word or phrase of the text, compared with the foil in its place.
 
     Raises:
-        ValueError: a word that the text does not have exactly once, a foil that is the same word, an empty foil where
-            nothing follows the word, or a model that writes all words at once.
+        ValueError: the text does not have the word exactly once, the foil is the same word, the foil is empty and
+            nothing follows the word, or the model writes all words at once.
     """
 
     score_name = ContrastiveProbability.__name__
@@ -195,13 +195,16 @@ class WordPrediction(Prediction):
         super().__init__(model)
         if tokens.path is not None:
             raise ValueError(
-                f"{model.name} writes all words at once: no word can be put in another's place for a contrast."
+                f"{model.name} writes all words at once, so that a word cannot be replaced by another for a contrast."
             )
         words = TextWords(self.model.token_texts(tokens.target))
         word, (start, stop) = words.find(contrast.word)
         foil = (contrast.foil or "").strip()
         if foil == word or (contrast.foil and not foil):
-            raise ValueError(f"the foil {contrast.foil!r} of the word {word!r} is no other word: there is no contrast.")
+            raise ValueError(
+                f"the foil {contrast.foil!r} of the word {word!r} is the same word or blank: give another word, or an "
+                "empty foil for no word."
+            )
         self.difference, self.word_boundaries = contrast.difference, contrast.word_boundaries
         self.word_ids = tokens.target[start:stop]
         if foil:
@@ -229,21 +232,21 @@ class WordPrediction(Prediction):
     def _logits(self, encoded: Any, ids: Tensor, token_gate: Tensor | None) -> Tensor:
         """The distributions before each token of a word, and the one after its last, (B, n + 1, V)."""
         tokens = Tokens(self.previous, torch.cat((ids, ids[-1:])))
-        if token_gate is not None:  # the word's own tokens are no features
+        if token_gate is not None:  # the word's own tokens are not features
             token_gate = torch.cat(
                 (token_gate, token_gate.new_ones(len(token_gate), len(ids), *token_gate.shape[2:])), 1
             )
         return self.model.logits(encoded, tokens, token_gate)
 
     def score(self, outputs: Callable[..., Any], original: tuple[Tensor, Tensor]) -> Callable[..., Tensor]:
-        if self.word_boundaries and self._starts is None:  # it reads the whole vocabulary
+        if self.word_boundaries and self._starts is None:  # computed once, because it decodes the whole vocabulary
             self._starts = word_starts(self.model, original[0].shape[-1])
         score = ContrastiveProbability(outputs, self.word_ids, self.foil_ids, self._starts, self.difference)
         return lambda *inputs: score(*inputs)[:, None]
 
 
 def word_starts(model: SpeechToTextModel, vocab_size: int) -> Tensor:
-    """Which ids cannot go on with a word: those that begin with a space or punctuation, or are special; bool (V,).
+    """The ids that do not continue a word: they begin with a space or punctuation, or are special; bool (V,).
 
     Apostrophes and hyphens between letters belong to a word.
     """
@@ -253,18 +256,18 @@ def word_starts(model: SpeechToTextModel, vocab_size: int) -> Tensor:
 
 
 class TextWords:
-    """The words of a text, and the tokens that each is made of.
+    """The words of a text, and the tokens of each word.
 
     Args:
         texts: the text of each token.
 
     Attributes:
-        words: the words and marks, without the space around them.
+        words: the words and special tokens, without the space around them.
         spans: for each its first token, and the one after its last.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        # tokens that show nothing, a lone space or the first bytes of a character, belong to the word that they begin
+        # tokens without visible text, such as a space or the first bytes of a character, belong to the word they begin
         starts = [0, *(_before_blanks(texts, start) for start, _ in word_spans(texts)[1:])]
         self.spans = list(zip(starts, [*starts[1:], len(texts)]))
         self.words = [self._text(texts, *span) for span in self.spans]
@@ -278,11 +281,11 @@ class TextWords:
         """A word by its number, or a word or phrase by its text, and its tokens.
 
         Raises:
-            ValueError: the text does not have it, or more than once.
+            ValueError: the text does not have it, or has it more than once.
         """
         found = self._phrases(word) if isinstance(word, str) else self._numbered(word)
         if len(found) != 1:
-            count = f"is there {len(found)} times" if found else "is not in the text"
+            count = f"is {len(found)} times in the text" if found else "is not in the text"
             raise ValueError(f"the word {word!r} {count}: give one of {self.words}, or its number.")
         first, last = found[0]
         span = self.spans[first][0], self.spans[last][1]
@@ -293,7 +296,7 @@ class TextWords:
         return [(number % n_words, number % n_words)] if -n_words <= number < n_words else []
 
     def _phrases(self, phrase: str) -> list[tuple[int, int]]:
-        """The first and the last word of each place where the phrase stands."""
+        """The first and the last word of each occurrence of the phrase."""
         wanted = _comparable(phrase)
         found = []
         for first in range(len(self.words)):
@@ -314,8 +317,8 @@ class TextWords:
         ends = [end for start, end in self.spans if start >= stop]
         if not ends:
             raise ValueError(
-                "nothing follows the last word of the text, not even a mark of its end: a contrast with no word needs "
-                "what would be written in the word's place."
+                "nothing follows the last word of the text, not even an end token: an empty foil needs the token that "
+                "would be written in the word's place."
             )
         return ends[0]
 
@@ -325,18 +328,18 @@ def _comparable(text: str) -> str:
 
 
 def _deletion(target: Tensor, start: int, stop: int, end: int) -> tuple[int, Tensor, Tensor]:
-    """The contrast of a word with no word, ``target[start:stop]`` with what follows it, ``target[stop:end]``.
+    """The contrast of a word, ``target[start:stop]``, with an empty foil, that is, with the text ``target[stop:end]``.
 
     Returns:
-        How many tokens are the same in the text with the word and in the one without it, and the ids of both after
-        these.
+        The number of tokens at the beginning that are the same with and without the word, and the ids of both texts
+        after them.
     """
     length, rest = stop - start, target[stop:]
     shift = 0
     while shift < len(rest) and target[start + shift] == rest[shift]:
         shift += 1
     if shift == len(rest):
-        raise ValueError("the text ends in repetitions of the word: give it with the mark of its end.")
+        raise ValueError("the text ends in repetitions of the word: give the text with its end token.")
     foil_length = max(end - stop - shift, 1)
     return shift, target[start + shift : start + shift + length], rest[shift : shift + foil_length]
 

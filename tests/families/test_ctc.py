@@ -187,7 +187,7 @@ def test_what_ctc_refuses(ctc_case, cases, audio):
         ctc_case.adapter.generate(utterance, num_beams=5)
     with pytest.raises(ValueError, match="too many for .* frames"):
         ctc_case.adapter.tokens([10] * 40, utterance)
-    with pytest.raises(ValueError, match="CTCLogLikelihood is a score of CTC models"):
+    with pytest.raises(ValueError, match="is not a CTC model, for which CTCLogLikelihood is"):
         explain_ctc(cases("speech2text"), audio, CTCLogLikelihood, target="so")
 
 

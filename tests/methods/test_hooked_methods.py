@@ -120,19 +120,21 @@ def test_hooks_are_counted_and_leave_nothing_behind(method):
 @pytest.mark.parametrize("activation", [nn.functional.gelu, nn.GELU(), lambda x: x * x.sigmoid()])
 def test_deep_lift_is_refused_where_it_is_not_complete(method, activation):
     attribution = wrapped(method, ReluToy(activation))
-    with pytest.raises(ValueError, match=r"DeepLift's attributions miss .* by \d+%: .* Take IntegratedGradients or"):
+    with pytest.raises(
+        ValueError, match=r"DeepLift's attributions differ from .* by \d+%: .* Take IntegratedGradients or"
+    ):
         attribution.attribute(spectrogram())
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: GuidedBackprop(ReluToy(nn.GELU())), "GuidedBackprop .* nn.ReLU modules .* none: take Saliency"),
-        (lambda: Deconvolution(ReluToy(nn.GELU())), "Deconvolution .* nn.ReLU modules .* none: take Saliency"),
-        (lambda: over(GuidedBackprop)(ReluToy(nn.GELU())), "GuidedBackprop .* nn.ReLU modules .* none: take Saliency"),
-        (lambda: LRP(ReluToy()), "LRP cannot .* take IntegratedGradients or InputXGradient"),
-        (lambda: GuidedGradCam(ReluToy(), ReluToy().reads), "GuidedGradCam .* take Saliency"),
-        (lambda: LimeBase(Toy(), None, None, None, False, None, lambda x: x), "LimeBase .* take Lime or KernelShap"),
+        (lambda: GuidedBackprop(ReluToy(nn.GELU())), "GuidedBackprop .* nn.ReLU modules .* none: use Saliency"),
+        (lambda: Deconvolution(ReluToy(nn.GELU())), "Deconvolution .* nn.ReLU modules .* none: use Saliency"),
+        (lambda: over(GuidedBackprop)(ReluToy(nn.GELU())), "GuidedBackprop .* nn.ReLU modules .* none: use Saliency"),
+        (lambda: LRP(ReluToy()), "LRP cannot .* use IntegratedGradients or InputXGradient"),
+        (lambda: GuidedGradCam(ReluToy(), ReluToy().reads), "GuidedGradCam .* use Saliency"),
+        (lambda: LimeBase(Toy(), None, None, None, False, None, lambda x: x), "LimeBase .* use Lime or KernelShap"),
         (lambda: over(DeepLift)(Toy()), "DeepLift hooks the model's non-linearities"),
     ],
 )
