@@ -141,7 +141,7 @@ def test_explanations_that_are_not_of_tokens_are_left_out(evaluation):
     (spes / "broken.safetensors").write_bytes(b"broken")
     report = analyze(folder)
     assert report.n_explanations["spes"] == 4
-    assert "of words, of a sentence" in report.problems["explanations/spes/words.safetensors"]
+    assert "explains words, a sentence" in report.problems["explanations/spes/words.safetensors"]
     assert "damaged" in report.problems["explanations/spes/broken.safetensors"]
 
 
@@ -172,7 +172,7 @@ def test_refusals(tmp_path):
         analyze(tmp_path)
     with pytest.raises(ValueError, match="give one with alignments"):
         analyze(tmp_path, alignments=tmp_path / "none")
-    with pytest.raises(ValueError, match="the audio is needed"):
+    with pytest.raises(ValueError, match="needs the audio"):
         analyze(tmp_path, align=True)
 
 

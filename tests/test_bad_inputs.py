@@ -323,12 +323,12 @@ BAD = [
     ("evaluation: metric", lambda e: evaluation(e, metrics=["beauty"]), "there is no metric 'beauty'"),
     ("evaluation: preset", lambda e: evaluation(e, preset="slow"), "preset must be one of instant, fast, paper"),
     ("evaluation: seed", lambda e: evaluation(e, seed=1.5), "seed must be an integer of at least 0"),
-    ("evaluation: folder", lambda e: evaluation(e, folder=e.folder), "is not empty and holds no evaluation"),
+    ("evaluation: folder", lambda e: evaluation(e, folder=e.folder), "is not empty and does not hold an evaluation"),
     ("evaluation: no results", lambda e: evaluation(e).results(), "there are no results"),
     ("evaluation: reference", lambda e: evaluation(e).results(reference="truth"), "reference must be one of"),
     ("method: not there", lambda e: find_method("magic"), "there is no method 'magic': give one of spes,"),
     ("comparison: not there", lambda e: Comparison(e.model, *e.prepared).run("magic"), "there is no method 'magic'"),
-    ("analysis: no folder", lambda e: analyze(e.folder / "none"), "is no folder: give one with explanations"),
+    ("analysis: no folder", lambda e: analyze(e.folder / "none"), "is not a folder: give one with explanations"),
     ("analysis: no explanations", lambda e: analyze(e.folder), "holds no explanations"),
 ]
 
@@ -391,7 +391,7 @@ COMMANDS = [
     (["evaluate", "speech", "--allow-outside", "--until", "500"], "--step and --until must be percentages"),
     (["evaluate", "speech", "--allow-outside", "-o", "recording.wav"], "cannot be written to"),
     (["evaluate", "speech", "--reference", "truth"], "Invalid value for '--reference'"),
-    (["analyze", "none"], "none is no folder: give one with explanations"),
+    (["analyze", "none"], "none is not a folder: give one with explanations"),
     (["analyze", "speech"], "speech holds no explanations (.safetensors)"),
     (["analyze", "speech", "--min-count", "0"], "Invalid value for '--min-count'"),
     (["analyze", "speech", "--words", ""], "--words is empty: name at least one."),

@@ -80,7 +80,7 @@ def test_evaluate(evaluate, tmp_path):
         assert f"{entry['size']['auc']:.1f}" in areas and f"{entry['forwards']:,.0f}" in costs
     assert "Areas of 3 utterances [95 % interval]" in out and "Against spes" in out and "undecided (" in out
     [left_out] = [line for line in out.partition("Left out:\n")[2].splitlines() if line.startswith("  missing.wav")]
-    assert left_out.endswith("does not exist: check where the audio is.")
+    assert left_out.endswith("does not exist: check the path of the audio.")
     assert "explanations: 100%" in err and "noisy" not in err and "Traceback" not in err
 
 
@@ -180,9 +180,13 @@ def test_evaluate_leaves_out_what_is_damaged(evaluate, tmp_path):
             "--n-draws is for GradientSPES and its variants, and none of them",
         ),
         ([], ["-o", "recording.wav"], "the output folder recording.wav cannot be written to"),
-        ([], ["-o", "."], "is not empty and holds no evaluation: give another folder"),
+        ([], ["-o", "."], "is not empty and does not hold an evaluation: give another folder"),
         (QUICK, ["--seed", "1"], "out holds an evaluation with other arguments: seed was 0 and is 1 now."),
-        (QUICK, ["--step", "50"], "and [0, 50, 100] now. Give the same ones to go on with it, or another folder."),
+        (
+            QUICK,
+            ["--step", "50"],
+            "and is [0, 50, 100] now. Give the same arguments to continue it, or another folder.",
+        ),
         (["--n-samples", "9", *QUICK, "--methods", "spes"], ["--n-samples", "8"], "n_samples was 9 and is 8 now"),
     ],
 )

@@ -118,7 +118,7 @@ def test_transcriptions_in_another_column(folder, column):
         ("list.csv", f"file_name,{column}\na.wav,hello\n"),
         ("list.jsonl", json.dumps({"file_name": "a.wav", column: "hello"})),
     ]:
-        with pytest.warns(UserWarning, match=f"no transcription, as its columns are file_name, {column}") as caught:
+        with pytest.warns(UserWarning, match=f"no column transcription, only file_name, {column}") as caught:
             corpus = load_corpus(write(folder, name, content))
         assert caught[0].filename == __file__
         assert said(corpus) == {"a": None} and corpus.utterances[0].fields == {column: "hello"}
@@ -141,15 +141,19 @@ BAD_MANIFESTS = [
     ("l.csv", "file_name\na.wav\nb\0.wav\n", "line 3 holds NUL bytes"),
     ("l.csv", "name,transcription\na.wav,x\n", "line 1 has no file_name, the path of the audio"),
     ("l.csv", "\npath,transcription\na.wav,x\n", "line 2 has no file_name, the path of the audio relative to the"),
-    ("l.csv", "x,Audio\na.wav,x\n", "it has x, Audio; rename the one that is meant"),
+    ("l.csv", "x,Audio\na.wav,x\n", "only x, Audio: rename the column with the paths"),
     ("l.csv", "file_name;transcription\na.wav;x\n", "line 1: the columns are not separated by commas"),
     ("l.csv", "file_name\ttranscription\na.wav\tx\n", "line 1: the columns are not separated by commas"),
     ("l.csv", "file_name,x,x\na.wav,1,2\n", "line 1: the header has the column 'x' twice"),
     ("l.csv", "file_name,transcription\na.wav,so, what\n", "line 2 has 3 cells, and the header 2: put text"),
     ("l.csv", 'file_name,transcription\na.wav,"so\nwhat"\nb.wav\n', "line 4 has 1 cell, and the header 2"),
-    ("l.csv", 'file_name,transcription\na.wav,"so"what\n', "line 2 is no row of a CSV file (',' expected"),
-    ("l.csv", 'file_name,transcription\n\na.wav,"so\nb.wav,what\n', "line 3 is no row of a CSV file (unexpected end"),
-    ("l.csv", "file_name,transcription\na.wav," + "x" * 200_000, "line 2 is no row of a CSV file (field larger"),
+    ("l.csv", 'file_name,transcription\na.wav,"so"what\n', "line 2 is not a row of a CSV file (',' expected"),
+    (
+        "l.csv",
+        'file_name,transcription\n\na.wav,"so\nb.wav,what\n',
+        "line 3 is not a row of a CSV file (unexpected end",
+    ),
+    ("l.csv", "file_name,transcription\na.wav," + "x" * 200_000, "line 2 is not a row of a CSV file (field larger"),
     ("l.csv", 'file_name,transcription\na.wav,"x\ny"\na.wav,z\n', "line 4: a.wav is on line 2 already"),
     ("l.csv", "file_name,transcription\n,x\n", "line 2: file_name must be the path of an audio file, not ''"),
     ("l.csv", "file_name,transcription\n  ,x\n", "line 2: file_name must be the path of an audio file, not ''"),
@@ -159,22 +163,22 @@ BAD_MANIFESTS = [
     ("l.csv", "file_name\na.wav\n a.wav \n", "line 3: a.wav is on line 2 already"),
     ("l.csv", "file_name\nsub/c.flac\nsub\\c.flac\n", "line 3: sub/c.flac is on line 2 already"),
     ("l.csv", "file_name\nnone.wav\n.//none.wav\n", "line 3: none.wav is on line 2 already"),
-    ("l.csv", "file_name\nx.wav\ny.wav\n", "no utterance that can be used, 2 left out; the first: "),
-    ("l.jsonl", '{"file_name": "a.wav"}\n{"file_name"\n', "line 2 is no valid JSON (Expecting ':' delimiter)"),
-    ("l.jsonl", '{"file_name": "a.wav"} {}', "line 1 is no valid JSON (Extra data)"),
+    ("l.csv", "file_name\nx.wav\ny.wav\n", "no usable utterance, 2 left out; the first: "),
+    ("l.jsonl", '{"file_name": "a.wav"}\n{"file_name"\n', "line 2 is not valid JSON (Expecting ':' delimiter)"),
+    ("l.jsonl", '{"file_name": "a.wav"} {}', "line 1 is not valid JSON (Extra data)"),
     ("l.jsonl", '{"file_name": "a\0.wav"}', "line 1 holds NUL bytes"),
-    ("l.jsonl", '{"file_name": "a.wav", "file_name": "b.wav"}', "(the key 'file_name' is there twice)"),
-    ("l.jsonl", '{"file_name": "a.wav", "x": {"y": 1, "y": 1}}', "(the key 'y' is there twice)"),
-    ("l.jsonl", "[" * 100_000, "line 1 is no valid JSON (maximum recursion depth"),
-    ("l.jsonl", '\n["a.wav"]', "line 2 is no JSON object: write {…}"),
-    ("l.jsonl", "null", "line 1 is no JSON object"),
+    ("l.jsonl", '{"file_name": "a.wav", "file_name": "b.wav"}', "(the key 'file_name' occurs twice)"),
+    ("l.jsonl", '{"file_name": "a.wav", "x": {"y": 1, "y": 1}}', "(the key 'y' occurs twice)"),
+    ("l.jsonl", "[" * 100_000, "line 1 is not valid JSON (maximum recursion depth"),
+    ("l.jsonl", '\n["a.wav"]', "line 2 is not a JSON object: write {…}"),
+    ("l.jsonl", "null", "line 1 is not a JSON object"),
     ("l.jsonl", '{"file_name": "a.wav"}\n{"transcription": "x"}', "line 2 has no file_name, the path"),
     ("l.jsonl", '{"audio_filepath": "a.wav"}', "line 1 has no file_name, the path"),
     ("l.jsonl", '{"file_name": null}', "line 1: file_name must be the path of an audio file, not 'null'"),
     ("l.jsonl", '{"file_name": ["a.wav"]}', "line 1: file_name must be the path of an audio file, not '[\"a.wav\"]'"),
     ("l.jsonl", '{"file_name": "a.wav", "transcription": 7}', "line 1: transcription must be text or null, not 7"),
     ("l.jsonl", '{"file_name": "a.wav"}\n\n{"file_name": "a.wav"}', "line 3: a.wav is on line 1 already"),
-    ("l.jsonl", '{"file_name": "x.wav"}', "no utterance that can be used, 1 left out; the first: "),
+    ("l.jsonl", '{"file_name": "x.wav"}', "no usable utterance, 1 left out; the first: "),
     ("l.tsv", "file_name\na.wav\n", "is neither a folder nor a manifest: give a folder, or a .csv or .jsonl file"),
     ("l.wav", "", "is neither a folder nor a manifest"),
 ]
@@ -307,7 +311,7 @@ def test_text_that_is_no_text_is_a_problem(folder):
     assert corpus.problems["a.wav"].startswith(f"{folder / 'a.txt'}, line 1 is not UTF-8")
     assert corpus.problems["sub/c.flac"].startswith(f"{folder / 'sub' / 'c.txt'}, line 1 holds NUL bytes")
     write(folder, "b.txt", b"\xff")
-    with pytest.raises(ValueError, match=r"no utterance that can be used, 3 left out; the first: .*a\.txt, line 1"):
+    with pytest.raises(ValueError, match=r"no usable utterance, 3 left out; the first: .*a\.txt, line 1"):
         load_corpus(folder)
 
 

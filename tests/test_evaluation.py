@@ -422,7 +422,9 @@ def test_an_utterance_that_is_added_is_all_that_is_computed(evaluate, whole, spe
 
 def test_results_of_what_is_finished(evaluate):
     evaluation = evaluate()
-    with pytest.raises(ValueError, match="there are no results, for no utterance is finished; 3 unfinished: the run"):
+    with pytest.raises(
+        ValueError, match="there are no results, because no utterance is finished; 3 unfinished: the run"
+    ):
         evaluation.results()
     with pytest.raises(KeyboardInterrupt):
         evaluation.run(stop_at(5, "finished"))  # all methods of a, and two of b
@@ -526,7 +528,7 @@ def test_other_settings_are_refused(begun, evaluate, tmp_path, arguments, differ
     assert (str(error.value).count(" now")) >= len(differences)
     if "preset" not in arguments:
         assert str(error.value).count(" now") == len(differences)  # nothing else is blamed
-    assert str(error.value).endswith("Give the same ones to go on with it, or another folder.")
+    assert str(error.value).endswith("Give the same arguments to continue it, or another folder.")
     assert (tmp_path / "out" / "settings.json").read_bytes() == before
 
 
@@ -561,8 +563,8 @@ def test_settings_that_are_free(begun, evaluate, arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"methods": {}}, "there is nothing to evaluate: give a method and a metric"),
-        ({"metrics": []}, "there is nothing to evaluate: give a method and a metric"),
+        ({"methods": {}}, "there is nothing to evaluate: give at least one method and one"),
+        ({"metrics": []}, "there is nothing to evaluate: give at least one method and one"),
         ({"metrics": ["size", "magic"]}, "there is no metric 'magic': give some of deletion, insertion, c"),
         ({"methods": {**CHOSEN, "deep_lift": METHODS["deep_lift"]}}, "DeepLift hooks .* use IntegratedGradients"),
         ({"percentages": (50,)}, "percentages must be ascending numbers from 0 to 100, two or more"),
@@ -580,7 +582,7 @@ def test_a_folder_with_other_files_is_refused(evaluate, tmp_path):
     evaluate()  # an empty one is good
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("dear diary")
-    with pytest.raises(ValueError, match="mine is not empty and holds no evaluation: give another folder"):
+    with pytest.raises(ValueError, match="mine is not empty and does not hold an evaluation: give another folder"):
         evaluate("mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 

@@ -653,13 +653,13 @@ def test_markdown():
         "## Left out",
         "## Settings",
     ]
-    assert "floors to beat" in text and "each text is capped at 100" in text and text.endswith("`\n")
+    assert "baseline methods" in text and "each text is capped at 100" in text and text.endswith("`\n")
 
 
 def test_markdown_of_little():
     found = results_of({"spes": method(sizes=[[100.0, 50, 0]])})
     assert found.markdown().startswith("# Model on 1 utterance\n")
-    for words in ("Left out", "Against", "SRG", "Deletion", "capped", "floors to beat"):
+    for words in ("Left out", "Against", "SRG", "Deletion", "capped", "baseline methods"):
         assert words not in found.markdown()
     bleu = results_of({"spes": method(curve([[0, 1, 2]], BLEU_SCORE))}).markdown()
     assert "area under the BLEU" in bleu and "capped" not in bleu
@@ -676,18 +676,18 @@ def findings(**deletions):
 def test_the_summary_begins_with_what_was_found():
     assert findings(spes=[9] * 6, b=[5] * 6, random=[2] * 6, energy=[3] * 6) == (
         "By deletion, spes is the best method (area 70.0): it is better than b, random and energy. All methods are "
-        "better than random and energy, which know nothing of the model."
+        "better than random and energy, which do not use the model."
     )
     assert findings(spes=[9] * 6, energy=[9, 8, 9, 8, 9, 9], b=[1] * 6) == (
         "By deletion, spes has the best area (70.0): it is better than b, and its difference from energy is undecided. "
-        "No method is decidedly better than energy, which knows nothing of the model."
+        "No method is significantly better than energy, which does not use the model."
     )
     assert findings(spes=[9, 2, 9, 2, 9, 2], b=[2, 9, 2, 9, 2, 8]).startswith(
         "By deletion, no method is the best: the area of spes (52.5) leads, but its difference from every other is "
         "undecided. "
     )
     assert findings(spes=[9] * 6, b=[1] * 6, energy=[4] * 6).endswith("spes is better than it; b is not.")
-    assert findings(spes=[9] * 5, b=[1] * 5).startswith("Nothing is decided: differences between methods need 6 utt")
+    assert findings(spes=[9] * 5, b=[1] * 5).startswith("Nothing is decided: at least 6 utterances are needed")
     assert findings(spes=[9]).startswith("One method was evaluated: spes, with a deletion area of 70.0.")
 
 

@@ -281,7 +281,7 @@ def test_loaded_explanations_name_their_fault(tmp_path):
         ({"metadata": []}, "metadata must be a dict"),
         ({"normalized": 1}, "normalized must be True or False"),
         ({"text": None}, "text must be a text"),
-        ({"version": 1e999}, "no JSON object with a version"),
+        ({"version": 1e999}, "not a JSON object with a version"),
         ({"more": 1}, "unknown entries: more"),
         ({"tokens": said["tokens"][:3]}, "must be of shape"),
     ]:

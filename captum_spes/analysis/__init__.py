@@ -1,4 +1,4 @@
-"""All analyses of plausibility that the explanations in a folder allow, as a report with figures."""
+"""Runs all analyses of plausibility on the explanations in a folder, and makes a report with figures."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ def analyze(
     tier: str | None = None,
     callback: Callable[[str], Any] | None = None,
 ) -> Report:
-    """Runs all analyses of plausibility that the explanations in a folder allow.
+    """Runs all analyses of plausibility that are possible with the explanations in a folder.
 
     Explanations are all ``.safetensors`` files in the folder and its subfolders, as ``explain``, ``compare`` and
     ``evaluate`` write them. The name of a method and the id of an utterance come from their paths.
 
     Args:
-        folder: of the explanations.
-        alignments: a folder of ``.TextGrid``, ``.phone.json`` or ``.json`` files, each with an utterance's id for a
-            name, or its last part. Those beside the corpus' audio come second.
+        folder: folder of the explanations.
+        alignments: a folder of ``.TextGrid``, ``.phone.json`` or ``.json`` files, each named by an utterance's id
+            or its last part. Alignments beside the corpus' audio are used if a file is missing here.
         corpus: the result of :func:`~captum_spes.evaluation.corpus.load_corpus`, for alignments beside the audio and
             the column ``gender``.
-        min_count: occurrences of tokens that are looked at by themselves; the paper's 100.
-        words: whose frequencies are compared, the first with the others.
-        align: align what has no alignment by :func:`~captum_spes.alignment.force_align` (English), from the corpus'
-            audio and its transcription, or the explained text.
+        min_count: least number of occurrences of a token that is analysed separately. Default: the paper's 100.
+        words: words whose frequencies are compared, the first with the others.
+        align: align utterances without an alignment by :func:`~captum_spes.alignment.force_align` (English), from the
+            corpus' audio and its transcription, or the explained text.
         tier: the tier of the words in the alignments, or its speaker, as for :meth:`.Alignment.load`.
-        callback: called with the name of each method before it is looked at.
+        callback: called with the name of each method before it is analysed.
 
     Returns:
-        Report: ``save(folder)`` writes it.
+        Report: the report; ``save(folder)`` writes it.
 
     Raises:
-        ValueError: no such folder, or no explanation in it.
+        ValueError: the folder does not exist, or holds no explanation.
 
     Example::
 

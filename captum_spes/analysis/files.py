@@ -1,4 +1,4 @@
-"""The explanations in a folder, and the alignments of their utterances."""
+"""Finds the explanations in a folder and the alignments of their utterances."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def find_explanations(folder: Path) -> dict[str, dict[str, Path]]:
     """The explanations in a folder, by method and utterance.
 
     Raises:
-        ValueError: no such folder, or no ``.safetensors`` file in it.
+        ValueError: the folder does not exist, or has no ``.safetensors`` file.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder: give one with explanations, as captum-spes evaluate writes it.")
+        raise ValueError(f"{folder} is not a folder: give one with explanations, as captum-spes evaluate writes it.")
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.rglob("*.safetensors")):
         method, utterance = _names(path)
         by_utterance = found.setdefault(method, {})
-        if utterance in by_utterance:  # of another run
+        if utterance in by_utterance:  # there is an explanation of another run
             utterance = path.relative_to(folder).with_suffix("").as_posix().replace("/", "+")
         by_utterance[utterance] = path
     if not found:
@@ -33,7 +33,7 @@ def find_explanations(folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def _names(path: Path) -> tuple[str, str]:
-    """Method and utterance: of evaluate, of explain, of compare, or of a file somewhere."""
+    """Method and utterance, from the path of evaluate, explain or compare, or from another path."""
     parent = path.parent
     if parent.parent.name == "explanations":
         return parent.name, path.stem
@@ -48,13 +48,13 @@ def _method_of(path: Path) -> str:
     try:
         return str(SpeechToTextExplanation.load(path).metadata.get("method", "unknown method"))
     except ValueError:
-        return "unknown method"  # the error is told when it is loaded
+        return "unknown method"  # the error is reported when the file is loaded
 
 
 def load_explanations(
     paths: Mapping[str, Path], folder: Path, problems: dict[str, str]
 ) -> dict[str, SpeechToTextExplanation]:
-    """The explanations of tokens, by utterance; the others are told."""
+    """The explanations of tokens, by utterance; other explanations are added to the problems."""
     loaded = {}
     for utterance, path in paths.items():
         where = str(path.relative_to(folder))
@@ -64,22 +64,22 @@ def load_explanations(
             problems[where] = str(error)
             continue
         if explanation.grouped or explanation.metadata.get("contrast"):
-            problems[where] = "it is of words, of a sentence or a contrast: explanations of the tokens are analysed."
+            problems[where] = "it explains words, a sentence or a contrast: only explanations of tokens are analysed."
         else:
             loaded[utterance] = explanation
     return loaded
 
 
 class Times:
-    """Finds the alignments of utterances, each once."""
+    """Finds the alignment of each utterance, once."""
 
     def __init__(
         self, folder: Path | None, corpus: Corpus | None, align: bool, tier: str | None, problems: dict[str, str]
     ) -> None:
         if folder is not None and not folder.is_dir():
-            raise ValueError(f"{folder} is no folder: give one with alignments (.TextGrid or .json).")
+            raise ValueError(f"{folder} is not a folder: give one with alignments (.TextGrid or .json).")
         if align and corpus is None:
-            raise ValueError("to align, the audio is needed: give the corpus, too.")
+            raise ValueError("the forced aligner needs the audio: give the corpus as well.")
         self.items = {} if corpus is None else _by_name(corpus)
         self.fields = {name: item.fields for name, item in self.items.items()}
         self.align = align
@@ -90,10 +90,10 @@ class Times:
 
     @property
     def sources(self) -> list[str]:
-        """Of all alignments; those of single files are told as one."""
+        """The sources of all alignments; single files without a source are counted together."""
         sources = {a.source for a in self.found.values() if a is not None}
         files = {source for source in sources if source.endswith(SUFFIXES)}
-        return sorted(sources - files) + ([f"{len(files)} files that do not tell their source"] if files else [])
+        return sorted(sources - files) + ([f"{len(files)} files that do not name their source"] if files else [])
 
     def of(self, utterance: str, explanation: SpeechToTextExplanation) -> Alignment | None:
         if not self.files and not self.items:
@@ -117,19 +117,19 @@ class Times:
             known = "the corpus has no such utterance, and " if self.items else ""
             raise ValueError(f"{known}no file of the alignments has its name.")
         if not self.align:
-            raise ValueError(f"there is none beside {item.path}: --force-align makes one.")
+            raise ValueError(f"there is no alignment beside {item.path}: --force-align makes one.")
         return force_align(item.path, item.transcription or explanation.text)
 
 
 def _by_name(corpus: Corpus) -> dict[str, CorpusUtterance]:
-    """The utterances by their id, and by the name of their file where only one has it: explain calls them so."""
+    """The utterances by their id, and by the name of their file if it is unique, which explain uses."""
     stems = Counter(item.path.stem for item in corpus.utterances)
     by_stem = {item.path.stem: item for item in corpus.utterances if stems[item.path.stem] == 1}
     return {**by_stem, **{item.id: item for item in corpus.utterances}}
 
 
 def _index(folder: Path) -> dict[str, Path]:
-    """The alignments in a folder, by the id that their path would have, and by their name where only one has it."""
+    """The alignments in a folder, by the id that their path would have, and by their name if it is unique."""
     by_path: dict[str, Path] = {}
     by_name: dict[str, list[Path]] = {}
     for suffix in SUFFIXES:

@@ -1,4 +1,4 @@
-"""What the analyses found, as Markdown, JSON and figures."""
+"""Reports the findings of the analyses as Markdown, JSON and figures."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MAX_NAME = 200  # bytes of a file's name; file systems allow 255
 
 @dataclass
 class Report:
-    """What was found, and what could not be.
+    """The findings of the analyses, and the reasons for missing ones.
 
     Attributes:
-        folder: of the explanations.
-        findings: by section and method.
-        problems: what could not be computed or read: the reason in one sentence, by what it is about.
-        n_explanations: of each method.
-        settings: arguments.
+        folder: folder of the explanations.
+        findings: the findings by section and method.
+        problems: for each analysis or file that failed, by its name, the reason in one sentence.
+        n_explanations: the number of explanations of each method.
+        settings: the arguments of the analyses.
 
     Example::
 
@@ -75,7 +75,7 @@ class Report:
         return paths
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, as JSON holds them: NaN is null."""
+        """All numbers as plain values for JSON, with null for NaN."""
         content = {
             "settings": self.settings,
             "n_explanations": self.n_explanations,
@@ -88,7 +88,7 @@ class Report:
         return _without_nan(content)
 
     def markdown(self) -> str:
-        """The tables, links to the figures, and what could not be computed."""
+        """The tables, links to the figures, and the reasons for missing analyses."""
         total = sum(self.n_explanations.values())
         lines = [f"# Plausibility of {total} explanations", ""]
         lines += [f"- {markdown_line(method)}: {n} explanations" for method, n in self.n_explanations.items()]
@@ -98,7 +98,7 @@ class Report:
                 lines += ["", f"## {section.title}", "", section.note, ""]
                 lines += markdown_table([("method", *section.columns), *rows])
                 figures = [figure for finding in found.values() for figure in finding.figures]
-                # those of single utterances are many
+                # figures of single utterances are not linked, because there are many
                 pictures = [
                     f"![{markdown_line(figure)}](<{_file_name(figure)}>)" for figure in figures if "/" not in figure
                 ]
@@ -116,14 +116,14 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def _unmatched(self) -> list[str]:
-        """Of all methods together: they explain the same texts."""
+        """The unmatched words of all methods together, since methods explain the same texts."""
         found = self.findings.get("time", {}).values()
         words = {(word["utterance"], word["word"]): word["reason"] for f in found for word in f.data["unmatched"]}
         return [f"{word} ({utterance}: {reason})" for (utterance, word), reason in words.items()]
 
 
 def _file_name(figure: str) -> str:
-    """Methods may have any name, such as |IntegratedGradients|, and one in a file from elsewhere, ../../x."""
+    """A safe file name, because a method may have any name, such as |IntegratedGradients| or even ../../x."""
     parts = (re.sub(r"[^\w()+~.-]+", "_", part).lstrip(".") or "_" for part in figure.split("/"))
     return "/".join(part if len(part.encode()) <= MAX_NAME else part[:50] + _digest(part) for part in parts) + ".png"
 

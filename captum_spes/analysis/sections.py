@@ -1,4 +1,4 @@
-"""The analyses, each of the explanations of one method: a row of a table, numbers and figures."""
+"""The analyses; each makes a row of a table, numbers and figures from the explanations of one method."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MINIMAL_PAIR = ("so", "no")  # paper, Fig. 7
-PHONE_PAIR = ("S", "N")  # in which it differs
-# Hz: where the paper expects a sibilant, and the murmur of a nasal
+PHONE_PAIR = ("S", "N")  # the phones in which the words differ
+# Hz: the bands in which the paper expects a sibilant, and the murmur of a nasal
 BANDS = {"above 4 kHz": (4000.0, 1e6), "200 to 400 Hz": (200.0, 400.0)}
 GENDERS = {"female": ("female", "f", "woman", "women"), "male": ("male", "m", "man", "men")}
-N_SENTENCES = 4  # of each method that are drawn
+N_SENTENCES = 4  # number of utterances of each method that are drawn
 N_TOKENS = 5
 
 
@@ -45,12 +45,12 @@ class Group:
 
     Attributes:
         method: its name.
-        utterances: their ids.
-        explanations: of the tokens, one for each.
-        alignments: one for each, or None where there is none.
-        fields: what the corpus says of each.
-        min_count: occurrences of tokens that are looked at by themselves.
-        words: whose frequencies are compared.
+        utterances: the ids of the utterances.
+        explanations: an explanation of the tokens for each utterance.
+        alignments: an alignment for each utterance, or None.
+        fields: the fields of each utterance in the corpus.
+        min_count: least number of occurrences of a token that is analysed separately.
+        words: the words whose frequencies are compared.
     """
 
     method: str
@@ -63,10 +63,10 @@ class Group:
 
     @property
     def aligned(self) -> tuple[list[SpeechToTextExplanation], list[Alignment]]:
-        """The explanations that have an alignment, and those.
+        """The explanations that have an alignment, and their alignments.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is no alignment.
         """
         pairs = [(e, a) for e, a in zip(self.explanations, self.alignments) if a is not None]
         if not pairs:
@@ -82,19 +82,19 @@ class Group:
         return [name for name, alignment in zip(self.utterances, self.alignments) if alignment is not None]
 
     def numbers_of(self, gender: str) -> list[int]:
-        """Which of the aligned explanations are of women, or men, as the corpus' column ``gender`` says."""
+        """The numbers of the aligned explanations of women, or men, by the corpus' column ``gender``."""
         fields = [given for given, alignment in zip(self.fields, self.alignments) if alignment is not None]
         return [n for n, given in enumerate(fields) if given.get("gender", "").strip().lower() in GENDERS[gender]]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What an analysis found with one method.
+    """The finding of an analysis for one method.
 
     Attributes:
-        rows: of the analysis' table, without the method.
+        rows: rows of the analysis' table, without the method.
         data: all numbers.
-        figures: how each is made, by the name of its file.
+        figures: functions that make the figures, by the name of the file.
     """
 
     rows: list[tuple[str, ...]]
@@ -104,7 +104,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Section:
-    """An analysis: its title, what its table says, and how it is done."""
+    """An analysis: its title, the description of its table, and its function."""
 
     title: str
     note: str
@@ -112,7 +112,7 @@ class Section:
     analyse: Callable[[Group], Finding]
 
 
-# The analyses, each of the explanations of one method. They raise a ValueError where they cannot be done.
+# The analyses of the explanations of one method. They raise a ValueError if they are not possible.
 
 
 def _time(group: Group) -> Finding:
@@ -234,7 +234,7 @@ def _voices(group: Group) -> Finding:
 def _kurtosis(group: Group) -> Finding:
     found = token_kurtosis(group.explanations, min_count=group.min_count)
     if found.n_flat == sum(len(explanation.tokens) for explanation in group.explanations):
-        raise ValueError("all maps are constant.")
+        raise ValueError("all maps are constant, so that they have no kurtosis.")
     row = [_interval(found.mean(kind), *found.interval(kind)) for kind in found.values]
     try:
         test = found.test
@@ -315,11 +315,11 @@ FREQUENCY_COLUMNS = ("n", "mean frequency (Hz)", *BANDS)
 SECTIONS = {
     "time": Section(
         "Words in time",
-        "The mean of a word's curve in its span less that outside, and less that in the spans of the other words, with "
-        "95 % intervals over the utterances and paired one-sided t-tests over the words (paper §8.1). A map that finds "
-        "all speech important passes the first test, not the second. Shuffled: the first test with frames in random "
-        "order. Peaks: how many are in the span ± 50 ms, and by chance. High frames: how many are in the span / how "
-        "much of the span they are. Offset: median from the middle of the span to the peak.",
+        "The mean of a word's curve in its span minus that outside, and minus that in the spans of the other words, "
+        "with 95 % intervals over the utterances and paired one-sided t-tests over the words (paper §8.1). A map that "
+        "marks all speech passes the first test but not the second. Shuffled: the first test with frames in random "
+        "order. Peaks: the share in the span ± 50 ms, and the share by chance. High frames: the share of them in the "
+        "span / the share of the span that is high. Offset: median from the middle of the span to the peak.",
         (
             "words",
             "inside less outside",
@@ -333,15 +333,15 @@ SECTIONS = {
     ),
     "phones": Section(
         "Boundaries of phones",
-        "Where runs of high frames begin and end, against where phones do, within 20 ms; in brackets the same runs "
-        "moved by a random time.",
+        "Begins and ends of runs of high frames compared with those of phones, within 20 ms; in brackets the same runs "
+        "shifted by a random time.",
         ("onsets, precision (chance)", "recall", "offsets, precision", "recall"),
         _phones,
     ),
     "order": Section(
         "Order in time",
-        "Kendall's tau between the order of the tokens and the centres of their maps: 1 where they move forward as the "
-        "text does, as in a transcript.",
+        "Kendall's tau between the order of the tokens and the centres of their maps. It is 1 if the maps move forward "
+        "in time with the text, as in a transcript.",
         ("utterances", "tau", "steps forward"),
         _order,
     ),
@@ -353,14 +353,14 @@ SECTIONS = {
     ),
     "voices": Section(
         "Voices",
-        "The mean frequency of the maps of all words, each frequency weighed by its attribution, of women and men.",
+        "The mean frequency of the maps of all words, weighted by the attributions, for women and men.",
         ("women (Hz)", "men (Hz)", "words", "difference"),
         _voices,
     ),
     "kurtosis": Section(
         "Kurtosis",
-        "How peaked the spectrogram maps are (paper §8.2): means over all tokens of a kind, and words less the others "
-        "with a one-sided Welch t-test.",
+        "The kurtosis of the spectrogram maps (paper §8.2): means over all tokens of a kind, and words minus the other "
+        "tokens with a one-sided Welch t-test.",
         ("words", "punctuation", "marks", "words less others", "largest", "smallest"),
         _kurtosis,
     ),
@@ -381,8 +381,8 @@ SECTIONS = {
     ),
     "context": Section(
         "Spectrogram against context",
-        "The share of a token's importance that lies in the previous tokens: 0 heard, 1 guessed. Impact: of the mean "
-        "impacts of hiding; paired: of the largest values of the normalised maps. One-sided Welch t-test.",
+        "The share of a token's importance that lies in the previous tokens: 0 heard, 1 guessed. Impact: share of the "
+        "mean impacts of hiding; paired: share of the largest values of the normalised maps. One-sided Welch t-test.",
         ("measure", "words", "punctuation", "marks", "others less words"),
         _context,
     ),
@@ -410,5 +410,5 @@ def _test(test: MeanComparison, digits: int = 3) -> str:
 
 
 def _number(value: float, digits: int, sign: str = "") -> str:
-    """With a true minus, and no minus at all before 0."""
+    """Formats a number with a real minus sign, and without a minus before 0."""
     return f"{round(value, digits) + 0.0:{sign},.{digits}f}".replace("-", "−")

@@ -1,4 +1,4 @@
-"""Evaluation of methods on a corpus: manifests, the run that can be stopped, its results, and comparisons."""
+"""Evaluation of methods on a corpus: manifests, runs that can be resumed, results, and comparisons."""
 
 from captum_spes.evaluation.cluster import Workers
 from captum_spes.evaluation.comparison import Comparison

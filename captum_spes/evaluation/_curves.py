@@ -1,4 +1,4 @@
-"""Curves of the metrics of an evaluation: of the corpus, of corpora drawn from it, and of each utterance."""
+"""Curves of the metrics of an evaluation: for the corpus, for bootstrap draws of it, and for each utterance."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from captum_spes.evaluation.results import MethodResult
 
 Curves = Mapping[str, np.ndarray]
-# what a method reached by one metric
+# the curve of a method for one metric
 Curve = DeletionCurve | ErasureCurve | SizeCurve
 
 
 @dataclass(frozen=True)
 class MetricCurves:
-    """What every method reached by one metric, at S steps.
+    """The curves of all methods for one metric, at S steps.
 
     Attributes:
-        title: heading of its panel in a figure; None for a metric that has no panel.
-        x_label: what the steps are.
-        y_label: what the values are.
+        title: heading of its panel in a figure; None for a metric without a panel.
+        x_label: label of the steps.
+        y_label: label of the values.
         higher_is_better: whether a good method has a large area.
         steps: S numbers.
         corpus: the curve of each method over all utterances, (S,).
-        drawn: its curves over R corpora drawn from them, (R, S).
-        utterances: its curves over each of the U utterances alone, (U, S).
-        y_range: ends of the axis of the values; None where they have no bounds.
-        digits: decimals of an area in the tables.
+        drawn: the curves of each method over R corpora drawn from the utterances, (R, S).
+        utterances: the curves of each method for each of the U utterances, (U, S).
+        y_range: limits of the axis of the values; None if the values are not bounded.
+        digits: number of decimals of an area in tables.
     """
 
     title: str | None
@@ -56,9 +56,9 @@ def text_curves(found: Mapping[str, DeletionCurve], draws: np.ndarray, deleting:
     """The curves of deletion or insertion.
 
     Args:
-        found: what was written, by method.
+        found: the texts of each method.
         draws: how often each of R drawn corpora holds each utterance, (R, U).
-        deleting: whether it is deletion.
+        deleting: True for deletion, False for insertion.
     """
     first = next(iter(found.values()))
     score = first.score
@@ -100,7 +100,7 @@ def mean_curves(name: str, found: Mapping[str, ErasureCurve | SizeCurve], draws:
 
 
 def relevance_gain(deletion: MetricCurves, insertion: MetricCurves) -> MetricCurves:
-    """Symmetric relevance gain: insertion less deletion in accuracy, at each step."""
+    """Symmetric relevance gain: the accuracy of insertion minus that of deletion, at each step."""
     sign = 1 if insertion.higher_is_better else -1
 
     def gains(inserted: Curves, deleted: Curves) -> Curves:
@@ -120,7 +120,7 @@ def relevance_gain(deletion: MetricCurves, insertion: MetricCurves) -> MetricCur
 
 
 def measured_curves(methods: Mapping[str, MethodResult], draws: np.ndarray) -> dict[str, MetricCurves]:
-    """The curves of every metric by which all methods were measured, and of the gains that are derived from them."""
+    """The curves of every metric that all methods have, and of the gains that are derived from them."""
     first, *others = (result.curves for result in methods.values())
     curves: dict[str, MetricCurves] = {}
     for name in first:
@@ -142,7 +142,7 @@ def measured_curves(methods: Mapping[str, MethodResult], draws: np.ndarray) -> d
 
 
 def with_baseline(metric: str, baseline: str) -> str:
-    """The name of a metric that was measured with a baseline; the mean is not mentioned."""
+    """The name of a metric with its baseline; the baseline mean is left out."""
     return metric if baseline == "mean" else f"{metric} ({baseline})"
 
 

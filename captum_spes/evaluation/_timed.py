@@ -1,4 +1,4 @@
-"""The time of an explanation that may go on from where an earlier run was stopped."""
+"""Measures the time of an explanation that may continue an earlier run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def explain_timed(
 ) -> tuple[SpeechToTextExplanation, float | None]:
     """Explains by a method, and measures the seconds.
 
-    They are None for an explanation that went on from a checkpoint: how long the earlier run took is not known.
+    They are None for an explanation that continued from a checkpoint, because the time of the earlier run is unknown.
     """
     resumed = checkpoint is not None and any(checkpoint.glob("*.safetensors"))
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Methods head to head on one utterance: maps, time, passes, infidelity, and how far their rankings agree."""
+"""Comparison of methods on one utterance: maps, time, passes, infidelity, and rank correlations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from captum_spes.visualization import plot_comparison
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# The quick ones of every kind; together they take some minutes on 2 cores.
+# Fast methods of every kind, which together take some minutes on 2 cores.
 DEFAULT_METHODS = (
     "spes",
     "feature_wise",
@@ -38,10 +38,10 @@ DEFAULT_METHODS = (
     "gradient_shap",
     "saliency",
 )
-# random sets of hidden patches for the infidelity
+# number of random sets of hidden patches for the infidelity
 PERTURBATIONS: dict[Preset, int] = {"instant": 64, "fast": 64, "paper": 500}
 UNIFORM = "(uniform)"
-# what of each map is coloured: the bins that deletion removes first
+# the percentile rank from which bins are coloured, which are those that deletion removes first
 TOP_RANKS = (75.0, 100.0)
 RANK_LABEL = "percentile rank of the bin in its map (%)"
 
@@ -51,21 +51,21 @@ class Comparison:
 
     Args:
         model: the model.
-        utterance: what it hears, and
-        tokens: what it writes, both from :func:`captum_spes.models.prepare`.
-        preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones, ``"instant"`` for methods that do not
-            sample.
-        seed: the seed of all that is random.
+        utterance: the utterance, from :func:`captum_spes.models.prepare`.
+        tokens: the tokens of its text, from :func:`captum_spes.models.prepare`.
+        preset: ``"fast"`` for the fast budgets, ``"paper"`` for the full ones, ``"instant"`` for methods that draw no
+            samples.
+        seed: the seed of all random numbers.
         perturbations_per_eval: perturbations in a batch.
         gen_args: arguments of the generation that wrote the tokens; they are stored.
-        folder: where each explanation is written as soon as it is finished, ``<method>.safetensors``, and what takes
-            longer than a minute while it is done. What is there already, of the same utterance, tokens and arguments,
-            is not computed again. Default: explanations are kept in memory alone.
+        folder: folder for each explanation, which is written as soon as it is finished as ``<method>.safetensors``, and
+            for the checkpoints of runs that take longer than a minute. Explanations in the folder with the same
+            utterance, tokens and arguments are not computed again. Default: explanations are only kept in memory.
 
     Attributes:
-        explanations: of each method that was run, by its name.
-        seconds: that each took; a method's absolute variant takes what the method took. None of one that went on from
-            where it was stopped.
+        explanations: the explanation of each method that was run, by its name.
+        seconds: the seconds of each method; an absolute variant has those of its method. None for an explanation that
+            continued an earlier run.
 
     Example::
 
@@ -119,23 +119,23 @@ class Comparison:
         """Explains the tokens by a method of :data:`~captum_spes.speech_to_text.catalogue.METHODS`.
 
         Args:
-            name: of the method.
+            name: name of the method.
             callback: called after every batch as ``callback(stage, done, total)``.
 
         Raises:
-            ValueError: no such method, or one that cannot explain this model or its tokens; a damaged file or
-                another run's checkpoint in the folder.
+            ValueError: there is no such method, or it cannot explain this model or its tokens; or the folder holds a
+                damaged file or another run's checkpoint.
         """
         method = find_method(name)
         if method.arguments.get("sentence"):
-            raise ValueError(f"{name} explains the text as a whole, and there is nothing to compare token by token.")
+            raise ValueError(f"{name} explains the text as a whole, so tokens cannot be compared: leave it out.")
         explanation = self._finished(name) or self._explain(method, name, callback)
         self.explanations[name] = explanation
         self.seconds[name] = explanation.metadata["seconds"]
         return explanation
 
     def path(self, name: str) -> Path | None:
-        """Where the explanation by a method is kept; None without a folder."""
+        """The file of the explanation by a method; None without a folder."""
         return self.folder and self.folder / f"{name}.safetensors"
 
     def _explain(
@@ -161,12 +161,12 @@ class Comparison:
         explanation.metadata["compared"] = self._settings(method)
         if (path := self.path(name)) is not None:
             explanation.save(path)
-            with suppress(OSError):  # others are not finished
+            with suppress(OSError):  # the folder is not empty while others are not finished
                 path.with_name("checkpoints").rmdir()
         return explanation
 
     def _finished(self, name: str) -> SpeechToTextExplanation | None:
-        """What an earlier run of the same has left."""
+        """The explanation that an earlier run with the same settings has written, if any."""
         path = self.path(name)
         if path is None or not path.is_file():
             return None
@@ -174,7 +174,7 @@ class Comparison:
         return explanation if explanation.metadata.get("compared") == self._settings(find_method(name)) else None
 
     def _settings(self, method: NamedMethod) -> dict[str, Any]:
-        """What an explanation depends on; the batch size and the device round otherwise at most."""
+        """The settings of an explanation, without batch size and device, which change only the rounding."""
         inputs = describe_inputs(self.model, self.utterance, self.tokens)
         arguments = method.arguments_of(self.model, self.preset, len(self.tokens.target))
         return {
@@ -190,13 +190,13 @@ class Comparison:
     # Numbers
 
     def infidelity(self) -> dict[str, float | None]:
-        """Each method's :func:`~captum_spes.metrics.infidelity`, the mean over the tokens; smaller is better.
+        """The :func:`~captum_spes.metrics.infidelity` of each method, averaged over the tokens; smaller is better.
 
-        ``"(uniform)"`` is that of the control to beat, a map that is the same everywhere. None where spectrogram and
-        tokens were perturbed jointly.
+        ``"(uniform)"`` is that of the control, a map that is the same everywhere. None if spectrogram and tokens were
+        perturbed jointly.
         """
         if self._infidelity.keys() != {*self.explanations, UNIFORM}:
-            # the offset of a map of both inputs cannot be found
+            # the offset of a map of both inputs is not known
             found = {name: e for name, e in self.explanations.items() if not e.metadata["joint"]}
             first = next(iter(self.explanations.values()))
             maps = [additive_attributions(explanation) for explanation in found.values()]
@@ -212,7 +212,7 @@ class Comparison:
         return self._infidelity
 
     def rank_correlation(self) -> Tensor:
-        """Spearman's correlation between the methods' maps, the mean over the tokens: (M, M)."""
+        """Spearman's correlation between the methods' maps, averaged over the tokens: (M, M)."""
         maps = [explanation.spectrogram_attr for explanation in self.explanations.values()]
         correlation = torch.eye(len(maps))
         for row in range(len(maps)):
@@ -222,7 +222,7 @@ class Comparison:
         return correlation
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, as JSON holds them."""
+        """All numbers as plain values for JSON."""
         explanations = self.explanations.values()
         infidelities = self.infidelity()
         return {
@@ -247,7 +247,7 @@ class Comparison:
     # Tables
 
     def table(self) -> list[tuple[str, ...]]:
-        """One row a method, the header first: what it took, and how good it is."""
+        """A table with a row for each method, the header first: its costs and its infidelity."""
         rows: list[tuple[str, ...]] = [
             ("method", "score", "seconds", "forwards", "backwards", "infidelity", "reliability")
         ]
@@ -260,7 +260,7 @@ class Comparison:
         return rows
 
     def rank_table(self) -> list[tuple[str, ...]]:
-        """The correlation of every two methods' rankings, the header first."""
+        """A table of the rank correlations of all pairs of methods, the header first."""
         rows: list[tuple[str, ...]] = [
             ("rank correlation", *(str(number) for number in range(1, len(self.explanations) + 1)))
         ]
@@ -271,15 +271,15 @@ class Comparison:
     # Pictures
 
     def plot_words(self) -> Figure:
-        """One row a method, one column a word: the quarter of the bins with the highest ranks in each map.
+        """Draws a row for each method and a column for each word: the quarter of the bins with the highest ranks.
 
-        Ranks, because the values of different methods are spread too differently for one scale.
+        Ranks are drawn because the distributions of different methods' values differ too much for one scale.
         """
         words = [explanation.words() for explanation in self.explanations.values()]
         return self._plot([explanation.spectrogram_attr for explanation in words], words[0].tokens)
 
     def plot_sentence(self) -> Figure:
-        """One row a method: the map of the whole text, in ranks as in :meth:`plot_words`."""
+        """Draws the map of the whole text for each method, in ranks as in :meth:`plot_words`."""
         sentences = [explanation.sentence() for explanation in self.explanations.values()]
         return self._plot([explanation.spectrogram_attr for explanation in sentences], sentences[0].tokens)
 
@@ -299,7 +299,7 @@ class Comparison:
     # Files
 
     def save(self, folder: Path) -> list[Path]:
-        """Writes comparison.json, comparison.md and the figures into a folder; the explanations are not among them."""
+        """Writes comparison.json, comparison.md and the figures, but not the explanations, into a folder."""
         paths = [folder / name for name in ("comparison.json", "comparison.md", "words.png", "sentence.png")]
         write_atomically(paths[0], json.dumps(self.to_dict(), indent=1) + "\n")
         write_atomically(paths[1], self._markdown())
@@ -315,12 +315,12 @@ class Comparison:
                 "",
                 f"Budgets: {entry['preset']}; seed {entry['seed']}. Forwards and backwards count inputs that pass "
                 "through the model, for the spectrogram and for the previous tokens. Infidelity (smaller is better) is "
-                "normalised; (uniform) is a map that is the same everywhere, the control to beat. Reliability is the "
-                "correlation of two halves of the samples, of methods that tell it.",
+                "normalised; the control (uniform) is a map that is the same everywhere. Reliability is the "
+                "correlation of two halves of the samples, for methods that measure it.",
                 "",
                 *markdown_table(self.table()),
                 "",
-                "Spearman's correlation between the maps of the same token, the mean over the tokens:",
+                "Spearman's correlation between the maps of the same token, averaged over the tokens:",
                 "",
                 *markdown_table(self.rank_table()),
                 "",
@@ -333,7 +333,7 @@ def _rounded(value: float | None, digits: str) -> str:
 
 
 def _title(name: str, explanation: SpeechToTextExplanation) -> str:
-    """What stands beside a method's maps: the method, and the variant's name where the method has others."""
+    """The title of a method's maps: the method, and the name of the variant if the method has others."""
     method = explanation.metadata["method"]
     plain = name.removesuffix("_abs").replace("_", "") == method.strip("|").replace(" ", "").lower()
     return method if plain else name.replace("_", " ")

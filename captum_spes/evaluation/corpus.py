@@ -21,10 +21,10 @@ from typing import Any
 from captum_spes._files import why_unreadable
 from captum_spes.audio.formats import AUDIO_SUFFIXES
 
-MANIFESTS = ("metadata.csv", "metadata.jsonl")  # as a folder may hold them
+MANIFESTS = ("metadata.csv", "metadata.jsonl")  # names of manifests in a folder
 MAX_ID_BYTES = 80  # before the hash; file systems allow 143 to 255
 
-NOT_A_NUMBER = ("nan", "NaN")  # what Python and pandas write for a cell without a value
+NOT_A_NUMBER = ("nan", "NaN")  # Python and pandas write these for a cell without a value
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class CorpusUtterance:
     """One utterance of a corpus.
 
     Attributes:
-        id: its name among results: made of the file name, safe as the name of a file or folder, unique in the corpus
-            where case does not count, and the same at every reading.
+        id: its name in results. It is derived from the file name, can be the name of a file or folder, is unique in the
+            corpus even without letter case, and does not change between readings.
         path: its audio file.
-        transcription: what is said in it, on one line; None where that is not known.
-        fields: what else the manifest says of it, by column.
+        transcription: its transcription on one line; None if it is not known.
+        fields: the other columns of the manifest, by name.
 
     Example::
 
@@ -57,9 +57,9 @@ class Corpus:
     """Utterances, in the order of their manifest.
 
     Attributes:
-        source: the manifest, or the folder where there is none.
-        utterances: one or more.
-        problems: what was left out, by its file name in the manifest or folder: the reason in one sentence.
+        source: the manifest, or the folder if there is none.
+        utterances: the utterances, at least one.
+        problems: for each file that was left out, by its name in the manifest or folder, the reason in one sentence.
 
     Example::
 
@@ -76,7 +76,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What a manifest or folder says of one audio file."""
+    """The entry of a manifest or folder for one audio file."""
 
     file_name: str
     path: Path
@@ -85,36 +85,36 @@ class _Entry:
 
 
 def load_corpus(path: str | os.PathLike[str], *, allow_outside: bool = False) -> Corpus:
-    """Reads a corpus; the audio itself is not opened.
+    """Reads a corpus without opening its audio.
 
     A manifest follows the ``audiofolder`` convention of Hugging Face datasets: a CSV file with a header, or a JSONL
-    file with one object a line, in UTF-8. ``file_name`` is the audio's path, absolute or relative to the manifest's
-    folder; ``transcription`` is optional, and all else is kept as text. Spaces around a cell do not count, and neither
-    does a cell that is ``nan``. A path with back-slashes, or with accents composed in another way than the file's own,
-    is found. What a manifest from elsewhere names is read within its own folder alone, unless you allow more.
+    file with one object per line, in UTF-8. ``file_name`` is the audio's path, absolute or relative to the manifest's
+    folder; ``transcription`` is optional, and all other columns are kept as text. Spaces around a cell are removed, and
+    a cell with ``nan`` is empty. Paths with back-slashes, or with accents composed in another way than in the file's
+    name, are found. Only audio in the manifest's own folder is read, unless you allow more.
 
-    Every file is in the corpus once, however it is spelled: a manifest that names it twice, by ``./``, another case or
+    Every file is in the corpus once. A manifest that names it twice, for instance by ``./``, another letter case or
     a link, is refused, and a second name of a file in a folder is left out.
 
     Args:
         path: a manifest, ``.csv`` or ``.jsonl``; or a folder. In a folder ``metadata.csv`` or ``metadata.jsonl`` is
-            read where there is one. Otherwise all of its audio files, those of its subfolders too, make the corpus,
-            sorted by path; the transcription of ``name.wav`` is ``name.txt`` beside it, where there is one. Hidden
-            files are passed over.
+            read if it exists. Otherwise the corpus has all audio files of the folder and its subfolders, sorted by
+            path; the transcription of ``name.wav`` is ``name.txt`` in the same folder, if it exists. Hidden files are
+            ignored.
         allow_outside: whether the manifest may name audio outside its folder: by an absolute path, by ``..``, or by a
-            symbolic link that leads out.
+            symbolic link that leads out of it.
 
     Returns:
-        Corpus: its utterances. Audio that does not exist and transcriptions that are no text are left out and told
-        as its problems.
+        Corpus: the utterances. Audio that does not exist and transcriptions that are not text are left out and listed
+        in its problems.
 
     Raises:
-        ValueError: no such path; a manifest that is malformed, names a file twice or one outside its folder, or is
-            empty; a folder with two manifests or without audio; no utterance is left. The message says which, and on
+        ValueError: the path does not exist; the manifest is malformed, names a file twice or one outside its folder, or
+            is empty; the folder has two manifests or no audio; or no utterance is left. The message says which, and on
             which line.
 
     Warns:
-        UserWarning: transcriptions are probably missed: they have another column, or a manifest is in a subfolder.
+        UserWarning: transcriptions were probably missed: they have another column, or a manifest is in a subfolder.
 
     Example::
 
@@ -133,17 +133,17 @@ def load_corpus(path: str | os.PathLike[str], *, allow_outside: bool = False) ->
     problems: dict[str, str] = {}
     entries = _read_folder(source, problems) if source.is_dir() else _read_manifest(source, allow_outside)
     utterances = []
-    # ids of all entries: they stay as they are when missing audio turns up
+    # ids are made for all entries, so that they do not change when missing audio is added
     for entry, name in zip(entries, _make_ids([entry.file_name for entry in entries])):
         if entry.file_name in problems:
             continue
         if reason := why_unreadable(entry.path):
-            problems[entry.file_name] = f"{entry.path} {reason}: check where the audio is."
+            problems[entry.file_name] = f"{entry.path} {reason}: check the path of the audio."
         else:
             utterances.append(CorpusUtterance(name, entry.path, entry.transcription, entry.fields))
     if not utterances:
         first = next(iter(problems.values()))
-        raise ValueError(f"{source} has no utterance that can be used, {len(problems)} left out; the first: {first}")
+        raise ValueError(f"{source} has no usable utterance, {len(problems)} left out; the first: {first}")
     return Corpus(source, utterances, problems)
 
 
@@ -184,7 +184,7 @@ def _one_line(text: str) -> str | None:
 
 
 def _read_folder(folder: Path, problems: dict[str, str]) -> list[_Entry]:
-    """The audio files in a folder; what cannot be read is added to the problems."""
+    """The audio files in a folder; folders and links that cannot be read are added to the problems."""
 
     def relative(path: str) -> str:
         return Path(path).relative_to(folder).as_posix()
@@ -198,8 +198,8 @@ def _read_folder(folder: Path, problems: dict[str, str]) -> list[_Entry]:
         nested = [name for name in MANIFESTS if name in files]
         if nested:
             warnings.warn(
-                f"{os.path.join(parent, nested[0])} is not read, as it is in a subfolder of what was given: give its "
-                "own path if it lists the corpus.",
+                f"{os.path.join(parent, nested[0])} is not read, because it is in a subfolder: give its path if it "
+                "lists the corpus.",
                 stacklevel=3,
             )
         for name in files:
@@ -212,7 +212,7 @@ def _read_folder(folder: Path, problems: dict[str, str]) -> list[_Entry]:
         )
     entries = []
     seen: dict[tuple[object, ...], str] = {}
-    # links come last: what they lead to keeps its own name
+    # links come last, so that a file keeps its own name
     for name in sorted(names, key=lambda name: (os.path.islink(folder / name), name)):
         first = seen.setdefault(_identity(folder / name), name)
         if first != name:
@@ -229,7 +229,7 @@ def _read_folder(folder: Path, problems: dict[str, str]) -> list[_Entry]:
 
 
 def _identity(path: Path) -> tuple[object, ...]:
-    """What two names of one file have in common: its place on the disk; of one that is not there, its path."""
+    """The identity of a file, which is the same for all its names: device and inode, or the path of a missing file."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
@@ -269,7 +269,7 @@ def _read_manifest(path: Path, allow_outside: bool) -> list[_Entry]:
         raise ValueError(f"{path} lists no utterance: give a manifest with file_name and transcription of each.")
     if len(columns) > 1 and "transcription" not in columns:
         warnings.warn(
-            f"{path} has no transcription, as its columns are {', '.join(columns)}: rename the one with what is said, "
+            f"{path} has no column transcription, only {', '.join(columns)}: rename the column of the transcriptions, "
             "if there is one.",
             stacklevel=3,
         )
@@ -277,9 +277,9 @@ def _read_manifest(path: Path, allow_outside: bool) -> list[_Entry]:
 
 
 def _locate(folder: Path, name: str) -> tuple[str, Path]:
-    """A name that leads to a file, and its path: the name as it is, or with slashes, or with its accents recomposed.
+    """A name that leads to a file, and its path: the name itself, or with slashes, or with its accents recomposed.
 
-    ``./`` and the like are taken out of it.
+    Parts such as ``./`` are removed.
     """
     spellings = [name, name.replace("\\", "/")]
     spellings += [unicodedata.normalize(form, spelling) for form in ("NFC", "NFD") for spelling in spellings]
@@ -288,11 +288,11 @@ def _locate(folder: Path, name: str) -> tuple[str, Path]:
 
 
 def _is_inside(folder: Path, path: Path) -> bool:
-    """Whether a path, links followed, is in a folder."""
+    """Whether a path is in a folder after links are followed."""
     try:
         return path.resolve().is_relative_to(folder.resolve())
     except (ValueError, OSError, RuntimeError):  # no file can have such a name, or a link leads to itself
-        return True  # it is told as missing
+        return True  # such a path is reported as missing
 
 
 def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -306,7 +306,7 @@ def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             cells = next(reader, None)
         except csv.Error as error:
             raise ValueError(
-                f"{where} is no row of a CSV file ({error}): close every quote, and double those inside quoted text."
+                f"{where} is not a row of a CSV file ({error}): close every quote, and double quotes in quoted text."
             ) from error
         if cells is None:
             return
@@ -317,7 +317,7 @@ def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             _check_header(where, header)
         elif len(cells) != len(header):
             raise ValueError(
-                f"{where} has {_count(len(cells), 'cell')}, and the header {len(header)}: put text that holds commas "
+                f"{where} has {_count(len(cells), 'cell')}, and the header {len(header)}: put text with commas "
                 "in double quotes."
             )
         else:
@@ -337,7 +337,7 @@ def _check_header(where: str, header: list[str]) -> None:
 
 
 def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    # no splitlines: JSON text may hold other line separators of Unicode
+    # not splitlines(), because JSON text may hold other line separators of Unicode
     for line, text in enumerate(_read_text(path).split("\n"), start=1):
         if not text.strip():
             continue
@@ -346,15 +346,15 @@ def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             record = json.loads(text, object_pairs_hook=_unique_keys)
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", error)
-            raise ValueError(f"{where} is no valid JSON ({reason}): write one object a line.") from error
+            raise ValueError(f"{where} is not valid JSON ({reason}): write one object per line.") from error
         if not isinstance(record, dict):
-            raise ValueError(f"{where} is no JSON object: write {{…}} with file_name and transcription on every line.")
+            raise ValueError(f"{where} is not a JSON object: write {{…}} with file_name and transcription per line.")
         _check_file_name(where, record)
         yield line, {name: _known(value) for name, value in record.items()}
 
 
 def _known(value: Any) -> Any:
-    """A value of JSON, None where it stands for none; texts without spaces around them."""
+    """A value of JSON, with None for an empty value, and texts without spaces around them."""
     if isinstance(value, str):
         return None if value.strip() in NOT_A_NUMBER else value.strip()
     return None if isinstance(value, float) and math.isnan(value) else value
@@ -363,15 +363,15 @@ def _known(value: Any) -> Any:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
     if repeated:
-        raise ValueError(f"the key {repeated[0]!r} is there twice")
+        raise ValueError(f"the key {repeated[0]!r} occurs twice")
     return dict(pairs)
 
 
 def _check_file_name(where: str, columns: Collection[str]) -> None:
     if "file_name" not in columns:
         raise ValueError(
-            f"{where} has no file_name, the path of the audio relative to the manifest's folder: it has "
-            f"{', '.join(columns) or 'nothing'}; rename the one that is meant."
+            f"{where} has no file_name, the path of the audio relative to the manifest's folder, only "
+            f"{', '.join(columns) or 'nothing'}: rename the column with the paths."
         )
 
 
@@ -390,10 +390,10 @@ _PLAIN = re.compile(rf"{_PART}(?:/{_PART})*")
 
 
 def _make_ids(file_names: Sequence[str]) -> list[str]:
-    """Unique ids of distinct file names: plain where that is safe, otherwise readable with a hash.
+    """Unique ids of distinct file names: plain ids if this is safe, otherwise readable ids with a hash.
 
-    The two cannot meet, as no plain id holds a tilde; and as it holds a plus only for a slash, two plain ones can
-    meet only where the names differ in nothing but case or the suffix: those get the hash too.
+    A plain id never equals one with a hash, because it holds no tilde. It holds a plus only in place of a slash, so
+    that two plain ids are equal only if the names differ in letter case or suffix alone; these get a hash as well.
     """
     plain = [_plain_id(name) for name in file_names]
     counts = Counter(name.lower() for name in plain if name is not None)
@@ -416,8 +416,8 @@ def _plain_id(file_name: str) -> str | None:
 
 def _hashed_id(file_name: str) -> str:
     digest = hashlib.sha256(file_name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
-    # letters, marks and digits of every script stay readable
+    # letters, combining marks and digits of every script are kept
     kept = (c if c in ".-" or unicodedata.category(c)[0] in "LMN" else "_" for c in _without_suffix(file_name))
     name = re.sub("_+", "_", "".join(kept)).lstrip("._-") or "utterance"
-    name = name.encode()[:MAX_ID_BYTES].decode(errors="ignore")  # not through the middle of a character
+    name = name.encode()[:MAX_ID_BYTES].decode(errors="ignore")  # drops an incomplete character at the end
     return f"{name}~{digest}"

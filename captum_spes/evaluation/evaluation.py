@@ -1,4 +1,4 @@
-"""Explanations of a corpus by several methods, and how faithful and compact they are: a run that can be stopped."""
+"""Explains a corpus by several methods and measures the explanations, in a run that can be resumed."""
 
 from __future__ import annotations
 
@@ -30,44 +30,44 @@ from captum_spes.models.protocol import SpeechToTextModel
 from captum_spes.speech_to_text.catalogue import NamedMethod, Preset
 
 Reference = Literal["transcription", "model"]
-# Network file systems remember for up to a minute that a file was not there.
+# Network file systems may report for up to a minute that a new file does not exist.
 PATIENCE_SECONDS = 120
 
 
 class Evaluation:
     """Explains a corpus by several methods, and measures their deletion, insertion and size.
 
-    Every explanation is written into the folder as soon as it is finished, and so is what the model writes by it: a
-    run that was stopped, at whatever point, goes on where it was, and ends with the same results to the last bit. ::
+    Every explanation and its measurements are written into the folder as soon as they are finished. A run that was
+    stopped at any point can be continued, and ends with the same results to the last bit. ::
 
-        folder/settings.json                                how everything was done
+        folder/settings.json                                the settings of all explanations
         folder/explanations/<method>/<utterance>.safetensors
         folder/scores/<method>/<utterance>.json             texts of deletion and insertion, sizes, time
-        folder/checkpoints/<method>/<utterance>/            what takes longer than a minute, while it is done
+        folder/checkpoints/<method>/<utterance>/            explanations that take longer than a minute, until finished
 
-    The folder is made with the first result. Further methods, utterances and metrics may be added in a later run into
-    the same folder; anything else that differs is refused. The batch size and the device are free.
+    The folder is made with the first result. A later run into the same folder may add methods, utterances and metrics;
+    other settings that differ are refused, except for the batch size and the device.
 
     Args:
         model: the model.
         corpus: from :func:`~captum_spes.evaluation.corpus.load_corpus`.
-        methods: by name: some of :data:`~captum_spes.speech_to_text.catalogue.METHODS`, or others.
-        folder: a new one, or that of the same evaluation.
-        metrics: which of ``"deletion"``, ``"insertion"``, ``"comprehensiveness"``, ``"sufficiency"`` and ``"size"``.
-        preset: ``"fast"`` for the quick budgets, ``"paper"`` for the full ones, ``"instant"`` for methods that do not
-            sample.
-        seed: the seed of all that is random.
+        methods: the methods by name, some of :data:`~captum_spes.speech_to_text.catalogue.METHODS`, or others.
+        folder: a new folder, or that of the same evaluation.
+        metrics: some of ``"deletion"``, ``"insertion"``, ``"comprehensiveness"``, ``"sufficiency"`` and ``"size"``.
+        preset: ``"fast"`` for the fast budgets, ``"paper"`` for the full ones, ``"instant"`` for methods that draw no
+            samples.
+        seed: the seed of all random numbers.
         context: how the model's window is run, as in :meth:`.SpeechToTextAttribution.attribute`.
         dtype: precision of the model.
         gen_args: arguments of the model's generation.
         percentages: steps of deletion and insertion; see :func:`~captum_spes.metrics.deletion`.
         perturbations_per_eval: perturbations in a batch.
-        deletion_baselines: what hidden bins become in all metrics but size, some of ``"mean"``, ``"noise"``,
+        deletion_baselines: the values of hidden bins in all metrics except size, some of ``"mean"``, ``"noise"``,
             ``"interpolation"`` and ``"silence"``; see :func:`~captum_spes.metrics.deletion`.
 
     Raises:
-        ValueError: no method or metric, or those that do not exist or cannot explain the model; a folder with
-            something else in it, or with the evaluation of something else, whose difference the message names.
+        ValueError: there is no method or metric, or one does not exist or cannot explain the model; or the folder holds
+            other files, or an evaluation with other settings, whose difference the message names.
 
     Example::
 
@@ -123,9 +123,9 @@ class Evaluation:
         self.procedure = procedure
         self.methods = dict(procedure.methods)
         self.folder = Path(folder)
-        #: what the results depend on, but for the batch size and the device, which change rounding at most
+        #: the settings of the results, without batch size and device, which change only the rounding
         self.settings = procedure.settings(model)
-        #: why an utterance was left out of the last run, by its id
+        #: the reasons for which utterances were left out of the last run, by their id
         self.problems: dict[str, str] = {}
         self._store = Store(self.folder, self.settings)
         self._runner = Runner(procedure, self._store)
@@ -133,21 +133,22 @@ class Evaluation:
     # The run
 
     def run(self, callback: Callback | None = None, workers: Workers | None = None) -> None:
-        """Does what is missing, utterance by utterance.
+        """Computes all missing explanations and measurements, utterance by utterance.
 
         Args:
             callback: called as ``callback(utterance, method, stage, done, total)`` after every batch of perturbations,
                 and with the stage ``"finished"`` when a method's explanation of an utterance is measured and written.
-                Workers tell no more than what is finished.
-            workers: of Ray, which complete the utterances in this process's place, long ones first. The results are
-                the same, to the last bit where the workers have as many threads as this process. All must see the
-                audio files and the folder by the same paths.
+                With workers it is only called for finished explanations.
+            workers: workers of Ray, which complete the utterances instead of this process, long ones first. The results
+                are the same, to the last bit if the workers have as many threads as this process. All of them must
+                reach the audio files and the folder by the same paths.
 
         Raises:
-            Exception: what is wrong with no single utterance, such as a full disk. What is finished is kept.
+            Exception: an error that does not belong to a single utterance, such as a full disk. Finished results are
+                kept.
 
         Warns:
-            UserWarning: an utterance is left out, for its file is broken, say, or the model hears no words in it.
+            UserWarning: an utterance is left out, for instance because its file is damaged or has no words.
         """
         self.problems = {}
         report = callback or _ignore
@@ -162,7 +163,7 @@ class Evaluation:
         missing = {item.id: self._missing(item) for item in self.corpus.utterances}
         longest_first = sorted(self.corpus.utterances, key=lambda item: duration(item.path), reverse=True)
         for item in longest_first:
-            if not missing[item.id]:  # the audio is compared with what was explained; the model is not needed
+            if not missing[item.id]:  # only compares the audio with that of the explanations, without the model
                 self._note(item, self._runner.complete(self.model, item, callback))
         todo = [item for item in longest_first if missing[item.id]]
         with closing(complete(workers, self._runner, todo)) as completed:
@@ -179,7 +180,7 @@ class Evaluation:
             warnings.warn(f"{item.id} is left out: {problem}", stacklevel=4)
 
     def _missing(self, item: CorpusUtterance) -> list[str]:
-        """The methods by which an utterance is not done, or whose files are damaged."""
+        """The methods whose results for an utterance are missing or damaged."""
         missing = []
         for name in self.methods:
             try:
@@ -191,13 +192,13 @@ class Evaluation:
         return missing
 
     def _await_files(self, item: CorpusUtterance) -> None:
-        """Waits until what another machine has written is seen here: a network file system may take its time."""
+        """Waits until the files of another machine are visible here, which may take time on a network file system."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while item.id not in self.problems and self._missing(item) and time.monotonic() < deadline:
             time.sleep(1)
 
     def is_done(self, item: CorpusUtterance, method: str) -> bool:
-        """Whether an utterance is explained by a method, and measured.
+        """Whether the explanation of an utterance by a method is finished and measured.
 
         Raises:
             ValueError: a file in the folder is damaged.
@@ -205,7 +206,7 @@ class Evaluation:
         return self._runner.is_done(item, method)
 
     def progress(self) -> tuple[int, int]:
-        """How many explanations are done, and of how many; those with damaged files are not."""
+        """The number of finished explanations, without those with damaged files, and the number of all."""
         total = len(self.corpus.utterances) * len(self.methods)
         return total - sum(len(self._missing(item)) for item in self.corpus.utterances), total
 
@@ -221,33 +222,33 @@ class Evaluation:
         reference: Reference | None = None,
         only: Collection[str] | None = None,
     ) -> Results:
-        """What was found on the utterances that are finished for all methods.
+        """The results for the utterances that are finished for all methods.
 
         Args:
             score: ``"wer"``, ``"bleu"``, or a score with its own settings.
-            reference: score against the ``"transcription"``, or against what the ``"model"`` itself writes when
-                nothing is hidden. Default: the transcription, where the corpus has any. Utterances without one are
-                then left out of deletion and insertion, and with them of the results.
-            only: ids of the utterances to look at, such as those of one speaker. Default: all.
+            reference: score against the ``"transcription"``, or against the text that the ``"model"`` writes when
+                nothing is hidden. Default: the transcription, if the corpus has any. Utterances without one are
+                then left out of the results.
+            only: ids of the utterances to include, such as those of one speaker. Default: all.
 
         Returns:
             Results: areas, intervals, tests, curves; ``results().save(folder)`` writes them.
 
         Raises:
-            ValueError: no utterance is finished, or another score or reference.
+            ValueError: no utterance is finished, or there is no such score or reference.
         """
         if reference not in (None, *get_args(Reference)):
             raise ValueError(f"reference must be one of {', '.join(get_args(Reference))}, not {reference!r}.")
-        how = find_score(score)
+        text_score = find_score(score)
         if reference is None:
             reference = "transcription" if any(item.transcription for item in self.corpus.utterances) else "model"
         writes = self.procedure.writes
-        found, references, problems = self._finished(how if writes else None, reference, only)
+        found, references, problems = self._finished(text_score if writes else None, reference, only)
         if not found:
             name, reason = next(iter(problems.items()))
-            raise ValueError(f"there are no results, for no utterance is finished; {name}: {reason}")
+            raise ValueError(f"there are no results, because no utterance is finished; {name}: {reason}")
         methods = {
-            name: self._method_result([scores[name] for scores in found.values()], references, how)
+            name: self._method_result([scores[name] for scores in found.values()], references, text_score)
             for name in self.methods
         }
         settings = {
@@ -256,16 +257,17 @@ class Evaluation:
             "deletion_baselines": list(self.procedure.deletion_baselines),
         }
         if writes:
-            settings |= {"score": how.name, "normalizer": getattr(how, "normalizer", None), "reference": reference}
+            normalizer = getattr(text_score, "normalizer", None)
+            settings |= {"score": text_score.name, "normalizer": normalizer, "reference": reference}
         return Results(list(found), methods, problems, settings)
 
     def _finished(
-        self, how: TextScore | None, reference: Reference, only: Collection[str] | None
+        self, text_score: TextScore | None, reference: Reference, only: Collection[str] | None
     ) -> tuple[dict[str, dict[str, dict[str, Any]]], list[str], dict[str, str]]:
         """Scores of the finished utterances by utterance and method, their references, and the reasons of the others.
 
         Args:
-            how: the score of texts, which may refuse a reference; None where there are no texts.
+            text_score: the score of texts, which may refuse a reference; None if there are no texts.
         """
         problems = {**self.corpus.problems, **self.problems}
         found: dict[str, dict[str, dict[str, Any]]] = {}
@@ -280,25 +282,25 @@ class Evaluation:
                     continue
                 scores = {name: self._store.scores(item.id, name) for name in self.methods}
                 text = item.transcription if reference == "transcription" else next(iter(scores.values()))["text"]
-                if how is not None:
-                    how.counts("", text or "")  # raises where nothing can be scored against the reference
+                if text_score is not None:
+                    text_score.counts("", text or "")  # raises an error if the reference cannot be scored against
             except ValueError as error:
                 problems[item.id] = str(error)
                 continue
             found[item.id] = scores
             references.append(text or "")
         if n_unfinished:
-            problems[f"{n_unfinished} unfinished"] = "the run was stopped before them; the same run goes on with them."
+            problems[f"{n_unfinished} unfinished"] = "the run was stopped before them; the same run continues."
         return found, references, problems
 
-    def _method_result(self, found: list[dict[str, Any]], references: list[str], how: TextScore) -> MethodResult:
+    def _method_result(self, found: list[dict[str, Any]], references: list[str], text_score: TextScore) -> MethodResult:
         curves: dict[str, Curve] = {}
         for name, (metric, _) in self.procedure.measurements.items():
             values = [scores[name] for scores in found]
             if metric in ("deletion", "insertion"):
-                curves[name] = DeletionCurve(tuple(self.procedure.percentages), values, references, how)
+                curves[name] = DeletionCurve(tuple(self.procedure.percentages), values, references, text_score)
             elif metric == "size":
-                # a model that writes all tokens at once has no previous tokens, and no size of their maps
+                # a model that writes all tokens at once has no previous tokens, and therefore no token size
                 for inputs, title in zip(INPUTS, ("size", "token size")):
                     if all(inputs in sizes for sizes in values):
                         curves[title] = SizeCurve(THRESHOLDS, torch.tensor([sizes[inputs] for sizes in values]))

@@ -1,4 +1,4 @@
-"""How every utterance of an evaluation is explained and measured: methods, metrics and what they depend on."""
+"""The settings with which every utterance of an evaluation is explained and measured."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ DEFAULT_METRICS: tuple[Metric, ...] = ("deletion", "insertion", "size")
 
 @dataclass(frozen=True)
 class Procedure:
-    """How every utterance of an evaluation is explained and measured; see :class:`.Evaluation` for the arguments.
+    """The settings of an evaluation; see :class:`.Evaluation` for the arguments.
 
-    Everything that can be wrong without a model is refused here, before a model is loaded or a file is written.
+    All arguments that can be checked without a model are checked here, before a model is loaded or a file is written.
 
     Raises:
-        ValueError: no method or metric, an unknown metric or preset, a seed that is no integer of at least 0,
-            an unknown baseline, percentages that do not ascend from 0 to 100, or a batch without perturbations.
+        ValueError: there is no method or metric, a metric, preset or baseline is unknown, the seed is not an integer of
+            at least 0, percentages do not ascend from 0 to 100, or a batch has no perturbations.
 
     Example::
 
@@ -54,7 +54,7 @@ class Procedure:
 
     def __post_init__(self) -> None:
         if not self.methods or not self.metrics:
-            raise ValueError("there is nothing to evaluate: give a method and a metric, or several.")
+            raise ValueError("there is nothing to evaluate: give at least one method and one metric.")
         if unknown := [metric for metric in self.metrics if metric not in METRICS]:
             raise ValueError(f"there is no metric {unknown[0]!r}: give some of {', '.join(METRICS)}.")
         if not self.deletion_baselines:
@@ -86,7 +86,7 @@ class Procedure:
 
     @property
     def measurements(self) -> dict[str, tuple[Metric, Baseline]]:
-        """The metric and the baseline of everything that is measured, by the name under which it is kept."""
+        """The metric and the baseline of every measurement, by the name under which it is stored."""
         pairs = [
             (metric, baseline)
             for metric in self.metrics
@@ -95,10 +95,10 @@ class Procedure:
         return {with_baseline(*pair): pair for pair in pairs}
 
     def settings(self, model: SpeechToTextModel) -> dict[str, Any]:
-        """What the results depend on, as JSON holds it. Batch size and device are not in it: they change rounding only.
+        """The settings as values for JSON, without batch size and device, which change only the rounding.
 
         Raises:
-            ValueError: a method that cannot explain the model.
+            ValueError: a method cannot explain the model.
         """
         return {
             **describe_model(model, self.gen_args, self.context, self.dtype),

@@ -1,4 +1,4 @@
-"""What an evaluation found: areas with intervals, curves, paired tests, and the table and figure of them."""
+"""Results of an evaluation: areas with intervals, curves, paired tests, tables and a figure."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from captum_spes.visualization import CurvePanel, plot_curves
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROUNDING = 1e-9  # of areas from 0 to 100
+ROUNDING = 1e-9  # rounding error of areas from 0 to 100
 DAGGER = "†"  # marks unreliable explanations
 SPES = "spes"
-MIN_RANKED = 3  # methods, below which the ranks that metrics give them are not compared
+MIN_RANKED = 3  # the ranks of fewer methods are not compared
 
 Verdict = Literal["better", "worse", "undecided"]
 
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What one method reached on the U utterances of an evaluation.
+    """The results of one method for the U utterances of an evaluation.
 
     Attributes:
-        curves: by metric: ``"deletion"`` and ``"insertion"``, ``"comprehensiveness"`` and ``"sufficiency"``, ``"size"``
-            and ``"token size"``, that of the previous tokens' maps. Another baseline than the mean stands behind the
-            name: ``"deletion (noise)"``.
-        seconds: that each explanation took; None where a run was stopped before that was written down.
-        forwards: inputs that passed through the model for each explanation.
-        backwards: gradients for each.
-        reliability: of each, the mean over its tokens; None for methods that do not tell.
+        curves: the curves by metric: ``"deletion"`` and ``"insertion"``, ``"comprehensiveness"`` and ``"sufficiency"``,
+            ``"size"`` and ``"token size"``, the size of the previous tokens' maps. The name includes a baseline other
+            than the mean: ``"deletion (noise)"``.
+        seconds: the time of each explanation; None if its run was interrupted.
+        forwards: for each explanation the number of inputs that passed through the model.
+        backwards: for each explanation the number of gradients.
+        reliability: for each explanation the mean over its tokens; None for methods that do not measure it.
 
     Example::
 
@@ -64,7 +64,7 @@ class MethodResult:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike two metrics rank methods.
+    """The agreement of two metrics in the ranking of methods.
 
     Attributes:
         value: Kendall's tau of their areas, −1 to 1.
@@ -85,14 +85,14 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much larger one area is than another on the same utterances.
+    """The difference of two areas on the same utterances.
 
     Attributes:
         value: the difference of the areas.
         low: lower end of the interval.
-        high: upper end.
-        verdict: what that says of the first: whether it is better or worse, or that the interval holds 0 or the
-            utterances are fewer than six.
+        high: upper end of the interval.
+        verdict: whether the first method is better or worse, or undecided because the interval contains 0 or there are
+            fewer than six utterances.
 
     Example::
 
@@ -116,14 +116,14 @@ class Results:
     areas, intervals and tests alike.
 
     Args:
-        utterances: their names, one or more.
-        methods: what each method reached, in the order of the tables; one or more.
-        problems: what was left out, by name: the reason in one sentence.
-        settings: how it was done, to be kept with the numbers.
+        utterances: the names of the utterances, at least one.
+        methods: the results of each method, at least one, in the order of the tables.
+        problems: for each utterance that was left out, by its name, the reason in one sentence.
+        settings: the settings of the evaluation, which are stored with the numbers.
         seed: the seed of the draws.
 
     Raises:
-        ValueError: no utterance, no method, or methods that have no metric in common.
+        ValueError: there is no utterance or no method, or the methods have no metric in common.
 
     Example::
 
@@ -185,7 +185,7 @@ class Results:
 
     @property
     def metrics(self) -> list[str]:
-        """What was measured, some of ``"deletion"``, ``"insertion"``, ``"SRG"``, ``"size"`` and ``"token size"``."""
+        """The metrics, such as ``"deletion"``, ``"insertion"``, ``"SRG"``, ``"size"`` and ``"token size"``."""
         return list(self._curves)
 
     def higher_is_better(self, metric: str) -> bool:
@@ -193,12 +193,12 @@ class Results:
         return self._curves[metric].higher_is_better
 
     def areas(self, metric: str) -> dict[str, float]:
-        """The area of each method: 0 to 100; of SRG, insertion less deletion in accuracy, −100 to 100."""
+        """The area of each method, from 0 to 100; for SRG, the difference of two accuracies, from −100 to 100."""
         curves = self._curves[metric]
         return {name: float(curves.area(curve)) + 0.0 for name, curve in curves.corpus.items()}  # + 0.0: no -0.0
 
     def area_text(self, metric: str, method: str) -> str:
-        """The area of a method as tables write it: one decimal, two of nats."""
+        """The area of a method as in tables, with one decimal, or two for nats."""
         return number(self.areas(metric)[method], self._curves[metric].digits)
 
     def interval(self, metric: str, method: str) -> tuple[float, float]:
@@ -207,7 +207,7 @@ class Results:
         return interval(curves.area(curves.drawn[method]))
 
     def compare(self, metric: str, method: str | Sequence[str], other: str | Sequence[str]) -> Difference:
-        """A method's area less another's, and whether that makes it better; of several methods the mean area."""
+        """The difference between the areas of two methods, with a verdict; for several methods the mean area."""
         groups = [[group] if isinstance(group, str) else group for group in (method, other)]
         curves = self._curves[metric]
         of_corpus, drawn = (
@@ -221,7 +221,7 @@ class Results:
         return Difference(float(of_corpus), low, high, verdict)
 
     def winner(self, metric: str) -> str | None:
-        """The method that is better than every other by the paired test; None where there is none."""
+        """The method that is better than every other by the paired test; None if there is none."""
         best = self.ranking(metric)[0]
         others = self.methods.keys() - {best}
         return best if others and all(self.compare(metric, best, name).verdict == "better" for name in others) else None
@@ -232,19 +232,19 @@ class Results:
         return sorted(areas, key=areas.__getitem__, reverse=self.higher_is_better(metric))
 
     def agreement(self, metric: str, other: str) -> Agreement:
-        """How alike two metrics rank the methods: Kendall's tau of their areas, ties counted as no agreement.
+        """The agreement of two metrics in ranking the methods: Kendall's tau of their areas; ties count as 0.
 
-        The control ``random`` is left out: that all metrics rank it last says little about the others.
+        The control ``random`` is left out, because its rank says little about the other methods.
 
         Raises:
-            ValueError: there are fewer than two methods beside ``random``.
+            ValueError: there are fewer than two methods besides ``random``.
         """
         pairs = list(combinations([name for name in self.methods if name != "random"], 2))
         if not pairs:
-            raise ValueError("there are fewer than two methods beside random: metrics have no ranks to agree about.")
+            raise ValueError("there are fewer than two methods besides random, so that ranks cannot be compared.")
 
         def better(name: str, drawn: bool) -> np.ndarray:
-            """Which of each pair is better, 1 or −1, (…, pairs)."""
+            """Whether the first or the second of each pair is better, 1 or −1, (…, pairs)."""
             curves = self._curves[name]
             found = curves.drawn if drawn else curves.corpus
             differences = [curves.area(found[a]) - curves.area(found[b]) for a, b in pairs]
@@ -255,7 +255,7 @@ class Results:
 
     @property
     def baseline(self) -> str:
-        """The method that the others are compared with, ``"spes"`` or the first."""
+        """The method with which the others are compared, ``"spes"`` or else the first."""
         return SPES if SPES in self.methods else next(iter(self.methods))
 
     @property
@@ -265,7 +265,7 @@ class Results:
         return [name for name, value in known.items() if value is not None and value < LOW_RELIABILITY]
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, as JSON holds them."""
+        """All numbers as plain values for JSON."""
         methods: dict[str, dict[str, Any]] = {}
         for name, result in self.methods.items():
             methods[name] = {metric: self._entry(metric, name) for metric in self.metrics}
@@ -299,7 +299,7 @@ class Results:
         return {**entry, "steps": list(curves.steps), "scores": curves.corpus[method].tolist()}
 
     def _by_utterance(self) -> dict[str, Any]:
-        """The area of every utterance alone: what other statistics may start from."""
+        """The area of every single utterance, for further statistics."""
         return {
             utterance: {
                 metric: {method: float(curves.area(rows[number])) for method, rows in curves.utterances.items()}
@@ -311,14 +311,14 @@ class Results:
     # Tables
 
     def label(self, method: str) -> str:
-        """A method's name in the tables, with a dagger where its explanations are unreliable."""
+        """A method's name in the tables, with a dagger if its explanations are unreliable."""
         return f"{method} {DAGGER}" if method in self.unreliable else method
 
     def table(self, bold: bool = False) -> list[tuple[str, ...]]:
-        """A row a method, the header first: areas with their intervals, as in the paper's Table 1.
+        """A table with a row for each method, the header first: areas with intervals, as in the paper's Table 1.
 
         Args:
-            bold: sets the area of a metric's :meth:`winner` in bold.
+            bold: whether the area of a metric's :meth:`winner` is bold.
         """
         arrows = {metric: "↑" if self.higher_is_better(metric) else "↓" for metric in self.metrics}
         columns = [self._column(metric, bold) for metric in self.metrics]
@@ -326,7 +326,7 @@ class Results:
         return rows + [(self.label(name), *(column[name] for column in columns)) for name in self.methods]
 
     def cost_table(self) -> list[tuple[str, ...]]:
-        """A row a method, the header first: what an explanation took, and how far halves of its samples agree."""
+        """A table with a row for each method, the header first: the costs and the reliability of explanations."""
         rows: list[tuple[str, ...]] = [("method", "forwards", "backwards", "seconds", "reliability")]
         for name, result in self.methods.items():
             costs = (_format(_median(values)) for values in (result.forwards, result.backwards, result.seconds))
@@ -348,7 +348,7 @@ class Results:
         return cells
 
     def paired_table(self, intervals: bool = True) -> list[tuple[str, ...]]:
-        """A row a method, the header first: whether it is better or worse than SPES, and by how much."""
+        """A table with a row for each method, the header first: verdicts and differences compared with SPES."""
         rows: list[tuple[str, ...]] = [(f"against {self.baseline}", *self.metrics)]
         for name in self.methods:
             if name != self.baseline:
@@ -360,14 +360,14 @@ class Results:
         return rows
 
     def agreement_tables(self) -> list[list[tuple[str, ...]]]:
-        """How alike the metrics of faithfulness rank the methods: a table of metrics, and one of their baselines.
+        """Tables of the agreement of faithfulness metrics in ranking methods: one of metrics, and one of baselines.
 
-        A table is left out where there is nothing to compare: fewer than three methods beside ``random``, one metric,
-        or one baseline.
+        A table is left out if there are fewer than three methods besides ``random``, only one metric, or only one
+        baseline.
         """
         if len(self.methods.keys() - {"random"}) < MIN_RANKED:
             return []
-        names: dict[str, dict[str, str]] = {}  # by metric and baseline
+        names: dict[str, dict[str, str]] = {}  # names by metric and baseline
         for name in self.metrics:
             metric, baseline = split_baseline(name)
             if metric not in ("size", "token size"):
@@ -393,7 +393,7 @@ class Results:
     # Pictures
 
     def plot(self, metrics: Sequence[str] | None = None) -> Figure:
-        """The curves of the metrics with their intervals (paper, Fig. 5 and 6); of all, or some."""
+        """Draws the curves of all or some metrics with their intervals (paper, Fig. 5 and 6)."""
         shown = metrics or [name for name, curves in self._curves.items() if curves.title is not None]
         return plot_curves([self._panel(name) for name in shown])
 
@@ -437,7 +437,7 @@ class Results:
         return paths
 
     def markdown(self) -> str:
-        """What was found in two sentences, the curves, the tables, and how to read them; the text of summary.md."""
+        """The text of summary.md: the findings in two sentences, the curves, the tables, and notes on them."""
         return summary(self)
 
     def _csv(self) -> str:
@@ -458,7 +458,7 @@ def _describe(difference: Difference, interval: bool, digits: int) -> str:
 
 
 def number(value: float, digits: int = 1, sign: str = "") -> str:
-    """A number with so many decimals, a true minus, and no minus at all before 0."""
+    """Formats a number with a real minus sign, and without a minus before 0."""
     return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")
 
 

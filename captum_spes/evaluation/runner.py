@@ -1,4 +1,4 @@
-"""One utterance of an evaluation: it is explained by every method, each explanation is measured, both are written."""
+"""Explains one utterance of an evaluation by every method, measures the explanations, and writes both."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from captum_spes.metrics import comprehensiveness, rewrite, size, sufficiency
 from captum_spes.metrics.baselines import Baseline
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare
 
-# of (utterance, method, stage, done, total)
+# called as callback(utterance, method, stage, done, total)
 Callback = Callable[[CorpusUtterance, str, str, int, int], Any]
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Does what is missing of one utterance. It holds no model, and can be sent to another process.
+    """Computes the missing results of one utterance. It holds no model, and can be sent to another process.
 
     Attributes:
-        procedure: how an utterance is explained and measured.
-        store: where the results are.
+        procedure: the settings of explanations and measurements.
+        store: the files of the results.
     """
 
     procedure: Procedure
     store: Store
 
     def is_done(self, item: CorpusUtterance, method: str) -> bool:
-        """Whether an utterance is explained by a method, and measured by all metrics.
+        """Whether the explanation of an utterance by a method is finished and measured by all metrics.
 
         Raises:
             ValueError: its scores are damaged.
@@ -41,10 +41,10 @@ class Runner:
         return self.store.scores(item.id, method).keys() >= set(self.procedure.measurements)
 
     def complete(self, model: SpeechToTextModel, item: CorpusUtterance, callback: Callback) -> str:
-        """Explains an utterance by all methods and measures the explanations, as far as that is not done.
+        """Explains an utterance by all methods and measures the explanations, unless this is done already.
 
         Returns:
-            str: why that cannot be done, in a sentence, or nothing.
+            str: the reason, in a sentence, if this is impossible; otherwise an empty string.
         """
         methods = self.procedure.methods
         try:
@@ -71,7 +71,7 @@ class Runner:
         prepared: tuple[Utterance, Tokens],
         callback: Callback,
     ) -> None:
-        def report(stage: str, done: int, total: int) -> None:  # what the callback returns does not stop SPES
+        def report(stage: str, done: int, total: int) -> None:  # returns nothing, so that the callback cannot stop SPES
             callback(item, method, stage, done, total)
 
         audio = prepared[0].source["audio_sha256"]
@@ -82,7 +82,7 @@ class Runner:
             _check_audio(item, explanation.metadata.get("audio_sha256", audio))
         else:
             explanation, seconds = self._explain(model, item, method, prepared, report)
-            # Where the corpus lies is no part of a result: equal explanations are equal files.
+            # The folder of the corpus is not stored, so that equal explanations are equal files.
             explanation.metadata.pop("audio_file", None)
             explanation.metadata["audio_sha256"] = audio
             self.store.write_settings()
@@ -125,7 +125,7 @@ class Runner:
     def _measure(
         self, metric: Metric, baseline: Baseline, model: SpeechToTextModel, explanation: SpeechToTextExplanation
     ) -> Any:
-        """The sizes, the falls, or the texts: these are scored when the results are made, against any reference."""
+        """The measurements by a metric: sizes, falls, or texts, which are scored later against any reference."""
         how = self.procedure
         if metric == "size":
             known = INPUTS if explanation.previous_tokens else INPUTS[:1]
@@ -137,7 +137,7 @@ class Runner:
                 metric,
                 percentages=how.percentages,
                 baselines=baseline,
-                # writing keeps no distributions: twice as many fit
+                # generation keeps no distributions, so that twice as many fit
                 perturbations_per_eval=2 * how.perturbations_per_eval,
                 seed=how.seed,
             )
@@ -153,15 +153,15 @@ class Runner:
 
 
 def _passes(explanation: SpeechToTextExplanation) -> dict[str, int]:
-    """Inputs that passed through the model, and gradients."""
+    """The numbers of inputs that passed through the model, and of gradients."""
     try:
         stages = list(explanation.metadata["passes"].values())
         return {f"{way}s": sum(int(stage[way]) for stage in stages) for way in ("forward", "backward")}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError("the metadata of its explanation does not tell its passes: delete that file.") from error
+        raise ValueError("the metadata of its explanation have no passes: delete that file.") from error
 
 
 def _check_audio(item: CorpusUtterance, digest: str) -> None:
-    """Raises a ValueError where an explanation is of another audio file of this name."""
+    """Raises a ValueError if an explanation belongs to another audio file with this name."""
     if sha256(item.path) != digest:
         raise ValueError(f"{item.path} has changed since it was explained: evaluate it into another folder.")

@@ -17,7 +17,7 @@ SETTINGS = "settings.json"
 CHECKPOINTS = "checkpoints"
 INPUTS: tuple[Literal["spectrogram", "tokens"], ...] = ("spectrogram", "tokens")
 ADVICE = "delete it, and its explanation is measured again"
-# entries of a scores file beside the metrics
+# entries of a scores file that are not metrics
 OF_EXPLANATION = {"audio_sha256", "text", "seconds", "reliability", "forwards", "backwards"}
 
 
@@ -29,15 +29,15 @@ class Store:
         folder/scores/<method>/<utterance>.json
         folder/checkpoints/<method>/<utterance>/
 
-    Nothing is written before the first result: a run that fails at once leaves no folder behind that would refuse its
-    correction. Each file is written at once, so that several processes may share a folder.
+    Nothing is written before the first result, so that a run that fails at once leaves no folder that would refuse the
+    corrected run. Files are written atomically, so that several processes can share a folder.
 
     Args:
-        folder: the folder of the evaluation; it need not exist.
-        settings: what the results depend on, among them ``"percentages"`` and ``"methods"``.
+        folder: the folder of the evaluation, which need not exist.
+        settings: the settings of the results, including ``"percentages"`` and ``"methods"``.
 
     Raises:
-        ValueError: the folder holds something else, or results with other settings, which the message names.
+        ValueError: the folder holds other files, or results with other settings, which the message names.
     """
 
     def __init__(self, folder: str | Path, settings: dict[str, Any]) -> None:
@@ -49,12 +49,12 @@ class Store:
     # Settings
 
     def _check_settings(self) -> dict[str, Any]:
-        """The settings that are in the folder, checked against those of this run; empty for a new folder."""
+        """The settings in the folder after a comparison with those of this run; empty for a new folder."""
         before = read_settings(self.folder)
         if found := list(differences(before, self.settings)) if before else []:
             raise ValueError(
                 f"{self.folder} holds an evaluation with other arguments: {'; '.join(found)}. Give the same "
-                "ones to go on with it, or another folder."
+                "arguments to continue it, or another folder."
             )
         return before
 
@@ -77,11 +77,11 @@ class Store:
         return self.folder / "scores" / method / f"{utterance}.json"
 
     def checkpoint(self, utterance: str, method: str) -> Path:
-        """The folder of what a method has done of an utterance, while it is at it."""
+        """The folder of the checkpoints of a method for an utterance, which exists while it is explained."""
         return self.folder / CHECKPOINTS / method / utterance
 
     def remove_checkpoints(self) -> None:
-        """Removes the folders of checkpoints that are empty, as those of finished explanations are."""
+        """Removes empty folders of checkpoints, which are those of finished explanations."""
         folder = self.folder / CHECKPOINTS
         for empty in (*(folder / name for name in self.settings["methods"]), folder):
             with suppress(OSError):
@@ -90,10 +90,10 @@ class Store:
     # Scores
 
     def scores(self, utterance: str, method: str) -> dict[str, Any]:
-        """What was measured of an explanation; empty where nothing was.
+        """The measurements of an explanation; empty if there are none.
 
         Raises:
-            ValueError: the file is damaged, or holds values that cannot be.
+            ValueError: the file is damaged, or holds impossible values.
         """
         path = self.scores_path(utterance, method)
         if not path.is_file():
@@ -113,16 +113,16 @@ class Store:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the evaluation in a folder; empty where the folder is new or empty.
+    """The settings of the evaluation in a folder; empty if the folder is new or empty.
 
     Raises:
-        ValueError: the folder is a file, holds something else, or its settings are damaged.
+        ValueError: the folder is a file, holds other files, or its settings are damaged.
     """
     path = folder / SETTINGS
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"the output folder {folder} cannot be written to: it is a file.")
-    # A process that was killed before its first result may leave hidden files and checkpoints behind. The folder is
-    # looked at before the settings, because another process may be about to write them.
+    # A process that was killed before its first result may leave hidden files and checkpoints. The folder is read
+    # before the settings, because another process may be about to write them.
     is_empty = not folder.is_dir() or all(
         part.name.startswith(".") or part.name == CHECKPOINTS for part in folder.iterdir()
     )
@@ -132,7 +132,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{path} is damaged (no methods): give another folder.")
         return settings
     if not is_empty:
-        raise ValueError(f"{folder} is not empty and holds no evaluation: give another folder.")
+        raise ValueError(f"{folder} is not empty and does not hold an evaluation: give another folder.")
     return {}
 
 
@@ -140,7 +140,7 @@ def read_json(path: Path, advice: str = ADVICE) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ValueError: the file cannot be read, or holds no object; the message ends with the advice.
+        ValueError: the file cannot be read, or does not hold an object; the message ends with the advice.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

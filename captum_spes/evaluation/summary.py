@@ -1,4 +1,4 @@
-"""The text of an evaluation's summary.md: what was found, the tables, and how to read them."""
+"""Makes the text of an evaluation's summary.md: findings, tables, and notes on the tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from captum_spes.speech_to_text.catalogue import FLOORS
 if TYPE_CHECKING:
     from captum_spes.evaluation.results import Results
 
-# by which metric methods are ranked in the first sentence: the first of these that was measured
+# the first sentence ranks methods by the first of these metrics that was measured
 HEADLINES = ("SRG", "deletion", "insertion", "comprehensiveness", "sufficiency", "size")
 
 
@@ -50,7 +50,7 @@ def summary(results: Results) -> str:
 
 
 def findings(results: Results) -> list[str]:
-    """Two sentences: which method is best, and which beat the floors. Only paired tests decide."""
+    """Two sentences on the best method and on the methods that are better than the baselines, by paired tests."""
     metric = next((name for name in HEADLINES if name in results.metrics), results.metrics[0])
     best = results.ranking(metric)[0]
     area = results.area_text(metric, best)
@@ -59,8 +59,8 @@ def findings(results: Results) -> list[str]:
         return [f"One method was evaluated: {best}, with a {metric} area of {area}.", _about_reliability(results)]
     if len(results.utterances) < MIN_PAIRS:
         return [
-            f"Nothing is decided: differences between methods need {MIN_PAIRS} utterances or more to be told from "
-            f"chance, and there are {len(results.utterances)}.",
+            f"Nothing is decided: at least {MIN_PAIRS} utterances are needed to distinguish methods from each other, "
+            f"and there are {len(results.utterances)}.",
             _about_reliability(results),
         ]
     verdicts = {name: results.compare(metric, best, name).verdict for name in others}
@@ -90,21 +90,21 @@ def _about_floors(results: Results, metric: str) -> str:
         name for name in methods if all(results.compare(metric, name, floor).verdict == "better" for floor in floors)
     ]
     others = [name for name in methods if name not in beating]
-    floor = f"{_all_of(floors)}, which {_verb('know', floors)} nothing of the model"
+    floor = f"{_all_of(floors)}, which {'does' if len(floors) == 1 else 'do'} not use the model"
     if not others:
         return f"All methods are better than {floor}."
     if not beating:
-        return f"No method is decidedly better than {floor}."
-    beats, fails = (f"{_all_of(names)} {_verb('are', names)}" for names in (beating, others))
+        return f"No method is significantly better than {floor}."
+    beats, fails = (f"{_all_of(names)} {'is' if len(names) == 1 else 'are'}" for names in (beating, others))
     return f"Compared with {floor}, {beats} better than {'it' if len(floors) == 1 else 'both'}; {fails} not."
 
 
 def _about_reliability(results: Results) -> str:
     if not any(value is not None for result in results.methods.values() for value in result.reliability):
-        return "No method here tells how reliable its explanations are."
+        return "No method measures the reliability of its explanations."
     if not results.unreliable:
-        return "All explanations that tell their reliability have a median of 0.5 or more."
-    return f"The explanations of {_all_of(results.unreliable)} are unreliable: another seed gives other maps."
+        return "The median reliability of all methods that measure it is 0.5 or more."
+    return f"The explanations of {_all_of(results.unreliable)} are unreliable: another seed gives different maps."
 
 
 def _notes(results: Results) -> list[str]:
@@ -115,11 +115,11 @@ def _notes(results: Results) -> list[str]:
         score = next(curve.score for curve in curves if isinstance(curve, DeletionCurve))
         cap = ", in which the rate of each text is capped at 100" if score.name == "WER" else ""
         notes.append(
-            f"Deletion, insertion: area under the {score.name}{cap}, as the top bins of the sentence map are taken "
-            "away, or put into an empty spectrogram; divided by the range of the steps, so that it reads 0 to 100."
+            f"Deletion, insertion: area under the {score.name}{cap}, as the top bins of the sentence map are deleted, "
+            "or inserted into the baseline; divided by the range of the steps, so that it is from 0 to 100."
         )
     if "SRG" in metrics:
-        notes.append("SRG: symmetric relevance gain, insertion less deletion in accuracy. A random order has about 0.")
+        notes.append("SRG: symmetric relevance gain, insertion minus deletion in accuracy; about 0 for a random order.")
     if metrics & {"comprehensiveness", "sufficiency"}:
         notes.append(
             "Comprehensiveness, sufficiency: how far a token's log-probability falls, in nats, without the top bins of "
@@ -127,39 +127,34 @@ def _notes(results: Results) -> list[str]:
         )
     if any(split_baseline(name)[1] != "mean" for name in results.metrics):
         notes.append(
-            "In parentheses behind a metric: what hidden bins become, where it is not each channel's mean. The less "
-            "random loses, the less a baseline by itself disturbs the model."
+            "The parentheses after a metric name the baseline of hidden bins if it is not each channel's mean. The less "
+            "random loses, the less the baseline itself disturbs the model."
         )
     if results.agreement_tables():
         notes.append(
-            "Agreement: Kendall's tau of the ranks that two metrics, or one metric with two baselines, give the "
-            "methods beside random. 1 is the same order, −1 the opposite one."
+            "Agreement: Kendall's tau of the ranks of the methods, without random, by two metrics, or by one metric "
+            "with two baselines. 1 is the same order, −1 the opposite one."
         )
     if "size" in metrics:
         notes.append("Size: area under the percentage of features above a threshold from 0 to 1.")
     notes.append(f"In brackets: {LEVEL} % intervals over the utterances ({N_RESAMPLES:,} bootstrap draws).")
     if len(results.methods) > 1:
         notes += [
-            "Better or worse: the interval of the difference, on the same draws, leaves out 0. Fewer than "
-            f"{MIN_PAIRS} utterances decide nothing.",
+            "Better or worse: the interval of the difference, on the same draws, does not contain 0. With fewer than "
+            f"{MIN_PAIRS} utterances all differences are undecided.",
             "Bold: better than every other method. A column without bold has no winner.",
         ]
     if set(FLOORS) & results.methods.keys():
-        notes.append("random, energy (the spectrogram minus its baseline): floors to beat.")
+        notes.append("random, energy (the spectrogram minus its baseline): baseline methods that do not use the model.")
     notes.append(
         "Forwards, backwards, seconds and reliability are medians over the utterances. Reliability is the correlation "
         "of two halves of the samples."
     )
     if results.unreliable:
-        notes.append("†: median reliability below 0.5. Another seed gives other maps: take more samples.")
+        notes.append("†: median reliability below 0.5. Another seed gives different maps: use more samples.")
     return notes
 
 
-def _verb(verb: str, names: Sequence[str]) -> str:
-    """A verb in the present tense, for one name or several."""
-    return verb if len(names) > 1 else {"are": "is", "know": "knows"}[verb]
-
-
 def _all_of(names: Sequence[str]) -> str:
-    """Names in a sentence."""
+    """Names as they are listed in a sentence."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
