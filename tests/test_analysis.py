@@ -163,7 +163,7 @@ def test_one_utterance_of_one_token(tmp_path):
 
 
 def test_refusals(tmp_path):
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         analyze(tmp_path / "none")
     with pytest.raises(ValueError, match="holds no explanations"):
         analyze(tmp_path)
@@ -209,7 +209,9 @@ def test_analyze_aligns(run, evaluation, sample):
     assert {word["word"] for word in content["analyses"]["time"]["spes"]["words"]} == {"So"}
 
 
-@pytest.mark.parametrize("arguments, words", [(["none"], "is no folder"), ([".", "--words", ","], "--words is empty")])
+@pytest.mark.parametrize(
+    "arguments, words", [(["none"], "is not a folder"), ([".", "--words", ","], "--words is empty")]
+)
 def test_bad_input_gets_one_clear_sentence(run, arguments, words):
     code, _, err = run("analyze", *arguments)
     assert code == 2 and words in err and len(err.strip().splitlines()) == 1

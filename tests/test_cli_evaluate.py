@@ -185,7 +185,7 @@ def test_evaluate_leaves_out_what_is_damaged(evaluate, tmp_path):
         (
             QUICK,
             ["--step", "50"],
-            "and is [0, 50, 100] now. Give the same arguments to continue it, or another folder.",
+            "and is [0, 50, 100] now. Give the same arguments to continue it, or another",
         ),
         (["--n-samples", "9", *QUICK, "--methods", "spes"], ["--n-samples", "8"], "n_samples was 9 and is 8 now"),
     ],

@@ -151,7 +151,7 @@ BAD_MANIFESTS = [
     (
         "l.csv",
         'file_name,transcription\n\na.wav,"so\nb.wav,what\n',
-        "line 3 is not a row of a CSV file (unexpected end",
+        "line 3 is not a row of a CSV file (unexpected",
     ),
     ("l.csv", "file_name,transcription\na.wav," + "x" * 200_000, "line 2 is not a row of a CSV file (field larger"),
     ("l.csv", 'file_name,transcription\na.wav,"x\ny"\na.wav,z\n', "line 4: a.wav is on line 2 already"),

@@ -422,9 +422,7 @@ def test_an_utterance_that_is_added_is_all_that_is_computed(evaluate, whole, spe
 
 def test_results_of_what_is_finished(evaluate):
     evaluation = evaluate()
-    with pytest.raises(
-        ValueError, match="there are no results, because no utterance is finished; 3 unfinished: the run"
-    ):
+    with pytest.raises(ValueError, match="there are no results, because no utterance is finished; 3 unfinished: the"):
         evaluation.results()
     with pytest.raises(KeyboardInterrupt):
         evaluation.run(stop_at(5, "finished"))  # all methods of a, and two of b

@@ -127,7 +127,7 @@ def _notes(results: Results) -> list[str]:
         )
     if any(split_baseline(name)[1] != "mean" for name in results.metrics):
         notes.append(
-            "The parentheses after a metric name the baseline of hidden bins if it is not each channel's mean. The less "
+            "Parentheses after a metric: the baseline of hidden bins, if it is not each channel's mean. The less "
             "random loses, the less the baseline itself disturbs the model."
         )
     if results.agreement_tables():
