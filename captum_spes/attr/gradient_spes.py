@@ -112,10 +112,10 @@ class GradientSPES(GradientAttribution):
                 backwards and limited to 4 GiB. It changes the speed, and the result only by rounding.
             show_progress: shows a progress bar that counts perturbations.
             perturbation_prob: the probability with which a feature is hidden: one number, or one for each input.
-            normalize: whether the gradient of each sample is divided by its L2 norm over all inputs, separately for each
-                score. Then a few perturbations at which the score is steep do not outweigh all others, so that fewer
-                samples give an equally reliable map. The values are comparable within a map, but do not have the unit
-                of the score.
+            normalize: whether the gradient of each sample is divided by its L2 norm over all inputs, for each score
+                separately. Then a few perturbations at which the score is steep do not outweigh all others, so that
+                fewer samples give an equally reliable map. The values are comparable within a map, but do not have the
+                unit of the score.
             pool_features: whether every scalar of a feature gets the sum over the feature, averaged over the
                 granularities. False gives each scalar its own value.
             pooling_masks: feature masks to pool over in place of ``feature_mask``, from fine to coarse, each of the
