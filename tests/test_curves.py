@@ -278,7 +278,7 @@ GAP = np.where(STEPS == 5, np.nan, STEPS)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"curves": {}}, "there must be a curve"),
+        ({"curves": {}}, "there is no curve"),
         ({"steps": []}, "steps must be finite and rise"),
         ({"steps": STEPS[None]}, "steps must be finite and rise"),
         ({"steps": STEPS[::-1]}, "steps must be finite and rise"),

@@ -519,8 +519,8 @@ def test_frequencies_lie_as_mel_channels_do():
     [
         (lambda: plot_word_times(torch.rand(1, 5), ["a"], [], 10), "a span for each"),
         (lambda: plot_word_times(torch.rand(2, 5), ["a"], [None], 10), "must be of shape"),
-        (lambda: plot_token_bars([], [], [], "", 0), "there must be tokens"),
-        (lambda: plot_distributions({}, ""), "there must be groups"),
+        (lambda: plot_token_bars([], [], [], "", 0), "give at least one token"),
+        (lambda: plot_distributions({}, ""), "give at least one group"),
         (lambda: plot_distributions({"a": []}, ""), "values in each"),
         (lambda: plot_distributions({"a": [1.5]}, ""), "from 0 to 1"),
         (lambda: plot_shares(["a"], [1.5]), "a share from 0 to 1"),

@@ -1,4 +1,4 @@
-"""Figures of spectrograms, attributions and curves. They draw arrays and know nothing of models or explanations."""
+"""Figures of spectrograms, attributions and curves. The functions draw arrays and do not depend on models."""
 
 from captum_spes.maps import percentile_ranks
 from captum_spes.visualization.comparison import plot_comparison

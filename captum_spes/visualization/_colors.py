@@ -1,4 +1,4 @@
-"""What the colours of attributions stand for, and how maps are drawn with them."""
+"""Colour scales of attributions, and drawing of maps with them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from captum_spes.visualization._layout import MelSpectrogram
 
-# The spectrogram beneath a map stays in the lighter half of the greys, and the map's opacity grows with its value:
-# both can be read. Plasma's part from pink to blue and PuOr stay apart from grey for colour-blind readers too, to whom
-# the reds of many maps are a grey, and they keep their order in print: here light is little.
+# The spectrogram beneath a map uses the lighter half of the greys, and the opacity of the map grows with its value, so
+# that both can be read. The part of plasma from pink to blue and PuOr differ from grey also for colour-blind readers,
+# who see many reds as grey. In print they keep their order: lighter colours are smaller values.
 MAP, MAP_PART, SIGNED_MAP = "plasma_r", (0.3, 0.95), "PuOr"
 OPACITY, OPACITY_EXPONENT = 0.9, 1.3
-# the same on a dark ground
+# the same on a dark background
 DARK_PART, DARK_ARM = (0.35, 0.95), (0.24, 0.12)
 GREY_HEADROOM = 2.0
 
@@ -29,12 +29,12 @@ Extend = Literal["neither", "min", "max", "both"]
 
 @dataclass(frozen=True)
 class Scale:
-    """What colours stand for, in every panel of a figure."""
+    """The colour scale of all panels of a figure."""
 
     norm: Normalize
-    colors: Colormap  # the more opaque, the larger the value
+    colors: Colormap  # larger values are more opaque
     label: str
-    extend: Extend  # the ends of the colours beyond which there are values
+    extend: Extend  # the ends of the scale that values exceed
 
     @classmethod
     def of(cls, values: np.ndarray, label: str | None, value_range: tuple[float, float] | None) -> Scale:
@@ -53,7 +53,7 @@ class Scale:
 
     @property
     def on_white(self) -> Colormap:
-        """The same colours, opaque: as they look on paper."""
+        """The same colours without transparency, as they look on a white background."""
         from matplotlib.colors import ListedColormap
 
         colors = self.colors(np.arange(self.colors.N))
@@ -62,7 +62,7 @@ class Scale:
 
 
 def _value_range(values: np.ndarray) -> tuple[float, float]:
-    """0 to 1 where that holds all values, else 0 to the largest, or around 0."""
+    """0 to 1 if this contains all values, otherwise 0 to the largest value, or a range around 0 for both signs."""
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     rounding = 1e-6 * max(1.0, high)
     if low < -rounding:
@@ -86,9 +86,9 @@ def _value_label(low: float, high: float) -> str:
 
 
 def fading_colors(signed: bool, dark: bool = False) -> Colormap:
-    """The colours of maps, the more opaque, the larger the value.
+    """The colours of maps, which are more opaque for larger values.
 
-    On a dark ground the largest values are the lightest; hues mean the same.
+    On a dark background the largest values are the lightest; the hues have the same meaning.
     """
     from matplotlib.colors import ListedColormap
 

@@ -1,4 +1,4 @@
-"""Where things are in a figure: axes of spectrograms, grids of panels, matrices of tokens, the colour bar."""
+"""Layout of figures: axes of spectrograms, grids of panels, matrices of tokens, the colour bar."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-# Sizes in points (72 an inch) and inches, at the figure's natural size.
+# Sizes in points (1/72 inch) and inches, at the figure's natural size.
 TITLE_SIZE, LABEL_SIZE, TICK_SIZE, VALUE_SIZE = 10.0, 9.0, 8.0, 7.0
-PAGE_WIDTH, PAGE_HEIGHT = 14.0, 18.0  # for panels; axes, colour bar and margins come on top
+PAGE_WIDTH, PAGE_HEIGHT = 14.0, 18.0  # for panels, without axes, colour bar and margins
 SIDE_MARGIN = 0.8  # frequency axis
 BAR_MARGIN = 1.0  # time axis, colour bar and its label
-CAPTION_HEIGHT, CAPTION_SIZE = 0.2, 6.5  # of the line at the foot of a figure, in inches and points
+CAPTION_HEIGHT, CAPTION_SIZE = 0.2, 6.5  # line below a figure, in inches and points
 BAR_LENGTH, BAR_WIDTH = 5.5, 0.14
 BORDER_WIDTH, BORDER_OPACITY = 0.4, 0.75  # points
 
-# Hz, in the order in which they are labelled as far as there is room.
+# Frequencies in Hz, in the order in which they are labelled as long as there is room.
 ROUND_FREQUENCIES = (1000, 4000, 2000, 500, 8000, 250, 100, 16000)
 
 
@@ -59,26 +59,26 @@ class MelSpectrogram:
 
     @property
     def single_width(self) -> float:
-        """Inches that suit a picture that has the page's width for itself."""
+        """The width in inches of a picture that is alone on the page."""
         return min(max(2 * self.duration, 5.5), PAGE_WIDTH)
 
     @property
     def quiet(self) -> float:
-        """The energy that is drawn white: a low quantile, for one silent bin must not take half of the greys."""
+        """The energy that is drawn white: a low quantile, so that one silent bin does not use half of the greys."""
         return float(np.quantile(self.energy, 0.02))
 
     @property
     def span(self) -> float:
-        """From there to the loudest; never 0, which matplotlib could not divide by."""
+        """The range from ``quiet`` to the loudest bin, which is never 0, because matplotlib divides by it."""
         return max(float(self.energy.max()) - self.quiet, 1e-6)
 
     def draw(self, ax: Axes, picture: np.ndarray, **kwargs: Any) -> AxesImage:
-        """Draws (T, C) values. Channel c is at height c, since mel channels are what the model sees evenly."""
+        """Draws (T, C) values. Channel c is at height c, because the mel channels are the model's own scale."""
         extent = (0, self.duration, -0.5, self.energy.shape[1] - 0.5)
         return ax.imshow(picture.T, origin="lower", aspect="auto", extent=extent, **kwargs)
 
     def label(self, ax: Axes, width: float, height: float, time: bool = True, frequency: bool = True) -> None:
-        """Labels the axes of a picture of so many inches; without ``time`` or ``frequency`` ticks are left alone."""
+        """Labels the axes of a picture with a size in inches; without ``time`` or ``frequency`` keeps its ticks."""
         from matplotlib.ticker import MaxNLocator
 
         ax.tick_params(labelsize=TICK_SIZE, labelbottom=time, labelleft=frequency)
@@ -92,7 +92,7 @@ class MelSpectrogram:
             ax.set_ylabel("frequency (kHz)" if height > 1.3 else "kHz", fontsize=LABEL_SIZE)
 
     def frequency_ticks(self, height: float) -> tuple[list[float], list[str]]:
-        """Positions in channels and labels in kHz of round frequencies, as many as an axis of so many inches takes."""
+        """Positions in channels and labels in kHz of round frequencies, as many as fit a height in inches."""
         low, high = self.mel_frequencies[[0, -1]]
         chosen: list[float] = []
         gap = LINE_HEIGHT * TICK_SIZE / (72 * height) * len(self.mel_frequencies)  # channels
@@ -102,12 +102,12 @@ class MelSpectrogram:
         return [self.channel(f) for f in sorted(chosen)], [f"{f / 1000:.4g}" for f in sorted(chosen)]
 
     def channel(self, frequency: float) -> float:
-        """Where a frequency lies between the channels' centres."""
+        """The position of a frequency between the channels' centres."""
         return float(np.interp(frequency, self.mel_frequencies, np.arange(len(self.mel_frequencies))))
 
 
 def borders(ids: np.ndarray, frames_per_second: float) -> LineCollection:
-    """The lines between bins of different ids: exact at every size, where a painted bin would hide a small patch."""
+    """The lines between bins of different ids, which are exact at every size and do not hide small patches."""
     from matplotlib.collections import LineCollection
 
     frame, start, stop = _runs(ids[1:] != ids[:-1])  # upright, behind a frame
@@ -120,7 +120,7 @@ def borders(ids: np.ndarray, frames_per_second: float) -> LineCollection:
 
 
 def _runs(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Runs of True in the rows of an (A, B) array: row, first, one after the last. A line a run keeps files small."""
+    """Runs of True in the rows of an (A, B) array: row, first, one after the last. One line per run keeps files small."""
     edges = np.diff(np.pad(marked, ((0, 0), (1, 1))).astype(np.int8))
     row, start = np.nonzero(edges == 1)
     return row, start, np.nonzero(edges == -1)[1]
@@ -144,7 +144,7 @@ class Grid:
 
     @classmethod
     def of(cls, n_panels: int, mel: MelSpectrogram) -> Grid:
-        """The grid with large panels, few empty places and a page's shape; a single panel is as wide as it likes."""
+        """Chooses a grid with large panels, few empty places and the shape of a page; a single panel may be wider."""
         if n_panels == 1:
             return cls(1, 1, mel.single_width, 3.2)
         columns = range(1, min(n_panels, cls.MAX_COLUMNS) + 1)
@@ -176,7 +176,7 @@ class Grid:
         return math.ceil(self.n_panels / self.n_columns)
 
     def figure_size(self, title_lines: int) -> tuple[float, float]:
-        """Inches of a figure whose titles have so many lines."""
+        """The size in inches of a figure whose titles have a number of lines."""
         title = self.TITLE_GAP + title_lines * LINE_HEIGHT * TITLE_SIZE / 72
         width = self.n_columns * (self.width + self.COLUMN_GAP) + SIDE_MARGIN
         return width, self.n_rows * (self.height + title) + BAR_MARGIN
@@ -203,7 +203,7 @@ def panel_titles(titles: Sequence[str], grid: Grid) -> list[str]:
 
 
 def fitting_titles(texts: Sequence[str], width: float) -> list[str]:
-    """Titles of panels of so many inches, cut where they are too wide; a single one may run over several lines."""
+    """Cuts titles to the width of a panel in inches; a single title may have several lines instead."""
     if len(texts) == 1:
         return [wrap(texts[0], width, TITLE_SIZE, max_lines=8)]
     return [shorten(text, width, TITLE_SIZE) for text in texts]
@@ -255,7 +255,7 @@ class Matrix:
 
     @property
     def is_slanted(self) -> bool:
-        """Whether column labels may be slanted rather than upright: that takes 1.4 times a line's height."""
+        """Whether there is room for slanted column labels, which need 1.4 times the height of a line."""
         return self.cell * 72 > 1.5 * LINE_HEIGHT * TICK_SIZE
 
     def label(self, ax: Axes) -> None:
@@ -277,7 +277,7 @@ def _set_token_ticks(axis: Axis, labels: list[str], **kwargs: Any) -> None:
 def add_colorbar(
     figure: Figure, image: ScalarMappable, label: str, side_margin: float = SIDE_MARGIN, extend: str = "neither"
 ) -> None:
-    """One bar for all panels, as thick in a tall figure as in a low one: matplotlib takes fractions of the height."""
+    """Adds one colour bar for all panels. Its thickness is fixed, while matplotlib's is a fraction of the height."""
     width, height = figure.get_size_inches() - (side_margin, 0)
     length = min(BAR_LENGTH, width)
     bar = figure.colorbar(
@@ -296,7 +296,7 @@ def add_colorbar(
 
 
 def add_caption(figure: Figure, text: str) -> None:
-    """A small line at the foot of a figure, below all else."""
+    """Adds a small line at the foot of a figure."""
     height = figure.get_size_inches()[1]
     share = CAPTION_HEIGHT / (height + CAPTION_HEIGHT)
     figure.set_figheight(height + CAPTION_HEIGHT)
@@ -306,7 +306,7 @@ def add_caption(figure: Figure, text: str) -> None:
 
 
 def hatch_panel(ax: Axes) -> None:
-    """Hatches a panel, as one whose values are unreliable."""
+    """Hatches a panel to mark its values as unreliable."""
     from matplotlib.patches import Rectangle
 
     ax.add_patch(
@@ -317,7 +317,7 @@ def hatch_panel(ax: Axes) -> None:
 
 
 def checked_array(name: str, values: Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    """The values as floats; refuses another shape, or values that are not finite."""
+    """The values as floats. Raises a ValueError for another shape, or for values that are not finite."""
     if tuple(values.shape) != shape:
         raise ValueError(f"{name} must be of shape {shape}, not {tuple(values.shape)}.")
     array = torch.as_tensor(values).detach().cpu().float().numpy()

@@ -1,4 +1,4 @@
-"""Attribution methods beside each other: a figure with one row a method, and the ranks that make them comparable."""
+"""A figure that compares attribution methods, with a row for each method."""
 
 from __future__ import annotations
 
@@ -40,31 +40,31 @@ def plot_comparison(
     value_label: str | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Figure:
-    """Draws the maps of several methods over the spectrogram: one row a method, one column a word, one colour scale.
+    """Draws the maps of several methods: a row for each method, a column for each word, on one colour scale.
 
-    More than ten words go on in further bands of rows beneath. Colours are those of :func:`.plot_attributions`.
+    More than ten words continue in further bands of rows. Colours are those of :func:`.plot_attributions`.
 
-    The maps are drawn as they come, and are comparable only if their values are. Values normalised to 0–1 are not:
-    one spike of Integrated Gradients leaves all other bins near 0.5, and Saliency's near 0. Which bins each method
-    finds important is seen from their :func:`percentile_ranks`, best with a ``value_range`` of 75 to 100, which
-    colours the upper quarter of every map.
+    The maps are drawn unchanged, and are comparable only if their values are. Values normalised to 0–1 are not
+    comparable: one outlier leaves all other bins of Integrated Gradients near 0.5, and those of Saliency near 0. Use
+    :func:`percentile_ranks` to compare which bins the methods find important, best with a ``value_range`` of 75 to 100,
+    which colours the upper quarter of every map.
 
     Args:
         attributions: K maps of each of M methods, (M, K, T, C).
         spectrogram: log-mel energies, (T, C).
-        frames_per_second: frames a second of the spectrogram.
+        frames_per_second: frames per second of the spectrogram.
         mel_frequencies: centre of each mel channel in Hz, rising, (C,).
-        methods: the names of the methods, written at the left.
-        titles: one for each column, such as the word that its maps explain. Those too wide for their column are cut;
-            a single one, such as the sentence, may run over several lines.
-        value_label: what the values are, written at the colour bar. None takes words that fit the colours' range.
-        value_range: the values at both ends of the colours; as for :func:`.plot_attributions`.
+        methods: the names of the methods, at the left.
+        titles: a title for each column, such as the word that its maps explain. Titles that are too wide for their
+            column are cut; a single one, such as the sentence, may have several lines.
+        value_label: label of the colour bar. Default: a label that fits the range of the colours.
+        value_range: the values at both ends of the colours, as in :func:`.plot_attributions`.
 
     Returns:
-        Figure: to save or to change; pyplot does not know it.
+        Figure: the figure, which is not registered with pyplot.
 
     Raises:
-        ValueError: shapes that do not fit each other, or values that are not finite.
+        ValueError: shapes do not fit each other, or values are not finite.
 
     Example::
 
@@ -80,7 +80,9 @@ def plot_comparison(
     """
     mel = MelSpectrogram(spectrogram, frames_per_second, mel_frequencies)
     if not len(methods) or not len(titles):
-        raise ValueError(f"there must be a method and a map: {len(methods)} methods and {len(titles)} titles came.")
+        raise ValueError(
+            f"give at least one method and one map: there are {len(methods)} methods and {len(titles)} titles."
+        )
     maps = checked_array("attributions", attributions, (len(methods), len(titles), *mel.energy.shape))
     scale = Scale.of(maps, value_label, value_range)
     table = _Table.of(methods, titles, mel)
@@ -102,9 +104,9 @@ def plot_comparison(
 
 @dataclass(frozen=True)
 class _Table:
-    """Rows of methods and columns of words, in several bands, as lines of a text, where the words are many.
+    """Rows of methods and columns of words, in several bands like the lines of a text if there are many words.
 
-    Width and height of a panel and the width of the frequency axis in inches.
+    The width and height of a panel and the width of the frequency axis are in inches.
     """
 
     names: list[str]
@@ -114,7 +116,7 @@ class _Table:
     height: float
     axis_width: float
 
-    WIDTH, HEIGHT = 12.0, 11.0  # of all panels together, as far as they are not too small then
+    WIDTH, HEIGHT = 12.0, 11.0  # of all panels together, unless the panels would be too small
     MAX_COLUMNS = 10
     NARROWEST, LOWEST, HIGHEST = 1.0, 0.6, 1.8
     NAME_WIDTH = 1.35
@@ -125,7 +127,7 @@ class _Table:
     def of(cls, methods: Sequence[str], titles: Sequence[str], mel: MelSpectrogram) -> _Table:
         n_bands = math.ceil(len(titles) / cls.MAX_COLUMNS)
         n_columns = math.ceil(len(titles) / n_bands)
-        # no narrower together than the colour bar
+        # together at least as wide as the colour bar
         narrowest = max(cls.NARROWEST, BAR_LENGTH / n_columns - cls.COLUMN_GAP)
         ideal = mel.single_width if n_columns == 1 else 0.8 * mel.duration
         width = max(narrowest, min(ideal, cls.WIDTH / n_columns - cls.COLUMN_GAP))
@@ -160,12 +162,12 @@ class _Table:
 
     @property
     def side_margin(self) -> float:
-        """Inches beside the panels: names and frequency axis."""
+        """The width in inches of names and frequency axis."""
         return self.name_width + self.axis_width + 0.2
 
     @property
     def name_width(self) -> float:
-        """Inches that the names take."""
+        """The width of the names in inches."""
         return max(text_width(line, LABEL_SIZE) for name in self.names for line in name.split("\n"))
 
     def write_name(self, ax: Axes, name: str) -> None:

@@ -47,15 +47,15 @@ class CurvePanel:
 
     Attributes:
         title: the metric, such as "Deletion".
-        x_label: what the steps are, with their unit.
-        y_label: what the values are, with their unit.
-        steps: rising, (S,).
+        x_label: label of the steps, with their unit.
+        y_label: label of the values, with their unit.
+        steps: rising steps, (S,).
         curves: the values of each method, (S,), by its name. NaN leaves a gap.
         bands: lower and upper ends of intervals around a method's curve, (2, S), which are shaded. They have the
-            gaps of the curve. With more than four curves they are faint, but that of "spes".
-        y_range: the ends of the y axis; values beyond them are cut. None shows all values.
-        auc: the area under a method's curve, written beside its name.
-        mel_scale: whether the steps are frequencies in Hz, which lie on their axis as the mel channels do.
+            gaps of the curve. With more than four curves they are faint, except that of "spes".
+        y_range: limits of the y axis, at which values are cut. None shows all values.
+        auc: the area under a method's curve, beside its name.
+        mel_scale: whether the steps are frequencies in Hz on a mel scale.
 
     Example::
 
@@ -78,23 +78,23 @@ class CurvePanel:
 
 
 def plot_curves(panels: Sequence[CurvePanel]) -> Figure:
-    """Draws curves of several metrics beside each other, one line a method (paper, Fig. 5 and 6).
+    """Draws curves of several metrics in panels, with a line for each method (paper, Fig. 5 and 6).
 
-    A method has one colour, line style and marker in all panels, given by the order in which the methods appear; after
-    28 of them colours and line styles repeat. "spes" is thick and on top, and the controls "random" and "energy"
-    are grey, whatever the order: these names are known in capitals too. At most three panels are in a row.
+    A method has the same colour, line style and marker in all panels, by the order in which the methods appear; after
+    28 methods colours and line styles repeat. "spes" is thick and on top, and the controls "random" and "energy"
+    are grey, in any order and letter case. At most three panels are in a row.
 
-    There is one legend beneath all panels. If a panel has areas under its curves, each panel has its own, beneath it.
+    There is one legend beneath all panels. If a panel has areas under its curves, each panel has its own legend.
 
     Args:
         panels: the metrics.
 
     Returns:
-        Figure: to save or to change; pyplot does not know it.
+        Figure: the figure, which is not registered with pyplot.
 
     Raises:
-        ValueError: no panel or no curve, steps that do not rise, shapes that do not fit each other, a band or an area
-            of a method that has no curve, or values that are not finite, other than gaps.
+        ValueError: there is no panel or no curve, steps do not rise, shapes do not fit each other, a method with a band
+            or an area has no curve, or values other than gaps are not finite.
 
     Example::
 
@@ -107,7 +107,7 @@ def plot_curves(panels: Sequence[CurvePanel]) -> Figure:
         ['spes  70.0', 'random  45.0']
     """
     if not len(panels):
-        raise ValueError("there must be a panel.")
+        raise ValueError("there is no panel to draw: give at least one.")
     metrics = [_Metric.of(panel) for panel in panels]
     sheet = _Sheet.of(metrics)
     styles = _styles(sheet.names)
@@ -143,7 +143,7 @@ class _Metric:
         if steps.ndim != 1 or not steps.size or not np.isfinite(steps).all() or (np.diff(steps) <= 0).any():
             raise ValueError(f"{where}steps must be finite and rise, (S,).")
         if not panel.curves:
-            raise ValueError(f"{where}there must be a curve.")
+            raise ValueError(f"{where}there is no curve: give at least one.")
         curves = {
             name: _checked(f"{where}the curve of {name!r}", values, steps.shape)
             for name, values in panel.curves.items()
@@ -156,7 +156,7 @@ class _Metric:
             band = _checked(f"{where}the band of {name!r}", values, (2, *steps.shape), curves[name])
             if (band[0] > band[1]).any():
                 raise ValueError(f"{where}the lower ends of the band of {name!r} must come first.")
-            bands[name] = np.where(np.isnan(curves[name]), np.nan, band)  # the gaps of the curve
+            bands[name] = np.where(np.isnan(curves[name]), np.nan, band)  # the band has the gaps of the curve
         if not np.isfinite(list(panel.auc.values())).all():
             raise ValueError(f"{where}areas must be finite.")
         if panel.y_range is not None and not -math.inf < panel.y_range[0] < panel.y_range[1] < math.inf:
@@ -173,9 +173,9 @@ class _Metric:
                 low, high = self.bands[name]
                 place: dict[str, Any] = {"color": style.color, "zorder": style.order - 1}
                 ax.fill_between(self.steps, low, high, linewidth=0, alpha=opacity, **place)
-                # a lone interval has no area
+                # a single interval has no area to shade
                 ax.vlines(self.steps[is_lone], low[is_lone], high[is_lone], alpha=0.5, **place)
-            # shifted from line to line, for markers in one place would hide each other
+            # markers are shifted from line to line, because they would otherwise hide each other
             every = math.ceil(n_steps / N_MARKERS)
             is_marked = is_lone | (np.arange(n_steps) % every == (2 * style.number + 1) % every)
             ax.plot(self.steps, values, markevery=np.flatnonzero(is_marked).tolist(), **style.line)
@@ -200,14 +200,14 @@ class _Metric:
             ax.set_ylim(low - ROOM * (high - low), high + ROOM * (high - low))
 
     def areas(self) -> list[str]:
-        """The area beside each method's name, empty where there is none: of percentages with one decimal."""
+        """The area beside each method's name, or an empty text; percentages have one decimal."""
         areas = self.panel.auc
         decimals = 1 if max(map(abs, areas.values()), default=0) > 1 else 3
         return [f"  {areas[name]:.{decimals}f}" if name in areas else "" for name in self.curves]
 
 
 def _checked(what: str, values: ArrayLike, shape: tuple[int, ...], gaps: np.ndarray | None = None) -> np.ndarray:
-    """The values as floats, which may be NaN, but with ``gaps`` only where those are; refuses other shapes."""
+    """The values as floats. Raises a ValueError for another shape, or for NaN where ``gaps`` has values."""
     array = np.asarray(values, dtype=float)
     if array.shape != shape:
         raise ValueError(f"{what} must be of shape {shape}, as the steps, not {array.shape}.")
@@ -218,7 +218,7 @@ def _checked(what: str, values: ArrayLike, shape: tuple[int, ...], gaps: np.ndar
 
 
 def _is_lone(values: np.ndarray) -> np.ndarray:
-    """Whether a value has no neighbour to draw a line to, (S,)."""
+    """Whether a value has no neighbour with which it can be connected, (S,)."""
     is_known = np.isfinite(values)
     around = np.pad(is_known, 1)
     return is_known & ~around[:-2] & ~around[2:]
@@ -229,7 +229,7 @@ def _is_lone(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Style:
-    """How a method's line looks, and its number among the methods."""
+    """The style of a method's line, and its number among the methods."""
 
     number: int
     color: str
@@ -278,12 +278,12 @@ def _styles(names: Iterable[str]) -> dict[str, _Style]:
 class _Sheet:
     """Panels in rows and columns with their texts; the legends are those of the panels, or a single one."""
 
-    names: list[str]  # as they came
+    names: list[str]  # in the order of appearance
     titles: list[str]
     x_labels: list[str]
     y_labels: list[str]
     legends: list[_Legend]
-    has_legends: bool  # of the panels
+    has_legends: bool  # whether the panels have their own legends
 
     @classmethod
     def of(cls, metrics: Sequence[_Metric]) -> _Sheet:
@@ -320,7 +320,7 @@ class _Sheet:
     @property
     def figure_size(self) -> tuple[float, float]:
         """Inches."""
-        # further lines and the legends come on top
+        # without further lines and legends
         title = max(text.count("\n") for text in self.titles) * LINE_HEIGHT * TITLE_SIZE / 72
         label = max(text.count("\n") for text in self.x_labels) * LINE_HEIGHT * LABEL_SIZE / 72
         height = self.n_rows * (PANEL_HEIGHT + title + label)
@@ -329,7 +329,7 @@ class _Sheet:
         return self.n_columns * (PANEL_WIDTH + PANEL_GAP), height
 
     def x_axis(self, index: int) -> float:
-        """Inches from a panel's curves to its legend: ticks, their labels and that of the axis."""
+        """The distance in inches from a panel's curves to its legend, for ticks and labels."""
         n_lines = self.x_labels[index].count("\n") + 1 if self.x_labels[index] else 0
         return (11 + LINE_HEIGHT * (TICK_SIZE + n_lines * LABEL_SIZE)) / 72
 
@@ -345,13 +345,13 @@ class _Sheet:
 
 
 def _n_columns(n_panels: int) -> int:
-    """Of rows that are equally full, as far as they can: 2 and 2 rather than 3 and 1."""
+    """The number of columns for which rows are about equally full: 2 and 2 rather than 3 and 1."""
     return math.ceil(n_panels / math.ceil(n_panels / MAX_COLUMNS))
 
 
 @dataclass(frozen=True)
 class _Legend:
-    """Names in columns, and their font size in points; other lengths in font sizes, the width in inches."""
+    """A legend: names in columns, their font size in points, the width in inches and other lengths in font sizes."""
 
     labels: list[str]
     size: float
@@ -363,9 +363,9 @@ class _Legend:
 
     @classmethod
     def of(cls, names: Sequence[str], endings: Sequence[str], width: float) -> _Legend:
-        """A legend of at most so many inches: of small type where a large one would make it long.
+        """A legend with a largest width in inches; the font is smaller if the legend would be long.
 
-        Names too long for the width are cut, before their endings.
+        Names that are too long for the width are cut, before their endings.
         """
         legends = [cls._of_size(size, names, endings, width) for size in LEGEND_SIZES]
         fewest = max(cls.MAX_ROWS, min(legend.n_rows for legend in legends))
@@ -402,7 +402,7 @@ class _Legend:
 
         legend = place.legend(
             [Line2D([], [], **style.line) for style in styles],
-            ["name"] * len(styles),  # written below: matplotlib leaves out names that begin with an underscore
+            ["name"] * len(styles),  # set below, because matplotlib leaves out names that begin with an underscore
             ncols=self.n_columns,
             fontsize=self.size,
             frameon=False,
@@ -417,7 +417,7 @@ class _Legend:
             text.set(text=label, **token_text())
 
     def add_beneath(self, ax: Axes, styles: Sequence[_Style], distance: float) -> None:
-        """Centres the legend beneath the axes, or beneath the y axis too, where it is wider."""
+        """Centres the legend beneath the axes, or beneath axes and y labels if it is wider."""
         from matplotlib.transforms import ScaledTranslation
 
         left = max(0.0, self.width - (PANEL_WIDTH - Y_AXIS)) / 2

@@ -1,7 +1,8 @@
-"""Figures of spectrograms and attributions: they draw arrays, and are returned, never shown.
+"""Figures of spectrograms and attributions. The functions draw arrays and return figures.
 
-All of them are plain ``matplotlib.figure.Figure`` objects that pyplot knows nothing of, so that none stays open:
-``figure.savefig("explanation.pdf")`` writes one; after ``%matplotlib inline`` a notebook shows one that ends a cell.
+The figures are ``matplotlib.figure.Figure`` objects that are not registered with pyplot, so that none stays open.
+``figure.savefig("explanation.pdf")`` writes one. After ``%matplotlib inline`` a notebook shows a figure that ends a
+cell.
 """
 
 from __future__ import annotations
@@ -39,23 +40,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ENERGY_LABEL = "log-mel energy (the model's units)"
-# Without magma's last part, on which a patch's white border would be lost.
+# magma without its lightest part, on which the white border of a patch would be invisible
 ENERGY_MAP, ENERGY_PART = "magma", (0.0, 0.88)
 
 
 def plot_spectrogram(spectrogram: Tensor, frames_per_second: float, mel_frequencies: Tensor) -> Figure:
-    """Draws a spectrogram: time × mel channels, with the frequencies that the channels stand for.
+    """Draws a spectrogram, time × mel channels, with the frequencies of the channels.
 
     Args:
         spectrogram: log-mel energies, (T, C).
-        frames_per_second: frames a second of the spectrogram.
+        frames_per_second: frames per second of the spectrogram.
         mel_frequencies: centre of each mel channel in Hz, rising, (C,).
 
     Returns:
-        Figure: to save or to change; pyplot does not know it.
+        Figure: the figure, which is not registered with pyplot.
 
     Raises:
-        ValueError: shapes that do not fit each other, or values that are not finite.
+        ValueError: shapes do not fit each other, or values are not finite.
 
     Example::
 
@@ -86,29 +87,29 @@ def plot_attributions(
     unreliable: Sequence[bool] = (),
     caption: str | None = None,
 ) -> Figure:
-    """Draws attribution maps over the spectrogram, one panel a map, all on one colour scale (paper, Fig. 3, top).
+    """Draws attribution maps over the spectrogram, in a panel each, on one colour scale (paper, Fig. 3, top).
 
-    The spectrogram is grey, the darker the louder; a map's colour covers it the more, the larger its value. The
-    colours stand for 0 to 1 where all values lie there, as normalised ones do; for 0 to the largest where values
-    exceed 1; for both signs, around 0, where some are negative.
+    The spectrogram is grey, and darker where it is louder. The colours of a map are more opaque for larger values. The
+    scale is 0 to 1 if it contains all values, as for normalised maps; 0 to the largest value if values exceed 1; and a
+    range around 0 for both signs if values are negative.
 
     Args:
         attributions: the maps, (K, T, C).
         spectrogram: log-mel energies, (T, C).
-        frames_per_second: frames a second of the spectrogram.
+        frames_per_second: frames per second of the spectrogram.
         mel_frequencies: centre of each mel channel in Hz, rising, (C,).
-        titles: one for each map, such as the token that it explains. A single one may run over several lines;
-            of several, those too wide for their panel are cut.
-        value_label: what the values are, written at the colour bar. None takes words that fit the colours' range.
+        titles: a title for each map, such as the token that it explains. A single title may have several lines;
+            of several, those that are too wide for their panel are cut.
+        value_label: label of the colour bar. Default: a label that fits the range of the colours.
         value_range: the values at both ends of the colours, to compare figures of maps that are not normalised.
-        unreliable: for each map, whether its panel is hatched as unreliable. Default: none is.
+        unreliable: for each map, whether its panel is hatched as unreliable. Default: no panel.
         caption: a small line below the figure, such as how the maps were made.
 
     Returns:
-        Figure: to save or to change; pyplot does not know it.
+        Figure: the figure, which is not registered with pyplot.
 
     Raises:
-        ValueError: shapes that do not fit each other, or values that are not finite.
+        ValueError: shapes do not fit each other, or values are not finite.
 
     Example::
 
@@ -122,7 +123,7 @@ def plot_attributions(
     mel = MelSpectrogram(spectrogram, frames_per_second, mel_frequencies)
     maps = checked_array("attributions", attributions, (len(attributions), *mel.energy.shape))
     if not len(maps) or len(titles) != len(maps):
-        raise ValueError(f"there must be a map, and a title for each: {len(maps)} maps and {len(titles)} titles came.")
+        raise ValueError(f"give maps and a title for each: there are {len(maps)} maps and {len(titles)} titles.")
     scale = Scale.of(maps, value_label, value_range)
     grid = Grid.of(len(maps), mel)
     texts = panel_titles(titles, grid)
@@ -133,7 +134,7 @@ def plot_attributions(
         if index < len(unreliable) and unreliable[index]:
             hatch_panel(ax)
         mel.label(ax, grid.width, grid.height, time=grid.is_lowest(index), frequency=grid.is_first(index))
-        # where the last row is not full, these labels hang into empty places and need no room between all rows
+        # if the last row is not full, these labels are in empty places and need no room between the rows
         ax.xaxis.set_in_layout(not grid.is_lowest(index) or grid.is_in_last_row(index))
     hatched = "; hatched: unreliable" if any(unreliable) else ""
     add_colorbar(figure, overlay, f"{scale.label}; grey: spectrogram{hatched}", extend=scale.extend)
@@ -150,24 +151,24 @@ def plot_token_attributions(
     value_label: str | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Figure:
-    """Draws what each token owes to each of the tokens before it (paper, Fig. 3, bottom): rows explained by columns.
+    """Draws the attributions of each token to the previous tokens (paper, Fig. 3, bottom); columns explain rows.
 
-    Tokens that are no feature of a row, since they are written later, are hatched; their values are not looked at.
-    Small matrices have their values written in.
+    Later tokens, which are not features of a row, are hatched, and their values are ignored. In small matrices the
+    values are written into the cells.
 
     Args:
-        attributions: (K, J), rows are explained by columns.
+        attributions: attributions (K, J); rows are explained by columns.
         tokens: the K explained tokens.
         previous_tokens: the J tokens that explain them.
-        is_feature: which previous tokens are features of which row, bool (K, J).
-        value_label: what the values are, written at the colour bar. None takes words that fit the colours' range.
-        value_range: the values at both ends of the colours; as for :func:`.plot_attributions`.
+        is_feature: whether a previous token is a feature of a row, bool (K, J).
+        value_label: label of the colour bar. Default: a label that fits the range of the colours.
+        value_range: the values at both ends of the colours, as in :func:`.plot_attributions`.
 
     Returns:
-        Figure: to save or to change; pyplot does not know it.
+        Figure: the figure, which is not registered with pyplot.
 
     Raises:
-        ValueError: shapes that do not fit each other, or features whose values are not finite.
+        ValueError: shapes do not fit each other, or values of features are not finite.
 
     Example::
 
@@ -212,14 +213,14 @@ def plot_segmentation(
     Args:
         feature_mask: the patch of each bin, integer ids (T, C).
         spectrogram: log-mel energies, (T, C).
-        frames_per_second: frames a second of the spectrogram.
+        frames_per_second: frames per second of the spectrogram.
         mel_frequencies: centre of each mel channel in Hz, rising, (C,).
 
     Returns:
-        Figure: to save or to change; pyplot does not know it.
+        Figure: the figure, which is not registered with pyplot.
 
     Raises:
-        ValueError: shapes that do not fit each other, ids that are no integers, or values that are not finite.
+        ValueError: shapes do not fit each other, ids are not integers, or values are not finite.
 
     Example::
 
@@ -253,7 +254,7 @@ def plot_segmentation(
 
 
 def _hatch_background(ax: Axes, text: str) -> None:
-    """Hatches what no cell covers, and says what it means."""
+    """Hatches the area without cells, with a legend."""
     from matplotlib.patches import Patch
 
     hatch: dict[str, Any] = {"facecolor": "white", "edgecolor": "0.75", "hatch": "/////", "linewidth": 0.0}

@@ -1,4 +1,4 @@
-"""What players of a game are worth, and which of them need each other."""
+"""A figure of the values of players and the interactions of pairs."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from captum_spes.visualization.plausibility import BOTTOM, TOP
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CELL = 0.34  # inches, of a pair
+CELL = 0.34  # inches, side of the cell of a pair
 BARS_WIDTH, LEAST_SIDE = 1.8, 1.6  # inches
 
 
 def plot_interactions(values: Tensor, pairs: Tensor, players: Sequence[str], title: str, unit: str) -> Figure:
     """Draws the value of each player as a bar, and beside the bars the interaction of each pair as a matrix.
 
-    The interaction of a pair is positive where the two need each other, and negative where one can stand in for the
-    other.
+    The interaction of a pair is positive if the two matter more together than separately, and negative if one can
+    replace the other.
 
     Args:
-        values: of P players, (P,).
-        pairs: the values of their pairs, symmetric, (P, P); the diagonal is left empty.
-        players: their names.
+        values: the values of P players, (P,).
+        pairs: the interactions of pairs, symmetric, (P, P); the diagonal is left empty.
+        players: the names of the players.
         title: the title of the figure.
         unit: the unit of the values and of the interactions.
 
     Returns:
-        Figure: to save or to change; pyplot does not know it.
+        Figure: the figure, which is not registered with pyplot.
 
     Raises:
-        ValueError: no player, or lengths that do not fit each other.
+        ValueError: there is no player, or lengths do not fit each other.
 
     Example::
 
@@ -50,7 +50,7 @@ def plot_interactions(values: Tensor, pairs: Tensor, players: Sequence[str], tit
     """
     n_players = len(players)
     if not n_players:
-        raise ValueError("there must be players: give at least one.")
+        raise ValueError("there are no players to draw: give at least one.")
     bars, matrix = checked_array("values", values, (n_players,)), checked_array("pairs", pairs, (n_players, n_players))
     labels = clean_labels(players)
     margin = max(text_width(label, TICK_SIZE) for label in labels) + 0.15

@@ -1,4 +1,4 @@
-"""Figures of the analyses of plausibility: words in time, tokens by kurtosis, previous tokens, what was heard."""
+"""Figures of the analyses of plausibility: words in time, tokens by kurtosis, previous tokens, shares of the text."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LABEL_WIDTH = 1.6  # inches, of a token
-ROW_HEIGHT = 0.24  # inches, of a row with a token's label
+LABEL_WIDTH = 1.6  # inches, width of a token's label
+ROW_HEIGHT = 0.24  # inches, height of a row with a token's label
 HEARD, GUESSED = "#E69F00", "#0072B2"
 TOP, BOTTOM = "#0072B2", "#E69F00"
 N_BINS = 25
@@ -40,21 +40,21 @@ N_BINS = 25
 def plot_word_times(
     curves: Tensor, words: Sequence[str], spans: Sequence[tuple[float, float] | None], frames_per_second: float
 ) -> Figure:
-    """Draws when each word lights up: a row a word, its colours from its own smallest value to its largest.
+    """Draws the curve of each word over time in a row, with colours from its own smallest value to its largest.
 
-    A frame stands around the time in which a word is spoken, where that is known.
+    A frame marks the time in which a word is spoken, if it is known.
 
     Args:
         curves: a value for each word and frame, (W, T).
         words: W words.
         spans: begin and end of each word in seconds, or None.
-        frames_per_second: of the curves.
+        frames_per_second: frames per second of the curves.
 
     Returns:
-        Figure: to save or to change; pyplot does not know it.
+        Figure: the figure, which is not registered with pyplot.
 
     Raises:
-        ValueError: no word, or lengths that do not fit each other.
+        ValueError: there is no word, or lengths do not fit each other.
 
     Example::
 
@@ -67,7 +67,7 @@ def plot_word_times(
     from matplotlib.patches import Rectangle
 
     if not len(words) or len(words) != len(spans):
-        raise ValueError(f"there must be words and a span for each: {len(words)} words and {len(spans)} spans came.")
+        raise ValueError(f"give words and a span for each: there are {len(words)} words and {len(spans)} spans.")
     values = checked_array("curves", curves, (len(words), curves.shape[-1]))
     low = values.min(1, keepdims=True)
     scaled = (values - low) / np.maximum(values.max(1, keepdims=True) - low, np.finfo(float).tiny)
@@ -96,20 +96,20 @@ def plot_word_times(
 def plot_token_bars(
     tokens: Sequence[str], values: ArrayLike, counts: Sequence[int], x_label: str, n_top: int
 ) -> Figure:
-    """Draws a bar a token: those with the largest values, and beneath those with the smallest (paper, Fig. 10).
+    """Draws a bar for each token: the tokens with the largest values above those with the smallest (paper, Fig. 10).
 
     Args:
-        tokens: from the top.
-        values: of each, (n,).
-        counts: how often each occurs, written beside its bar.
-        x_label: what the values are.
-        n_top: how many of the tokens are those with the largest values.
+        tokens: the tokens, from the top.
+        values: the value of each token, (n,).
+        counts: the number of occurrences of each token, which is written beside its bar.
+        x_label: label of the values.
+        n_top: the number of tokens that belong to the group with the largest values.
 
     Returns:
-        Figure: to save or to change; pyplot does not know it.
+        Figure: the figure, which is not registered with pyplot.
 
     Raises:
-        ValueError: no token, or lengths that do not fit each other.
+        ValueError: there is no token, or lengths do not fit each other.
 
     Example::
 
@@ -120,7 +120,7 @@ def plot_token_bars(
     """
     heights = np.asarray(values, dtype=float)
     if not len(tokens) or heights.shape != (len(tokens),) or len(counts) != len(tokens):
-        raise ValueError("there must be tokens, and a value and a count for each.")
+        raise ValueError("give at least one token, and a value and a count for each.")
     labels = _labels(tokens)
     figure = new_figure(5.5 + _margin(labels), len(tokens) * 0.28 + 0.8)
     ax = figure.add_subplot()
@@ -140,17 +140,17 @@ def plot_token_bars(
 
 
 def plot_distributions(groups: Mapping[str, ArrayLike], x_label: str) -> Figure:
-    """Draws how values from 0 to 1 are distributed in each group, with a line at its mean (paper, Fig. 11).
+    """Draws the distribution of values from 0 to 1 in each group, with a line at its mean (paper, Fig. 11).
 
     Args:
         groups: the values of each group by its name, (n,).
-        x_label: what the values are.
+        x_label: label of the values.
 
     Returns:
-        Figure: to save or to change; pyplot does not know it.
+        Figure: the figure, which is not registered with pyplot.
 
     Raises:
-        ValueError: no group, an empty one, or values outside of 0 to 1.
+        ValueError: there is no group, a group is empty, or values are not from 0 to 1.
 
     Example::
 
@@ -161,7 +161,7 @@ def plot_distributions(groups: Mapping[str, ArrayLike], x_label: str) -> Figure:
     """
     arrays = {name: np.asarray(values, dtype=float) for name, values in groups.items()}
     if not arrays or any(not values.size for values in arrays.values()):
-        raise ValueError("there must be groups, and values in each.")
+        raise ValueError("give at least one group, and values in each.")
     if any(not ((values >= -1e-6) & (values <= 1 + 1e-6)).all() for values in arrays.values()):
         raise ValueError("values must be from 0 to 1.")
     figure = new_figure(5.5, 3.4)
@@ -182,17 +182,17 @@ def plot_distributions(groups: Mapping[str, ArrayLike], x_label: str) -> Figure:
 
 
 def plot_shares(tokens: Sequence[str], shares: ArrayLike) -> Figure:
-    """Draws a sentence, token by token: how much of each comes from the sound, and how much from the text before.
+    """Draws for each token the shares of its importance in the sound and in the previous text.
 
     Args:
         tokens: the K tokens.
-        shares: of the text before, from 0 to 1, (K,).
+        shares: the share of the previous text for each token, from 0 to 1, (K,).
 
     Returns:
-        Figure: to save or to change; pyplot does not know it.
+        Figure: the figure, which is not registered with pyplot.
 
     Raises:
-        ValueError: no token, or shares that are none.
+        ValueError: there is no token, or shares are not from 0 to 1.
 
     Example::
 
@@ -203,7 +203,7 @@ def plot_shares(tokens: Sequence[str], shares: ArrayLike) -> Figure:
     """
     values = np.asarray(shares, dtype=float)
     if not len(tokens) or values.shape != (len(tokens),) or not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("there must be tokens, and a share from 0 to 1 for each.")
+        raise ValueError("give at least one token, and a share from 0 to 1 for each.")
     labels = _labels(tokens)
     column = min(max(PAGE_WIDTH / len(tokens), ROW_HEIGHT), 0.5)  # inches
     beneath = max(text_width(label, TICK_SIZE) for label in labels)
@@ -271,7 +271,7 @@ def _labels(tokens: Sequence[str]) -> list[str]:
 
 
 def _margin(labels: Sequence[str]) -> float:
-    """Inches beside the axes."""
+    """The width in inches of the labels beside the axes."""
     return max(text_width(label, TICK_SIZE) for label in labels) + 0.3
 
 

@@ -1,4 +1,4 @@
-"""A transcript over its sound: words in the places where their maps peak, on one axis of time."""
+"""A figure of a transcript: words at the times at which their maps have their maximum, above the spectrogram."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WORD_SIZE = 8.0  # points
-MAX_ROWS = 8  # of words; where a map knows no word from another, all of them are in one place
+MAX_ROWS = 8  # rows of words; the maps of all words may have their maximum at one time
 WORD_GAP = 0.06  # inches between neighbours in a row
-MIN_SECONDS = 10.0  # that fill the page's width, where all lines are shorter
-HEIGHT = 0.9  # inches of a spectrogram
-FAINTEST = 0.25  # of the values, those that are drawn white
+MIN_SECONDS = 10.0  # seconds in the page's width if all lines are shorter
+HEIGHT = 0.9  # height of a spectrogram in inches
+FAINTEST = 0.25  # share of the values that are drawn white
 
 
 @dataclass(frozen=True, eq=False)
 class TranscriptLine:
-    """A stretch of a recording. T frames, C mel channels.
+    """A section of a recording. T frames, C mel channels.
 
     Attributes:
         start: seconds from the beginning of the recording.
         spectrogram: log-mel energies, (T, C).
-        attributions: a map of it, (T, C).
+        attributions: a map, (T, C).
         words: texts, each with its time from the beginning of the recording, in seconds.
 
     Example::
@@ -62,22 +62,22 @@ class TranscriptLine:
 def plot_transcript(
     lines: Sequence[TranscriptLine], frames_per_second: float, mel_frequencies: Tensor, value_label: str | None = None
 ) -> Figure:
-    """Draws a long recording as lines beneath each other, as of a score: what was written, above its map.
+    """Draws a long recording in lines, like the lines of a musical score: the words above their map.
 
-    All lines have one scale of time, and their maps one scale of colours. Words stand at their times, in as many rows
-    as they need, each with a line down to the map; how many words eight rows have no room for is written above.
+    All lines have the same time scale and colour scale. Words are at their times, in up to eight rows, each with a line
+    down to the map. The number of words for which there is no room is written above them.
 
     Args:
-        lines: in the order of time.
-        frames_per_second: frames a second of the spectrograms.
+        lines: the lines in the order of time.
+        frames_per_second: frames per second of the spectrograms.
         mel_frequencies: centre of each mel channel in Hz, rising, (C,).
-        value_label: what the values of the maps are, written at the colour bar.
+        value_label: label of the colour bar.
 
     Returns:
-        Figure: to save or to change; pyplot does not know it.
+        Figure: the figure, which is not registered with pyplot.
 
     Raises:
-        ValueError: no lines, shapes that do not fit each other, or values that are not finite.
+        ValueError: there are no lines, shapes do not fit each other, or values are not finite.
 
     Example::
 
@@ -89,20 +89,20 @@ def plot_transcript(
         ['so', 'so']
     """
     if not lines:
-        raise ValueError("there is nothing to draw: give a line, or several.")
+        raise ValueError("there is nothing to draw: give at least one line.")
     mels = [MelSpectrogram(line.spectrogram, frames_per_second, mel_frequencies) for line in lines]
     maps = [checked_array("attributions", line.attributions, mel.energy.shape) for line, mel in zip(lines, mels)]
     values = np.concatenate(maps)
-    # of values without a sign the lowest are an offset that all bins have, and would take up the colours
+    # the lowest values of maps without signs are an offset of all bins, which would use up the colours
     low, high = (float(np.quantile(values, quantile)) for quantile in (FAINTEST, 1))
     scale = Scale.of(values, value_label, (low, high) if 0 <= low < high else None)
     seconds = max(MIN_SECONDS, max(mel.duration for mel in mels))
     inches = PAGE_WIDTH / seconds
     rows = [_rows([(text, inches * (time - line.start)) for text, time in line.words]) for line in lines]
     row_height = LINE_HEIGHT * WORD_SIZE / 72
-    # one more than the words may have, for the number of those that have none
+    # one more row, for the number of words that have no place
     heights = [HEIGHT + row_height * min(max(numbers, default=0) + 1, MAX_ROWS + 1) for numbers in rows]
-    margin = 0.3  # the times beneath each line
+    margin = 0.3  # inches for the times beneath each line
     figure = new_figure(PAGE_WIDTH + SIDE_MARGIN, sum(heights) + margin * len(lines) + BAR_MARGIN)
     grid = figure.add_gridspec(len(lines), 1, height_ratios=heights)
     for index, (line, mel, values, numbers, height) in enumerate(zip(lines, mels, maps, rows, heights)):
@@ -117,7 +117,7 @@ def plot_transcript(
         a_row = row_height * channels / HEIGHT  # in channels
         ax.set_ylim(-0.5, channels + a_row * (height - HEIGHT) / row_height)
         ax.spines[["top", "right"]].set_visible(False)
-        # axes are as long as what they measure: no time beyond the line's end, which the next line has
+        # the time axis ends with the line, because later times are in the next line
         stop = line.start + mel.duration
         ax.spines["bottom"].set_bounds(line.start, stop)
         ax.spines["left"].set_bounds(-0.5, channels)
@@ -142,7 +142,7 @@ def plot_transcript(
 
 
 def _rows(words: Sequence[tuple[str, float]]) -> list[int]:
-    """For words at their places in inches the lowest row in which each has room."""
+    """For words at positions in inches the lowest row in which each has room."""
     ends: list[float] = []  # of the rows
     rows: dict[int, int] = {}
     for index in sorted(range(len(words)), key=lambda index: words[index][1]):

@@ -1,4 +1,4 @@
-"""What the page is given: arrays as compressed bytes in base64 text, and text that no file can turn into a program."""
+"""Encodes data for the page: arrays as compressed bytes in base64 text, and JSON that is safe in a script."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 
 from captum_spes._extras import require
 
-LEVELS = 4096  # of a value; maps.js has the same number
+LEVELS = 4096  # number of levels of a value; maps.js has the same number
 WAV_BITS = "PCM_16"
 
 
 def quantized(maps: np.ndarray) -> tuple[np.ndarray, float]:
-    """Values as levels (uint16, of the same shape), and the largest absolute value.
+    """Quantises values to levels (uint16, of the same shape), and returns the largest absolute value as well.
 
-    Levels lie on a square root, finer for small values than for large ones: most values of most maps are small, and
-    their order matters too. A value is off by at most 1/4000 of the largest, 1/2000 where there are both signs.
+    The levels follow a square root, so that they are finer for small values: most values of most maps are small, and
+    their order matters too. The error of a value is at most 1/4000 of the largest value, or 1/2000 with both signs.
 
     Example::
 
@@ -40,21 +40,21 @@ def quantized(maps: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def packed(levels: np.ndarray) -> str:
-    """Integers of 8 or 16 bits, compressed: first the low bytes of all, then the high ones, which are much alike."""
+    """Compresses integers of 8 or 16 bits; first the low bytes of all, then the high bytes, which are similar."""
     integers = np.ascontiguousarray(levels, levels.dtype.newbyteorder("<"))
     planes = integers.view(np.uint8).reshape(-1, levels.dtype.itemsize).T
     return _base64(zlib.compress(planes.tobytes(), 9))
 
 
 def flac(samples: np.ndarray, sampling_rate: int) -> str:
-    """Audio (n,) as a FLAC file: without loss, half as large as WAV, and every browser plays it."""
+    """Audio (n,) as a FLAC file, which is lossless, half as large as WAV, and played by every browser."""
     file = io.BytesIO()
     require("soundfile").write(file, np.clip(samples, -1, 1), sampling_rate, format="FLAC", subtype=WAV_BITS)
     return _base64(file.getvalue())
 
 
 def script_safe_json(content: Any) -> str:
-    """JSON that may stand in a <script>: it is ASCII, and nothing in it ends the element or begins a comment.
+    """JSON that is safe in a <script>: it is ASCII, and does not end the element or begin a comment.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""The page of the report, filled with what is to be seen and heard."""
+"""Renders the page of the report with its data."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from captum_spes.visualization._text import clean
 from captum_spes.visualization.report._data import flac, packed, quantized, script_safe_json
 from captum_spes.words import is_word
 
-# in the order in which they build on each other
+# in the order of their dependencies
 SCRIPTS = ("maps.js", "sound.js", "spectrogram.js", "page.js")
 MAX_FACT = 400  # characters
 
 
 @dataclass(frozen=True)
 class ReportView:
-    """Rows to choose from: the tokens, the words or the sentence.
+    """A view of the report with its rows: the tokens, the words or the sentence.
 
     Attributes:
-        name: what the rows are.
+        name: the name of the view.
         titles: the text of each of the R rows.
-        spans: for each row the maps that it is the mean of: the first, and the one after the last.
+        spans: for each row the range of maps of which it is the mean: the first, and the one after the last.
         previous: the texts of the J previous tokens.
-        n_previous: how many of them, from the first, are features of each row.
-        confidence: how sure the model was of each row; None where that is not known.
+        n_previous: for each row the number of previous tokens, from the first, that are its features.
+        confidence: the model's confidence in each row; None if it is not known.
 
     Example::
 
@@ -55,14 +55,14 @@ class ReportView:
 
 @dataclass(frozen=True)
 class ReportMethod:
-    """What one method found.
+    """The result of one method for the report.
 
     Attributes:
-        name: the method.
-        maps: (K, T, C), as they are to be coloured: from 0 to 1, or from −1 to 1 where both signs occur.
-        previous: for each view what the rows owe to the previous tokens, (R, J), from 0 to 1.
-        reliability: for each view that of the rows, (R,); empty where the method does not tell.
-        facts: how it was done, by name.
+        name: the name of the method.
+        maps: the maps to colour, (K, T, C), from 0 to 1, or from −1 to 1 for both signs.
+        previous: for each view the attributions of the rows to the previous tokens, (R, J), from 0 to 1.
+        reliability: for each view the reliability of the rows, (R,); empty if the method does not measure it.
+        facts: facts about the explanation, by name.
 
     Example::
 
@@ -89,30 +89,30 @@ def render_report(
     audio: tuple[np.ndarray, int] | None = None,
     audio_name: str = "",
 ) -> str:
-    """An HTML page that shows maps over a spectrogram and plays the audio. It is whole: it never asks a network.
+    """Renders an HTML page that shows maps over a spectrogram and plays the audio, and needs no network.
 
-    The maps of several methods stand side by side, coloured by ``percentile_ranks`` and
-    not by values, as in :func:`~captum_spes.visualization.plot_comparison`, which says why.
+    The maps of several methods are shown together, coloured by ``percentile_ranks`` and
+    not by values, for the reason in :func:`~captum_spes.visualization.plot_comparison`.
 
-    Whatever the texts are, they stay texts: everything is escaped, and the page's own policy (Content-Security-Policy)
-    lets no program run but its own, and nothing be loaded.
+    All texts are escaped, and the page's policy (Content-Security-Policy) allows only its own scripts and loads
+    nothing.
 
     Args:
         text: the explained text.
         spectrogram: log-mel energies, (T, C).
-        frames_per_second: frames a second of the spectrogram.
+        frames_per_second: frames per second of the spectrogram.
         mel_frequencies: centre of each mel channel in Hz, rising, (C,).
-        views: what there is to choose from; the first is shown.
-        methods: what each method found.
-        model: what the page calls the model.
-        audio: mono samples (n,) in [−1, 1] and samples a second. None: the page says that there is none.
-        audio_name: what the page calls the recording.
+        views: the views; the first is shown at the beginning.
+        methods: the result of each method.
+        model: the name of the model.
+        audio: mono samples (n,) in [−1, 1] and the number of samples per second. None: a page without audio.
+        audio_name: the name of the recording.
 
     Returns:
         str: the page.
 
     Raises:
-        ValueError: shapes that do not fit each other, or values that are not finite.
+        ValueError: shapes do not fit each other, or values are not finite.
         ImportError: jinja2, or with audio soundfile, is not installed.
 
     Example::
@@ -128,7 +128,7 @@ def render_report(
     """
     mel = MelSpectrogram(spectrogram, frames_per_second, mel_frequencies)
     if not views or not methods:
-        raise ValueError(f"there must be a view and a method: {len(views)} and {len(methods)} came.")
+        raise ValueError(f"give at least one view and one method: there are {len(views)} and {len(methods)}.")
     names = _distinct([clean(method.name) for method in methods])
     energy = np.clip((mel.energy - mel.quiet) / mel.span, 0, 1)
     data = {
@@ -174,7 +174,7 @@ def render_report(
 
 
 def iframe(page: str, height: int = 760) -> str:
-    """A page as a frame for notebooks: neither reaches the other's styles and scripts.
+    """A page as a frame for notebooks, which separates its styles and scripts from those of the notebook.
 
     Example::
 
@@ -190,12 +190,12 @@ def _part(name: str) -> str:
 
 
 def _source_hash(content: str) -> str:
-    """What a policy calls the content of an element."""
+    """The hash by which a policy allows the content of an element."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode('ascii')}'"
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """The names, those that came before with a number."""
+    """The names, with a number after repeated ones."""
     counts = [names[:number].count(name) for number, name in enumerate(names)]
     return [f"{name} ({count + 1})" if count else name for name, count in zip(names, counts)]
 
@@ -208,7 +208,7 @@ def _view_data(view: ReportView) -> dict[str, Any]:
     if view.confidence is not None:
         for row, sure in zip(rows, _confidence_data(view.confidence), strict=True):
             row.update(sure)
-            row["doubtful"] &= view.name != "sentence"  # a product of many is small
+            row["doubtful"] &= view.name != "sentence"  # a product of many probabilities is small
             if view.name == "sentence" or not is_word(row["title"]):
                 row["verdict"] = None
     previous = [clean(token) for token in view.previous]
@@ -257,7 +257,7 @@ def _color_table(signed: bool, dark: bool) -> np.ndarray:
 
 
 def _readable(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """Names and values in words; those that are nothing are left out."""
+    """Names and values of facts as texts; empty values are left out."""
     texts = ((clean(str(name).replace("_", " ")), clean(_in_words(fact))) for name, fact in facts.items())
     return [(name, text[:MAX_FACT]) for (name, text), fact in zip(texts, facts.values()) if fact not in (None, {}, [])]
 
