@@ -266,7 +266,7 @@ def test_the_figure_is_unknown_to_pyplot() -> None:
 
 
 def test_no_panel_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"there must be a panel\."):
+    with pytest.raises(ValueError, match=r"there is no panel to draw"):
         plot_curves([])
 
 

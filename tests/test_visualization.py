@@ -463,7 +463,7 @@ TRUE = torch.ones(2, 3, dtype=torch.bool)
         ),
         (plot_attributions, (SPECTROGRAM, SPECTROGRAM, 100, FREQUENCIES, ["a"]), "attributions must be of shape"),
         (plot_attributions, (SPECTROGRAM[None], SPECTROGRAM, 100, FREQUENCIES, ["a", "b"]), "1 maps and 2 titles"),
-        (plot_attributions, (torch.rand(0, 50, C), SPECTROGRAM, 100, FREQUENCIES, []), "give maps and a title for each"),
+        (plot_attributions, (torch.rand(0, 50, C), SPECTROGRAM, 100, FREQUENCIES, []), "give maps and a title"),
         (plot_attributions, (NAN[None], SPECTROGRAM, 100, FREQUENCIES, ["a"]), "attributions must be finite"),
         (
             plot_attributions,

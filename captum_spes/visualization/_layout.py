@@ -120,7 +120,7 @@ def borders(ids: np.ndarray, frames_per_second: float) -> LineCollection:
 
 
 def _runs(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Runs of True in the rows of an (A, B) array: row, first, one after the last. One line per run keeps files small."""
+    """Runs of True in the rows of an (A, B) array: row, first, one after the last. A line for each run saves space."""
     edges = np.diff(np.pad(marked, ((0, 0), (1, 1))).astype(np.int8))
     row, start = np.nonzero(edges == 1)
     return row, start, np.nonzero(edges == -1)[1]
