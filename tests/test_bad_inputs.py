@@ -377,7 +377,7 @@ COMMANDS = [
     (["explain", "--seed", "-1"], "Invalid value for '--seed'"),
     (["explain", "--model"], "requires an argument"),
     (["explain", "recording.wav", "recording.wav"], "unexpected extra argument"),
-    (["compare", "--methods", ","], "--methods is empty: name at least one."),
+    (["compare", "--methods", ","], "--methods is empty: give at least one name."),
     (["compare", "--methods", "spes;lime"], "there is no method 'spes;lime'"),
     (["evaluate"], "Missing argument"),
     (["evaluate", "none"], "none does not exist: give a .csv or .jsonl manifest, or a folder of audio files."),
@@ -394,7 +394,7 @@ COMMANDS = [
     (["analyze", "none"], "none is not a folder: give one with explanations"),
     (["analyze", "speech"], "speech holds no explanations (.safetensors)"),
     (["analyze", "speech", "--min-count", "0"], "Invalid value for '--min-count'"),
-    (["analyze", "speech", "--words", ""], "--words is empty: name at least one."),
+    (["analyze", "speech", "--words", ""], "--words is empty: give at least one name."),
     (["analyze", "speech", "--corpus", "none"], "none does not exist: give a .csv or .jsonl manifest"),
 ]
 

@@ -316,7 +316,7 @@ def test_ctrl_c_before_there_is_anything(tiny_folder, recording, tmp_path):
         capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert process.returncode == 130
-    assert process.stderr == "Error: interrupted: what is not written yet is lost.\n"
+    assert process.stderr == "Error: interrupted: unwritten results are lost.\n"
 
 
 def test_ctrl_c_saves_what_is_done(tiny_folder, recording, tmp_path):

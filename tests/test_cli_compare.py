@@ -46,7 +46,7 @@ def test_what_is_for_one_process(run, recording, monkeypatch, command):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, _, err = run(command, recording)
-    assert code == 2 and f"{command} is the work of one process: start it without torchrun" in err
+    assert code == 2 and f"{command} runs in one process: start it without torchrun" in err
 
 
 @pytest.mark.parametrize("method", ["saliency", "energy"])  # energy is finished before anybody could ask

@@ -136,13 +136,13 @@ def test_evaluate_goes_on(evaluate, tmp_path):
     code, out, err = evaluate("--methods", "random", "--step", "50", "--n-utterances", "1", "-o", "out")
     assert code == 0 and "Resuming" not in out, err
     code, out, err = evaluate("--methods", "random", "--step", "50", "-o", "out")
-    assert code == 0 and "Resuming:   2 of 6 explanations are there." in out, err
+    assert code == 0 and "Resuming:   2 of 6 explanations are finished." in out, err
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
     code, out, err = evaluate("--methods", "random", "--step", "50", "-o", "out", "--batch-size", "7")
-    assert code == 0 and "Resuming:   6 of 6 explanations are there." in out and "explanations:" not in err
+    assert code == 0 and "Resuming:   6 of 6 explanations are finished." in out and "explanations:" not in err
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
     code, out, err = evaluate("--methods", "random,saliency", "--step", "50", "-o", "out")
-    assert code == 0 and "Resuming:   6 of 9 explanations are there." in out and "explanations: 100%" in err
+    assert code == 0 and "Resuming:   6 of 9 explanations are finished." in out and "explanations: 100%" in err
 
 
 def test_evaluate_leaves_out_what_is_damaged(evaluate, tmp_path):
@@ -158,14 +158,14 @@ def test_evaluate_leaves_out_what_is_damaged(evaluate, tmp_path):
     ("before", "arguments", "words"),
     [
         ([], ["--methods", "spes,magic"], "there is no method 'magic': give one of spes,"),
-        ([], ["--methods", ", ,"], "--methods is empty: name at least one."),
+        ([], ["--methods", ", ,"], "--methods is empty: give at least one name."),
         ([], ["--methods", "deep_lift"], "use IntegratedGradients"),
         ([], ["--metrics", "size,magic"], "there is no metric 'magic': give some of deletion, insertion, c"),
-        ([], ["--metrics", ""], "--metrics is empty: name at least one."),
+        ([], ["--metrics", ""], "--metrics is empty: give at least one name."),
         ([], ["--step", "0"], "--step and --until must be percentages"),
         ([], ["--step", "nan"], "--step and --until must be percentages"),
         ([], ["--until", "120"], "--step and --until must be percentages"),
-        ([], ["--step", "30", "--until", "20"], "the step at most the other, not 30.0 and 20.0"),
+        ([], ["--step", "30", "--until", "20"], "with the step at most --until, not 30.0, 20.0"),
         ([], ["--n-samples", "2", "--methods", "spes"], "--n-samples must be at least 3 for this method, one perturb"),
         ([], ["--n-draws", "2", "--methods", "gradient_spes"], "--n-draws must be at least 3 for this method"),
         ([], ["--workers", "2", "--device", "cuda:1"], "the device of workers must be cpu or cuda, not 'cuda:1'"),
@@ -257,7 +257,7 @@ def test_a_killed_evaluation_goes_on_as_if_it_had_not_been(evaluate, tmp_path):
     n_finished = len(list(out.glob("scores/*/*.json")))
     assert code == -signal.SIGKILL and 0 < n_finished < N_EXPLANATIONS and not (out / "results.json").exists()
     assert end_of(start(tmp_path, "out")) == 0, (tmp_path / "stderr").read_text()
-    said = f"Resuming:   {n_finished} of {N_EXPLANATIONS} explanations are there."
+    said = f"Resuming:   {n_finished} of {N_EXPLANATIONS} explanations are finished."
     assert said in (tmp_path / "stdout").read_text()
     code, _, err = evaluate(*LONG, "-o", "whole")
     assert code == 0, err
@@ -272,7 +272,7 @@ def test_ctrl_c_keeps_what_is_finished(evaluate, tmp_path):
     code = send_when_finished(start(tmp_path, "out"), out, signal.SIGINT, 3)  # of the first utterance all
     stdout, stderr = ((tmp_path / name).read_text() for name in ("stdout", "stderr"))
     assert code == 130, stderr
-    assert "Stopped. What is finished is kept; the same command goes on with the rest." in stderr
+    assert "Stopped. Finished results are kept; the same command continues with the rest." in stderr
     assert "Traceback" not in stderr and "Error" not in stderr
     kept = files_of(out)
     n_finished = len([name for name in kept if name.startswith("scores/")])
@@ -282,7 +282,7 @@ def test_ctrl_c_keeps_what_is_finished(evaluate, tmp_path):
     assert n_utterances == n_finished // 3 and f"{3 - n_utterances} unfinished: the run was stopped" in stdout
     assert all(f"out/{name}" in stdout and (out / name).is_file() for name in RESULTS)
     code, stdout, stderr = evaluate(*LONG, "-o", "out")
-    assert code == 0 and f"Resuming:   {n_finished} of {N_EXPLANATIONS} explanations are there." in stdout, stderr
+    assert code == 0 and f"Resuming:   {n_finished} of {N_EXPLANATIONS} explanations are finished." in stdout, stderr
     after = files_of(out)
     assert after["results.json"]["n_utterances"] == 3
     assert {name: after[name] for name in kept if name != "results.json"} == {
@@ -298,5 +298,5 @@ def test_ctrl_c_before_anything_is_finished(evaluate, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("captum_spes.evaluation.runner.Runner._measure", stop)
         code, out, err = evaluate("--methods", "random", "-o", "out")
-    assert code == 130 and "Stopped. What is finished is kept" in err and "Error" not in err and "Wrote" not in out
+    assert code == 130 and "Stopped. Finished results are kept" in err and "Error" not in err and "Wrote" not in out
     assert evaluate("--methods", "random", "-o", "out")[0] == 0

@@ -89,7 +89,7 @@ def test_listening_to_what_is_grouped_already(run, explained):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "explanation.safetensors does not tell which recording it explains: give that as --audio"),
+        ([], "explanation.safetensors does not name its recording: give the recording as --audio"),
         (["--audio", SAMPLE], "so_what_was_the_next_step.wav lasts 2.02 s and the explained utterance 0.30 s"),
         (["--audio", "missing.wav"], "missing.wav does not exist"),
         (["--word", "why"], "none is 'why'"),

@@ -1,4 +1,4 @@
-"""The command line: one module a command, imported when the command is run."""
+"""The command line, with a module for each command, which is imported when the command is run."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from captum_spes.cli.errors import DEBUG, errors_as_sentences, fail
 from captum_spes.cli.folders import no_empty_folders
 from captum_spes.cli.output import say
 
-# by name: the module and its function, and the first line of its help
+# for each command its module, its function, and the first line of its help
 COMMANDS = {
     "explain": (
         "explain",
         "explain",
-        "Explain one utterance: which parts of the sound, and which words before, made the model write each word.",
+        "Explain one utterance: the parts of the sound and the previous words on which each word depends.",
     ),
     "compare": (
         "compare",
@@ -52,18 +52,18 @@ COMMANDS = {
     "export": (
         "export",
         "export",
-        "Write what is known of each word as JSON, a CSV table or a Praat TextGrid, for other programs.",
+        "Write the explanation of each word as JSON, a CSV table or a Praat TextGrid, for other programs.",
     ),
     "report": (
         "report",
         "report",
-        "Write an interactive report, one HTML file: it plays the audio and shows, word by word, what the model heard.",
+        "Write an interactive report, one HTML file that plays the audio and shows the map of each word.",
     ),
 }
 
 
 class _Commands(Mapping[str, Any]):
-    """The commands by name, each made when it is asked for."""
+    """The commands by name; each is made when it is accessed."""
 
     def __getitem__(self, name: str) -> Any:
         return _load(name)
@@ -84,7 +84,7 @@ def _load(name: str) -> Any:
 
 
 class LazyGroup(TyperGroup):
-    """A group whose help is shown without importing what the commands import, seconds of PyTorch and Captum."""
+    """A group that shows its help without the imports of the commands; PyTorch and Captum take seconds."""
 
     _is_listing = False
 
@@ -135,14 +135,14 @@ def _options(
 
 
 class _Stderr(logging.Handler):
-    """Shows what is logged as one line on stderr."""
+    """Prints log records as one line each on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(f"{record.levelname.capitalize()}: {record.getMessage()}", error=True)
 
 
 def _log_warnings() -> None:
-    """Sends the warnings of Python to the logger "captum_spes", which shows them on stderr."""
+    """Sends Python's warnings to the logger "captum_spes", which prints them on stderr."""
     logger = logging.getLogger("captum_spes")
     if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
         logger.addHandler(_Stderr())
@@ -151,15 +151,15 @@ def _log_warnings() -> None:
 
 
 def run() -> None:
-    """Runs the command line with errors as single sentences on stderr, exit code 2 for what the user can mend."""
-    signal.signal(signal.SIGINT, lambda *_: fail("interrupted: what is not written yet is lost.", 128 + signal.SIGINT))
+    """Runs the command line. Errors are single sentences on stderr; errors that the user can fix have exit code 2."""
+    signal.signal(signal.SIGINT, lambda *_: fail("interrupted: unwritten results are lost.", 128 + signal.SIGINT))
     _log_warnings()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what an old terminal's encoding lacks is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):  # characters that the terminal's encoding lacks must not be an error
             stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:]
     debug = os.environ.get(DEBUG, "0") not in ("", "0")
-    if "--debug" in arguments:  # also behind the command, where a failed one is easily given it
+    if "--debug" in arguments:  # also after the command, where it is easily added
         debug = True
         arguments = [argument for argument in arguments if argument != "--debug"]
     with errors_as_sentences(debug), no_empty_folders():

@@ -34,7 +34,7 @@ def analyze_folder(
     ] = None,
     words: Annotated[str, typer.Option(help="Words whose frequencies are compared.")] = ",".join(MINIMAL_PAIR),
     min_count: Annotated[
-        int, typer.Option(min=1, help="Occurrences of the tokens that are looked at by themselves; the paper's 100.")
+        int, typer.Option(min=1, help="Least occurrences of a token that is analysed separately; the paper's 100.")
     ] = MIN_COUNT,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the results. Default: analysis, in the folder.")

@@ -1,4 +1,4 @@
-"""Errors as single sentences on stderr; the traceback of unexpected ones in a log file, or shown for --debug."""
+"""Prints errors as single sentences on stderr, and writes the traceback of unexpected errors to a log file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 @contextmanager
 def errors_as_sentences(debug: bool) -> Iterator[None]:
-    """Ends the program with a sentence for an error in it: exit code 2 for what the user can mend, 1 for a defect.
+    """Ends the program with a sentence for an error: exit code 2 if the user can fix it, 1 for a defect.
 
     Args:
         debug: show the traceback as well. Otherwise that of a defect is written to a file that the sentence names.
@@ -50,14 +50,14 @@ def errors_as_sentences(debug: bool) -> Iterator[None]:
 
 
 def _mendable(error: Exception) -> str | None:
-    """What to tell of an error that is the user's, the machine's or the launcher's; None for a defect."""
+    """The message for an error that the user, the machine or the launcher caused; None for a defect."""
     kinds = {kind.__name__ for kind in type(error).__mro__}  # torch is not imported for --help
     if isinstance(error, (ValueError, ImportError, OSError)):
         return str(error)
     if "DistError" in kinds:
         return (
-            f"the store of the ranks is gone, and so is what launched them ({error}). What is finished is kept; the "
-            "same command goes on with the rest."
+            f"the store of the ranks and their launcher have ended ({error}). Finished results are kept; the same "
+            "command continues with the rest."
         )
     if isinstance(error, MemoryError) or "OutOfMemoryError" in kinds:
         return OUT_OF_MEMORY
@@ -67,7 +67,7 @@ def _mendable(error: Exception) -> str | None:
 
 
 def _write_log(error: Exception) -> str:
-    """Writes the traceback, the command and the versions to a file; its path."""
+    """Writes the traceback, the command and the versions to a file, and returns its path."""
     lines = [f"captum-spes {__version__}, Python {platform.python_version()} on {platform.platform()}"]
     lines += [f"{package} {_version(package)}" for package in LOGGED_VERSIONS]
     lines += [f"command: {sys.argv}", "", "".join(traceback.format_exception(error))]

@@ -55,11 +55,11 @@ def evaluate(
         typer.Argument(help="Manifest (.csv or .jsonl with file_name and transcription), or a folder of audio files."),
     ],
     methods: Annotated[
-        str, typer.Option(help="Names of methods, with commas between them; the floors are always added.")
+        str, typer.Option(help="Names of methods, with commas between them; random and energy are always added.")
     ] = "spes,feature_wise,bubble_noise,integrated_gradients",
     metrics: Annotated[str, typer.Option(help=f"Some of {','.join(METRICS)}.")] = ",".join(DEFAULT_METRICS),
     deletion_baselines: Annotated[
-        str, typer.Option(help=f"What hidden bins become in all metrics but size: some of {','.join(BASELINES)}.")
+        str, typer.Option(help=f"Baselines of hidden bins in all metrics except size: some of {','.join(BASELINES)}.")
     ] = "mean",
     model: Model = "whisper-tiny.en",
     language: Language = None,
@@ -74,10 +74,10 @@ def evaluate(
         typer.Option(min=1, help="Random masks of GradientSPES and its variants, in place of the preset's."),
     ] = None,
     allow_outside: AllowOutside = False,
-    n_utterances: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    n_utterances: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N utterances.")] = None,
     reference: Annotated[
         ReferenceName | None,
-        typer.Option(help="What texts are scored against. Default: the transcriptions, where there are any."),
+        typer.Option(help="Reference of the texts. Default: the transcriptions, if there are any."),
     ] = None,
     score: Annotated[ScoreName, typer.Option(help="wer for transcripts, bleu for translations.")] = ScoreName.wer,
     normalizer: Annotated[
@@ -96,7 +96,7 @@ def evaluate(
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Of a running Ray cluster, auto or ray://host:10001, which has one worker a GPU by default."),
+        typer.Option(help="Address of a Ray cluster, auto or ray://host:10001; it has one worker per GPU by default."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -105,7 +105,7 @@ def evaluate(
 ) -> None:
     """Evaluate attribution methods on a corpus: faithfulness and size, with intervals, tests and curves.
 
-    The same command goes on with a run that was stopped, also with another number of --workers.
+    The same command continues a run that was stopped, also with another number of --workers.
     """
     refuse_ranks("evaluate", "Give --workers to share the utterances among processes.")
     options: dict[str, Any] = {
@@ -120,7 +120,7 @@ def evaluate(
         "percentages": percentages(step, until),
         "perturbations_per_eval": batch_size,
     }
-    Procedure(**options)  # what is wrong is refused before a model is loaded
+    Procedure(**options)  # wrong arguments are refused before a model is loaded
     how = WordErrorRate(normalizer.value) if score is ScoreName.wer else Bleu()
     utterances = load_corpus(corpus, allow_outside=allow_outside)
     utterances = replace(utterances, utterances=utterances.utterances[:n_utterances])
@@ -130,7 +130,7 @@ def evaluate(
     check_writable(folder)
     load = partial(load_model, model, language=language, task=task.value)
     pool = None if workers is None and address is None else Workers(load, workers, address, device)
-    # with workers, this process only asks the model for its settings
+    # with workers, this process only uses the settings of the model
     evaluation = Evaluation(load(device=device if pool is None else "cpu"), utterances, folder=folder, **options)
     interrupted = _run_evaluation(evaluation, pool)
     try:
@@ -145,7 +145,7 @@ def evaluate(
 
 
 def _find_methods(names: str, n_samples: int | None, n_draws: int | None) -> dict[str, NamedMethod]:
-    """The methods that are named and the floors, with the numbers of samples that are given."""
+    """The named methods and the baseline methods, with the given numbers of samples."""
     chosen = {name: find_method(name) for name in (*split_names(names, "--methods"), *FLOORS)}
     perturbing = [name for name, method in chosen.items() if method.samples_perturbations]
     by_gradients = [name for name, method in chosen.items() if method.samples_gradients]
@@ -162,7 +162,7 @@ def _find_methods(names: str, n_samples: int | None, n_draws: int | None) -> dic
 
 
 def _announce(evaluation: Evaluation, workers: Workers | None) -> int:
-    """Says what is to be done; the number of explanations that are missing."""
+    """Prints the plan of the run, and returns the number of missing explanations."""
     corpus = evaluation.corpus
     n_done, total = evaluation.progress()
     left_out = f", {len(corpus.problems)} left out" if corpus.problems else ""
@@ -175,13 +175,13 @@ def _announce(evaluation: Evaluation, workers: Workers | None) -> int:
         number = "one for each GPU" if workers.n_workers is None else workers.n_workers
         say(f"Workers:    {number}, of {workers.address or 'a Ray on this machine'}")
     if n_done:
-        say(f"Resuming:   {n_done} of {total} explanations are there.")
+        say(f"Resuming:   {n_done} of {total} explanations are finished.")
     return total - n_done
 
 
 def _run_evaluation(evaluation: Evaluation, workers: Workers | None) -> bool:
-    """Runs what is missing under progress bars; whether Ctrl-C ended it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is finished is on disk
+    """Runs the missing explanations under progress bars, and returns whether Ctrl-C ended the run."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # finished results are on disk
     n_missing = _announce(evaluation, workers)
     warnings.filterwarnings("ignore", "the maps are noisy")  # the tables mark them
     with (
@@ -201,7 +201,7 @@ def _run_evaluation(evaluation: Evaluation, workers: Workers | None) -> bool:
         try:
             evaluation.run(callback, workers)
         except KeyboardInterrupt:
-            tqdm.write("Stopped. What is finished is kept; the same command goes on with the rest.", sys.stderr)
+            tqdm.write("Stopped. Finished results are kept; the same command continues with the rest.", sys.stderr)
             return True
     return False
 
@@ -211,12 +211,12 @@ def _report_results(results: Results, folder: Path) -> None:
     say("\n" + " ".join(findings(results)))
     print_table(results.table(), f"Areas of {len(results.utterances)} utterances [95 % interval]")
     print_table(results.cost_table(), "Cost of an explanation (median)")
-    few = f"fewer than {MIN_PAIRS} utterances decide nothing; intervals are in summary.md"
+    few = f"undecided with fewer than {MIN_PAIRS} utterances; intervals are in summary.md"
     print_table(results.paired_table(intervals=False), f"Against {results.baseline} ({few})")
     for table in results.agreement_tables():
         print_table(table, "Agreement of the metrics about the methods [95 % interval]")
     if results.unreliable:
-        say(f"{DAGGER} median reliability below {LOW_RELIABILITY}: another seed gives other maps.")
+        say(f"{DAGGER} median reliability below {LOW_RELIABILITY}: another seed gives different maps.")
     if results.problems:
         say("\nLeft out:")
         for name, reason in results.problems.items():
@@ -225,8 +225,8 @@ def _report_results(results: Results, folder: Path) -> None:
 
 
 def percentages(step: float, until: float) -> list[float]:
-    """The steps of deletion and insertion: from 0, ``step`` by ``step``, and the last one ``until``."""
+    """The steps of deletion and insertion, from 0 to ``until`` with the distance ``step``."""
     if not 0 < step <= until <= 100:
-        raise ValueError(f"--step and --until must be percentages, the step at most the other, not {step} and {until}.")
-    n_steps = round(until / step, 9)  # 0.6 / 0.2 is 2.9999999999999996 for a computer
+        raise ValueError(f"--step and --until must be percentages, with the step at most --until, not {step}, {until}.")
+    n_steps = round(until / step, 9)  # 0.6 / 0.2 is 2.9999999999999996 in floating point
     return [*(round(number * step, 9) for number in range(math.ceil(n_steps))), until]

@@ -30,13 +30,13 @@ def export(
     format: Annotated[Format, typer.Option(help="json, csv, or textgrid for Praat.")] = Format.json,
     alignment: Annotated[
         Path | None,
-        typer.Option(help="When the words are spoken (.TextGrid, .json). Default: when the model attended to them."),
+        typer.Option(help="Times of the words (.TextGrid, .json). Default: the times at which the model attended."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file. Default: beside the explanation.")
     ] = None,
 ) -> None:
-    """Write what is known of each word as JSON, a CSV table or a Praat TextGrid, for other programs."""
+    """Write the explanation of each word as JSON, a CSV table or a Praat TextGrid, for other programs."""
     found = SpeechToTextExplanation.load(explanation)
     path = output or explanation.with_suffix(SUFFIXES[format])
     if not path.parent.is_dir():

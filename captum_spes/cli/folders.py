@@ -1,4 +1,4 @@
-"""Output folders: bound to the recording that they are of, and gone again where nothing was written into them."""
+"""Output folders, which belong to one recording and are removed if nothing was written into them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-_made: list[Path] = []  # by this command, those further up first
+_made: list[Path] = []  # folders that this command made, parents first
 
 
 def make_folder(folder: Path) -> Path:
-    """Makes the output folder before anything is computed that could not be written.
+    """Makes the output folder, before anything is computed.
 
     Raises:
-        ValueError: it cannot be made or written to.
+        ValueError: the folder cannot be made or written to.
     """
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".write-test").touch()
-        (folder / ".write-test").unlink(missing_ok=True)  # another rank may have been first
+        (folder / ".write-test").unlink(missing_ok=True)  # another rank may have removed it
     except OSError as error:
         raise ValueError(f"the output folder {folder} cannot be written to: {error.strerror}.") from error
     _made.extend(reversed(missing))
@@ -29,7 +29,7 @@ def make_folder(folder: Path) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Raises a ValueError where a folder can neither be made nor written to; nothing is made for it."""
+    """Raises a ValueError if a folder cannot be made or written to, without making it."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         reason = "no permission" if existing.is_dir() else f"{existing} is a file"
@@ -38,27 +38,27 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def no_empty_folders() -> Iterator[None]:
-    """Removes the folders that were made in it and are still empty at its end, as of a command that failed."""
+    """A context that removes the folders made in it that are empty at its end, such as those of failed commands."""
     _made.clear()
     try:
         yield
     finally:
         for folder in reversed(_made):
-            with suppress(OSError):  # it holds something, or is gone
+            with suppress(OSError):  # the folder is not empty, or was removed
                 folder.rmdir()
 
 
 def results_folder(output: Path | None, name: str, audio_sha256: str | None) -> Path:
-    """The folder for the results of a recording, which is not that of another recording.
+    """The folder for the results of a recording, which must not be that of another recording.
 
     Args:
-        output: what was asked for; None for ``spes-output/<name>``, or with ``-2``, ``-3``, … behind the name where
-            those before hold the results of other recordings.
+        output: the folder that the user gave; None for ``spes-output/<name>``, with ``-2``, ``-3``, … after the name if
+            the folders before hold the results of other recordings.
         name: the name of the folder.
-        audio_sha256: of the recording's file; None of a pipe, whose results are never taken for another's.
+        audio_sha256: SHA-256 of the recording's file; None for a pipe, which always gets a new folder.
 
     Raises:
-        ValueError: the folder that was asked for holds the results of another recording, or cannot be written to.
+        ValueError: the given folder holds the results of another recording, or cannot be written to.
     """
     if output is not None:
         if not _is_free(output, audio_sha256):
@@ -83,13 +83,13 @@ def _explanations(folder: Path) -> Iterator[Path]:
 
 
 def _source(folder: Path) -> tuple[str | None, str]:
-    """The digest of the recording whose results a folder holds, and what to call the recording."""
+    """The digest and the name of the recording whose results a folder holds."""
     from captum_spes.explanation import SpeechToTextExplanation
 
     for path in _explanations(folder):
         try:
             metadata = SpeechToTextExplanation.load(path).metadata
-        except ValueError:  # a damaged file says nothing about the recording, but its neighbours do
+        except ValueError:  # a damaged file does not name the recording, but others in the folder may
             continue
         return metadata.get("audio_sha256"), str(metadata.get("audio_file", "samples without a file"))
     return None, "its explanations cannot be read"

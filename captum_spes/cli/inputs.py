@@ -1,4 +1,4 @@
-"""The utterance that explain and compare are given, as the model hears it."""
+"""Reads the recording for explain and compare, and prepares it for the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAMPLE = "so_what_was_the_next_step.wav"
 
 @dataclass(frozen=True)
 class Inputs:
-    """A model, and what it heard and wrote."""
+    """A model with an utterance and the tokens of its text."""
 
     model: SpeechToTextModel
     utterance: Utterance
@@ -47,7 +47,7 @@ def prepare(
     target: str | None,
     num_beams: int,
 ) -> Inputs:
-    """Lets the model write what it hears in a recording, and prints the text."""
+    """Lets the model transcribe a recording, and prints the text."""
     gen_args = generation(num_beams)
     with progress(can_stop=False) as callback:
         utterance, tokens = models.prepare(
@@ -70,7 +70,7 @@ def prepare(
 
 
 def language_line(model: SpeechToTextModel, language: str | None) -> str | None:
-    """What to print of the language and the task; None where the model is told neither."""
+    """A line with language and task; None if the model has neither."""
     task = getattr(model, "task", "transcribe")
     if language is None and task == "transcribe":
         return None
@@ -79,7 +79,7 @@ def language_line(model: SpeechToTextModel, language: str | None) -> str | None:
 
 
 def window_of(context: WindowName | None, preset: Preset) -> Context:
-    """How the window is run; by default in full with the instant preset, as the probe would take longer."""
+    """How the window is run; by default in full for the instant preset, because the probe would take longer."""
     if context is None:
         return "full" if preset == Preset.instant else "auto"
     return context.value
@@ -91,10 +91,10 @@ def generation(num_beams: int) -> dict[str, Any]:
 
 
 def audio_line(audio: Path | None) -> str:
-    """What to print of the recording."""
+    """A line with the name of the recording."""
     return f"Audio:      {'standard input' if audio == STDIN else audio or 'the bundled sample (synthesised speech)'}"
 
 
 def stem(audio: Path | None) -> str:
-    """What the results of a recording are named after."""
+    """The name of a recording's results."""
     return "stdin" if audio == STDIN else (audio or Path(SAMPLE)).stem

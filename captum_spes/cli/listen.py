@@ -17,8 +17,8 @@ from captum_spes.cli.options import word_or_number
 from captum_spes.cli.output import say
 from captum_spes.words import is_word
 
-SHARE = 0.1  # that is kept and removed where none is given
-MAX_LENGTH = 40  # of a word in a file name, in characters
+SHARE = 0.1  # default share that is kept, and removed
+MAX_LENGTH = 40  # largest number of characters of a word in a file name
 
 
 class Background(str, Enum):
@@ -32,7 +32,7 @@ def listen(
     file: Annotated[Path, typer.Argument(help="Explanation (explanation.safetensors), as explain writes it.")],
     audio: Annotated[
         Path | None,
-        typer.Option(help="The recording that was explained. Default: the file it was then, if it is still there."),
+        typer.Option(help="The recording that was explained. Default: the original file, if it still exists."),
     ] = None,
     word: Annotated[
         list[str] | None, typer.Option(help="A word, or its number from 0 (3 or :3); may be given again.")
@@ -45,7 +45,7 @@ def listen(
         float | None, typer.Option(min=0, max=1, help="Share of the spectrogram's bins that is heard alone.")
     ] = None,
     remove: Annotated[float | None, typer.Option(min=0, max=1, help="Share that is left out of the recording.")] = None,
-    background: Annotated[Background, typer.Option(help="What is heard in place of the rest.")] = Background.silence,
+    background: Annotated[Background, typer.Option(help="Sound in place of hidden bins.")] = Background.silence,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for the results. Default: listen, in the explanation's folder."),
@@ -53,7 +53,7 @@ def listen(
 ) -> None:
     """Hear an explanation: the recording with only its most salient regions, and without them, as WAV files.
 
-    By default of every word and of the text as a whole, with a tenth of the spectrogram kept, and with it removed.
+    By default this is done for every word and for the text as a whole, with a tenth of the spectrogram kept or removed.
     """
     explanation = SpeechToTextExplanation.load(file)
     chosen = _chosen(explanation, word or [], token or [], sentence)
@@ -62,7 +62,7 @@ def listen(
         shares = {"keep": SHARE, "remove": SHARE}
     if audio is None:
         if "audio_file" not in explanation.metadata:
-            raise ValueError(f"{file} does not tell which recording it explains: give that as --audio.")
+            raise ValueError(f"{file} does not name its recording: give the recording as --audio.")
         audio = Path(explanation.metadata["audio_file"])
     recording = read_recording(audio)
     suffix = "" if background is Background.silence else f"-{background.value}"
@@ -83,7 +83,7 @@ def listen(
 def _chosen(
     explanation: SpeechToTextExplanation, words: list[str], tokens: list[str], sentence: bool
 ) -> dict[str, tuple[SpeechToTextExplanation, int]]:
-    """What is to be heard, by the name of its files: a row of an explanation of tokens, words or the sentence."""
+    """The rows to play, by the name of their files: rows of an explanation of tokens, words or the sentence."""
     by_word = explanation if explanation.grouped else explanation.words()
     rows: list[tuple[str, SpeechToTextExplanation, int | str]] = [
         (kind, source, word_or_number(text, source.tokens, f"--{kind}"))
@@ -95,7 +95,7 @@ def _chosen(
         is_whole = explanation.tokens == [explanation.text]
         if not is_whole:
             rows = [("word", by_word, row) for row, text in enumerate(by_word.tokens) if is_word(text)]
-        sentence = is_whole or len(explanation.tokens) > 1  # one of a contrast has its row alone
+        sentence = is_whole or len(explanation.tokens) > 1  # a contrast has only its own row
     for kind, source, wanted in rows:
         row = source.index(wanted)
         chosen[f"{kind}-{row:02}-{_slug(source.tokens[row])}"] = source, row

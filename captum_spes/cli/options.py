@@ -1,4 +1,4 @@
-"""The options that the commands share, and how they are read."""
+"""Options that commands share, and functions that parse options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Preset(str, Enum):
     paper = "paper"
 
 
-# what explains where no method is named: the best map of the time, by benchmarks/estimators.py
+# default method of each preset: the one with the best maps for the time, by benchmarks/estimators.py
 METHOD = {Preset.instant: "attn_lrp", Preset.fast: "gradient_spes", Preset.paper: "spes"}
 # the precision in which the model runs
 DTYPES: dict[Preset, Dtype | None] = {Preset.instant: None, Preset.fast: "auto", Preset.paper: torch.float32}
@@ -65,7 +65,7 @@ class NormalizerName(str, Enum):
     none = "none"
 
 
-# what the commands share
+# options that commands share
 Audio = Annotated[
     Path | None,
     typer.Argument(
@@ -76,61 +76,61 @@ Model = Annotated[str, typer.Option(help="Bundled whisper-tiny.en, a Hugging Fac
 Language = Annotated[
     str | None,
     typer.Option(
-        help="Of a multilingual model's text, as a code of its family (de, deu). Default: detected by Whisper, which "
-        "translates where another is spoken."
+        help="Language of a multilingual model's text, as a code of its family (de, deu). Default: Whisper detects it. "
+        "If another language is spoken, Whisper translates."
     ),
 ]
 Task = Annotated[
-    TaskName, typer.Option(help="translate: into English from --language, by multilingual Whisper and Canary.")
+    TaskName, typer.Option(help="translate: from --language into English, by multilingual Whisper and Canary.")
 ]
 Budget = Annotated[
     Preset,
     typer.Option(
-        help="instant: for methods that do not sample, such as attn_lrp; fast: quick budgets, for 2 cores; paper: the "
+        help="instant: for methods without samples, such as attn_lrp; fast: small budgets, for 2 cores; paper: the "
         "paper's hyper-parameters."
     ),
 ]
 Context = Annotated[
     WindowName | None,
     typer.Option(
-        help="How the window is run. auto: the padding's states are frozen where the scores stay the same, else full."
+        help="How the window is run. auto: with frozen padding if the scores stay the same, otherwise in full."
     ),
 ]
-Target = Annotated[str | None, typer.Option(help="Text to explain. Default: what the model writes.")]
-NumBeams = Annotated[int, typer.Option(min=1, help="Beams with which the model writes.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, … Default: a GPU where there is one.")]
+Target = Annotated[str | None, typer.Option(help="Text to explain. Default: the text that the model writes.")]
+NumBeams = Annotated[int, typer.Option(min=1, help="Number of beams of the model's generation.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, … Default: a GPU if there is one.")]
 BatchSize = Annotated[
     int | None,
-    typer.Option(min=1, help="Perturbations evaluated at once. Default: 16, on a GPU what a short probe finds fast."),
+    typer.Option(min=1, help="Perturbations in a batch. Default: 16; on a GPU a number that a probe finds fast."),
 ]
 AllowOutside = Annotated[
     bool,
-    typer.Option("--allow-outside", help="Let the manifest name audio outside its folder, by absolute paths, say."),
+    typer.Option("--allow-outside", help="Allow audio outside the manifest's folder, such as absolute paths."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is random.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
 
 
 def split_names(text: str, option: str) -> list[str]:
-    """What is listed with commas, each once."""
+    """The names in a text with commas, each once."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise ValueError(f"{option} is empty: name at least one.")
+        raise ValueError(f"{option} is empty: give at least one name.")
     return names
 
 
 def word_or_number(text: str, words: Sequence[str], option: str) -> str | int:
-    """Whether a text names a word or, as ``3`` and ``:3`` do, its number.
+    """Parses an option that gives a word, or its number as ``3`` or ``:3``.
 
     Args:
-        text: what was given with the option.
-        words: those that it may be.
-        option: for the messages.
+        text: the value of the option.
+        words: the words that can be chosen.
+        option: the name of the option, for messages.
 
     Returns:
         The text, or the number.
 
     Raises:
-        ValueError: the text may be both: a number is there, and a word that is this numeral, or that holds it.
+        ValueError: the text is ambiguous, because there is a word with this number and one with this numeral.
     """
     match = re.fullmatch(r":?(-?[0-9]+)", text.strip())
     if match is None or not -len(words) <= int(match[1]) < len(words):

@@ -1,4 +1,4 @@
-"""What the commands print and draw in the terminal, and where they write."""
+"""Printing in the terminal, progress bars, and files of explanations."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from captum_spes.explanation import LongExplanation, SpeechToTextExplanation
 
 FIGURES = {"spectrogram", "segmentation", "sentence", "words", "tokens", "previous_tokens"}
-# of the tables, in characters: numbers that a narrow terminal breaks are read better than those it leaves out
+# width of tables in characters: in a narrow terminal, broken lines are better than missing numbers
 MAX_WIDTH = 130
-# of a recording in one figure
+# seconds of a recording in one figure
 OVERVIEW_SECONDS = 300.0
 
 
 def say(text: object = "", error: bool = False) -> None:
-    """Prints a text at once, on stderr where it is an error. What a terminal would obey in it is shown as it is."""
+    """Prints a text at once, on stderr for an error. Control characters are escaped."""
     print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
@@ -41,10 +41,10 @@ def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
     """Prints a table, its header first, as wide as its numbers need."""
     table = Table(title=title, title_justify="left", box=SIMPLE)
     for column in zip(*rows):
-        # names are to be copied and numbers to be read: only sentences are folded
+        # names and numbers stay on one line, so that they can be copied and read; only sentences are folded
         table.add_column(column[0], no_wrap=max(map(len, column)) < 28)
     for row in rows[1:]:
-        table.add_row(*(Text(printable(cell)) for cell in row))  # no markup: [red] is text, too
+        table.add_row(*(Text(printable(cell)) for cell in row))  # Text, because [red] would be markup
     console = Console(width=MAX_WIDTH)
     width = console.measure(table).maximum
     say()
@@ -52,7 +52,7 @@ def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
 
 
 def print_columns(rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows in columns, padded by what a terminal shows: Chinese characters and emoji are two cells wide."""
+    """Prints rows in columns, padded by their width in a terminal: Chinese characters and emoji have two cells."""
     cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*cells)]
     for row in cells:
@@ -61,10 +61,10 @@ def print_columns(rows: Sequence[Sequence[str]]) -> None:
 
 @contextmanager
 def progress(can_stop: bool, show: bool = True) -> Iterator[Callable[[str, int, int], bool]]:
-    """A callback that draws a bar for each stage.
+    """A callback that draws a progress bar for each stage.
 
-    Ctrl-C ends a method that can be stopped with what is done, and others by a KeyboardInterrupt; a second one ends
-    the program. What is not to be shown can be stopped all the same.
+    Ctrl-C ends a method that can be stopped with its partial result, and other methods by a KeyboardInterrupt. A second
+    Ctrl-C ends the program. Without ``show`` there is no bar, and Ctrl-C works in the same way.
     """
     interrupted = False
     bars: dict[str, Any] = {}
@@ -74,7 +74,7 @@ def progress(can_stop: bool, show: bool = True) -> Iterator[Callable[[str, int, 
         interrupted = True
         signal.signal(signal.SIGINT, previous)
         if can_stop and show:
-            text = "Stopping after this batch; what is done will be saved (Ctrl-C again to give it up)."
+            text = "Stopping after this batch; finished samples will be saved (Ctrl-C again discards them)."
             tqdm.write(text, sys.stderr)
 
     def callback(stage: str, done: int, total: int) -> bool:
@@ -111,7 +111,7 @@ def write_explanation(explanation: SpeechToTextExplanation, folder: Path, record
         **({"previous_tokens": explanation.plot_previous_tokens} if explanation.previous_tokens else {}),
     }
     for name in FIGURES - pictures.keys():
-        (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier run of another method or contrast
+        (folder / f"{name}.png").unlink(missing_ok=True)  # may be left of another method or contrast
     paths = [folder / "explanation.safetensors"]
     explanation.save(paths[0])
     for name, plot in pictures.items():

@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 
 def has_ranks() -> bool:
-    """Whether torchrun has started this process beside others."""
+    """Whether torchrun has started this process together with others."""
     return dist.is_available() and dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def refuse_ranks(command: str, instead: str) -> None:
-    """Raises a ValueError where torchrun has started a command that is the work of one process."""
+    """Raises a ValueError if torchrun has started a command that runs in one process."""
     if has_ranks():
-        raise ValueError(f"{command} is the work of one process: start it without torchrun. {instead}")
+        raise ValueError(f"{command} runs in one process: start it without torchrun. {instead}")
 
 
 def device_of_rank(device: str | None = None) -> str | None:
-    """The device of this rank: of torchrun's ranks on a machine with GPUs, each has its own, or they take turns.
+    """The device of this rank. Each of torchrun's ranks on a machine has its own GPU, or they share GPUs.
 
     Args:
-        device: what was asked for; None for a GPU where there is one.
+        device: the device that the user gave; None for a GPU if there is one.
 
     Returns:
-        str: ``cuda:LOCAL_RANK`` for a GPU of torchrun's ranks; otherwise what was asked for.
+        str: ``cuda:LOCAL_RANK`` for a GPU of torchrun's ranks; otherwise the given device.
     """
     if device in (None, "cuda") and has_ranks() and torch.cuda.is_available():
         return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
@@ -44,12 +44,15 @@ def device_of_rank(device: str | None = None) -> str | None:
 
 @contextmanager
 def torchrun_ranks() -> Iterator[ProcessGroup | None]:
-    """Their process group while it lasts, in which the first alone prints and warns; None for a single process."""
+    """A context with the process group of the ranks, in which only the first rank prints and warns.
+
+    The process group is None for a single process.
+    """
     if not has_ranks():
         yield None
         return
-    dist.init_process_group("gloo")  # also on GPUs: what is reduced lies on the CPU
-    # A process group that is still referred to when Python ends, by the frames of an error, say, aborts the process.
+    dist.init_process_group("gloo")  # also with GPUs, because the reduced tensors are on the CPU
+    # A process group that is still referenced when Python ends, by the frames of an error for instance, aborts it.
     atexit.register(gc.collect)
     try:
         if dist.get_rank() == 0:

@@ -18,14 +18,14 @@ def report(
     ],
     audio: Annotated[
         Path | None,
-        typer.Option(help="The recording that was explained. Default: the file it was then, if it is still there."),
+        typer.Option(help="The recording that was explained. Default: the original file, if it still exists."),
     ] = None,
     no_audio: Annotated[
-        bool, typer.Option("--no-audio", help="Leave the recording out, for reports that may go where it may not.")
+        bool, typer.Option("--no-audio", help="Leave the recording out, for reports that must not contain the voice.")
     ] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),
 ) -> None:
-    """Write an interactive report, one HTML file: it plays the audio and shows, word by word, what the model heard."""
+    """Write an interactive report, one HTML file that plays the audio and shows the map of each word."""
     first, *others = (SpeechToTextExplanation.load(path) for path in explanations)
     if not output.parent.is_dir():
         raise ValueError(f"the folder {output.parent} does not exist: make it first, or give another --output.")
