@@ -186,7 +186,7 @@ def test_refusals():
     with pytest.raises(ValueError, match=r"expected bool of shape \(4, 1\)"):
         interactions(*inputs, [PLAYERS[0], Player("other", torch.zeros(3, 1))])
     for token in (3, -1):
-        with pytest.raises(ValueError, match=f"token {token} of player 'late' is none of the 3"):
+        with pytest.raises(ValueError, match=f"token {token} of player 'late' is not one of the 3"):
             interactions(*inputs, [PLAYERS[0], Player("late", tokens=(token,))])
     with pytest.raises(ValueError, match="index must be one of shapley, banzhaf"):
         interactions(*inputs, PLAYERS, index="owen")
