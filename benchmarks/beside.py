@@ -1,4 +1,4 @@
-"""SPES beside what researchers know: attention, relevance propagation, gradients, Shapley values, on human speech.
+"""Compares SPES with attention, relevance propagation, gradients and Shapley values on human speech.
 
     python benchmarks/beside.py ../shared/speech --work spes-output/beside --output benchmarks/results/beside
     python benchmarks/beside.py ../shared/speech --work spes-output/beside --variants \\
@@ -7,11 +7,11 @@
 The shortest recordings of LibriVox and LJ Speech are explained by each method with Whisper tiny.en. Each map is
 measured by the WER under deletion and insertion (AUC, against the model's own transcript), by the comprehensiveness and
 sufficiency of the maps of the tokens (mean over the steps, nats a token), by the pointing game (is the peak of a word's
-map in its aligned span?), and by processor time. ``--variants`` compares what AttnLRP could be instead: the uniform
+map in its aligned span?), and by processor time. ``--variants`` compares variants of AttnLRP: the uniform
 rule for both products of attention, the logit in place of the log-probability, the mean over random SPES masks, and a
 mean with GradientSPES's map.
 
-Each map's measures are a file in the work folder, and the same command goes on with a run that was stopped.
+The measures of each map are a file in the work folder, and the same command continues a run that was stopped.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ Explain = Callable[..., object]
 
 
 def scaled(tensor: torch.Tensor, share: float) -> torch.Tensor:
-    """The same tensor, through which a share of the relevance passes."""
+    """Returns the tensor, through which only a share of the relevance passes."""
     return tensor.detach() + share * (tensor - tensor.detach())
 
 
 def uniform_attention(func, query, key, value, *args, **kwargs):
-    """Half of the relevance of weights times values for each, and half of the weights' for queries and for keys."""
+    """Divides the relevance of a product equally between its factors, for weights and values, and queries and keys."""
     return func(scaled(query, 0.25), scaled(key, 0.25), scaled(value, 0.5), *args, **kwargs)
 
 
@@ -68,7 +68,7 @@ UNIFORM = {**RULES, F.scaled_dot_product_attention: uniform_attention}
 
 
 class MeanLRP(GradientAttribution):
-    """AttnLRP with the gradient's mean over random SPES masks."""
+    """AttnLRP with the mean of its gradient over random SPES masks."""
 
     def __init__(self, forward_func, n_masks: int) -> None:
         super().__init__(forward_func)
@@ -104,7 +104,7 @@ def made(make, score=None) -> Explain:
 
 
 def mixed(model, utterance, tokens):
-    """The mean of the z-scored maps, a third of it AttnLRP's."""
+    """The weighted mean of the z-scored maps, with a third for AttnLRP."""
     first = METHODS["attn_lrp"].explain(model, utterance, tokens, "fast")
     second = named("gradient_spes")(model, utterance, tokens)
     maps = [
@@ -197,7 +197,7 @@ def table(results: list[dict[str, dict[str, float]]]) -> list[str]:
 
 
 def draw(results: list[dict[str, dict[str, float]]]) -> Figure:
-    """A panel a measure, a row a method: a dot for each recording, and a bar at the mean."""
+    """Draws a panel for each measure with a row for each method: a dot for each recording, and a bar at the mean."""
     names = list(results[0])
     figure = Figure(figsize=(11, 0.3 * len(names) + 1.2), layout="constrained")
     for axes, (title, high) in zip(figure.subplots(1, len(MEASURES), sharey=True), MEASURES.items()):

@@ -1,11 +1,11 @@
-"""Contrastive maps of minimal pairs beside the plain maps of the same words: how alike, and which flips the word.
+"""Compares contrastive maps of minimal pairs with plain maps of the same words by correlation and flip rate.
 
     python benchmarks/contrastive.py [--output benchmarks/results/contrastive.md] [--figure docs/images/contrast.png]
 
-Sentences that flite speaks (a speech synthesiser; Debian package: flite), on the bundled Whisper tiny.en. Those that
-the model does not write down as they were are left out. Flips are those of Conti et al. (2025), see
-``captum_spes.metrics.flip_rate``: of 20 texts, written without the top 1, 2, … 20 % of the bins, how many have the foil
-in the word's place.
+The sentences are spoken by flite (a speech synthesiser; Debian package: flite) and transcribed by the bundled Whisper
+tiny.en. Sentences that the model transcribes wrongly are left out. Flips are those of Conti et al. (2025), see
+``captum_spes.metrics.flip_rate``: the number of 20 texts, written without the top 1, 2, … 20 % of the bins, that have
+the foil in the word's place.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model
 from captum_spes.speech_to_text.targets import WordPrediction
 from captum_spes.visualization import plot_comparison
 
-PADDING_FRAMES = 800  # of silence after the utterance's own frames, in place of the 30 s window
+PADDING_FRAMES = 800  # frames of silence after the utterance's own frames, in place of the 30 s window
 DTYPE = torch.bfloat16
-MAX_NEW_TOKENS = 30  # of a sentence that the model misses, and perhaps repeats
+MAX_NEW_TOKENS = 30  # limit for sentences that the model transcribes wrongly, and perhaps repeats
 COARSE = partial(slic_feature_mask, patches_per_second=(20, 40, 60))
 SEED = 0
 MAPS = ("contrastive", "plain", "random")
@@ -50,7 +50,7 @@ class Pair:
     foil: str
 
 
-# Chosen by one look at p(word) / (p(word) + p(foil)), before any map: foils that had no chance were left out.
+# Pairs were chosen by p(word) / (p(word) + p(foil)), before any map was made: very improbable foils were left out.
 PAIRS = (
     Pair("slt", "Put the pan on the table.", "pan", "pen"),
     Pair("slt", "He is 50 years old.", "50", "15"),
@@ -65,7 +65,7 @@ PAIRS = (
 
 @dataclass
 class Case:
-    """A pair that the model hears right, and what was found."""
+    """A pair that the model transcribes correctly, and its results."""
 
     pair: Pair
     utterance: Utterance
@@ -79,7 +79,7 @@ class Case:
 
 
 def prepare(model: SpeechToTextModel, pair: Pair) -> Case | None:
-    """The pair spoken and heard; None where the model hears something else."""
+    """Synthesises and transcribes the sentence of a pair; None if the transcript is wrong."""
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         subprocess.run(["flite", "-voice", pair.voice, "-t", pair.sentence, "-o", file.name], check=True)
         utterance = model.utterance(load_audio(file.name, model.sample_rate))
@@ -113,7 +113,7 @@ def flips(model: SpeechToTextModel, cases: list[Case], method: str, kind: str) -
 
 
 def table(cases: list[Case], methods: list[str], results: dict[tuple[str, str], FlipRate]) -> list[str]:
-    """A row a pair and method. Of the random order, which no method has made, there is one result a pair."""
+    """A row for each pair and method. The random order does not depend on a method and has one result for each pair."""
     lines = [
         "| sentence | foil | p | method | rank correlation | contrastive map | plain map | random order |",
         "|---|---|---|---|---|---|---|---|",
@@ -141,13 +141,13 @@ def table(cases: list[Case], methods: list[str], results: dict[tuple[str, str], 
 
 
 def best(cases: list[Case], results: dict[tuple[str, str], FlipRate], method: str) -> Case:
-    """The pair whose contrastive map flips most often more than its plain one."""
+    """The pair with the largest difference between the flips of its contrastive and of its plain map."""
     more = results[method, "contrastive"].flips.sum(1) - results[method, "plain"].flips.sum(1)
     return cases[int(more.argmax())]
 
 
 def figure(case: Case, method: str):
-    """The plain map above the contrastive one. Their ranks are compared: the two scores have scales of their own."""
+    """Draws the plain map above the contrastive one, by ranks, because the two scores have different scales."""
     explanation, pair = case.explanations[method], case.pair
     maps = torch.stack((case.plain[method], explanation.spectrogram_attr[0]))[:, None]
     return plot_comparison(

@@ -1,4 +1,4 @@
-"""Tables and figure of what estimators.py has found."""
+"""Tables and figure of the results of estimators.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from captum_spes.metrics import rank_correlation
 from captum_spes.metrics._curve import auc
 
 LONG = "SPES fine, N = 20,160"
-UNIT = "SPES fine, N = 1,008"  # whose time divided by its samples is that of a forward
+UNIT = "SPES fine, N = 1,008"  # its time divided by its samples is the time of a forward
 N_RESAMPLES = 2_000
 MEASURES = {
     "deletion": "deletion ↑",
@@ -52,7 +52,7 @@ Scores = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Study:
-    """What was found for U utterances."""
+    """The results for U utterances."""
 
     scores: Mapping[str, Scores]
 
@@ -64,7 +64,7 @@ class Study:
         return [utterance for utterance, scores in self.scores.items() if all(name in scores for name in names)]
 
     def value(self, utterance: str, name: str, measure: str) -> float | None:
-        """An area from 0 to 100, of a WER that is capped at 100; or another number as it is."""
+        """An area from 0 to 100, for a WER that is capped at 100; or another number unchanged."""
         entry = self.scores[utterance][name]
         if measure in ("size", "pointing", "rank_correlation", "seconds"):
             return entry["cost"][0] if measure == "seconds" else entry.get(measure)
@@ -80,14 +80,14 @@ class Study:
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of the means of as many values drawn with replacement."""
+    """The middle 95 % of the means of bootstrap draws of the values."""
     draws = np.random.default_rng(0).integers(0, len(values), (N_RESAMPLES, len(values)))
     low, high = np.percentile(values[draws].mean(1), (2.5, 97.5))
     return float(low), float(high)
 
 
 def main_table(study: Study, utterances: Sequence[str], measures: Sequence[str]) -> list[str]:
-    """A row a map that all these utterances have: its cost and its means, the best of each measure in bold."""
+    """A row for each map that all utterances have, with its cost and its means; the best of each measure is bold."""
     names = [name for name in study.names() if set(study.with_map(name)) >= set(utterances) and ", run " not in name]
     columns = {
         measure: [study.values(name, measure, utterances) for name in names]
@@ -119,7 +119,7 @@ def _seconds(study: Study, name: str, utterances: Sequence[str]) -> float:
 
 
 def paired_table(study: Study, pairs: Sequence[tuple[str, str]], measures: Sequence[str]) -> list[str]:
-    """A row a pair of maps: the mean differences on the same utterances, and whether their intervals leave out 0."""
+    """A row for each pair of maps: the mean differences on the same utterances, with verdicts by their intervals."""
     rows = [["map", "against", "utterances", *(MEASURES[measure] for measure in measures)]]
     for name, other in pairs:
         utterances = study.with_map(name, other)
@@ -145,13 +145,13 @@ def _difference(values: np.ndarray, measure: str) -> str:
 def stability(
     study: Study, pieces: Mapping[str, list[Tensor]], names: Mapping[int, Sequence[str]], piece: int
 ) -> list[str]:
-    """How alike runs of SPES with seeds of their own are, by the number of samples: maps, and what they reach.
+    """Correlations between runs of SPES with different seeds and deviations of their metrics, by the number of samples.
 
     Args:
-        study: what the maps of the runs reach.
-        pieces: for each utterance its maps (K, T, C) of a piece each.
-        names: of the maps of the runs, by the pieces of a run.
-        piece: samples in a piece.
+        study: the metrics of the maps of the runs.
+        pieces: for each utterance the maps (K, T, C) of its pieces.
+        names: names of the maps of the runs, by the number of pieces of a run.
+        piece: number of samples in a piece.
     """
     rows = [["samples", "utterances", "runs of each", "correlation of a token's map", "rank correlation"]]
     rows[0] += [f"{measure}: deviation over the runs" for measure in ("deletion", "insertion")]
@@ -178,7 +178,7 @@ def stability(
 
 
 def plot(study: Study, groups: Mapping[str, Sequence[str]]) -> Figure:
-    """Deletion and insertion against time, a curve a family, for groups of utterances; the floors as lines."""
+    """Draws deletion and insertion over time, with a curve for each family, and baseline methods as lines."""
     figure = Figure(figsize=(11, 4.2 * len(groups)), layout="constrained")
     rows = figure.subplots(len(groups), 2, squeeze=False)
     for axes, (title, utterances) in zip(rows, groups.items()):

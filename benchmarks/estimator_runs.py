@@ -1,4 +1,4 @@
-"""The methods that estimators.py compares: what each computes for an utterance, in pieces that can be averaged."""
+"""The methods that estimators.py compares; each computes maps of an utterance in pieces that can be averaged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DRAWS = 24
 
 
 class Case:
-    """An utterance as a model hears it, and the scores of its tokens."""
+    """An utterance as input of a model, and the scores of its tokens."""
 
     def __init__(self, model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> None:
         self.model = model
@@ -56,7 +56,7 @@ class Case:
         return self.model.logits(self.model.encode(spectrogram, self.utterance), self.tokens)
 
     def score(self, score_class: Any = KLDivergence) -> Callable[[Tensor], Tensor]:
-        """The forward function (B, K), which counts what passes through it."""
+        """The forward function (B, K), which counts its inputs."""
         function = score_class.from_prediction(self._logits, self.original, self.tokens.target)
 
         def counted(spectrogram: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Case:
         return counted
 
     def score_of_mask(self, change: Callable[[Tensor], Tensor] = lambda shown: shown) -> Callable[[Tensor], Tensor]:
-        """The forward function of how much of each bin is shown, 1 to 0, (B, T, C)."""
+        """The forward function of the share of each bin that is shown, from 1 to 0, (B, T, C)."""
         score = self.score()
 
         def of_mask(shown: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def captum(
     patches: int | None = None,
     **given: Any,
 ) -> Tensor:
-    """A method of Captum's, with passes that the tokens share."""
+    """A method of Captum, whose passes are shared by all tokens."""
     method = make(case.model)
     mask = case.mask((patches,))[0] if patches else None
     facts = Facts(case.spectrogram, case.model.frames_per_second, mask, 0)
@@ -165,11 +165,11 @@ def captum(
     return passes.attribute(method, case.spectrogram, arguments, seed, on_pass)
 
 
-# What was tried to make SPES cheaper
+# Attempts to make SPES cheaper
 
 
 def soft_edges(case: Case, seed: int) -> Tensor:
-    """Masks whose edges are blurred over some bins."""
+    """SPES with masks whose edges are blurred over some bins."""
 
     def blurred(shown: Tensor) -> Tensor:
         return torch.from_numpy(gaussian_filter(shown.numpy(), sigma=2, axes=(1, 2)))
@@ -178,7 +178,7 @@ def soft_edges(case: Case, seed: int) -> Tensor:
 
 
 def coarse_to_fine(case: Case, seed: int) -> Tensor:
-    """A third of the samples for coarse patches; then fine ones in the more salient half, coarse ones elsewhere."""
+    """A third of the samples for coarse patches; the rest for fine patches in the more salient half of the map."""
     coarse, fine = case.mask(COARSE), case.mask(FINE)
     first = spes(case, seed, COARSE)
     centred = first.flatten(1) - first.flatten(1).mean(1, keepdim=True)
@@ -188,7 +188,7 @@ def coarse_to_fine(case: Case, seed: int) -> Tensor:
 
 
 def energy_sampling(case: Case, seed: int) -> Tensor:
-    """Patches that are louder than the baseline are hidden more often: p from 0.3 to 0.7 by rank."""
+    """SPES that hides patches more often if they are louder than the baseline, with p from 0.3 to 0.7 by rank."""
     mask = case.mask(FINE)
     layout = FeatureLayout.create((case.spectrogram,), mask, 0.5)
     energy = (case.spectrogram - case.baseline).flatten()
@@ -212,7 +212,7 @@ def energy_sampling(case: Case, seed: int) -> Tensor:
 
 
 def control_variate(case: Case, seed: int) -> Tensor:
-    """SPES on what GradientSPES's linear prediction of the impact leaves over, and the prediction's own map."""
+    """SPES on the residual of GradientSPES's linear prediction of the impact, plus the map of the prediction."""
     slopes = gradient_spes(case, seed)  # (K, T, C)
     score, mask = case.score_of_mask(), case.mask(FINE)
 
@@ -235,7 +235,7 @@ def _on_mask(case: Case, score: Callable[[Tensor], Tensor], mask: Tensor, n_samp
 
 
 def pooled(attributions: Tensor, mask: Tensor) -> Tensor:
-    """Every bin's value (K, T, C) replaced by the sum over its patch, the mean over the granularities."""
+    """Replaces every bin's value (K, T, C) by the sum over its patch, averaged over the granularities."""
     flat = attributions.flatten(1).double()
     total = torch.zeros_like(flat)
     for ids in mask.flatten(1):
@@ -245,7 +245,7 @@ def pooled(attributions: Tensor, mask: Tensor) -> Tensor:
 
 
 Run = Callable[[Case, int], Tensor]
-# name: what computes one piece, and how many pieces in each stage
+# for each name the function that computes a piece, and the number of pieces in each stage
 CORE: dict[str, tuple[Run, int]] = {
     "energy": (lambda case, seed: (case.spectrogram - case.baseline).expand(len(case.tokens.target), -1, -1), 1),
     "random": (
@@ -320,22 +320,22 @@ def run_piece(case: Case, run: Run, seed: int) -> Piece:
     start = time.process_time()
     attributions = run(case, seed).detach().float()
     seconds = time.process_time() - start
-    # the offset of each map means nothing, and half precision cannot afford it
+    # the offset of each map has no meaning, and would cost accuracy in half precision
     centred = attributions - attributions.mean((1, 2), keepdim=True)
     return Piece(centred, seconds, case.forwards, case.backwards)
 
 
 @dataclass(frozen=True)
 class MapRecipe:
-    """A map: the mean of a run's first pieces, pooled over the fine patches or not."""
+    """How to make a map: the mean of consecutive pieces of a run, pooled over the fine patches or not."""
 
     run: str
     n_pieces: int = 1
     pool: bool = False
-    first: int = 0  # of the pieces: another run
+    first: int = 0  # the first piece; another one makes another run
 
 
-# runs of SPES with seeds of their own, by the pieces of a run: how much the results depend on the seed
+# runs of SPES with different seeds, by the number of pieces, which show how much the results depend on the seed
 RUNS = {1: 6, 5: 4, 10: 4, 20: 2}
 
 
@@ -393,7 +393,7 @@ MAPS: dict[str, MapRecipe] = {
     "GradientSPES, p = 0.7, 24 draws": MapRecipe("gradient_spes_p_0.7"),
 }
 
-# evaluated with another baseline and another model too
+# maps that are also evaluated with another baseline and another model
 MAIN = (
     *("random", "energy", "energy, patches", "GradientSPES, 24 draws, patches"),
     *("GradientSPES, 96 draws", "GradientSPES, 96 draws, patches", "GradientSPES sentence, 96 draws, patches"),

@@ -1,15 +1,16 @@
-"""How faithful, how compact and how dear maps of SPES, GradientSPES and other methods are, by budget.
+"""Measures faithfulness, compactness and cost of SPES, GradientSPES and other methods, by budget.
 
     python benchmarks/make_corpus.py build/corpus
     python benchmarks/estimators.py build/corpus --output benchmarks/results
 
-Whisper tiny.en on short utterances that it and Whisper base transcribe right. Every map is evaluated by deletion and
-insertion in steps of 5 %; the main ones also by deletion in steps of 1 % up to 20 %, by deletion with silence in place
-of the baseline that they were computed with, and by deletion and insertion where Whisper base decodes. WER is against
-what the decoding model writes of the whole. The pointing game asks whether a word's map peaks where it is spoken.
+Whisper tiny.en is explained on short utterances that it and Whisper base transcribe correctly. Every map is evaluated
+by deletion and insertion in steps of 5 %. The main maps are also evaluated by deletion in steps of 1 % up to 20 %, by
+deletion with silence in place of the baseline with which they were computed, and by deletion and insertion with Whisper
+base as decoder. WER is measured against the text that the decoding model writes of the whole utterance. The pointing
+game asks whether the maximum of a word's map is within the time in which it is spoken.
 
-SPES runs in pieces of 1,008 samples with seeds of their own; its map of 3,024 samples is the mean of three. Time is CPU
-time of one thread. A run that is stopped goes on with the same command. Whisper base comes with the extra multilingual.
+SPES runs in pieces of 1,008 samples with different seeds; its map of 3,024 samples is the mean of three. Time is CPU
+time of one thread. The same command continues a run that was stopped. Whisper base needs the extra multilingual.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ MAX_SECONDS = 6.5
 MAX_WER = 20
 STEPS = tuple(range(0, 101, 5))
 FIRST_STEPS = tuple(range(21))
-# what GradientSPES is compared with in pairs
+# maps with which GradientSPES is compared in pairs
 AGAINST = (
     *("energy", "energy, patches", "Integrated Gradients, 100 steps", "Integrated Gradients, 100 steps, patches"),
     *("SPES coarse, N = 3,024", "SPES fine, N = 3,024", "SPES fine, N = 20,160"),
@@ -75,13 +76,13 @@ STAGES = {"core": CORE, "few": FEW, "long": LONG, "many": MANY, "variants": VARI
 
 @cache
 def models() -> tuple[SpeechToTextModel, SpeechToTextModel]:
-    """Whisper tiny.en, which is explained, and Whisper base, which also decodes."""
+    """Whisper tiny.en, which is explained, and Whisper base, which is the other decoder."""
     return load_model("whisper-tiny.en", device="cpu"), load_model("whisper-base", device="cpu", language="en")
 
 
 @dataclass(frozen=True)
 class Heard:
-    """An utterance that both models transcribe right."""
+    """An utterance that both models transcribe correctly."""
 
     case: Case
     explanation: SpeechToTextExplanation  # of tiny.en, its maps yet to come
@@ -103,7 +104,7 @@ def _written(model: SpeechToTextModel, item: CorpusUtterance) -> tuple[Utterance
 
 
 def _empty(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> SpeechToTextExplanation:
-    """An explanation that says what was heard and written; its maps are 0."""
+    """An explanation with spectrogram and text, whose maps are 0."""
     n_rows, n_previous = len(tokens.target), len(tokens.previous)
     return SpeechToTextExplanation(
         text=text(model, tokens),
@@ -127,7 +128,7 @@ def _empty(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> Sp
 
 
 class Folder:
-    """What is known of an utterance, on disk."""
+    """The results of an utterance on disk."""
 
     def __init__(self, folder: Path, utterance: str) -> None:
         self.folder = folder / utterance.replace("/", "+")
@@ -143,7 +144,7 @@ class Folder:
         path.with_suffix(".tmp").rename(path)
 
     def map(self, recipe: MapRecipe) -> tuple[Tensor, list[float]] | None:
-        """The mean of a recipe's pieces, (K, T, C), and their cost; None where one is missing."""
+        """The mean of a recipe's pieces, (K, T, C), and their cost; None if a piece is missing."""
         paths = [self.piece_path(recipe.run, recipe.first + number) for number in range(recipe.n_pieces)]
         if not all(path.is_file() for path in paths):
             return None
@@ -152,12 +153,12 @@ class Folder:
         return mean, torch.stack([piece["cost"] for piece in pieces]).sum(0).tolist()
 
     def pieces(self, run: str) -> list[Tensor]:
-        """The maps (K, T, C) of a run's pieces, from the first to the one that is missing."""
+        """The maps (K, T, C) of a run's pieces, up to the first missing one."""
         paths = takewhile(Path.is_file, (self.piece_path(run, number) for number in count()))
         return [load_file(path)["attributions"].float() for path in paths]
 
     def reference(self, recipe: MapRecipe) -> Tensor | None:
-        """The long map of SPES, without the pieces that a recipe is made of; None where there is no long run."""
+        """The long map of SPES, without the pieces of a recipe; None if there is no long run."""
         pieces = self.pieces("spes_fine")[: LONG["spes_fine"][1]]
         if len(pieces) < LONG["spes_fine"][1]:
             return None
@@ -177,14 +178,14 @@ class Folder:
 
 
 def sentence_map(heard: Heard, attributions: Tensor) -> Tensor:
-    """The map of the whole text, (T, C): of one row as it is, of the tokens' their mean after normalisation."""
+    """The map of the whole text, (T, C): a single row unchanged, or the mean of the normalised maps of tokens."""
     if len(attributions) == 1:
         return attributions[0]
     return replace(heard.explanation, spectrogram_attr=attributions).sentence().spectrogram_attr[0]
 
 
 def evaluate(heard: Heard, attributions: Tensor, is_main: bool) -> dict[str, Any]:
-    """WER at each step in each way of evaluating, in percent, and the size."""
+    """WER in percent at each step of each evaluation, and the size."""
     tiny, base = models()
     maps = [sentence_map(heard, attributions)]
     steps = tuple(sorted({*STEPS, *FIRST_STEPS})) if is_main else STEPS
@@ -209,13 +210,13 @@ def evaluate(heard: Heard, attributions: Tensor, is_main: bool) -> dict[str, Any
 
 
 def pointing(item: CorpusUtterance, explanation: SpeechToTextExplanation) -> float | None:
-    """Percent of the words that peak where they are spoken; None where their times are not known."""
+    """Percentage of the words whose map has its maximum within their span; None if their times are not known."""
     path = find_alignment(item.path)
     return None if path is None else 100 * time_localization(explanation, Alignment.load(path)).mean("hit")
 
 
 def work(item: CorpusUtterance, stage: str, root: Path) -> str:
-    """Computes and evaluates what is missing of a stage for an utterance."""
+    """Computes and evaluates the missing results of a stage for an utterance."""
     torch.set_num_threads(1)
     folder = Folder(root, item.id)
     heard = hear(item)
@@ -243,13 +244,13 @@ def work(item: CorpusUtterance, stage: str, root: Path) -> str:
 
 
 def seconds_of(item: CorpusUtterance) -> float | None:
-    """Seconds of an utterance that both models transcribe right; None for others."""
+    """Seconds of an utterance that both models transcribe correctly; None for others."""
     torch.set_num_threads(1)
     return None if hear(item) is None else float(item.fields["duration"])
 
 
 def choose(corpus: Path, folder: Path, pool: ProcessPoolExecutor) -> list[CorpusUtterance]:
-    """The shortest ones, some of them of real speech; the same ones when a run goes on."""
+    """The shortest utterances, some of them of real speech; a resumed run has the same ones."""
     items = [item for item in load_corpus(corpus).utterances if float(item.fields["duration"]) <= MAX_SECONDS]
     path = folder / "utterances.json"
     if not path.is_file():
@@ -268,7 +269,7 @@ def is_real(item: CorpusUtterance) -> bool:
 
 
 def subset(items: list[CorpusUtterance], stage: str) -> list[CorpusUtterance]:
-    """The utterances of a stage, the real ones, which are longer, first: all, or those with the shortest windows."""
+    """The utterances of a stage, real speech first, since it is longer: all, or those with the shortest windows."""
     real = [item for item in items if is_real(item)]
     others = [item for item in items if not is_real(item)]
     long = [real[0], *others[:2]]
@@ -277,7 +278,7 @@ def subset(items: list[CorpusUtterance], stage: str) -> list[CorpusUtterance]:
 
 
 def load_study(items: list[CorpusUtterance], root: Path) -> Study:
-    """What is there of each utterance."""
+    """The available results of each utterance."""
     scores = {item.id: Folder(root, item.id).scores() for item in items}
     return Study({utterance: found for utterance, found in scores.items() if found})
 

@@ -1,4 +1,4 @@
-"""The paper's tables and figures of faithfulness and compactness: which methods they compare, and what they found.
+"""The paper's tables and figures of faithfulness and compactness: their methods, and their numbers.
 
 Numbers are those of Fucci et al. (2024, arXiv:2411.01710): a Conformer on MuST-C, for speech recognition and, where the
 paper has them, for translation from English.
@@ -21,7 +21,7 @@ Paper = Mapping[str, Mapping[str, float]]  # by metric and method
 
 @dataclass(frozen=True)
 class Ordering:
-    """A claim of the paper: by a metric, the mean of some methods is better than that of others."""
+    """A claim of the paper that the mean of some methods is better than that of others by a metric."""
 
     metric: str
     better: tuple[str, ...]
@@ -31,18 +31,18 @@ class Ordering:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is compared.
+    """A table or figure of the paper.
 
     Attributes:
-        title: of the table.
-        methods: by name, for a number of samples.
-        paper: what the paper has of each method, by metric.
-        orderings: and what that says.
+        title: title of the table.
+        methods: makes the methods by name, for a number of samples.
+        paper: the paper's number for each method, by metric.
+        orderings: the claims that follow from these numbers.
         seconds: durations of the utterances; validation was done on 5 to 10 s.
-        metrics: what is measured.
+        metrics: the metrics.
         quick: the methods of the quick setting; None for all.
-        n_groups: of utterances that are looked at apart.
-        long: whether it is about long utterances, for which no window is cut; those beyond it are explained in parts.
+        n_groups: number of groups of utterances that are analysed separately.
+        long: whether it is about long utterances; those beyond the window are explained in parts.
     """
 
     title: str
@@ -57,13 +57,13 @@ class Experiment:
 
 
 def spes(n_samples: int, mask: MaskMaker | None = None, name: str = "spes", **arguments) -> NamedMethod:
-    """SPES or a variant with the paper's budget, or a tenth of the spectrogram's samples for the tokens (paper §6)."""
+    """SPES or a variant; the tokens have the paper's budget, or a tenth of the spectrogram's samples (paper §6)."""
     given = {"n_samples": n_samples, "n_token_samples": max(n_samples // 10, 50), **arguments}
     method = METHODS[name]
     if method.arguments.get("joint"):
         del given["n_token_samples"]
     if name != "bubble_noise":
-        mask = mask or method.feature_mask or slic()  # the paper's patches, however few the samples
+        mask = mask or method.feature_mask or slic()  # the paper's patches, for any number of samples
     return replace(method, feature_mask=mask, arguments={**method.arguments, **given})
 
 
@@ -72,7 +72,7 @@ def slic(**arguments) -> MaskMaker:
 
 
 def bubbles(n_samples: int, **arguments) -> NamedMethod:
-    """With at most the paper's 1,000 samples (§6)."""
+    """Bubble Noise with at most the paper's 1,000 samples (§6)."""
     return spes(min(n_samples, 1_000), name="bubble_noise", **arguments)
 
 
@@ -81,13 +81,13 @@ def floors() -> Methods:
 
 
 def best_first(metric: str, values: Mapping[str, float], higher_is_better: bool = True) -> list[Ordering]:
-    """That the paper's best is better than each of the others."""
+    """The claims that the paper's best method is better than each of the others."""
     ranked = sorted(values, key=values.__getitem__, reverse=higher_is_better)
     return [pair(metric, ranked[0], other) for other in ranked[1:]]
 
 
 def ranked(metric: str, values: Mapping[str, float], higher_is_better: bool = True) -> list[Ordering]:
-    """That each is better than all that the paper finds worse."""
+    """The claims that each method is better than all methods that are worse in the paper."""
     names = sorted(values, key=values.__getitem__, reverse=higher_is_better)
     return [pair(metric, *two) for two in combinations(names, 2)]
 
@@ -176,7 +176,7 @@ TABLE3 = {
 
 
 def table3_orderings() -> list[Ordering]:
-    """The paper's three findings (A.2.1), each at the values that it chose for the others."""
+    """The paper's three findings (A.2.1), each with the values that the paper chose for the other parameters."""
     chosen = table3_name((2000, 2500, 3000), 0, 0.5)
     names = [table3_name(*configuration) for configuration in TABLE3_CONFIGURATIONS]
     middle, *others = (tuple(n for n in names if n.endswith(f"p {prob:g}")) for prob in (0.5, 0.3, 0.7))
@@ -197,7 +197,7 @@ def table3_orderings() -> list[Ordering]:
 
 
 def table3_methods(n_samples: int) -> Methods:
-    """Each configuration once; what is not normalised is made of the same explanations."""
+    """Each configuration once; maps without normalisation are made of the same explanations."""
     return {
         table3_name(patches, sigma, prob): spes(n_samples, slic(n_patches=patches, sigma=sigma), perturbation_prob=prob)
         for patches, sigma, prob in TABLE3_CONFIGURATIONS
