@@ -137,7 +137,7 @@ def frozen_rows(durations: list[float], n_samples: int, rounds: int) -> list[tup
             continue
         forwards, _ = alternate(Case(None, "full", duration).attribute, fitted.attribute, n_samples, rounds)
         full, fitted = Case(GRADIENT_TOKENS, "full", duration), Case(GRADIENT_TOKENS, "auto", duration)
-        few = max(n_samples // 24, GRADIENT_BATCH)
+        few = max(n_samples // 24 // GRADIENT_BATCH, 1) * GRADIENT_BATCH
         gradients, _ = alternate(full.attribute_by_gradients, fitted.attribute_by_gradients, few, rounds)
         form = "frozen" + (f", merged by {found['merged_by']}" if found["merged_by"] > 1 else "")
         agreement = f"{found['correlation']:.4f}", f"{found['lowest_token_correlation']:.3f}"
@@ -150,7 +150,7 @@ def own_share(n_samples: int, rounds: int) -> list[tuple[str, ...]]:
     ratios = []
     for context, name in (("full", "the full window"), ("auto", "frozen padding")):
         eight, one, thirty = (Case(n_tokens, context) for n_tokens in (8, 1, 30))
-        few = max(n_samples // 8, GRADIENT_BATCH)
+        few = max(n_samples // 8 // GRADIENT_BATCH, 1) * GRADIENT_BATCH  # as many as the bare passes
         ratios += [
             (
                 f"SPES / bare forwards, {name}",
