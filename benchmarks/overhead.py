@@ -183,15 +183,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the tables here")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--n-samples", type=int, default=96, help="perturbations of a timed run")
-    parser.add_argument("--durations", type=float, nargs="+", default=[2, 5, 7, 15, 29], help="seconds of speech")
+    parser.add_argument("--durations", type=float, nargs="*", default=[2, 5, 7, 15, 29], help="seconds of speech")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
         Case(8, "frozen").attribute(args.memory_of)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
+    by_duration = markdown_table(frozen_rows(args.durations, args.n_samples, args.rounds))
+    print("\n".join(by_duration), flush=True)  # what follows takes some minutes more
     lines = [
-        *markdown_table(frozen_rows(args.durations, args.n_samples, args.rounds)),
+        *by_duration,
         "",
         *markdown_table(own_share(args.n_samples, args.rounds)),
         "",
