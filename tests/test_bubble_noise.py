@@ -467,7 +467,7 @@ ONES = torch.ones(1, 4, 3)
         ({"inputs": torch.ones(4, 3)}, ValueError, r"\(batch, frames, channels\), not \(4, 3\)"),
         ({"inputs": torch.ones(1, 1, 4, 3)}, ValueError, r"\(batch, frames, channels\)"),
         ({"inputs": torch.ones(1, 0, 3)}, ValueError, r"\(batch, frames, channels\)"),
-        ({"inputs": torch.ones(1, 4, 3).long()}, TypeError, "floating point, not torch.int64"),
+        ({"inputs": torch.ones(1, 4, 3).long()}, TypeError, "floating point to add noise to them, not torch.int64"),
         ({"inputs": torch.full((1, 4, 3), float("nan"))}, ValueError, "not finite"),
         ({"inputs": ONES.clone().index_fill_(1, torch.tensor([2]), float("-inf"))}, ValueError, "not finite"),
         ({"baselines": torch.ones(2, 4, 3)}, ValueError, "aseline"),
