@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -191,3 +192,17 @@ def run(monkeypatch, capsys, tmp_path):
 
     yield run
     signal.signal(signal.SIGINT, interrupt)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium. It ends with the module, as the loop that it runs in would be in the way of other tests."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
+    system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with api.sync_playwright() as playwright:
+        if system is None and not os.path.exists(playwright.chromium.executable_path):
+            pytest.skip("no browser: install Debian's chromium, or run `playwright install chromium`")
+        arguments = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        browser = playwright.chromium.launch(executable_path=system, args=arguments)
+        yield browser
+        browser.close()

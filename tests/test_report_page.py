@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -22,19 +20,6 @@ HOSTILE = (
     "<img src=x onerror=alert(1)>",
     "\u2028'\"`${alert(1)}&amp;--><!--\u202e\x00",
 )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
-    system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with api.sync_playwright() as playwright:
-        if system is None and not os.path.exists(playwright.chromium.executable_path):
-            pytest.skip("no browser: install Debian's chromium, or run `playwright install chromium`")
-        arguments = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-        browser = playwright.chromium.launch(executable_path=system, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -441,6 +426,71 @@ def test_in_a_notebook(browser, speech):
     frame.locator("#rows [role=radio]").nth(2).click(timeout=20000)
     assert frame.locator("#rows [aria-checked=true]").inner_text() == "'s"
     assert page.evaluate("document.querySelector('iframe').contentDocument") is None
+    page.close()
+
+
+def test_the_page_that_holds_it_is_told(browser):
+    """Of a report in a frame; one that is a page of its own tells nothing."""
+    page = browser.new_page()
+    listener = "window.told = []; addEventListener('message', ({ data }) => told.push(data.captumSpes));"
+    page.set_content(f"<script>{listener}</script>{make()._repr_html_()}")
+    frame = page.frame_locator("iframe")
+    frame.locator("#rows [role=radio]").nth(1).click(timeout=20000)
+    frame.get_by_role("radio", name="words", exact=True).click()
+    frame.locator("#rows [role=radio]").nth(1).click()
+    wait(page, "told.at(-1)?.view === 'words'")
+    last = page.evaluate("told.at(-1)")
+    assert last["word"] == {"index": 1, "text": "what's"} and last["region"] is None and last["height"] > 500
+    page.evaluate("document.querySelector('iframe').contentWindow.postMessage({ captumSpes: { chooseWord: 2 } }, '*')")
+    wait(page, "told.at(-1).word.index === 2")
+    assert frame.locator("#rows [aria-checked=true]").inner_text() == "next"
+    page.close()
+
+
+def test_widget(browser, speech):
+    """The widget's own script, with a model that passes to Python what it is set to, as a notebook's does."""
+    pytest.importorskip("anywidget", reason="anywidget is not installed (extra: widget)")
+    view = make().widget(audio=speech, sampling_rate=RATE)
+    assert (view.selected_word, view.selected_index, view.region) == (None, None, None)
+    page = browser.new_page()
+    page.expose_function("setInPython", lambda values: [setattr(view, name, value) for name, value in values.items()])
+    page.set_content("<main></main>")
+    page.evaluate(
+        """async ([script, values]) => {
+            const file = new Blob([script], { type: "text/javascript" });
+            const { default: widget } = await import(URL.createObjectURL(file));
+            const listeners = {};
+            window.model = {
+                get: (name) => values[name],
+                set: (changed) => Object.assign(values, changed),
+                save_changes: () => setInPython(values),
+                on: (name, listener) => (listeners[name] = listener),
+                off: (name) => delete listeners[name],
+                change: (name, value) => { values[name] = value; listeners[`change:${name}`]?.(); },
+                listeners,
+            };
+            window.cleanUp = widget.render({ model, el: document.querySelector("main") });
+        }""",
+        [view._esm, {name: getattr(view, name) for name in ("page", "height", "selected_index")}],
+    )
+    frame = page.frame_locator("iframe")
+    frame.locator("#rows [role=radio]").nth(3).click(timeout=20000)
+    wait(page, "model.get('selected_word') === 'next'")
+    assert (view.selected_word, view.selected_index) == ("next", 2)
+    box = page.locator("iframe").bounding_box()
+    plot = frame.locator(".plot").bounding_box()
+    page.mouse.move(plot["x"] + 100, plot["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(plot["x"] + 200, plot["y"] + 150)
+    page.mouse.up()
+    wait(page, "model.get('region') !== null")
+    assert 0 < view.region["start"] < view.region["stop"] < SECONDS and 200 <= view.region["low"] < view.region["high"]
+    assert box["height"] == view.height
+    page.evaluate("model.change('selected_index', 0)")
+    wait(page, "model.get('selected_word') === 'So'")
+    assert view.selected_word == "So"
+    page.evaluate("cleanUp()")
+    assert page.evaluate("Object.keys(model.listeners)") == []
     page.close()
 
 

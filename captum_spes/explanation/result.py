@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_spes._extras import require
 from captum_spes._files import write_atomically
 from captum_spes.audio import AudioLike
 from captum_spes.confidence import Confidence
@@ -27,6 +28,8 @@ from captum_spes.words import word_spans
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from captum_spes.visualization.report.widget import ReportWidget
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -507,6 +510,35 @@ class SpeechToTextExplanation:
         except ImportError as error:
             raise ImportError("show() needs IPython, which is not installed: use to_html(path).") from error
         display(HTML(iframe(page.html(self, audio, sampling_rate, others))))
+
+    def widget(
+        self,
+        *,
+        audio: AudioLike | Literal[False] | None = None,
+        sampling_rate: int | None = None,
+        others: Sequence[SpeechToTextExplanation] = (),
+    ) -> ReportWidget:
+        """The report of :meth:`to_html`, which says what is taken, as a widget that follows what is done in it.
+
+        A notebook shows it where it ends a cell. Its ``selected_word`` is the text of the word that was chosen there,
+        ``selected_index`` its number among :meth:`words`, and ``region`` the part of the spectrogram that was marked,
+        in seconds and Hz; None where nothing is. ``view.observe(function, "selected_word")`` calls a function whenever
+        another word is chosen.
+
+        Raises:
+            ValueError: what :meth:`to_html` refuses.
+            ImportError: anywidget is missing (extra ``widget``).
+
+        Example::
+
+            >>> view = explanation.widget()  # doctest: +SKIP
+            >>> view.selected_word, view.region  # doctest: +SKIP
+            ('next', {'start': 0.9, 'stop': 1.2, 'low': 3000, 'high': 8000})
+        """
+        require("anywidget", "widget")
+        from captum_spes.visualization.report.widget import ReportWidget
+
+        return ReportWidget(page=page.html(self, audio, sampling_rate, others))
 
     def _repr_html_(self) -> str:
         return iframe(page.html(self))

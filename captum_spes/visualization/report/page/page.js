@@ -12,6 +12,8 @@ const HEARD = { heard: "Heard", guessed: "Guessed", unsure: "Unsure whether hear
 const NO_REGION = "Drag over the spectrogram to see which of them depend on a region.";
 const REGION_SHARE = 0.1; // of a map's bins: those that count as salient when a region is marked
 const PAD = 0.05; // seconds before and after a span that is played
+// in the frame of a notebook or of the app, which has this page's text, and may know what is chosen in it
+const EMBEDDED = location.href === "about:srcdoc";
 
 const byId = (id) => document.getElementById(id);
 const number = (value, digits = 2) => value.toFixed(digits).replace(/^-(?=.*[1-9])/, "−").replace("-", "");
@@ -153,6 +155,43 @@ class Page {
     this.#fillTable();
     this.#showRegion();
     this.draw();
+    this.tell();
+  }
+
+  /** Tells the page that holds this one what is chosen and marked here, and how high this page is. */
+  tell() {
+    if (!EMBEDDED) return;
+    const { region, report, view } = this;
+    const seconds = (frame) => frame / report.framesPerSecond;
+    const edge = (channel) => Math.round(report.frequencyAt(channel - 0.5));
+    const marked = region && {
+      start: seconds(region.firstFrame),
+      stop: seconds(region.stopFrame),
+      low: edge(region.firstChannel),
+      high: edge(region.stopChannel),
+    };
+    const height = Math.ceil(document.body.getBoundingClientRect().height);
+    parent.postMessage({ captumSpes: { height, view: view.name, word: this.#word(), region: marked } }, "*");
+  }
+
+  /** The word that the chosen row is or belongs to, with its number; null for the text as a whole. */
+  #word() {
+    if (this.view.name === "sentence") return null;
+    const { first } = this.view.rows[this.row];
+    const index = this.words.findIndex((row) => row.first <= first && first < row.stop);
+    return { index, text: this.words[index].title };
+  }
+
+  get words() {
+    return (this.report.views.find(({ name }) => name === "words") ?? this.view).rows;
+  }
+
+  /** Chooses the row of a word, or the first of its rows. */
+  chooseWord(index) {
+    const word = this.words[index];
+    if (!word) return;
+    if (this.view.name === "sentence") this.showView(this.report.views[0]);
+    this.choose(this.view.rows.findIndex((row) => row.first <= word.first && word.first < row.stop));
   }
 
   setMethod(method) {
@@ -314,6 +353,7 @@ class Page {
     this.region = region;
     this.#showRegion();
     this.drawOverlays();
+    this.tell();
   }
 
   #showRegion() {
@@ -432,6 +472,10 @@ class Page {
       this.setTheme(theme);
     });
     new ResizeObserver(() => this.draw()).observe(byId("figures"));
+    new ResizeObserver(() => this.tell()).observe(document.body);
+    addEventListener("message", ({ source, data }) => {
+      if (EMBEDDED && source === parent && data?.captumSpes) this.chooseWord(data.captumSpes.chooseWord);
+    });
     this.setTheme();
   }
 
