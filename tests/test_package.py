@@ -23,6 +23,7 @@ ROOMS = [
     {"metrics"},
     {"evaluation"},
     {"analysis"},
+    {"app"},
     {"cli"},
     {"__main__"},
 ]

@@ -29,6 +29,11 @@ COMMANDS = {
         "explain",
         "Explain one utterance: the parts of the sound and the previous words on which each word depends.",
     ),
+    "app": (
+        "app",
+        "app",
+        "Explain recordings of your own in the browser: record or drop a file, click a word, ask why it is no other.",
+    ),
     "compare": (
         "compare",
         "compare",
