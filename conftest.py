@@ -4,12 +4,17 @@ Examples start from a model that is tiny and random, from recordings, and from e
 """
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from _pytest.doctest import DoctestItem
 
 from tests.conftest import _tiny_whisper, audio, tiny_model, tiny_processor, tiny_whisper  # noqa: F401 (fixtures)
+
+# modules of extras that are not installed
+EXTRAS = {"gradio": "captum_spes/app/*.py", "anywidget": "captum_spes/visualization/report/widget.py"}
+collect_ignore_glob = [modules for package, modules in EXTRAS.items() if find_spec(package) is None]
 
 
 def pytest_xdist_auto_num_workers(config):

@@ -15,6 +15,7 @@ from captum_spes.maps import percentile_ranks
 
 T, C, SECONDS = 120, 16, 1.2
 RATE = 16000
+SLOW = 120_000  # milliseconds that a busy machine may take for a step
 HOSTILE = (
     "</script><script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -432,10 +433,11 @@ def test_in_a_notebook(browser, speech):
 def test_the_page_that_holds_it_is_told(browser):
     """Of a report in a frame; one that is a page of its own tells nothing."""
     page = browser.new_page()
+    page.set_default_timeout(SLOW)
     listener = "window.told = []; addEventListener('message', ({ data }) => told.push(data.captumSpes));"
     page.set_content(f"<script>{listener}</script>{make()._repr_html_()}")
     frame = page.frame_locator("iframe")
-    frame.locator("#rows [role=radio]").nth(1).click(timeout=20000)
+    frame.locator("#rows [role=radio]").nth(1).click()
     frame.get_by_role("radio", name="words", exact=True).click()
     frame.locator("#rows [role=radio]").nth(1).click()
     wait(page, "told.at(-1)?.view === 'words'")
@@ -453,6 +455,7 @@ def test_widget(browser, speech):
     view = make().widget(audio=speech, sampling_rate=RATE)
     assert (view.selected_word, view.selected_index, view.region) == (None, None, None)
     page = browser.new_page()
+    page.set_default_timeout(SLOW)
     page.expose_function("setInPython", lambda values: [setattr(view, name, value) for name, value in values.items()])
     page.set_content("<main></main>")
     page.evaluate(
@@ -474,7 +477,7 @@ def test_widget(browser, speech):
         [view._esm, {name: getattr(view, name) for name in ("page", "height", "selected_index")}],
     )
     frame = page.frame_locator("iframe")
-    frame.locator("#rows [role=radio]").nth(3).click(timeout=20000)
+    frame.locator("#rows [role=radio]").nth(3).click()
     wait(page, "model.get('selected_word') === 'next'")
     assert (view.selected_word, view.selected_index) == ("next", 2)
     box = page.locator("iframe").bounding_box()

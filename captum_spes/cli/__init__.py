@@ -30,7 +30,7 @@ COMMANDS = {
         "Explain one utterance: the parts of the sound and the previous words on which each word depends.",
     ),
     "app": (
-        "app",
+        "serve",  # a module "app" would hide the `app` of this package
         "app",
         "Explain recordings of your own in the browser: record or drop a file, click a word, ask why it is no other.",
     ),
