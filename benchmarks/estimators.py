@@ -62,7 +62,7 @@ from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model,
 from captum_spes.models.context import context_seconds
 
 N_REAL, N_UTTERANCES = 3, 10
-MAX_SECONDS = 6.5
+LONGEST_SECONDS = 6.5
 MAX_WER = 20
 STEPS = tuple(range(0, 101, 5))
 FIRST_STEPS = tuple(range(21))
@@ -251,7 +251,7 @@ def seconds_of(item: CorpusUtterance) -> float | None:
 
 def choose(corpus: Path, folder: Path, pool: ProcessPoolExecutor) -> list[CorpusUtterance]:
     """The shortest utterances, some of them of real speech; a resumed run has the same ones."""
-    items = [item for item in load_corpus(corpus).utterances if float(item.fields["duration"]) <= MAX_SECONDS]
+    items = [item for item in load_corpus(corpus).utterances if float(item.fields["duration"]) <= LONGEST_SECONDS]
     path = folder / "utterances.json"
     if not path.is_file():
         windows = {item.id: seconds for item, seconds in zip(items, pool.map(seconds_of, items)) if seconds}

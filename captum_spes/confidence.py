@@ -98,7 +98,7 @@ class Confidence:
 
     @property
     def verdicts(self) -> list[Verdict] | None:
-        """A verdict for each share: ``"heard"`` from 0.8 on, ``"guessed"`` below 0.5, and ``"unsure"`` between."""
+        """The verdict for each share, ``"heard"`` from 0.8 on, ``"guessed"`` below 0.5, and ``"unsure"`` between."""
         shares = self.heard
         if shares is None:
             return None

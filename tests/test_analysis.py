@@ -11,7 +11,7 @@ import torch
 from test_plausibility import align, explain, peaks
 
 from captum_spes.analysis import SECTIONS, analyze
-from captum_spes.analysis.files import find_explanations
+from captum_spes.analysis.sources import find_explanations
 from captum_spes.evaluation.corpus import load_corpus
 
 pytest.importorskip("safetensors")

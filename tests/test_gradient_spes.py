@@ -251,7 +251,7 @@ def test_a_graph_that_is_too_large_for_memory_makes_batches_small(spectrogram, m
     assert calls == [1, 8]
     calls.clear()
     # a row keeps 1,000 values for the sine and its own input, the parameters do not count
-    monkeypatch.setattr("captum_spes.attr.gradient_spes.MEMORY", 3 * 8 * (1000 + T * C))
+    monkeypatch.setattr("captum_spes.attr.gradient_spes.GRAPH_MEMORY", 3 * 8 * (1000 + T * C))
     limited = GradientSPES(counting).attribute(spectrogram, n_samples=9, perturbations_per_eval=8)
     assert calls == [1, 3, 3, 2]
     torch.testing.assert_close(limited, expected)

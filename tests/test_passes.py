@@ -116,7 +116,7 @@ def test_little_memory_changes_nothing_but_the_passes(name, memory, monkeypatch)
     make, arguments = METHODS[name]
     plenty, little = Score(), Score()
     expected = shared(make, arguments, plenty)
-    monkeypatch.setattr(captum_spes.speech_to_text.passes, "MEMORY", memory)
+    monkeypatch.setattr(captum_spes.speech_to_text.passes, "GRADIENT_MEMORY", memory)
     steps = []
     found = shared(make, arguments, little, on_pass=lambda *step: steps.append(step))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
@@ -132,7 +132,7 @@ def test_little_memory_changes_nothing_but_the_passes(name, memory, monkeypatch)
 @pytest.mark.parametrize(("memory", "kept"), [(10**9, N_TOKENS), (7 * 48 * 3, 3), (7 * 48 * 2, 2), (0, 1)])
 def test_memory_is_kept_to(memory, kept, monkeypatch):
     """Gradients at 7 points of 48 bytes each, for as many tokens as fit; none are made that do not."""
-    monkeypatch.setattr(captum_spes.speech_to_text.passes, "MEMORY", memory)
+    monkeypatch.setattr(captum_spes.speech_to_text.passes, "GRADIENT_MEMORY", memory)
     passes = SharedPasses(Score(), N_TOKENS, 16)
     sizes = []
 
@@ -154,7 +154,7 @@ def test_memory_is_kept_to(memory, kept, monkeypatch):
 
 def test_a_group_that_is_cut_keeps_its_first_answers(monkeypatch):
     """Many questions: memory runs out at a later one, and the first answers serve the tokens that are left."""
-    monkeypatch.setattr(captum_spes.speech_to_text.passes, "MEMORY", 48 * 3 * N_TOKENS)
+    monkeypatch.setattr(captum_spes.speech_to_text.passes, "GRADIENT_MEMORY", 48 * 3 * N_TOKENS)
     steps = []
 
     class Walk(GradientAttribution):
@@ -191,7 +191,7 @@ class Restless(PerturbationAttribution):
 @pytest.mark.parametrize("memory", [10**9, 0])
 @pytest.mark.parametrize("same_first", [False, True])
 def test_a_method_that_draws_anew_for_every_token(same_first, memory, monkeypatch):
-    monkeypatch.setattr(captum_spes.speech_to_text.passes, "MEMORY", memory)
+    monkeypatch.setattr(captum_spes.speech_to_text.passes, "GRADIENT_MEMORY", memory)
     score, method = Score(), Restless(None)
     found = shared(lambda _: method, {"same_first": same_first}, score)
     assert len({len(kept) for kept in method.drawn}) > 1 and len(method.drawn) == N_TOKENS
@@ -248,7 +248,7 @@ class OfAnotherFunction(GradientAttribution):
 @pytest.mark.parametrize("memory", [10**9, 200])
 @pytest.mark.parametrize("method", [ByAutograd, OfAnotherFunction])
 def test_autograd_goes_through_the_scores(method, memory, monkeypatch):
-    monkeypatch.setattr(captum_spes.speech_to_text.passes, "MEMORY", memory)
+    monkeypatch.setattr(captum_spes.speech_to_text.passes, "GRADIENT_MEMORY", memory)
     score, steps = Score(), []
     found = shared(method, {}, score, on_pass=lambda *step: steps.append(step))
     torch.testing.assert_close(found, one_by_one(method, {}), atol=1e-5, rtol=1e-4)
@@ -300,7 +300,7 @@ def test_after_a_failure_it_starts_afresh():
 @pytest.mark.parametrize("memory", [10**9, 200])
 def test_runs_of_one_object_know_nothing_of_each_other(memory, monkeypatch):
     """Though they begin with the same question."""
-    monkeypatch.setattr(captum_spes.speech_to_text.passes, "MEMORY", memory)
+    monkeypatch.setattr(captum_spes.speech_to_text.passes, "GRADIENT_MEMORY", memory)
     passes = SharedPasses(Score(), N_TOKENS, 16)
     for name in ("Saliency", "Saliency", "FeatureAblation", "Occlusion", "IntegratedGradients"):
         make, arguments = METHODS[name]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from captum_spes.analysis.files import Times, find_explanations, load_explanations
-from captum_spes.analysis.report import Report
+from captum_spes.analysis.findings import Report
 from captum_spes.analysis.sections import MINIMAL_PAIR, SECTIONS, Finding, Group
+from captum_spes.analysis.sources import Times, find_explanations, load_explanations
 from captum_spes.evaluation.corpus import Corpus
 from captum_spes.metrics.plausibility.kurtosis import MIN_COUNT
 

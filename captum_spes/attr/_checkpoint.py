@@ -24,7 +24,7 @@ PATIENCE = 20
 # changes whenever what is in a file, or which samples a seed stands for, does
 FORMAT = "captum-spes checkpoint 2"
 # of scores that are computed again, by how much rounding may change them
-TOLERANCE = 1e-3
+SCORE_TOLERANCE = 1e-3
 
 
 class Checkpoint:
@@ -149,7 +149,7 @@ class Checkpoint:
 def _alike(scores: Tensor, others: Tensor) -> bool:
     if scores.shape != others.shape:
         return False
-    return torch.allclose(scores, others, rtol=0, atol=TOLERANCE * float(scores.abs().max()))
+    return torch.allclose(scores, others, rtol=0, atol=SCORE_TOLERANCE * float(scores.abs().max()))
 
 
 def _shown(scores: Tensor) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 # bytes that the graph of a batch may keep for the backwards
-MEMORY = 4 * 2**30
+GRAPH_MEMORY = 4 * 2**30
 
 
 class GradientSPES(GradientAttribution):
@@ -275,7 +275,7 @@ class _MeanGradients(Estimator):
 
     def fitting(self, per_eval: int) -> int:
         """One perturbation at first; then as many as fit into memory by the size of its graph."""
-        return 1 if self.graph is None else max(min(per_eval, MEMORY // max(self.graph.n_bytes, 1)), 1)
+        return 1 if self.graph is None else max(min(per_eval, GRAPH_MEMORY // max(self.graph.n_bytes, 1)), 1)
 
     def observe(self, perturbed: Perturbed, repeatedly: bool) -> tuple[Tensor, Iterable[Tensors]]:
         """The scores, and the gradients of each of K scores."""

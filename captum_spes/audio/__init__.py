@@ -1,6 +1,6 @@
 """Reads audio from files and arrays, splits long recordings in their pauses, and masks parts of the sound."""
 
-from captum_spes.audio.formats import AUDIO_SUFFIXES
+from captum_spes.audio.decoding import AUDIO_SUFFIXES
 from captum_spes.audio.masking import mask_audio, mean_noise
 from captum_spes.audio.pauses import split_at_pauses
 from captum_spes.audio.reading import (

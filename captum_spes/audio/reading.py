@@ -19,7 +19,7 @@ import torch
 
 from captum_spes._extras import require
 from captum_spes._files import sha256, why_unreadable
-from captum_spes.audio.formats import blocks
+from captum_spes.audio.decoding import blocks
 
 MIN_SECONDS = 0.1
 # audio below -80 dB of full scale is inaudible and is refused

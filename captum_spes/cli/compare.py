@@ -19,11 +19,9 @@ from captum_spes.cli.options import (
     Language,
     Model,
     NumBeams,
-    Preset,
     Seed,
     Target,
     Task,
-    TaskName,
     split_names,
 )
 from captum_spes.cli.output import print_table, progress, say
@@ -41,8 +39,8 @@ def compare(
     list_methods: Annotated[bool, typer.Option("--list", help="List the methods and what they take, and end.")] = False,
     model: Model = "whisper-tiny.en",
     language: Language = None,
-    task: Task = TaskName.TRANSCRIBE,
-    preset: Budget = Preset.fast,
+    task: Task = "transcribe",
+    preset: Budget = "fast",
     context: Context = None,
     target: Target = None,
     num_beams: NumBeams = 1,
@@ -68,10 +66,10 @@ def compare(
     say(audio_line(audio))
     recording = read(audio)
     folder = results_folder(output, f"{stem(audio)}-compare", recording.source.get("audio_sha256"))
-    speech_model = load_model(model, device=device, language=language, task=task.value)
+    speech_model = load_model(model, device=device, language=language, task=task)
     inputs = prepare(recording, speech_model, preset, context, target, num_beams)
     comparison = Comparison(
-        inputs.model, inputs.utterance, inputs.tokens, preset.value, seed, batch_size, inputs.gen_args, folder
+        inputs.model, inputs.utterance, inputs.tokens, preset, seed, batch_size, inputs.gen_args, folder
     )
     interrupted = _run_all(comparison, names)
     if not comparison.explanations:

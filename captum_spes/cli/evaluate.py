@@ -9,7 +9,7 @@ import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from tqdm import tqdm
@@ -24,20 +24,16 @@ from captum_spes.cli.options import (
     Device,
     Language,
     Model,
-    NormalizerName,
     NumBeams,
-    Preset,
-    ReferenceName,
-    ScoreName,
     Seed,
     Task,
-    TaskName,
     split_names,
 )
 from captum_spes.cli.output import print_table, say
 from captum_spes.cli.ranks import refuse_ranks
 from captum_spes.evaluation import Evaluation, Workers
 from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
+from captum_spes.evaluation.evaluation import Reference
 from captum_spes.evaluation.procedure import DEFAULT_METRICS, METRICS, Procedure
 from captum_spes.evaluation.results import DAGGER, MIN_PAIRS, Results
 from captum_spes.evaluation.store import read_settings
@@ -45,6 +41,7 @@ from captum_spes.evaluation.summary import findings
 from captum_spes.explanation.figures import LOW_RELIABILITY
 from captum_spes.metrics import Bleu, WordErrorRate
 from captum_spes.metrics.baselines import BASELINES
+from captum_spes.metrics.text import NormalizerName
 from captum_spes.models import load_model
 from captum_spes.speech_to_text.catalogue import FLOORS, NamedMethod, find_method
 
@@ -63,8 +60,8 @@ def evaluate(
     ] = "mean",
     model: Model = "whisper-tiny.en",
     language: Language = None,
-    task: Task = TaskName.TRANSCRIBE,
-    preset: Budget = Preset.fast,
+    task: Task = "transcribe",
+    preset: Budget = "fast",
     n_samples: Annotated[
         int | None,
         typer.Option(min=1, help="Perturbations of SPES, its variants and Bubble Noise, in place of the preset's."),
@@ -76,13 +73,13 @@ def evaluate(
     allow_outside: AllowOutside = False,
     n_utterances: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N utterances.")] = None,
     reference: Annotated[
-        ReferenceName | None,
+        Reference | None,
         typer.Option(help="Reference of the texts. Default: the transcriptions, if there are any."),
     ] = None,
-    score: Annotated[ScoreName, typer.Option(help="wer for transcripts, bleu for translations.")] = ScoreName.wer,
+    score: Annotated[Literal["wer", "bleu"], typer.Option(help="wer for transcripts, bleu for translations.")] = "wer",
     normalizer: Annotated[
-        NormalizerName, typer.Option(help="Of the WER: Whisper's for English, its basic one, or none.")
-    ] = NormalizerName.english,
+        NormalizerName, typer.Option(help="Normaliser of the WER: Whisper's for English, its basic one, or none.")
+    ] = "english",
     step: Annotated[float, typer.Option(help="Percent of the bins from step to step of deletion and insertion.")] = 5,
     until: Annotated[float, typer.Option(help="Percent of the bins of the last step.")] = 100,
     context: Context = None,
@@ -112,7 +109,7 @@ def evaluate(
         "methods": _find_methods(methods, n_samples, n_draws),
         "metrics": split_names(metrics, "--metrics"),
         "deletion_baselines": split_names(deletion_baselines, "--deletion-baselines"),
-        "preset": preset.value,
+        "preset": preset,
         "seed": seed,
         "context": window_of(context, preset),
         "dtype": DTYPES[preset],
@@ -121,20 +118,20 @@ def evaluate(
         "perturbations_per_eval": batch_size,
     }
     Procedure(**options)  # wrong arguments are refused before a model is loaded
-    how = WordErrorRate(normalizer.value) if score is ScoreName.wer else Bleu()
+    text_score = WordErrorRate(normalizer) if score == "wer" else Bleu()
     utterances = load_corpus(corpus, allow_outside=allow_outside)
     utterances = replace(utterances, utterances=utterances.utterances[:n_utterances])
     name = (corpus.parent if corpus.is_file() else corpus).resolve().name
     folder = output or Path("spes-output") / f"{name}-evaluation"
     read_settings(folder)
     check_writable(folder)
-    load = partial(load_model, model, language=language, task=task.value)
+    load = partial(load_model, model, language=language, task=task)
     pool = None if workers is None and address is None else Workers(load, workers, address, device)
     # with workers, this process only uses the settings of the model
     evaluation = Evaluation(load(device=device if pool is None else "cpu"), utterances, folder=folder, **options)
     interrupted = _run_evaluation(evaluation, pool)
     try:
-        results = evaluation.results(how, None if reference is None else reference.value)
+        results = evaluation.results(text_score, reference)
     except ValueError:
         if interrupted:  # before there was one
             raise typer.Exit(128 + signal.SIGINT) from None

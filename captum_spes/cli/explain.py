@@ -25,19 +25,17 @@ from captum_spes.cli.options import (
     Language,
     Model,
     NumBeams,
-    Preset,
     Seed,
     Target,
     Task,
-    TaskName,
-    WindowName,
     word_or_number,
 )
 from captum_spes.cli.output import draw_overview, print_columns, progress, say, write_explanation
 from captum_spes.cli.ranks import device_of_rank, torchrun_ranks
 from captum_spes.explanation import LongExplanation, SpeechToTextExplanation, WordRow
 from captum_spes.models import SpeechToTextModel, load_model
-from captum_spes.speech_to_text.catalogue import NamedMethod, find_method
+from captum_spes.models.context import Context as WindowContext
+from captum_spes.speech_to_text.catalogue import NamedMethod, Preset, find_method
 from captum_spes.speech_to_text.parts import longest_seconds
 from captum_spes.speech_to_text.profiles import ALL_TOKENS
 from captum_spes.speech_to_text.targets import TextWords, WordPrediction
@@ -51,7 +49,7 @@ def explain(
     audio: Audio = None,
     model: Model = "whisper-tiny.en",
     language: Language = None,
-    task: Task = TaskName.TRANSCRIBE,
+    task: Task = "transcribe",
     method: Annotated[
         str | None,
         typer.Option(
@@ -59,7 +57,7 @@ def explain(
             "gradient_spes with the fast one, spes with the paper's."
         ),
     ] = None,
-    preset: Budget = Preset.fast,
+    preset: Budget = "fast",
     n_samples: Annotated[
         int | None, typer.Option(min=1, help="Perturbations of the spectrogram, in place of the preset's.")
     ] = None,
@@ -98,9 +96,9 @@ def explain(
         say(audio_line(audio))
         recording = read(audio)
         folder = results_folder(output, stem(audio), recording.source.get("audio_sha256"))
-        speech_model = load_model(model, device=device_of_rank(device), language=language, task=task.value)
+        speech_model = load_model(model, device=device_of_rank(device), language=language, task=task)
         attr_method = named.wrap(speech_model).attr_method  # what cannot explain is refused
-        named.arguments_of(speech_model, preset.value)  # and so is a method that samples, with the instant preset
+        named.arguments_of(speech_model, preset)  # and so is a method that samples, with the instant preset
         if group is not None and not isinstance(attr_method, ALL_TOKENS):
             raise ValueError(
                 f"{method} cannot share its passes among ranks: take spes or gradient_spes, or one process."
@@ -139,7 +137,7 @@ class _Request:
     method: str
     named: NamedMethod
     preset: Preset
-    context: WindowName | None
+    context: WindowContext | None
     num_beams: int
     batch_size: int | None
     seed: int
@@ -156,10 +154,10 @@ class _Request:
         """Explains one utterance, and writes the explanation and its figures."""
         inputs = prepare(recording, self.model, self.preset, self.context, target, self.num_beams)
         contrast = None if word is None or foil is None else _contrast(inputs, word, foil)
-        given = self.named.arguments_of(self.model, self.preset.value, len(inputs.tokens.target))
+        given = self.named.arguments_of(self.model, self.preset, len(inputs.tokens.target))
         numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))
         ranks = "" if group is None else f", shared by {group.size()} ranks"
-        say(f"Method:     {self.method} ({self.preset.value} preset{numbers}{ranks})")
+        say(f"Method:     {self.method} ({self.preset} preset{numbers}{ranks})")
         checkpoint = folder / "checkpoint"
         if any(checkpoint.glob("*.safetensors")):
             say(f"Resuming:   what was done before is in {checkpoint}")
@@ -169,7 +167,7 @@ class _Request:
                 inputs.model,
                 inputs.utterance,
                 inputs.tokens,
-                self.preset.value,
+                self.preset,
                 contrast=contrast,
                 perturbations_per_eval=self.batch_size,
                 seed=self.seed,
@@ -186,7 +184,7 @@ class _Request:
     def explain_long(self, recording: Recording, folder: Path, longest: float) -> None:
         """Explains a recording in parts of at most ``longest`` seconds, and draws it as a whole."""
         say(f"Model:      {self.model.name}")
-        say(f"Method:     {self.method} ({self.preset.value} preset)")
+        say(f"Method:     {self.method} ({self.preset} preset)")
         say(f"Length:     {recording.seconds:.1f} s, in parts of at most {longest:g} s")
 
         def on_text(long: LongExplanation, number: int, text: str) -> None:
@@ -204,7 +202,7 @@ class _Request:
                     self.model,
                     recording,
                     folder,
-                    self.preset.value,
+                    self.preset,
                     gen_args=generation(self.num_beams),
                     context=window_of(self.context, self.preset),
                     dtype=DTYPES[self.preset],

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,21 +12,13 @@ from captum_spes.alignment import Alignment, match_words
 from captum_spes.cli.output import say
 from captum_spes.explanation import SpeechToTextExplanation
 
-
-class Format(str, Enum):
-    """What can be written."""
-
-    json = "json"
-    csv = "csv"
-    textgrid = "textgrid"
-
-
-SUFFIXES = {Format.json: ".json", Format.csv: ".csv", Format.textgrid: ".TextGrid"}
+Format = Literal["json", "csv", "textgrid"]
+SUFFIXES: dict[Format, str] = {"json": ".json", "csv": ".csv", "textgrid": ".TextGrid"}
 
 
 def export(
     explanation: Annotated[Path, typer.Argument(help="Explanation (.safetensors).")],
-    format: Annotated[Format, typer.Option(help="json, csv, or textgrid for Praat.")] = Format.json,
+    format: Annotated[Format, typer.Option(help="json, csv, or textgrid for Praat.")] = "json",
     alignment: Annotated[
         Path | None,
         typer.Option(help="Times of the words (.TextGrid, .json). Default: the times at which the model attended."),
@@ -45,6 +36,6 @@ def export(
     if alignment is not None:
         words = found if found.grouped else found.words()
         times = match_words(words.tokens, Alignment.load(alignment).words)
-    write = {Format.json: found.to_json, Format.csv: found.to_csv, Format.textgrid: found.to_textgrid}[format]
+    write = {"json": found.to_json, "csv": found.to_csv, "textgrid": found.to_textgrid}[format]
     write_atomically(path, write(times))
     say(f"Wrote {path}")

@@ -10,10 +10,11 @@ from typing import Any
 
 from captum_spes import models
 from captum_spes.audio import Recording, read_recording
-from captum_spes.cli.options import DTYPES, Preset, WindowName
+from captum_spes.cli.options import DTYPES
 from captum_spes.cli.output import progress, say
 from captum_spes.models.context import Context, describe_context, freeze_unperturbed
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance, language_of
+from captum_spes.speech_to_text.catalogue import Preset
 
 STDIN = Path("-")
 SAMPLE = "so_what_was_the_next_step.wav"
@@ -43,7 +44,7 @@ def prepare(
     recording: Recording,
     model: SpeechToTextModel,
     preset: Preset,
-    context: WindowName | None,
+    context: Context | None,
     target: str | None,
     num_beams: int,
 ) -> Inputs:
@@ -59,7 +60,7 @@ def prepare(
             dtype=DTYPES[preset],
             callback=callback,
         )
-    if context is None and preset == Preset.instant:
+    if context is None and preset == "instant":
         utterance = freeze_unperturbed(model, utterance)
     say(f"Model:      {model.name} on {utterance.spectrogram.device}, {str(utterance.dtype).removeprefix('torch.')}")
     say(f"Context:    {describe_context(model, utterance)}")
@@ -78,11 +79,11 @@ def language_line(model: SpeechToTextModel, language: str | None) -> str | None:
     return f"Language:   {'any' if language is None else language + detected}, {task}"
 
 
-def window_of(context: WindowName | None, preset: Preset) -> Context:
+def window_of(context: Context | None, preset: Preset) -> Context:
     """How the window is run; by default in full for the instant preset, because the probe would take longer."""
     if context is None:
-        return "full" if preset == Preset.instant else "auto"
-    return context.value
+        return "full" if preset == "instant" else "auto"
+    return context
 
 
 def generation(num_beams: int) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,13 +18,6 @@ from captum_spes.words import is_word
 
 SHARE = 0.1  # default share that is kept, and removed
 MAX_LENGTH = 40  # largest number of characters of a word in a file name
-
-
-class Background(str, Enum):
-    """What is heard in place of hidden bins."""
-
-    silence = "silence"
-    noise = "noise"
 
 
 def listen(
@@ -45,7 +37,7 @@ def listen(
         float | None, typer.Option(min=0, max=1, help="Share of the spectrogram's bins that is heard alone.")
     ] = None,
     remove: Annotated[float | None, typer.Option(min=0, max=1, help="Share that is left out of the recording.")] = None,
-    background: Annotated[Background, typer.Option(help="Sound in place of hidden bins.")] = Background.silence,
+    background: Annotated[Literal["silence", "noise"], typer.Option(help="Sound in place of hidden bins.")] = "silence",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for the results. Default: listen, in the explanation's folder."),
@@ -65,10 +57,10 @@ def listen(
             raise ValueError(f"{file} does not name its recording: give the recording as --audio.")
         audio = Path(explanation.metadata["audio_file"])
     recording = read_recording(audio)
-    suffix = "" if background is Background.silence else f"-{background.value}"
+    suffix = "" if background == "silence" else f"-{background}"
     sounds = {
         f"{name}-{way}-{100 * share:g}{suffix}.wav": source.to_audio(
-            recording, row, background=background.value, **{way: share}
+            recording, row, background=background, **{way: share}
         )
         for name, (source, row) in chosen.items()
         for way, share in shares.items()

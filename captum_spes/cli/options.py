@@ -4,66 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
+from captum_spes.models.context import Context as WindowContext
 from captum_spes.models.context import Dtype
-
-
-class Preset(str, Enum):
-    """Names of the budgets."""
-
-    instant = "instant"
-    fast = "fast"
-    paper = "paper"
-
+from captum_spes.models.protocol import Task as ModelTask
+from captum_spes.speech_to_text.catalogue import Preset
 
 # default method of each preset: the one with the best maps for the time, by benchmarks/estimators.py
-METHOD = {Preset.instant: "attn_lrp", Preset.fast: "gradient_spes", Preset.paper: "spes"}
+METHOD: dict[Preset, str] = {"instant": "attn_lrp", "fast": "gradient_spes", "paper": "spes"}
 # the precision in which the model runs
-DTYPES: dict[Preset, Dtype | None] = {Preset.instant: None, Preset.fast: "auto", Preset.paper: torch.float32}
-
-
-class WindowName(str, Enum):
-    """How the model's window is run."""
-
-    auto = "auto"
-    frozen = "frozen"
-    full = "full"
-
-
-class TaskName(str, Enum):
-    """What a model may be asked for."""
-
-    TRANSCRIBE = "transcribe"
-    TRANSLATE = "translate"
-
-
-class ReferenceName(str, Enum):
-    """What texts may be scored against."""
-
-    transcription = "transcription"
-    model = "model"
-
-
-class ScoreName(str, Enum):
-    """Scores of texts."""
-
-    wer = "wer"
-    bleu = "bleu"
-
-
-class NormalizerName(str, Enum):
-    """What is done to texts before their words are counted."""
-
-    english = "english"
-    basic = "basic"
-    none = "none"
-
+DTYPES: dict[Preset, Dtype | None] = {"instant": None, "fast": "auto", "paper": torch.float32}
 
 # options that commands share
 Audio = Annotated[
@@ -81,7 +36,7 @@ Language = Annotated[
     ),
 ]
 Task = Annotated[
-    TaskName, typer.Option(help="translate: from --language into English, by multilingual Whisper and Canary.")
+    ModelTask, typer.Option(help="translate: from --language into English, by multilingual Whisper and Canary.")
 ]
 Budget = Annotated[
     Preset,
@@ -91,7 +46,7 @@ Budget = Annotated[
     ),
 ]
 Context = Annotated[
-    WindowName | None,
+    WindowContext | None,
     typer.Option(
         help="How the window is run. auto: with frozen padding if the scores stay the same, otherwise in full."
     ),

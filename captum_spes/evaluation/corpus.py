@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from captum_spes._files import why_unreadable
-from captum_spes.audio.formats import AUDIO_SUFFIXES
+from captum_spes.audio.decoding import AUDIO_SUFFIXES
 
 MANIFESTS = ("metadata.csv", "metadata.jsonl")  # names of manifests in a folder
 MAX_ID_BYTES = 80  # before the hash; file systems allow 143 to 255

@@ -17,10 +17,10 @@ from captum_spes.audio import AudioLike
 from captum_spes.confidence import Confidence
 from captum_spes.explanation import figures, files, page
 from captum_spes.explanation.checks import check_tensors, check_values
-from captum_spes.explanation.export import csv_text, data_frame, json_text, textgrid_text
 from captum_spes.explanation.figures import Sign
 from captum_spes.explanation.listening import to_audio
 from captum_spes.explanation.rows import Times, WordRow, word_rows
+from captum_spes.explanation.tables import csv_text, data_frame, json_text, textgrid_text
 from captum_spes.maps import z_scores
 from captum_spes.visualization import plot_segmentation, plot_spectrogram, plot_token_attributions
 from captum_spes.visualization.report import iframe

@@ -11,7 +11,7 @@ from captum_spes.metrics.meta import LadderOrder, degrade, ladder_order, planted
 from captum_spes.metrics.plausibility._statistics import MeanComparison
 from captum_spes.metrics.plausibility._words import UnmatchedWord
 from captum_spes.metrics.plausibility.boundaries import BoundaryScore, PhoneBoundaries, phone_boundaries
-from captum_spes.metrics.plausibility.context import ContextShare, context_share
+from captum_spes.metrics.plausibility.context_share import ContextShare, context_share
 from captum_spes.metrics.plausibility.frequency import FrequencyProfile, frequency_profile, plot_frequency_profiles
 from captum_spes.metrics.plausibility.kurtosis import TokenKurtosis, token_kurtosis
 from captum_spes.metrics.plausibility.order import Monotonicity, monotonicity

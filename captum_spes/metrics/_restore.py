@@ -11,7 +11,7 @@ from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.models.context import MERGES, refreeze
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 
-DTYPES = ("float32", "float16", "bfloat16", "float64")
+DTYPE_NAMES = ("float32", "float16", "bfloat16", "float64")
 MAX_MISSING = 2  # frames
 NEEDED = ("model", "token_ids", "previous_token_ids", "context_seconds", "dtype")
 
@@ -97,7 +97,7 @@ def _check(metadata: dict[str, Any]) -> None:
         "token_ids": _is_ids(target) and len(target) > 0,
         "previous_token_ids": _is_ids(previous),
         "context_seconds": isinstance(seconds, (int, float)) and 0 < seconds < 1e9,  # JSON knows integers that overflow
-        "dtype": metadata["dtype"] in DTYPES,
+        "dtype": metadata["dtype"] in DTYPE_NAMES,
         "gen_args": isinstance(metadata.get("gen_args", {}), dict),
         "context": _is_context(metadata.get("context", {})),
     }

@@ -19,7 +19,7 @@ BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 # would show the mask
 ROAD_NOISE = 0.01
 # the largest residual of an interpolated bin, in deviations of the spectrogram
-TOLERANCE = 1e-4
+SOLVER_TOLERANCE = 1e-4
 MAX_ITERATIONS = 2_000
 
 
@@ -79,7 +79,7 @@ def _interpolate(hidden: Tensor, spectrogram: Tensor, mean: Tensor, noise: Tenso
     residual = torch.where(hidden, _neighbours(torch.where(known, spectrogram, 0)), 0) - matrix(start)
     # a mask that hides everything has only constant solutions
     residual = residual * known.flatten(1).any(1)[:, None, None]
-    tolerance = TOLERANCE * spectrogram.std(unbiased=False)
+    tolerance = SOLVER_TOLERANCE * spectrogram.std(unbiased=False)
     values, direction, square = start, residual, _squares(residual)
     for _ in range(MAX_ITERATIONS):
         open_rows = residual.flatten(1).abs().amax(1)[:, None, None] > tolerance

@@ -18,7 +18,7 @@ from captum_spes.models import SpeechToTextModel, text
 from captum_spes.words import word_spans
 
 # texts that are generated in one batch
-BATCH_SIZE = 20
+TEXTS_AT_ONCE = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +174,7 @@ class _Case:
 
     def write(self) -> Iterator[str]:
         """Yields the texts without the top bins, and notes whether word or foil is in the word's place."""
-        for written in self.rewriter.texts(self.hidden, BATCH_SIZE):
+        for written in self.rewriter.texts(self.hidden, TEXTS_AT_ONCE):
             form = self._form(_words(written))
             self.texts.append(written)
             self.flips.append(form is self.foil)

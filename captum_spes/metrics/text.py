@@ -10,7 +10,8 @@ import numpy as np
 from captum_spes._extras import require
 
 # the name of a normaliser, or a function from text to text
-Normalizer = Literal["english", "basic", "none"] | Callable[[str], str]
+NormalizerName = Literal["english", "basic", "none"]
+Normalizer = NormalizerName | Callable[[str], str]
 
 
 class TextScore(Protocol):

@@ -20,9 +20,9 @@ from captum_spes.models.frozen_padding import FrozenPadding, first_positions, re
 from captum_spes.models.huggingface import quiet
 from captum_spes.models.protocol import Task, Tokens, Utterance
 
-MAX_NEW_TOKENS = 448  # the limit of Whisper for its window
+DEFAULT_NEW_TOKENS = 448  # the limit of Whisper for its window
 # arguments of generate() that the adapter sets
-RESERVED = {"input_ids", "inputs_embeds", "input_features", "attention_mask", "return_dict_in_generate"}
+RESERVED_GEN_ARGS = {"input_ids", "inputs_embeds", "input_features", "attention_mask", "return_dict_in_generate"}
 
 
 class Encoded:
@@ -106,7 +106,7 @@ class AudioLanguageModel(WhisperFeatures, ABC):
     def generate_batch(
         self, spectrograms: Tensor, utterance: Utterance, prompt: Tensor, **gen_args: Any
     ) -> list[Tensor]:
-        if reserved := sorted(RESERVED & gen_args.keys()):
+        if reserved := sorted(RESERVED_GEN_ARGS & gen_args.keys()):
             raise ValueError(f"gen_args cannot hold {', '.join(reserved)}: the model is given these by itself.")
         with torch.no_grad():
             encoded = self.encode(spectrograms, replace(utterance, frozen=None))
@@ -119,7 +119,7 @@ class AudioLanguageModel(WhisperFeatures, ABC):
             not gen_args.keys() & {"max_new_tokens", "max_length"}
             and config.max_length is config.max_new_tokens is None
         ):
-            gen_args["max_new_tokens"] = MAX_NEW_TOKENS  # the default of transformers is 20
+            gen_args["max_new_tokens"] = DEFAULT_NEW_TOKENS  # the default of transformers is 20
         embeddings = encoded.embeddings
         with torch.no_grad(), self._running(encoded.dtype), quiet():
             output = GenerationMixin.generate(

@@ -89,7 +89,7 @@ BUNDLES = {
 
 HEAD_SIZE = 64  # values of an attention head in every Whisper
 MULTILINGUAL_SIZE = 51_865  # tokens of the smallest multilingual vocabulary, after openai/whisper
-DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
+FILE_DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
 
 
 def load_bundled(bundle: Bundle, weights: list[Path]) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
@@ -198,7 +198,7 @@ def read_ctranslate2(stream: BinaryIO, name: object = "the file") -> dict[str, T
         for _ in range(_read(stream, "<I")):
             variable = _read_string(stream)
             shape = [_read(stream, "<I") for _ in range(_read(stream, "<B"))]
-            dtype = np.dtype(DTYPES[_read(stream, "<B")])
+            dtype = np.dtype(FILE_DTYPES[_read(stream, "<B")])
             data = stream.read(_read(stream, "<I"))
             if shape:
                 array = np.frombuffer(data, dtype).reshape(shape)
@@ -230,7 +230,7 @@ def whisper_state_dict(variables: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 NORM = {"gamma": "weight", "beta": "bias"}
-BLOCK = {"self_attention": "self_attn", "attention": "encoder_attn"}
+ATTENTION_BLOCKS = {"self_attention": "self_attn", "attention": "encoder_attn"}
 # the projections that each linear layer of an attention block stacks along its outputs
 STACKED = {
     "self_attention": {"linear_0": ("q_proj", "k_proj", "v_proj"), "linear_1": ("out_proj",)},
@@ -243,13 +243,13 @@ def _layer_entries(name: str, value: Tensor) -> list[tuple[str, Tensor]]:
     """The entries of one Transformer layer's variable, for example ``self_attention/linear_0/weight``."""
     block, part, kind = name.split("/")
     if part == "layer_norm":
-        norm = "final_layer_norm" if block == "ffn" else f"{BLOCK[block]}_layer_norm"
+        norm = "final_layer_norm" if block == "ffn" else f"{ATTENTION_BLOCKS[block]}_layer_norm"
         return [(f"{norm}.{NORM[kind]}", value)]
     if block == "ffn":
         return [(f"{FEED_FORWARD[part]}.{kind}", value)]
     projections = STACKED[block][part]
     return [
-        (f"{BLOCK[block]}.{projection}.{kind}", piece)
+        (f"{ATTENTION_BLOCKS[block]}.{projection}.{kind}", piece)
         for projection, piece in zip(projections, value.chunk(len(projections)))
         if (projection, kind) != ("k_proj", "bias")  # Whisper's keys have no bias; the file stores zeros
     ]

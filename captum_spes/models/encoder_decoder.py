@@ -18,7 +18,7 @@ from captum_spes.models.huggingface import HuggingFaceModel, gated, quiet
 from captum_spes.models.protocol import Task, Tokens, Utterance
 
 # arguments of generate() that the adapter sets, or that would change the prompt of the decoder
-RESERVED = {
+RESERVED_GEN_ARGS = {
     *("decoder_input_ids", "encoder_outputs", "input_features", "attention_mask", "prompt_ids"),
     *("return_dict_in_generate", "forced_bos_token_id"),
 }
@@ -116,7 +116,7 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
     def generate_batch(
         self, spectrograms: Tensor, utterance: Utterance, prompt: Tensor, **gen_args: Any
     ) -> list[Tensor]:
-        if reserved := sorted(RESERVED & gen_args.keys()):
+        if reserved := sorted(RESERVED_GEN_ARGS & gen_args.keys()):
             raise ValueError(f"gen_args cannot hold {', '.join(reserved)}: the model is given these by itself.")
         mask = self._mask(utterance)
         if mask is not None:

@@ -91,7 +91,7 @@ class Tokens:
 
     @property
     def previous(self) -> Tensor:
-        """The decoder's input for the target: the prompt, and the target without its last token, shape (J,)."""
+        """The decoder's input for the target, which is the prompt and the target without its last token, shape (J,)."""
         if self.path is not None:
             return self.target[:0]
         return torch.cat((self.prompt, self.target[:-1]))

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from captum_spes.speech_to_text.profiles import accepted, check_completeness, innermost
 
 # largest number of bytes of recorded gradients; beyond it, fewer tokens share their passes
-MEMORY = 2**30
+GRADIENT_MEMORY = 2**30
 # attributes in which Captum's methods keep the handles of their hooks
 HANDLES = {"forward_handles", "backward_handles", "backward_hooks"}
 
@@ -136,7 +136,7 @@ class SharedPasses:
         """Halves the number of recorded tokens until another result of ``size`` bytes for each of them fits."""
         first, last = self.group
         size += sum(result[0].numel() * result.element_size() for result in self.results)
-        while size * (last - first) > MEMORY and last - self.token > 1:
+        while size * (last - first) > GRADIENT_MEMORY and last - self.token > 1:
             last = self.token + (last - self.token + 1) // 2
         if last < self.group[1]:
             self.results = [result[: last - first].clone() for result in self.results]

@@ -64,7 +64,7 @@ SPECTROGRAM_ONLY = {
     *(name for method in (NoiseTunnel, BubbleNoise) for name in signature(method.attribute).parameters),
 }
 # what the wrapper gives by itself
-RESERVED = {
+SET_BY_WRAPPER = {
     *("self", "inputs", "baselines", "target", "additional_forward_args", "feature_mask", "perturbations_per_eval"),
     *(
         "show_progress",
@@ -419,7 +419,7 @@ def title(method: Attribution) -> str:
 
 def check_known(method: Attribution, given: Arguments) -> None:
     """Raises a TypeError for an argument that the method does not take, or that the wrapper sets."""
-    known = accepted(method).keys() - RESERVED
+    known = accepted(method).keys() - SET_BY_WRAPPER
     if unknown := [name for name in given if name not in known]:
         has = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
         raise TypeError(f"{title(method)} takes no {' and no '.join(unknown)}; {has}.")

@@ -1,16 +1,16 @@
 """Figures of spectrograms, attributions and curves. The functions draw arrays and do not depend on models."""
 
 from captum_spes.maps import percentile_ranks
-from captum_spes.visualization.comparison import plot_comparison
-from captum_spes.visualization.curves import CurvePanel, plot_curves
-from captum_spes.visualization.figures import (
+from captum_spes.visualization.attributions import (
     plot_attributions,
     plot_segmentation,
     plot_spectrogram,
     plot_token_attributions,
 )
-from captum_spes.visualization.interactions import plot_interactions
-from captum_spes.visualization.plausibility import (
+from captum_spes.visualization.curves import CurvePanel, plot_curves
+from captum_spes.visualization.method_grid import plot_comparison
+from captum_spes.visualization.players import plot_interactions
+from captum_spes.visualization.token_statistics import (
     plot_distributions,
     plot_map,
     plot_shares,

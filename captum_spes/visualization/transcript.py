@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 WORD_SIZE = 8.0  # points
 MAX_ROWS = 8  # rows of words; the maps of all words may have their maximum at one time
 WORD_GAP = 0.06  # inches between neighbours in a row
-MIN_SECONDS = 10.0  # seconds in the page's width if all lines are shorter
+PAGE_SECONDS = 10.0  # seconds in the page's width if all lines are shorter
 HEIGHT = 0.9  # height of a spectrogram in inches
 FAINTEST = 0.25  # share of the values that are drawn white
 
@@ -96,7 +96,7 @@ def plot_transcript(
     # the lowest values of maps without signs are an offset of all bins, which would use up the colours
     low, high = (float(np.quantile(values, quantile)) for quantile in (FAINTEST, 1))
     scale = Scale.of(values, value_label, (low, high) if 0 <= low < high else None)
-    seconds = max(MIN_SECONDS, max(mel.duration for mel in mels))
+    seconds = max(PAGE_SECONDS, max(mel.duration for mel in mels))
     inches = PAGE_WIDTH / seconds
     rows = [_rows([(text, inches * (time - line.start)) for text, time in line.words]) for line in lines]
     row_height = LINE_HEIGHT * WORD_SIZE / 72

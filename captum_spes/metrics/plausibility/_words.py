@@ -11,7 +11,7 @@ from captum_spes.alignment import Alignment, match_words
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.words import is_word
 
-THRESHOLD = 0.5  # a frame is high if its value is at least this, on a curve that is scaled to 0 to 1
+HIGH_THRESHOLD = 0.5  # a frame is high if its value is at least this, on a curve that is scaled to 0 to 1
 
 Explanations = SpeechToTextExplanation | Sequence[SpeechToTextExplanation]
 Alignments = Alignment | Sequence[Alignment]

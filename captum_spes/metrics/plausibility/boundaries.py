@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from captum_spes.metrics.plausibility._words import (
-    THRESHOLD,
+    HIGH_THRESHOLD,
     Alignments,
     Explanations,
     aligned,
@@ -83,7 +83,7 @@ def phone_boundaries(
     alignments: Alignments,
     *,
     tolerance: float = BOUNDARY_TOLERANCE,
-    threshold: float = THRESHOLD,
+    threshold: float = HIGH_THRESHOLD,
     seed: int = 0,
 ) -> PhoneBoundaries:
     """Compares the boundaries of runs of high frames with the boundaries of the phones.

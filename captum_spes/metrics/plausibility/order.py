@@ -19,7 +19,7 @@ from captum_spes.metrics.plausibility._words import (
 )
 from captum_spes.words import is_word
 
-THRESHOLD = 0.75  # of a scaled curve: many lower frames are noise that would move the centres to the middle
+CENTRE_THRESHOLD = 0.75  # of a scaled curve: many lower frames are noise that would move the centres to the middle
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Monotonicity:
         return mean_interval([np.array([tau]) for tau in self.taus if not np.isnan(tau)])
 
 
-def monotonicity(explanations: Explanations, *, threshold: float = THRESHOLD) -> Monotonicity:
+def monotonicity(explanations: Explanations, *, threshold: float = CENTRE_THRESHOLD) -> Monotonicity:
     """Measures whether the tokens' maps move forward in time with the text, as those of a transcript should.
 
     The maps of a translation need not, since translations reorder words. The centre of a token's map is the centre of

@@ -12,7 +12,7 @@ from captum_spes.alignment import Alignment, match_words
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.metrics.plausibility._statistics import MeanComparison, by_utterance, compare_means, mean_interval
 from captum_spes.metrics.plausibility._words import (
-    THRESHOLD,
+    HIGH_THRESHOLD,
     Alignments,
     Explanations,
     SpokenWord,
@@ -28,7 +28,7 @@ from captum_spes.visualization import plot_word_times
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TOLERANCE = 0.05  # seconds around the span of a word
+SPAN_TOLERANCE = 0.05  # seconds around the span of a word
 
 Maps = Literal["own", "shuffled"]
 
@@ -150,8 +150,8 @@ def time_localization(
     alignments: Alignments,
     *,
     maps: Maps = "own",
-    tolerance: float = TOLERANCE,
-    threshold: float = THRESHOLD,
+    tolerance: float = SPAN_TOLERANCE,
+    threshold: float = HIGH_THRESHOLD,
     seed: int = 0,
 ) -> TimeLocalization:
     """Compares the maps of words with the times at which the words are spoken (paper §8.1).

@@ -23,8 +23,8 @@ from captum_spes.visualization._layout import (
     new_figure,
 )
 from captum_spes.visualization._text import LINE_HEIGHT, clean_labels, shorten, text_width, token_text
+from captum_spes.visualization.attributions import ENERGY_MAP, ENERGY_PART
 from captum_spes.visualization.curves import COLORS, DASHES
-from captum_spes.visualization.figures import ENERGY_MAP, ENERGY_PART
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_spes.visualization._colors import Scale
 from captum_spes.visualization._layout import BAR_MARGIN, LABEL_SIZE, TICK_SIZE, TITLE_SIZE, checked_array, new_figure
 from captum_spes.visualization._text import clean_labels, text_width, token_text
-from captum_spes.visualization.plausibility import BOTTOM, TOP
+from captum_spes.visualization.token_statistics import BOTTOM, TOP
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
