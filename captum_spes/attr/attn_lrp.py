@@ -63,7 +63,7 @@ class AttnLRP(GradientAttribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """Whether gradients are multiplied by the inputs: True, by the inputs minus their baselines."""
+        """Whether gradients are multiplied by the inputs. They are, by the inputs minus their baselines."""
         return True
 
     def attribute(
