@@ -1,15 +1,15 @@
-"""Is a word still heard where only its most salient regions are kept, and gone where they are removed?
+"""Measures whether a word is still recognised from its most salient regions alone, and without them.
 
     python benchmarks/make_corpus.py build/corpus
     python benchmarks/listening.py build/corpus [--n-utterances 8] [--n-words 5]
 
-Whisper tiny.en stands in for the listener: words are explained by GradientSPES, a share of the bins is kept or
-removed by ``SpeechToTextExplanation.to_audio``, and the model hears the result as it hears any other file. Beside the
-word's own map stand three that have as many bins: that of each other word of the utterance, with patches of the same
-sizes; the energy of the spectrogram; and a random order.
+Whisper tiny.en takes the place of a listener. Words are explained by GradientSPES, a share of the bins is kept or
+removed by ``SpeechToTextExplanation.to_audio``, and the model transcribes the result like any other file. The word's
+own map is compared with three others and the same number of bins: the maps of the other words of the utterance, with
+patches of the same sizes; the energy of the spectrogram; and a random order.
 
-Of each utterance words are drawn that are written once. A text ends a few tokens after the original's number. What is
-written is kept in listening.json beside the table: the same command goes on with a run that was stopped.
+For each utterance, words are drawn that occur once. A text may have a few tokens more than the original. The texts are
+stored in listening.json beside the table, and the same command continues a run that was stopped.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ WAYS = ("keep", "remove")
 BACKGROUNDS = ("noise", "silence")
 SETTINGS = list(product(WAYS, BACKGROUNDS, SHARES))
 MAPS = {"own": "the word's own map", "other": "maps of other words", "energy": "energy", "random": "random"}
-RATE = 16_000  # of the corpus and of the sample
+RATE = 16_000  # samples per second of the corpus and of the sample
 SAMPLE, EXAMPLE_WORD, EXAMPLE_SHARE, EXAMPLE_SAMPLES = "so_what_was_the_next_step.wav", "next", 0.1, 48
-SPARE_TOKENS = 5  # of a text, beyond those of the prompt and the original
+SPARE_TOKENS = 5  # tokens that a text may have in addition to those of the prompt and the original
 SEED = 0
 
 
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def in_turn(items: list[CorpusUtterance]) -> list[CorpusUtterance]:
-    """Single sentences without added noise, the voices in turn, the shortest first."""
+    """Single sentences without added noise, alternating between voices, the shortest first."""
     voices = defaultdict(list)
     for item in sorted(items, key=lambda item: float(item.fields["duration"])):
         if item.fields["n_sentences"] == "1" and not item.fields["snr_db"]:
@@ -86,7 +86,7 @@ def in_turn(items: list[CorpusUtterance]) -> list[CorpusUtterance]:
 
 
 def listen(model: SpeechToTextModel, item: CorpusUtterance, n_words: int) -> dict:
-    """What the model writes of an utterance, of which parts are kept and removed."""
+    """The model's texts of an utterance of which parts are kept or removed."""
     method = find_method(METHOD)
     whole = model.utterance(load_audio(item.path, model.sample_rate))
     attribution = method.wrap(model)
@@ -113,11 +113,11 @@ def listen(model: SpeechToTextModel, item: CorpusUtterance, n_words: int) -> dic
 
 
 def heard(model: SpeechToTextModel, item: CorpusUtterance, source: SpeechToTextExplanation, row: int) -> list[str]:
-    """The text of each of the settings."""
+    """The model's text for each of the settings."""
     sounds = [
         source.to_audio(item.path, row, background=background, **{way: share}) for way, background, share in SETTINGS
     ]
-    # the corpus has the model's rate; how low the silence after each lies depends on its loudest sound
+    # the corpus has the model's rate; the level of the padding depends on the loudest sound of each recording
     utterances = [model.utterance(samples) for samples in sounds]
     windows = [torch.cat((u.spectrogram, u.padding), dim=1) for u in utterances]
     whole = replace(utterances[0], spectrogram=windows[0], padding=utterances[0].padding[:, :0])
@@ -129,7 +129,7 @@ def heard(model: SpeechToTextModel, item: CorpusUtterance, source: SpeechToTextE
 
 
 def example(model: SpeechToTextModel, args: argparse.Namespace) -> plt.Figure:
-    """A word of the bundled recording, kept and removed, as spectrograms."""
+    """Draws the spectrograms of the bundled recording with a word kept and removed."""
     method = find_method(METHOD).with_samples(EXAMPLE_SAMPLES)
     with as_file(files("captum_spes") / "data" / SAMPLE) as path:
         prepared = method.wrap(model).prepare(path)
@@ -155,7 +155,7 @@ def words_of(text: str) -> list[str]:
 
 
 def outcomes(entry: dict, setting: int) -> dict[str, list[float]]:
-    """For each word, by each map: whether it is written (keep) or is not (remove); of several maps, the share."""
+    """For each word and each map, whether it is written (keep) or missing (remove); for several maps the share."""
 
     def succeeds(word: str, source: str) -> bool:
         return (word in words_of(entry["heard"][source][setting])) == (SETTINGS[setting][0] == "keep")
@@ -238,7 +238,7 @@ def plot(curves: dict) -> plt.Figure:
 
 
 def offsets() -> Iterator[float]:
-    """Points that do not hide each other."""
+    """Horizontal offsets that keep points from hiding each other."""
     return iter(np.linspace(-0.12, 0.12, len(MAPS)))
 
 

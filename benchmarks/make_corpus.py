@@ -1,4 +1,4 @@
-"""A small corpus of synthesised speech whose transcripts, word times and phone times are known.
+"""Makes a small corpus of synthesised speech with known transcripts, word times and phone times.
 
     python benchmarks/make_corpus.py OUTPUT [--voices rms slt espeak:en-gb-scotland] [--snr 20 10] [--real FOLDER]
     python benchmarks/make_corpus.py OUTPUT --joined 30 --joined-seconds 5 88
@@ -6,16 +6,16 @@
 
 Speaks the first fifty Harvard sentences (lists 1 to 5 of "IEEE Recommended Practice for Speech Quality Measurements",
 IEEE Transactions on Audio and Electroacoustics 17(3), 1969) with flite (Debian package: flite) or espeak-ng (Debian
-package: espeak-ng), joins some into utterances of 5 to 28 s, adds recordings of real speech, and leaves out what the
-model does not hear right. All of it is 16 kHz, mono, 16 bit; the same command makes the same files.
+package: espeak-ng), joins some into utterances of 5 to 28 s, adds recordings of real speech, and leaves out utterances
+that the model transcribes wrongly. All files are 16 kHz, mono, 16 bit; the same command makes the same files.
 
---joined-seconds makes recordings that are longer than the model's window, too. It hears them in parts, cut in their
-pauses.
+--joined-seconds can make recordings that are longer than the model's window. They are transcribed in parts, cut in
+their pauses.
 
---minimal-pair speaks sentences with *so* and the same with *no* instead, each by every voice.
+--minimal-pair speaks sentences with *so* and the same sentences with *no*, each by every voice.
 
-OUTPUT/metadata.csv follows the audiofolder convention of Hugging Face datasets. Beside a WAV file of known times lie
-.json (words) and .phone.json (words and their phones); b = begin and d = duration, in seconds.
+OUTPUT/metadata.csv follows the audiofolder convention of Hugging Face datasets. A WAV file with known times has a
+.json (words) and a .phone.json (words and their phones) beside it; b = begin and d = duration, in seconds.
 
 The noise of --snr is speech-shaped: random, with the long-term spectrum of the utterance itself. Its ratio is that of
 the speech's power, without pauses, to the noise's.
@@ -49,9 +49,9 @@ from captum_spes.models import load_model
 RATE = 16_000
 VOICES = ["rms", "awb", "slt"]  # two male, one female
 JOINED_SECONDS = (5.0, 28.0)
-MARGIN = 2  # seconds: the sums of whole sentences miss the length that is aimed at
+MARGIN = 2  # seconds by which joined sentences may differ from the intended length
 GAP = 0.2  # seconds between joined sentences, beside the synthesiser's own pauses
-WINDOW = 30  # seconds that Whisper hears at once
+WINDOW = 30  # seconds of Whisper's window
 MAX_NEW_TOKENS = 200  # of what the model misses, and perhaps repeats
 REAL = Path(__file__).resolve().parents[2] / "shared" / "speech" / "librivox"  # included where it is there
 COLUMNS = ["file_name", "transcription", "voice", "gender", "snr_db", "duration", "n_sentences", "alignment", "source"]
@@ -126,7 +126,7 @@ My brother said {} yesterday.""".splitlines()
 
 @dataclass(frozen=True)
 class Recording:
-    """An utterance, and what is known of it."""
+    """An utterance with its transcript, speaker and times."""
 
     name: str  # of its files
     text: str
@@ -144,12 +144,12 @@ class Recording:
 
 
 def pcm(samples: np.ndarray) -> np.ndarray:
-    """16-bit samples; those that were read from 16 bits come back as they were."""
+    """Converts samples to 16 bits; samples that were read from 16 bits do not change."""
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
 
 
 def normal(text: str) -> str:
-    """Words as the alignments write them."""
+    """Words in the spelling of the alignments."""
     return " ".join(re.sub(r"[^a-z0-9' -]", "", text.lower()).split())
 
 
@@ -175,7 +175,7 @@ def check_voices(voices: list[str]) -> None:
 
 
 def gender(voice: str) -> str:
-    """espeak-ng's plain voices are men's, whose variants such as +f3 are women's; MBROLA's may be either."""
+    """The gender of a voice: espeak-ng's plain voices are male, variants such as +f3 female; MBROLA's may be either."""
     if "mb-" in voice or "mb/" in voice:
         return ""
     return "female" if voice == "slt" or "+f" in voice else "male"
@@ -210,7 +210,7 @@ def say(voice: str, text: str, name: str, source: str) -> Recording:
 
 
 def segments(printed: str) -> list[tuple[str, float, float]]:
-    """Phone, begin and end of each segment that `flite -psdur` printed, from its ends."""
+    """Phone, begin and end of each segment, from the ends that `flite -psdur` printed."""
     pairs = [item.rsplit(":", 1) for item in printed.split()]
     ends = [float(end) for _, end in pairs]
     return [(phone, begin, end) for (phone, _), begin, end in zip(pairs, [0.0, *ends], ends)]
@@ -219,8 +219,8 @@ def segments(printed: str) -> list[tuple[str, float, float]]:
 def align(voice: str, text: str, times: list[tuple[str, float, float]], seconds: float) -> list[dict]:
     """Words with their phones.
 
-    flite prints no word boundaries. The text is therefore spoken once more with a comma after each word: the pauses
-    there part the same phones into words. Only vowels depend on the words beside them ("the" before a vowel).
+    flite prints no word boundaries. Therefore the text is spoken again with a comma after each word, and the pauses
+    separate the phones of the words. Only vowels depend on the neighbouring words ("the" before a vowel).
     """
     tokens = normal(text).split()
     apart = segments(run("flite", "-voice", voice, "-psdur", "-t", ", ".join(tokens) + ".", "none"))
@@ -267,7 +267,7 @@ def alignments(words: list[dict]) -> dict[str, list[dict]]:
 
 
 def join(parts: list[Recording], name: str) -> Recording:
-    """The sentences one after the other, with a pause between them that is part of the <sil> there."""
+    """Joins sentences, with a pause between them that belongs to the <sil> in the alignment."""
     samples: list[np.ndarray] = []
     words: list[dict] = []
     begin = 0.0
@@ -292,7 +292,7 @@ def join(parts: list[Recording], name: str) -> Recording:
 
 
 def joined(voices: list[str], count: int, seconds: tuple[float, float] = JOINED_SECONDS) -> Iterator[Recording]:
-    """Utterances of lengths spread over the range, the voices in turn, the sentences in order."""
+    """Utterances with lengths spread over the range, alternating between voices, with the sentences in order."""
     shortest, longest = seconds
     cursor = 0
     for index, target in enumerate(np.linspace(shortest + MARGIN, longest - MARGIN, count)):
@@ -302,7 +302,7 @@ def joined(voices: list[str], count: int, seconds: tuple[float, float] = JOINED_
         while True:
             part = speak(voice, cursor % len(SENTENCES) + 1)
             more = total + part.seconds + (GAP if parts else 0)
-            # whatever the length aimed at, at least two sentences; otherwise the sum nearest to it
+            # at least two sentences; otherwise the sum that is nearest to the intended length
             if len(parts) >= 2 and (more > longest or (total >= shortest and more - target > target - total)):
                 break
             parts.append(part)
@@ -311,7 +311,7 @@ def joined(voices: list[str], count: int, seconds: tuple[float, float] = JOINED_
 
 
 def real(folder: Path) -> Iterator[Recording]:
-    """Recordings with .txt and, where there are any, .json and .phone.json beside them."""
+    """Recordings with .txt and, if they exist, .json and .phone.json beside them."""
     paths = sorted(folder.glob("*.wav"))
     if not paths:
         raise SystemExit(f"{folder} holds no .wav files.")
@@ -356,7 +356,7 @@ def transcriber(name: str) -> Callable[[Path], str]:
 
 
 def write(recording: Recording, output: Path) -> dict[str, str]:
-    """The files of a recording. Returns its row of the manifest."""
+    """Writes the files of a recording, and returns its row of the manifest."""
     path = output / "audio" / f"{recording.name}.wav"
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, recording.samples, RATE, subtype="PCM_16")

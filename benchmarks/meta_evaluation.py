@@ -1,4 +1,4 @@
-"""Which metric to believe: do metrics find a planted truth, order degraded maps, and agree about methods?
+"""Tests metrics: do they prefer a known truth, order degraded maps, and agree in the ranking of methods?
 
     python benchmarks/meta_evaluation.py ../shared/speech/ljspeech --work spes-output/meta-evaluation \\
         --output benchmarks/results/meta_evaluation
@@ -7,13 +7,13 @@ Four parts, on recordings that Whisper tiny.en transcribes with a WER of 20 % or
 
 - *ladder*: a GradientSPES map mixed with 0, 25, 50, 75 and 100 % noise. Does each metric order the five, and how many
   utterances does it need?
-- *joined*: two recordings with a pause of half a second between them. The words of one cannot depend on the frames of
-  the other, but by the tokens before them: do the maps of words and the metrics know?
-- *band*: a recording below 2 kHz, with steady noise as loud as its upper band above. What the model writes can only
-  come from below: do the maps and the metrics know?
-- *methods*: five methods by all metrics and four baselines. Do the metrics rank the methods alike?
+- *joined*: two recordings with a pause of half a second between them. The words of one can depend on the frames of
+  the other only through the previous tokens: do the maps of words and the metrics show it?
+- *band*: a recording below 2 kHz, with steady noise at the level of its upper band above. The text can only depend on
+  the lower band: do the maps and the metrics show it?
+- *methods*: five methods by all metrics and four baselines. Do the metrics rank the methods in the same order?
 
-Each utterance of each part is a file in the work folder, and the same command goes on with a run that was stopped.
+Each utterance of each part is a file in the work folder, and the same command continues a run that was stopped.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from captum_spes.words import is_word
 
 RATE = 16_000
 SHARES = (0, 0.25, 0.5, 0.75, 1)
-STEPS = (1, 5, 10, 20, 50)  # of all metrics, so that they see the same maps at the same places
+STEPS = (1, 5, 10, 20, 50)  # steps of all metrics, so that they test the same bins
 PAUSE_SECONDS = 0.5
 CUT_HZ = 2_000
 MAX_WER = 20
@@ -75,7 +75,7 @@ METRICS = {
 
 
 class Study:
-    """The model, and the folder of what is done."""
+    """The model, and the folder of the results."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.model = load_model("whisper-tiny.en", device="cpu")
@@ -83,14 +83,14 @@ class Study:
         self.seed = seed
 
     def explain(self, name: str, audio: np.ndarray):
-        """The explanation of what the model writes, by a method with its fast budget."""
+        """The explanation of the model's text by a method with its fast budget."""
         method = METHODS[name]
         attribution = method.wrap(self.model)
         utterance, tokens = attribution.prepare(audio, sampling_rate=RATE)
         return method.explain(self.model, utterance, tokens, "fast", seed=self.seed)
 
     def once(self, part: str, name: str, measure) -> dict:
-        """What ``measure()`` returns, from its file where it is there."""
+        """The result of ``measure()``, from its file if it exists."""
         path = self.folder / part / f"{name}.json"
         if not path.is_file():
             start = time.perf_counter()
@@ -129,18 +129,18 @@ class Study:
         return {"text": explanation.text, "rungs": rungs}
 
     def planted(self, audio: np.ndarray, relevant) -> dict:
-        """How well maps find a truth, and whether metrics prefer it to its opposite.
+        """Measures how well maps find a known truth, and whether metrics prefer it to its opposite.
 
         Args:
             audio: the recording.
-            relevant: a function that gives the bins that can matter to each word, bool (W, T, C), of an explanation.
+            relevant: a function from an explanation to the bins that can matter to each word, bool (W, T, C).
         """
         found: dict = {"areas": {}}
         for name in CHOSEN:
             explanation = self.explain(name, audio)
             words = explanation.words()
             rows = [row for row, text in enumerate(words.tokens) if is_word(text)]
-            truth = relevant(explanation)  # the same for all methods, for the text and the recording are
+            truth = relevant(explanation)  # the same for all methods, because the text and the recording are the same
             found["areas"][name] = float(planted_auc(words.spectrogram_attr[rows], truth[rows]).mean())
         found["text"] = explanation.text
         for metric in (comprehensiveness, sufficiency):
@@ -177,7 +177,7 @@ def _with_maps(explanation, maps: torch.Tensor):
 
 
 def joined_truth(n_first: int, n_pause: int, first_text: str):
-    """The frames of each word's own recording, of an explanation of two with a pause between them."""
+    """The frames of each word's own recording, for two recordings with a pause between them."""
 
     def relevant(explanation) -> torch.Tensor:
         words = explanation.words().tokens
@@ -210,7 +210,7 @@ def band_truth(explanation) -> torch.Tensor:
 
 
 def band_audio(audio: np.ndarray, seed: int) -> np.ndarray:
-    """A recording below the cut, and steady noise above it that is as loud as what was there."""
+    """A recording below the cut-off, and steady noise with the original level above it."""
     low = scipy.signal.butter(10, CUT_HZ, "low", fs=RATE, output="sos")
     high = scipy.signal.butter(10, CUT_HZ, "high", fs=RATE, output="sos")
     noise = scipy.signal.sosfiltfilt(high, np.random.default_rng(seed).normal(size=len(audio)))
@@ -334,7 +334,7 @@ def main() -> None:
     def add(part: str, name: str, measure: Callable[[], dict]) -> None:
         results[part].append(study.once(part, name, measure))
 
-    # recording by recording, so that a run that is stopped has something of each part
+    # recording by recording, so that a run that is stopped has results of each part
     for number, (name, audio, text) in enumerate(found[: max(args.ladders, args.planted)]):
         if number < args.ladders:
             add("ladder", name, partial(study.ladder, audio))

@@ -1,32 +1,31 @@
-"""The paper's tables and figures on Whisper: its numbers and findings beside ours.
+"""Reproduces the paper's tables and figures with Whisper, and compares numbers and findings.
 
     python benchmarks/make_corpus.py build/corpus
     python benchmarks/paper.py table1 --quick
     python benchmarks/paper.py table1 --n-samples 600 --n-utterances 12 --output benchmarks/results
 
 Without further options an experiment has the paper's budget, which is meant for a GPU: 20,000 samples, the full window,
-all utterances. A run that is stopped goes on with the same command. --quick ends within ten minutes on 2 cores: few
-utterances, samples and methods. Of every ordering that the paper finds, the table says whether it holds on Whisper: it
-does where the 95 % interval of the paired difference is on its side of 0, it does not where that is on the other side,
-and is undecided otherwise, and with fewer than six utterances.
+all utterances. The same command continues a run that was stopped. --quick ends within ten minutes on 2 cores, with few
+utterances, samples and methods. For every ordering in the paper, the table says whether it holds with Whisper: it holds
+if the 95 % interval of the paired difference is on the same side of 0, it does not hold if the interval is on the other
+side, and is undecided otherwise, and with fewer than six utterances.
 
---language de or es has table1, table5 and table9 for translation from English, by multilingual Whisper whose language
-is forced: BLEU in place of WER, against what the model itself writes of the whole spectrogram.
+--language de or es runs table1, table5 and table9 for translation from English, by multilingual Whisper with a forced
+language: BLEU in place of WER, against the model's own text of the whole spectrogram.
 
-Real speech comes first, then the synthesised one. Utterances that the model does not hear right are left out (WER
-above 20 %). table2, the model's own error rate, wants a
-corpus that leaves nothing out: make_corpus.py --no-filter.
+Real speech comes first, then synthesised speech. Utterances that the model transcribes wrongly are left out (WER
+above 20 %). table2, the model's own error rate, needs a corpus without this filter: make_corpus.py --no-filter.
 
-figure2 and figure4 are about duration. Recordings that are longer than the window, which the default corpus has not,
-are cut in their pauses and explained in parts, as by SpeechToTextAttribution.attribute_long; each part is an utterance,
-in the group of its recording's length:
+figure2 and figure4 are about duration. Recordings that are longer than the window, which the default corpus does not
+have, are cut in their pauses and explained in parts, as by SpeechToTextAttribution.attribute_long. Each part is an
+utterance in the group of its recording's length:
 
     python benchmarks/make_corpus.py build/long --n-sentences 9 --joined 30 --joined-seconds 5 88
     python benchmarks/paper.py figure2 --corpus build/long --n-samples 150 --n-utterances 2
 
-figure4 is about time: by the clock, so that it wants a machine that is idle.
+figure4 measures wall-clock time, and needs an idle machine.
 
-Figures 1, 3, 7 to 11, table10 and time_localisation are about plausibility (§8). Figures 7 to 9 want the minimal pair:
+Figures 1, 3, 7 to 11, table10 and time_localisation are about plausibility (§8). Figures 7 to 9 need the minimal pair:
 
     python benchmarks/make_corpus.py build/minimal-pair --minimal-pair
     python benchmarks/paper.py figure7 --corpus build/minimal-pair --n-samples 600
@@ -77,9 +76,9 @@ from captum_spes.speech_to_text.parts import longest_seconds
 from captum_spes.visualization import CurvePanel, plot_curves
 
 MAX_WER = 20
-GEN_ARGS = {"max_new_tokens": 200}  # a model that has begun to loop is not heard to its end
+GEN_ARGS = {"max_new_tokens": 200}  # stops a model that repeats itself
 QUICK_UTTERANCES = 3
-QUICK_FORWARDS = 6_000  # of all methods and utterances together: some minutes, and the rest for decoding
+QUICK_FORWARDS = 6_000  # for all methods and utterances together: some minutes, and the rest of the time for decoding
 PAPER_WER = {"the paper's model": 10.8, "SeamlessM4T": 15.8}  # Table 2, MuST-C tst-COMMON
 VERDICTS = {"better": "holds", "worse": "does not hold", "undecided": "undecided"}
 
@@ -90,7 +89,7 @@ def real_first(items: list[CorpusUtterance]) -> list[CorpusUtterance]:
 
 @dataclass
 class Study:
-    """An experiment, and how much of it is run."""
+    """An experiment with its model, corpus and budget."""
 
     name: str
     experiment: Experiment
@@ -99,7 +98,7 @@ class Study:
     def __post_init__(self) -> None:
         language = self.args.language
         self.model = load_model(self.args.model, device=self.args.device, language=language)
-        # whether an utterance is heard right, its transcript says
+        # the transcript tells whether an utterance is transcribed correctly
         self.listener = load_model(self.args.model, device=self.args.device, language="en") if language else self.model
         quick = self.args.quick
         self.n_utterances = self.args.n_utterances or (self._quick_utterances() if quick else None)
@@ -112,10 +111,10 @@ class Study:
         return 1 if self.experiment.n_groups > 1 else QUICK_UTTERANCES
 
     def _quick_samples(self) -> int:
-        """Multiples of 3, for three granularities."""
+        """A multiple of 3, for three granularities."""
         n_methods = len(self.experiment.quick or self.experiment.methods(N_SAMPLES))
         n_explanations = n_methods * self._quick_utterances() * self.experiment.n_groups
-        n_forwards = QUICK_FORWARDS // 5 if self.experiment.long else QUICK_FORWARDS  # what a full window costs
+        n_forwards = QUICK_FORWARDS // 5 if self.experiment.long else QUICK_FORWARDS  # because a full window costs more
         return max(3 * (n_forwards // (3 * n_explanations)), 48)
 
     @property
@@ -124,7 +123,7 @@ class Study:
         return {name: methods[name] for name in self.experiment.quick or methods} if self.args.quick else methods
 
     def corpus(self, select: Callable[[list[CorpusUtterance]], list[CorpusUtterance]] = real_first) -> Corpus:
-        """Utterances of the right length that the model hears right in the order of ``select``."""
+        """Utterances of the right length that the model transcribes correctly, in the order of ``select``."""
         corpus = load_corpus(self.args.corpus)
         chosen = filter(self.is_heard, select(list(filter(self.fits, corpus.utterances))))
         return replace(corpus, utterances=list(islice(chosen, self.n_utterances)))
@@ -135,7 +134,7 @@ class Study:
         return shortest <= float(item.fields["duration"]) <= longest
 
     def parts(self, item: CorpusUtterance) -> list[CorpusUtterance]:
-        """The utterance; of a longer recording than the model hears at once the parts, each with its words."""
+        """The utterance, or the parts of a recording that is longer than the window, each with its words."""
         seconds = float(item.fields["duration"])
         longest = longest_seconds(self.model, seconds)
         if seconds <= longest:
@@ -157,7 +156,7 @@ class Study:
         return all(wer([self.heard(part)], [part.transcription or ""]) <= MAX_WER for part in self.parts(item))
 
     def heard(self, item: CorpusUtterance) -> str:
-        """What the model writes; explanations that are there tell it, but for translations."""
+        """The model's text, which is read from existing explanations, except for translations."""
         if self.listener is self.model:
             for path in self.folder.glob(f"explanations/*/{glob.escape(item.id)}.safetensors"):
                 return SpeechToTextExplanation.load(path).text
@@ -166,7 +165,7 @@ class Study:
         return attribution.text(tokens)
 
     def run(self, corpus: Corpus, methods: Methods | None = None) -> Evaluation:
-        """Does what is missing."""
+        """Computes the missing results."""
         if not corpus.utterances:
             raise SystemExit(f"{corpus.source} has no utterance for this: see benchmarks/make_corpus.py.")
         evaluation = Evaluation(
@@ -197,7 +196,7 @@ class Study:
         return evaluation.results("bleu", "model") if self.args.language else evaluation.results()
 
     def footer(self, items: list[CorpusUtterance]) -> list[str]:
-        """Where the numbers come from."""
+        """The footer with the command, the data and the machine."""
         parts = [item.fields["of"] for item in items if "of" in item.fields]
         whole = list({item.fields.get("of", item.id): item for item in items}.values())
         n_real = sum(item.fields["voice"] == "human" for item in whole)
@@ -209,7 +208,7 @@ class Study:
         )
 
     def origin(self, model: str | None = None, data: str = "") -> list[str]:
-        """The same without a corpus."""
+        """The footer without a corpus."""
         window = "its full window" if self.context == "full" else "frozen padding where the probe allows it"
         fewer = ""
         if "bubble_noise" in self.methods and self.n_samples > 1_000:
@@ -223,7 +222,7 @@ class Study:
         ]
 
     def write(self, name: str, content: str | Figure) -> None:
-        """A file beside the others, if they are to be kept."""
+        """Writes a file into the output folder, if there is one."""
         if self.args.output is None:
             return
         path = self.args.output / name
@@ -249,7 +248,7 @@ def cell(results: Results, metric: str, method: str) -> str:
 
 
 def values(study: Study, results: Results) -> list[str]:
-    """A row a method: the paper's areas beside ours."""
+    """A row for each method with the paper's areas and ours."""
     paper = study.experiment.paper
     arrows = {metric: "↑" if results.higher_is_better(metric) else "↓" for metric in results.metrics}
     header = ["method"]
@@ -268,11 +267,11 @@ def values(study: Study, results: Results) -> list[str]:
 
 
 def verdicts(study: Study, results: Results) -> list[str]:
-    """A row a claim: the paper's difference, ours, and whether it holds."""
+    """A row for each claim with the paper's difference, ours, and the verdict."""
     rows = [("claim", "metric", "paper", "ours", "verdict")]
     for ordering in study.experiment.orderings:
         groups = [[name for name in group if name in results.methods] for group in (ordering.better, ordering.worse)]
-        if not all(groups):  # not run in the quick setting
+        if not all(groups):  # some methods are not run in the quick setting
             continue
         numbers = study.experiment.paper.get(ordering.metric, {})
         known = all(name in numbers for group in groups for name in group)
@@ -288,7 +287,7 @@ def verdicts(study: Study, results: Results) -> list[str]:
 
 
 def table(study: Study) -> None:
-    """A table of methods, their areas, and what the paper says of them."""
+    """A table of methods, their areas, and the paper's claims."""
     evaluation = study.run(study.corpus())
     results = study.results(evaluation)
     study.report([*values(study, results), "", *verdicts(study, results), *study.footer(evaluation.corpus.utterances)])
@@ -298,7 +297,7 @@ def table(study: Study) -> None:
 
 
 def table2(study: Study) -> None:
-    """The word error rate of the model itself, on a corpus that leaves out nothing (make_corpus.py --no-filter)."""
+    """The word error rate of the model itself, on a corpus without a filter (make_corpus.py --no-filter)."""
     corpus = load_corpus(study.args.corpus)
     items = list(islice(filter(study.fits, corpus.utterances), study.args.n_utterances))
     attribution = SpeechToTextAttribution(SPES(study.model))
@@ -316,7 +315,7 @@ def table2(study: Study) -> None:
 
 
 def table3(study: Study) -> None:
-    """The table, with a second row for each configuration: its maps as they are, not normalised."""
+    """The table, with a second row for each configuration, for maps that are not normalised."""
     evaluation = study.run(study.corpus())
     for item in evaluation.corpus.utterances:
         for name in evaluation.methods:
@@ -354,7 +353,7 @@ def by_group(study: Study, evaluation: Evaluation, groups: dict[str, list[Corpus
 
 
 def figure2(study: Study) -> None:
-    """Deletion for groups of utterances of about one length, and for the parts of recordings of about one length."""
+    """Deletion for groups of utterances, or parts of recordings, of similar length."""
     corpus = load_corpus(study.args.corpus)
     fitting = list(filter(study.fits, corpus.utterances))
     groups: dict[str, list[CorpusUtterance]] = {}
@@ -383,10 +382,10 @@ def figure2(study: Study) -> None:
 
 
 def figure4(study: Study) -> None:
-    """How long SPES takes by the length of the utterance, and how many utterances are how long.
+    """The time of SPES by the length of the utterance, and the distribution of the lengths.
 
-    In the full window, and with frozen padding where ``context="auto"`` takes it. A longer recording takes what its
-    parts take.
+    It is measured in the full window, and with frozen padding if ``context="auto"`` uses it. A longer recording takes
+    the time of its parts.
     """
     corpus, name, folder = study.corpus(lambda items: evenly(items, study.n_utterances)), study.name, study.folder
     seconds = [float(item.fields["duration"]) for item in corpus.utterances]
@@ -411,7 +410,7 @@ def figure4(study: Study) -> None:
 
 
 def evenly(items: list[CorpusUtterance], number: int | None) -> list[CorpusUtterance]:
-    """Utterances of all lengths: so many first, from the shortest to the longest, and then the others."""
+    """Utterances of all lengths: first a number of them from the shortest to the longest, and then the others."""
     items = sorted(items, key=lambda item: float(item.fields["duration"]))
     chosen = dict.fromkeys(np.linspace(0, len(items) - 1, number or len(items)).round().astype(int).tolist())
     return [items[place] for place in (*chosen, *(place for place in range(len(items)) if place not in chosen))]
@@ -515,10 +514,10 @@ def main() -> None:
     warnings.filterwarnings("ignore", "the maps are noisy")
     if args.experiment in plausibility.EXPERIMENTS:
         title, run = plausibility.EXPERIMENTS[args.experiment]
-        # they share the explanations of a corpus
+        # experiments share the explanations of a corpus
         name = f"plausibility/{args.corpus.resolve().name}"
         return run(Study(name, replace(EXPERIMENTS["plausibility"], title=title), args))
-    # those that are no experiment of their own have the settings of Table 1
+    # figures without an experiment of their own have the settings of Table 1
     experiment = EXPERIMENTS.get(args.experiment) or replace(EXPERIMENTS["table1"], title=TITLES[args.experiment])
     experiment = translation(args.experiment, args.language) if args.language else experiment
     name = "table1" if args.experiment in ("figure5", "figure6") else args.experiment  # whose run they draw

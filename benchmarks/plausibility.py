@@ -1,4 +1,4 @@
-"""The paper's figures and tables of plausibility (§8): what it finds beside what we find."""
+"""Reproduces the paper's figures and tables of plausibility (§8), and compares the findings."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ if TYPE_CHECKING:
     from paper import Study
 
 SAMPLE = "so_what_was_the_next_step.wav"  # the paper's example sentence
-LEVEL = 0.01  # of the paper's tests
-FEW_SAMPLES = 3_000  # fewer want large patches (Table 9)
+LEVEL = 0.01  # significance level of the paper's tests
+FEW_SAMPLES = 3_000  # fewer samples need large patches (Table 9)
 SIBILANT, MURMUR = (4000.0, 1e6), (200.0, 400.0)  # Hz: /s/, and the murmur of /n/
 N_TOP = 5
 
-Claim = tuple[str, str, str, str]  # what, the paper's words, ours, verdict
+Claim = tuple[str, str, str, str]  # the claim, the paper's words, our result, the verdict
 Items = list[CorpusUtterance]
 
 
-# What the experiments share
+# Functions that the experiments share
 
 
 def spes(study: Study) -> str:
-    """The name of SPES with the patches that suit its samples."""
+    """The name of SPES with patches that suit the number of samples."""
     return "spes" if study.n_samples >= FEW_SAMPLES else "spes_coarse"
 
 
 def fine(study: Study) -> str:
-    """The name of what shows details with these samples."""
+    """The name of the method that shows details with this number of samples."""
     return "spes" if study.n_samples >= FEW_SAMPLES else "gradient_spes"
 
 
 def verdict(test: MeanComparison) -> str:
-    """Of the claim that the difference is above 0."""
+    """The verdict on the claim that the difference is above 0."""
     one_sided = "one-sided" in test.test
     if test.p_value < LEVEL and test.difference > 0:
         return "holds"
@@ -79,7 +79,7 @@ def interval(value: float, ends: tuple[float, float], digits: int = 2) -> str:
 
 
 def explained(study: Study, corpus: Corpus, methods: list[str]) -> dict[str, tuple[Items, list, list]]:
-    """By method: the utterances with a known alignment, their explanations, and the alignments."""
+    """For each method the utterances with a known alignment, their explanations, and the alignments."""
     evaluation = study.run(corpus, {name: study.methods[name] for name in methods})
     found: dict[str, tuple[Items, list, list]] = {}
     for name in methods:
@@ -90,7 +90,7 @@ def explained(study: Study, corpus: Corpus, methods: list[str]) -> dict[str, tup
 
 
 def in_turn(items: Items) -> Items:
-    """Each word and gender in turn, rather than the first of all."""
+    """Utterances in an order that alternates between words and genders."""
     groups: dict[tuple[str, str], Items] = {}
     for item in items:
         groups.setdefault((item.fields["gender"], word_of(item)), []).append(item)
@@ -98,7 +98,7 @@ def in_turn(items: Items) -> Items:
 
 
 def word_of(item: CorpusUtterance) -> str:
-    """The word of a minimal pair that is in an utterance, as its name tells."""
+    """The word of the minimal pair in an utterance, from the utterance's name."""
     return item.id.rsplit("-", 1)[-1]
 
 
@@ -128,7 +128,7 @@ def prepared_sample(study: Study, model: SpeechToTextModel) -> tuple[Utterance, 
 
 
 def figure3(study: Study) -> None:
-    """The example sentence transcribed and translated: maps, previous tokens, and whether maps move forward."""
+    """The example sentence, transcribed and translated: maps, previous tokens, and monotonicity."""
     rows = [("language", "text", "tau", "steps forward")]
     for language in ("en", "de", "es"):
         model = load_model("whisper-base", device=study.args.device, language=language)
@@ -142,7 +142,7 @@ def figure3(study: Study) -> None:
 
 
 def figure7(study: Study) -> None:
-    """The minimal pair so and no by frequency, and so by women and men."""
+    """The frequencies of the minimal pair so and no, and of so for women and men."""
     items, explanations, alignments = explained(study, study.corpus(in_turn), ["gradient_spes"])["gradient_spes"]
     so, no = (frequency_profile(explanations, alignments, word) for word in ("so", "no"))
     s, n = (frequency_profile(explanations, alignments, phone, level="phone") for phone in ("S", "N"))
@@ -248,7 +248,7 @@ def table10(study: Study) -> None:
 
 
 def time_localisation(study: Study) -> None:
-    """Words in time, on real and on synthesised speech, with the control and the floors."""
+    """Words in time, for real and for synthesised speech, with the control and the baseline methods."""
     methods = [spes(study), "gradient_spes", "energy", "random"]
     runs = explained(study, study.corpus(), methods)
     items = next(iter(runs.values()))[0]

@@ -1,4 +1,4 @@
-"""Where a benchmark's numbers come from: what stands beneath each of its tables."""
+"""The command and the machine of a benchmark, for the footer of its tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("torch", "captum", "transformers", "captum-spes")
 
 
 def command() -> str:
-    """The command that is running, as one would type it from the root of the repository."""
+    """The running command, as typed in the root of the repository."""
     script = Path(sys.argv[0])
     return " ".join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]])
 

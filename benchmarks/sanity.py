@@ -1,10 +1,10 @@
-"""Whether each method's maps show the model: those of the model and of one with random weights, rank-correlated.
+"""Sanity check: rank correlations between each method's maps of the model and of a model with random weights.
 
     python benchmarks/sanity.py [--output benchmarks/results/sanity.md]
 
-The test of Adebayo et al. (2018) on the bundled Whisper tiny.en and the bundled sample, for the same tokens. A second
-seed, of the method's random numbers and of the random weights, tells how far the method agrees with itself: no
-correlation can be told from that of noise where that one is low.
+This is the test of Adebayo et al. (2018) with the bundled Whisper tiny.en and the bundled sample, for the same tokens.
+A second seed of the method's random numbers and of the random weights measures how well the method agrees with itself.
+If this correlation is low, the correlation with random weights cannot be distinguished from that of noise.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ from captum_spes.models import load_model
 
 SAMPLE = Path(captum_spes.__file__).parent / "data" / "so_what_was_the_next_step.wav"
 TEXT = "So what was the next step?"
-PADDING_FRAMES = 200  # of silence after the utterance's 202, in place of the 30 s window
+PADDING_FRAMES = 200  # frames of silence after the utterance's 202, in place of the 30 s window
 SEEDS = (0, 1)
-FEW = {"n_token_samples": 1}  # the previous tokens' maps are not looked at
+FEW = {"n_token_samples": 1}  # the maps of the previous tokens are not used
 COARSE = partial(slic_feature_mask, patches_per_second=(20, 40, 60))
 SINGLE_BINS = partial(grid_feature_mask, patch_size=(1, 1))
 
 
 class Energy(PerturbationAttribution):
-    """What no test should let pass: |X − baseline|, whatever the model."""
+    """A control that does not depend on the model and must fail the test: |X − baseline|."""
 
     def attribute(self, inputs, baselines, feature_mask=None):
         return (inputs - baselines).abs()
 
 
 def methods(n_samples: int) -> dict[str, tuple]:
-    """Each method, and its arguments where they are not the library's."""
+    """Each method, with its arguments if they are not the defaults."""
     return {
         "energy (control)": (Energy, {}),
         "SPES, patches 20-40-60": (SPES, {"n_samples": n_samples, "feature_mask": COARSE, **FEW}),

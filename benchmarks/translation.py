@@ -1,12 +1,13 @@
-"""Figures of a sentence transcribed and translated by one model: which sounds does a foreign word come from?
+"""Draws maps of a sentence that one model transcribes and translates, which show the sounds behind foreign words.
 
     python benchmarks/translation.py speech.wav --output docs/images
     python benchmarks/translation.py --into-english --output benchmarks/results
 
-One picture a language, one panel a word, by SPES on large patches: some minutes on 2 cores for an utterance of 3 s. The
-language of multilingual Whisper is forced, which makes it translate English speech. With --into-english, Spanish and
-French sentences are spoken by SVOX Pico (Debian's libttspico-utils, of its section non-free; what espeak-ng speaks, the
-model does not understand), transcribed, and translated into English; the first of each language is explained.
+There is one picture for each language with a panel for each word, by SPES on large patches, which takes some minutes on
+2 cores for an utterance of 3 s. The language of multilingual Whisper is forced, which makes it translate English
+speech. With --into-english, Spanish and French sentences are spoken by SVOX Pico (Debian's libttspico-utils, of its
+section non-free; the model does not understand espeak-ng), transcribed, and translated into English. The first sentence
+of each language is explained.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def explain(attribution: SpeechToTextAttribution, audio: Path, args: argparse.Na
 
 
 def into_english(args: argparse.Namespace) -> None:
-    """A table of what is heard, and a picture of the first sentence of each language."""
+    """A table of the transcripts, and a picture of the first sentence of each language."""
     rows = [("spoken (Pico)", "transcribed", "translated")]
     for language, sentences in FOREIGN.items():
         attributions = [
