@@ -29,7 +29,7 @@ from captum_spes.metrics import (
 )
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model
 from captum_spes.segmentation import slic_feature_mask
-from captum_spes.visualization import plot_map, plot_segmentation
+from captum_spes.visualization import plot_attributions, plot_segmentation
 
 if TYPE_CHECKING:
     from paper import Study
@@ -178,7 +178,8 @@ def example(study: Study, word: str) -> None:
     words = explanation.words()
     attr = words.spectrogram_attr[words.index(word)]
     title = f"{word}, in {explanation.text!r}"
-    figure = plot_map(attr, words.spectrogram, words.frames_per_second, words.mel_frequencies, title)
+    of_spectrogram = words.spectrogram, words.frames_per_second, words.mel_frequencies
+    figure = plot_attributions(attr[None], *of_spectrogram, [title])
     study.write(f"{study.args.experiment}.png", figure)
     study.report([f"The map of *{word}* in {explanation.text!r}, by {fine(study)}.", *study.footer(items)])
 

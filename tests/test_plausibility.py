@@ -29,7 +29,6 @@ from captum_spes.visualization import (
     CurvePanel,
     plot_curves,
     plot_distributions,
-    plot_map,
     plot_shares,
     plot_token_bars,
     plot_word_times,
@@ -524,7 +523,6 @@ def test_frequencies_lie_as_mel_channels_do():
         (lambda: plot_distributions({"a": []}, ""), "values in each"),
         (lambda: plot_distributions({"a": [1.5]}, ""), "from 0 to 1"),
         (lambda: plot_shares(["a"], [1.5]), "a share from 0 to 1"),
-        (lambda: plot_map(torch.rand(5, 3), torch.rand(5, 4), 10, torch.arange(4.0), "a"), "must be of shape"),
     ],
 )
 def test_pictures_of_what_does_not_fit(plot, words):

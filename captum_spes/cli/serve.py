@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from captum_spes._extras import require
-from captum_spes.cli.options import Device, Language, Model, Task, TaskName
+from captum_spes.cli.options import Device, Language, Model, Task
 from captum_spes.cli.output import say
 from captum_spes.models import load_model
 
@@ -18,7 +18,7 @@ from captum_spes.models import load_model
 def app(
     model: Model = "whisper-tiny.en",
     language: Language = None,
-    task: Task = TaskName.TRANSCRIBE,
+    task: Task = "transcribe",
     device: Device = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on. 0.0.0.0: other machines can open the page as well.")
@@ -32,7 +32,7 @@ def app(
     require("gradio", "app")
     from captum_spes.app import serve
 
-    speech_model = load_model(model, device=device, language=language, task=task.value)
+    speech_model = load_model(model, device=device, language=language, task=task)
     ended = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: ended.set())
     with serve(speech_model, host, port) as url:

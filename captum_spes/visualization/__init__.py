@@ -12,7 +12,6 @@ from captum_spes.visualization.method_grid import plot_comparison
 from captum_spes.visualization.players import plot_interactions
 from captum_spes.visualization.token_statistics import (
     plot_distributions,
-    plot_map,
     plot_shares,
     plot_token_bars,
     plot_word_times,
@@ -28,7 +27,6 @@ __all__ = [
     "plot_curves",
     "plot_distributions",
     "plot_interactions",
-    "plot_map",
     "plot_segmentation",
     "plot_shares",
     "plot_spectrogram",

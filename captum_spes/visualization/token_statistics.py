@@ -9,21 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from captum_spes.visualization._colors import Scale, part_of
+from captum_spes.visualization._colors import Scale
 from captum_spes.visualization._layout import (
     BAR_MARGIN,
     LABEL_SIZE,
     PAGE_WIDTH,
     SIDE_MARGIN,
     TICK_SIZE,
-    TITLE_SIZE,
-    MelSpectrogram,
     add_colorbar,
     checked_array,
     new_figure,
 )
-from captum_spes.visualization._text import LINE_HEIGHT, clean_labels, shorten, text_width, token_text
-from captum_spes.visualization.attributions import ENERGY_MAP, ENERGY_PART
+from captum_spes.visualization._text import clean_labels, shorten, text_width, token_text
 from captum_spes.visualization.curves import COLORS, DASHES
 
 if TYPE_CHECKING:
@@ -220,49 +217,6 @@ def plot_shares(tokens: Sequence[str], shares: ArrayLike) -> Figure:
     ax.tick_params(labelsize=TICK_SIZE, length=2)
     ax.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, fontsize=TICK_SIZE, frameon=False)
-    return figure
-
-
-def plot_map(
-    attributions: Tensor, spectrogram: Tensor, frames_per_second: float, mel_frequencies: Tensor, title: str
-) -> Figure:
-    """Draws a spectrogram, a map, and the map over the spectrogram, beneath each other (paper, Fig. 8 and 9).
-
-    Args:
-        attributions: the map, (T, C).
-        spectrogram: log-mel energies, (T, C).
-        frames_per_second: frames a second of the spectrogram.
-        mel_frequencies: centre of each mel channel in Hz, rising, (C,).
-        title: such as the token that is explained.
-
-    Returns:
-        Figure: to save or to change; pyplot does not know it.
-
-    Raises:
-        ValueError: shapes that do not fit each other, or values that are not finite.
-
-    Example::
-
-        >>> import torch
-        >>> from captum_spes.visualization import plot_map
-        >>> figure = plot_map(torch.rand(200, 80), torch.rand(200, 80), 100, torch.linspace(40, 7700, 80), " so")
-        >>> [ax.get_title() for ax in figure.axes[:3]]
-        ['spectrogram', 'so', 'both']
-    """
-    mel = MelSpectrogram(spectrogram, frames_per_second, mel_frequencies)
-    values = checked_array("attributions", attributions, tuple(mel.energy.shape))
-    scale = Scale.of(values, None, None)
-    width, height = mel.single_width, 1.7
-    figure = new_figure(width + SIDE_MARGIN, 3 * (height + LINE_HEIGHT * TITLE_SIZE / 72 + 0.1) + BAR_MARGIN)
-    [label] = clean_labels([title])
-    top, middle, bottom = (figure.add_subplot(3, 1, number) for number in (1, 2, 3))
-    mel.draw(top, mel.energy, cmap=part_of(ENERGY_MAP, ENERGY_PART))
-    mel.draw(middle, values, cmap=scale.on_white, norm=scale.norm)
-    overlay = scale.draw(bottom, values, mel)
-    for ax, text in ((top, "spectrogram"), (middle, shorten(label, width, TITLE_SIZE)), (bottom, "both")):
-        ax.set_title(text, fontsize=TITLE_SIZE, pad=4, **token_text())
-        mel.label(ax, width, height, time=ax is bottom)
-    add_colorbar(figure, overlay, scale.label, extend=scale.extend)
     return figure
 
 
