@@ -57,8 +57,8 @@ def test_what_a_worker_takes(nodes, n_workers, device, expected):
 @pytest.mark.parametrize(
     ("n_workers", "device", "words"),
     [
-        (None, None, "the cluster has no GPU and 2 CPUs: say how many workers share them"),
-        (3, None, "the cluster has 2 CPUs: give no more than as many workers, not 3"),
+        (None, None, "the cluster has no GPU and 2 CPUs: give the number of workers"),
+        (3, None, "the cluster has 2 CPUs: give at most this number of workers, not 3"),
         (1, "cuda", "the cluster has no GPU"),
     ],
 )
@@ -69,7 +69,10 @@ def test_what_a_cluster_does_not_have(n_workers, device, words):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [({"n_workers": 0}, "at least 1 worker, not 0"), ({"device": "cuda:1"}, "must be cpu or cuda, not 'cuda:1'")],
+    [
+        ({"n_workers": 0}, "n_workers must be at least 1, not 0"),
+        ({"device": "cuda:1"}, "must be cpu or cuda, not 'cuda:1'"),
+    ],
 )
 def test_workers_that_cannot_be(arguments, words):
     pytest.importorskip("ray")

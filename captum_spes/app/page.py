@@ -157,7 +157,8 @@ class _Page:
         progress: gr.Progress = PROGRESS,
     ) -> Iterator[dict[Any, Any]]:
         """Explains the recording that is given or, where none is, the one before by another method."""
-        yield from self._run(session, path and partial(_take, path), method, None, request, progress)
+        take = partial(_take, path) if path else None
+        yield from self._run(session, take, method, None, request, progress)
 
     def _explain_sample(
         self, method: str, request: gr.Request, progress: gr.Progress = PROGRESS

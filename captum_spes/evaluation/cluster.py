@@ -1,4 +1,4 @@
-"""Utterances of an evaluation completed by workers of Ray, on this machine or on a cluster."""
+"""Completes the utterances of an evaluation by workers of Ray, on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from captum_spes.evaluation.corpus import CorpusUtterance
 from captum_spes.evaluation.runner import Runner
 from captum_spes.models.protocol import SpeechToTextModel
 
-# How often Ray tries an utterance again whose worker died, before it is left out. A worker is restarted without limit.
+# Number of times that Ray tries an utterance again after its worker died. A worker is restarted without limit.
 MAX_RETRIES = 10
-# A busy machine may not start Ray in the 30 s that Ray waits for it.
+# On a busy machine the start of Ray may take longer than the 30 s for which Ray waits.
 START_ATTEMPTS = 3
-# Ray's smallest object store is 75 MB; utterances and results are paths and short texts
+# the smallest object store of Ray is 75 MB, which is enough for paths and short texts
 OBJECT_STORE_BYTES = 100_000_000
 
-# an utterance, and why it could not be completed, or nothing
+# an utterance, and the reason if it could not be completed, or an empty text
 Completed = tuple[CorpusUtterance, str]
 
 
@@ -31,19 +31,19 @@ Completed = tuple[CorpusUtterance, str]
 class Workers:
     """Workers of Ray that complete the utterances of an :class:`.Evaluation`.
 
-    Each is an actor that loads the model once, on a GPU or on its share of the CPUs. It is given one utterance at a
-    time. Ray restarts a worker that dies, on another node where its own is gone, and gives it the utterance again.
+    A worker is an actor that loads the model once, on a GPU or on its share of the CPUs. It gets one utterance at a
+    time. Ray restarts a worker that dies, on another node if its own is gone, and gives it the utterance again.
 
     Args:
         load: loads the model in a worker; called as ``load(device=...)``.
-        n_workers: how many. Default: one for each GPU of the cluster.
+        n_workers: number of workers. Default: one for each GPU of the cluster.
         address: the address of a running cluster, ``"auto"`` or ``"ray://host:10001"``. Default: Ray is started on
-            this machine for the run alone, unless the program has initialised it before.
-        device: ``"cpu"`` keeps the workers off the GPUs. Default: GPUs where there are any.
+            this machine for the run only, unless the program has initialised it before.
+        device: ``"cpu"`` makes the workers use CPUs. Default: GPUs if there are any.
 
     Raises:
         ImportError: the extra ``cluster`` is not installed.
-        ValueError: a number of workers below 1, or another device.
+        ValueError: the number of workers is below 1, or the device is another one.
 
     Example::
 
@@ -63,19 +63,19 @@ class Workers:
     def __post_init__(self) -> None:
         require("ray", "cluster")
         if self.n_workers is not None and self.n_workers < 1:
-            raise ValueError(f"there must be at least 1 worker, not {self.n_workers}.")
+            raise ValueError(f"n_workers must be at least 1, not {self.n_workers}.")
         if self.device not in (None, "cpu", "cuda"):
             raise ValueError(f"the device of workers must be cpu or cuda, not {self.device!r}: Ray numbers the GPUs.")
 
 
 def complete(workers: Workers, runner: Runner, items: Sequence[CorpusUtterance]) -> Generator[Completed, None, None]:
-    """Completes utterances in the order given; yields each when it ends, with its problem if it has one.
+    """Completes utterances in the given order; yields each when it is finished, with its problem if it has one.
 
     Raises:
-        ValueError: more workers than the cluster has CPUs.
+        ValueError: there are more workers than CPUs of the cluster.
         ConnectionError: there is no cluster at the address.
-        ChildProcessError: a worker died again and again while it loaded the model.
-        Exception: the first error of a worker that is none of a single utterance, such as a full disk.
+        ChildProcessError: a worker died repeatedly while it loaded the model.
+        Exception: the first error of a worker that does not belong to a single utterance, such as a full disk.
     """
     if not items:
         return
@@ -104,8 +104,8 @@ def _start(ray: Any, workers: Workers) -> None:
     if workers.address is not None:
         ray.init(address=workers.address, **quiet)
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a run on one's own machine reports to nobody
-    # Ray's default of 15 starves the workers on a machine that others use; they are to run as this process would.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
+    # Ray's default priority of 15 slows the workers down on a shared machine; they get the priority of this process.
     os.environ.setdefault("RAY_worker_niceness", "0")
     local = {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     n_cpus = max(os.cpu_count() or 1, workers.n_workers or 1)
@@ -113,7 +113,7 @@ def _start(ray: Any, workers: Workers) -> None:
         try:
             ray.init(num_cpus=n_cpus, **local, **quiet)
             return
-        except Exception as error:  # Ray raises no class of its own where its 30 s were not enough
+        except Exception as error:  # Ray has no class of its own for a start that takes too long
             ray.shutdown()
             if attempt + 1 == START_ATTEMPTS:
                 raise ConnectionError(f"Ray could not be started on this machine: {error}") from error
@@ -122,18 +122,18 @@ def _start(ray: Any, workers: Workers) -> None:
 def share(
     nodes: Sequence[dict[str, float]], n_workers: int | None, device: str | None = None
 ) -> tuple[int, dict[str, float]]:
-    """How many workers there are, and what each takes of a cluster.
+    """The number of workers, and the resources of each.
 
-    A worker takes a GPU, or a part of one where there are more workers than GPUs. Without GPUs it takes as many CPUs as
-    all workers can have alike: it computes with that many threads.
+    A worker uses a GPU, or a part of one if there are more workers than GPUs. Without GPUs all workers use the same
+    number of CPUs, and compute with this number of threads.
 
     Args:
-        nodes: the resources of each node, with the names that Ray gives them.
-        n_workers: how many are asked for; None for one a GPU.
-        device: ``"cpu"``, ``"cuda"`` or None for GPUs where there are any.
+        nodes: the resources of each node, by Ray's names.
+        n_workers: the number that the user gave; None for one worker per GPU.
+        device: ``"cpu"``, ``"cuda"`` or None for GPUs if there are any.
 
     Raises:
-        ValueError: no GPU to count by, or too few CPUs.
+        ValueError: there is no GPU by which to count, or there are too few CPUs.
 
     Example::
 
@@ -151,17 +151,17 @@ def share(
         raise ValueError("the cluster has no GPU: leave out --device, or give cpu.")
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     if n_workers is None:
-        raise ValueError(f"the cluster has no GPU and {sum(cpus)} CPUs: say how many workers share them (--workers).")
+        raise ValueError(f"the cluster has no GPU and {sum(cpus)} CPUs: give the number of workers (--workers).")
     fitting = [n for n in range(1, max(cpus, default=0) + 1) if sum(count // n for count in cpus) >= n_workers]
     if not fitting:
-        raise ValueError(f"the cluster has {sum(cpus)} CPUs: give no more than as many workers, not {n_workers}.")
+        raise ValueError(f"the cluster has {sum(cpus)} CPUs: give at most this number of workers, not {n_workers}.")
     return n_workers, {"num_cpus": fitting[-1]}
 
 
 def _dispatch(ray: Any, actors: list[Any], items: Sequence[CorpusUtterance]) -> Generator[Completed, None, None]:
-    """Gives each worker an utterance when it has loaded the model, and another when it is done.
+    """Gives each worker an utterance when it has loaded the model, and another one when it is finished.
 
-    A worker for which nothing is left is let go: its GPU is free for one that Ray restarts.
+    A worker for which no utterance is left is ended, so that its GPU is free for a worker that Ray restarts.
     """
     waiting = deque(items)
     running: dict[Any, tuple[Any, CorpusUtterance | None]] = {actor.prepare.remote(): (actor, None) for actor in actors}
@@ -183,10 +183,10 @@ def _dispatch(ray: Any, actors: list[Any], items: Sequence[CorpusUtterance]) -> 
 
 
 def _result(ray: Any, reference: Any, item: CorpusUtterance | None) -> str:
-    """The problem of an utterance, or nothing.
+    """The problem of an utterance, or an empty text.
 
     Raises:
-        ChildProcessError: the worker died again and again while it loaded the model.
+        ChildProcessError: the worker died repeatedly while it loaded the model.
         Exception: an error of the worker.
     """
     try:
@@ -197,11 +197,11 @@ def _result(ray: Any, reference: Any, item: CorpusUtterance | None) -> str:
         died = f"the worker died {MAX_RETRIES + 1} times while it"
         if item is None:
             raise ChildProcessError(f"{died} loaded the model: is its memory enough? Ray says: {error}") from error
-        return f"{died} was at it (out of memory?). The same command tries again."
+        return f"{died} explained it (out of memory?). The same command tries again."
 
 
 class _Worker:
-    """The actor: it has the model, and completes utterances."""
+    """The actor, which holds the model and completes utterances."""
 
     def __init__(self, load: Callable[[], SpeechToTextModel], runner: Runner) -> None:
         self.load = load
@@ -209,8 +209,8 @@ class _Worker:
 
     @cached_property
     def model(self) -> SpeechToTextModel:
-        """Loaded at the first call and not in the constructor, whose errors Ray does not hand on as they are."""
-        warnings.simplefilter("ignore")  # what is wrong with an utterance is told by its problem
+        """Loads the model at the first call and not in the constructor, because Ray changes errors of constructors."""
+        warnings.simplefilter("ignore")  # problems of utterances are returned
         return self.load()
 
     def prepare(self) -> str:
