@@ -1,4 +1,4 @@
-"""The number of pytest's workers, and what the examples in docstrings start from.
+"""The number of pytest's workers, and the names and files for examples in docstrings.
 
 Examples start from a model that is tiny and random, from recordings, and from explanations.
 """
@@ -18,7 +18,7 @@ collect_ignore_glob = [modules for package, modules in EXTRAS.items() if find_sp
 
 
 def pytest_xdist_auto_num_workers(config):
-    """A worker for each core, but at most eight; none where only some tests are asked for, which start faster alone."""
+    """A worker for each core, at most eight; none if only some tests are selected, because one process starts faster."""
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -33,7 +33,7 @@ def pytest_itemcollected(item):
 
 @pytest.fixture(autouse=True)
 def _examples(request, monkeypatch):
-    """``load_model`` gives the tiny model; the folder has ``speech.wav`` and ``speech/``; some names are there."""
+    """Makes ``load_model`` return the tiny model, and provides ``speech.wav``, ``speech/`` and some names."""
     if not isinstance(request.node, DoctestItem):
         return
     source = "".join(example.source for example in request.node.dtest.examples)

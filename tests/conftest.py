@@ -1,4 +1,4 @@
-"""Toy models and real ones. A few tests need the bundled model or recordings and skip where those are not there."""
+"""Toy models and real ones. Tests that need the bundled model or recordings are skipped if these are missing."""
 
 import copy
 import os
@@ -126,7 +126,7 @@ def librivox():
 
 @pytest.fixture(autouse=True)
 def no_font_is_told(monkeypatch):
-    """Every test may be warned of characters without a font; a process is once."""
+    """Resets the warnings about characters without a font, which a process gives once."""
     monkeypatch.setattr("captum_spes.visualization._text._told", set())
 
 
@@ -196,7 +196,7 @@ def run(monkeypatch, capsys, tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium. It ends with the module, as the loop that it runs in would be in the way of other tests."""
+    """Chromium, which ends with the module, because its event loop would disturb other tests."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
     system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with api.sync_playwright() as playwright:

@@ -1,4 +1,4 @@
-"""Alignments: files of several makers, matching of words, a forced aligner, and a model's own attention."""
+"""Alignments: file formats, matching of words, the forced aligner, and the alignment by a model's attention."""
 
 import json
 import sys

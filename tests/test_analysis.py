@@ -1,4 +1,4 @@
-"""The report on the explanations in a folder: what it finds, what it matches, and what it cannot do."""
+"""The plausibility report on a folder of explanations: its findings, matched words, and reported problems."""
 
 import json
 import shutil

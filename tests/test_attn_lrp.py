@@ -1,4 +1,4 @@
-"""Relevance propagation: the rules one by one, conservation layer by layer, and that models are left alone."""
+"""Relevance propagation: each rule, conservation in each layer, and that models are not changed."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ def rows(*shape, seed=0):
 
 
 def share(outputs, inputs):
-    """The relevance of some inputs for the sum of outputs: what each adds to it."""
+    """The relevance of the inputs for the sum of the outputs."""
     gradients = torch.autograd.grad(outputs.sum(), inputs, retain_graph=True, allow_unused=True)
     return sum(float((x * g).sum().detach()) for x, g in zip(inputs, gradients) if g is not None)
 
@@ -208,7 +208,7 @@ def test_the_rules_change_the_gradient_and_end(tiny_whisper, tiny_model, audio):
 
 @pytest.mark.parametrize("score", [TokenLogProbability, TokenProbability, TokenLogit, KLDivergence])
 def test_scores_keep_their_gradient(score):
-    """None of them is mistaken for attention."""
+    """Softmaxes outside of attention do not get the rule of attention."""
     reference = rows(1, 1, 5, seed=1) if score is KLDivergence else torch.tensor([2])
     x = rows(1, 1, 5)
     plain = InputXGradient(score(lambda x: x, reference)).attribute(x)

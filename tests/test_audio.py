@@ -1,4 +1,4 @@
-"""Audio as it comes: rates, channels, types, and all that is no audio."""
+"""Reading of audio: rates, channels, types, and refused inputs."""
 
 import hashlib
 import io
@@ -124,7 +124,7 @@ def test_the_loudest_of_channels_that_cancel_is_taken():
 
 
 def unfinished(path, samples, sizes):
-    """A WAV file as a program leaves it that cannot go back in what it has written."""
+    """A WAV file whose header has no sizes, as written to a pipe."""
     soundfile.write(path, samples, 16000, subtype="PCM_16")
     whole = bytearray(path.read_bytes())
     data = whole.index(b"data")
@@ -242,7 +242,7 @@ def test_unsigned_integers_have_their_silence_in_the_middle():
 
 
 class Decoder:
-    """As torchcodec's."""
+    """A decoder with the interface of torchcodec."""
 
     def get_all_samples(self):
         return SimpleNamespace(data=torch.from_numpy(np.stack((tone(8000), tone(8000)))), sample_rate=8000)

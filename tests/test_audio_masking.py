@@ -1,4 +1,4 @@
-"""Audio through a mask over its spectrogram: what is kept stays as it was, what is not is gone."""
+"""Masking of audio: kept regions do not change, and removed regions are silent."""
 
 import numpy as np
 import pytest

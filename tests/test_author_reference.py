@@ -1,4 +1,4 @@
-"""The numbers of the paper authors' implementation, and the same formulas by hand for clones without it."""
+"""Comparison with numbers of the authors' implementation, and with the formulas computed by hand."""
 
 import numpy as np
 import pytest

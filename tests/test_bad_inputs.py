@@ -1,4 +1,4 @@
-"""Bad inputs by name, over the whole public surface: what is given, and the message that it must give.
+"""Bad inputs to the whole public interface, by name, with the messages that they must cause.
 
 Every message is one clear sentence: what was wrong, what was expected, what to do.
 """
@@ -335,7 +335,7 @@ BAD = [
 
 @pytest.fixture
 def e(tiny_model, tiny_whisper, tiny_processor, audio, tmp_path):
-    """What the bad inputs are given to."""
+    """The objects to which the bad inputs are passed."""
     soundfile.write(tmp_path / "a.wav", audio, 16000)
     attribution = SpeechToTextAttribution(SPES(tiny_model))
     prepared = attribution.prepare(audio, "so", sampling_rate=16000)

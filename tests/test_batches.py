@@ -1,4 +1,4 @@
-"""What happens to all methods where memory runs out, and how the batch size is found."""
+"""Batches: methods that run out of memory, and the choice of the batch size."""
 
 import pytest
 import torch

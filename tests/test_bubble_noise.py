@@ -1,4 +1,4 @@
-"""BubbleNoise: its noise by the formula, known answers, what a seed means, Captum's habits and refusals."""
+"""BubbleNoise: the formula of its noise, known answers, seeds, Captum's conventions, and refused inputs."""
 
 import math
 import tracemalloc
@@ -25,7 +25,7 @@ def power(x):
 
 
 class Classifier(torch.nn.Module):
-    """Five outputs, not linear."""
+    """A nonlinear scorer with five outputs."""
 
     def __init__(self):
         super().__init__()
@@ -37,7 +37,7 @@ class Classifier(torch.nn.Module):
 
 
 class Spy:
-    """A scorer that keeps what it was shown."""
+    """A scorer that records its inputs."""
 
     def __init__(self, score=power):
         self.score, self.seen = score, []

@@ -1,4 +1,4 @@
-"""Runs that are killed, and go on from their checkpoint."""
+"""Runs that are killed and continue from their checkpoint."""
 
 import errno
 import math
@@ -49,7 +49,7 @@ def stopped(method, path, after=50, forward=scores, **arguments):
 
 
 def in_a_process(method, path, result, pipe, told_at, last):
-    """Tells once it is at a sample, and goes no further than another, where it waits to be killed."""
+    """Reports when it reaches one sample, and waits at another one to be killed."""
     _checkpoint.SECONDS = _checkpoint.PATIENCE = 0
     seen = []
 

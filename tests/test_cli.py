@@ -1,4 +1,4 @@
-"""The command line as a stranger uses it: explain, and what is refused."""
+"""The command explain, and refused arguments of all commands."""
 
 import importlib
 import logging

@@ -44,7 +44,7 @@ def evaluate(run, tiny_folder, tiny_whisper, tiny_processor, speech):
 
 
 def files_of(folder):
-    """What a run has written, by path: explanations as they are, and JSON without the seconds."""
+    """The files of a run by path: explanations unchanged, and JSON without the seconds."""
     found = {}
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
@@ -219,7 +219,7 @@ N_EXPLANATIONS = 9  # of three utterances by SPES and the two floors
 
 
 def start(folder, output):
-    """The command in a process of its own."""
+    """Runs the command in a separate process."""
     with open(folder / "stdout", "w") as out, open(folder / "stderr", "w") as err:
         return subprocess.Popen(
             [sys.executable, "-m", "captum_spes", "evaluate", folder / "speech", "--allow-outside",
@@ -243,7 +243,7 @@ def send_when_finished(process, folder, number, n_explanations):
 
 
 def end_of(process):
-    """Its exit code."""
+    """The exit code of the command."""
     try:
         return process.wait(timeout=300)
     finally:

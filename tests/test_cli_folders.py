@@ -1,4 +1,4 @@
-"""What the command line writes and where: folders of a recording, columns, and how many samples a method takes."""
+"""Output of the command line: folders of a recording, columns, and numbers of samples."""
 
 import hashlib
 import io
@@ -34,7 +34,7 @@ def test_the_least_number_of_samples(tiny_model, audio, name):
 
 
 def other_recording(recording, folder):
-    """One of the same name in another folder."""
+    """A recording with the same name in another folder."""
     samples, rate = soundfile.read(recording)
     (folder / "other").mkdir()
     soundfile.write(folder / "other" / recording.name, samples[::-1], rate)

@@ -1,4 +1,4 @@
-"""Workers of Ray: an evaluation by several is that of one process, whichever of them are killed."""
+"""Workers of Ray: their results equal those of one process, even if workers are killed."""
 
 import json
 import os
@@ -94,7 +94,7 @@ def ray():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder that the tests share, for explanations tell where the model was."""
+    """A folder that all tests share, because explanations store the path of the model."""
     return tmp_path_factory.mktemp("place")
 
 

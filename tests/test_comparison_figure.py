@@ -1,4 +1,4 @@
-"""The figure that compares methods is read back: scale, labels, where texts lie. Ranks have SciPy as their oracle."""
+"""The figure that compares methods: scale, labels and positions of texts. Ranks are compared with SciPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure the model was: closed forms, words, files, and what a real forward says."""
+"""Confidence: closed forms, words, files, and comparison with a plain forward."""
 
 import json
 import math

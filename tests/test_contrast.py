@@ -1,4 +1,4 @@
-"""Flip rates of models whose words are known."""
+"""Flip rates of models whose texts are known."""
 
 import re
 from dataclasses import replace
@@ -83,7 +83,7 @@ class Toy:
 
 
 class Writer(Toy):
-    """Writes a text, whatever it hears."""
+    """A model that writes a fixed text."""
 
     def __init__(self, original, written):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A corpus from a manifest or a folder: what is read, left out and refused, and the names of its results."""
+"""A corpus from a manifest or a folder: utterances that are read, left out or refused, and their ids."""
 
 import json
 import os

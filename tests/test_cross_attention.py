@@ -1,4 +1,4 @@
-"""Attention weights as attributions: those of the model itself, spread over frames and channels."""
+"""CrossAttention: the weights of the model itself, spread over frames and channels."""
 
 import pytest
 import torch

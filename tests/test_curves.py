@@ -1,4 +1,4 @@
-"""The figure of evaluation curves is read back: lines, styles, bands, and where legends and other texts lie."""
+"""The figure of evaluation curves: lines, styles, bands, and positions of legends and texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deletion, insertion and size: of a model whose words are known, and the authors' numbers."""
+"""Deletion, insertion and size, with a model whose texts are known, and with the authors' numbers."""
 
 import math
 from dataclasses import replace

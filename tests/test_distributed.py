@@ -1,4 +1,4 @@
-"""One attribution shared by the ranks of a process group, against the same in one process."""
+"""One attribution by several ranks, compared with that of one process."""
 
 import atexit
 import gc
@@ -245,7 +245,7 @@ def test_ranks_explain_what_the_first_hears(tiny_whisper, tiny_processor, tiny_m
 
 
 def check_command(folder):
-    """The first rank alone has spoken and written, what one process writes."""
+    """Only the first rank has printed and written files, the same as one process."""
     from captum_spes.cli import app
 
     app([*command(folder), "-o", str(folder / "alone")], standalone_mode=False)

@@ -1,4 +1,4 @@
-"""The pages say what is there: public names with examples, command lines that parse, Python that compiles."""
+"""The documentation: public names have examples, command lines parse, Python compiles."""
 
 import importlib
 import inspect

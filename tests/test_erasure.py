@@ -1,4 +1,4 @@
-"""Comprehensiveness and sufficiency of a model whose log-probabilities are known, and the baselines of all metrics."""
+"""Comprehensiveness and sufficiency of a model with known log-probabilities, and the baselines of all metrics."""
 
 import math
 from dataclasses import replace

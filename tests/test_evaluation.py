@@ -1,4 +1,4 @@
-"""An evaluation of a tiny corpus: its files, how it is stopped and goes on, and what it leaves out and refuses."""
+"""An evaluation of a tiny corpus: files, resumed runs, utterances that are left out, and refused settings."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ TRANSCRIPTIONS = {"a": "was his power", "b": "so was power power", "c": "what wa
 
 
 def write_words(whisper, processor):
-    """Makes a random Whisper write some five words, for its own texts are bytes that are no words, and have no end."""
+    """Makes a random Whisper write five words, because its own texts are bytes without words or an end."""
     texts = [processor.tokenizer.decode([i]) for i in range(len(processor.tokenizer))]
     is_word = [i > 2 and text.startswith(" ") and text[1:].isalpha() and text.isascii() for i, text in enumerate(texts)]
     is_word[texts.index(" next")] = False  # which it would write most of the time
@@ -97,7 +97,7 @@ def whole(evaluate, kept, tmp_path):
 
 @pytest.fixture
 def calls(model, monkeypatch):
-    """The names of what is asked of the model."""
+    """The names of the model's methods that are called."""
     called = []
 
     def watch(name):

@@ -1,4 +1,4 @@
-"""The result: reading, words, files."""
+"""The explanation: normalisation, words, files."""
 
 import json
 from dataclasses import replace

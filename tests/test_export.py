@@ -1,4 +1,4 @@
-"""Explanations in other programs: each export is read by its own tool."""
+"""Exports of explanations, each read by its own tool."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Fingerprints: equal for equal values in every process, and different for different ones."""
+"""Fingerprints are equal for equal values in every process, and differ for different values."""
 
 import json
 import os

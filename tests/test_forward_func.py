@@ -1,4 +1,4 @@
-"""Scores against scipy and by hand, on the floor and at the edges."""
+"""Forward functions, compared with scipy and closed forms, also at the smallest probabilities."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Frozen padding against the full window: equal where it must be, probed elsewhere, and undone in any case."""
+"""Frozen padding compared with the full window, its probe, and the restoration of the model."""
 
 from dataclasses import replace
 from functools import partial
@@ -237,7 +237,7 @@ def test_the_probe_refuses_a_model_that_reads_its_padding(tiny_model, tiny_whisp
     ],
 )
 def test_agreement(changes, holds):
-    """The third token is weak: it is listed, and decides nothing."""
+    """The third token is weak: it is listed, and does not affect the choice."""
     given = {
         "same_text": True,
         "correlation": 0.999,

@@ -1,4 +1,4 @@
-"""GradientSPES against answers that are known, and against SPES."""
+"""GradientSPES, compared with known answers and with SPES."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Heard or guessed, where the truth is planted, and on speech."""
+"""Verdicts on words that were heard or guessed, with known truth, and on speech."""
 
 from types import SimpleNamespace
 

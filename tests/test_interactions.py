@@ -1,4 +1,4 @@
-"""Shapley and Banzhaf values and interactions: games whose values are known, and players that are words."""
+"""Shapley and Banzhaf values and interactions of games with known values, and of words as players."""
 
 from itertools import combinations
 from math import factorial

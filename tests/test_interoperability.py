@@ -1,4 +1,4 @@
-"""SPES beside Captum's FeatureAblation and Lime: the same arguments, the same containers, shapes, dtypes and errors.
+"""SPES compared with Captum's FeatureAblation and Lime: arguments, containers, shapes, dtypes and errors.
 
 Numbers are compared too: on a linear score FeatureAblation, and Lime with a linear regression, give the effect d_i of
 each feature, and so does SPES. With ``centered=False`` it gives (1 - p) d_i + p Σ d (Eq. 3), where Σ d is the effect of
@@ -51,7 +51,7 @@ IDS = torch.arange(6).view(1, 2, 3)
 
 
 def weighted(x):
-    """One linear score an example."""
+    """A scorer with one linear score for each example."""
     return x.flatten(1).to(WEIGHTS) @ WEIGHTS
 
 
@@ -196,7 +196,7 @@ def test_scores_for_each_example(effects, score):
 @pytest.mark.parametrize("score", GROWING_OF_SEVERAL.values(), ids=GROWING_OF_SEVERAL)
 @beside_feature_ablation
 def test_several_scores_for_each_example(effects, score):
-    """Lime refuses these."""
+    """Inputs that Lime refuses."""
     check_alike(effects, score, X)
     check_alike(effects, score, X[:1])
 

@@ -1,4 +1,4 @@
-"""Hearing an explanation: what is kept is what the map shows, and only of the recording that was explained."""
+"""Sound of an explanation: the kept regions are those of the map, and other recordings are refused."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""Recordings that are longer than the model's window: how they are cut, explained in parts, kept and read."""
+"""Recordings that are longer than the model's window: cuts, explanations of parts, and files."""
 
 import json
 import shutil
@@ -183,7 +183,7 @@ def test_parts_find_their_sound_in_the_recording(attribution, long_audio, tmp_pa
     "span", [(float("nan"), 1), (0, float("inf")), ("0", [1]), (-1, 0.5), (2, 1), (1e300, 1e301), (None, None)]
 )
 def test_spans_that_cannot_be_are_refused(span, tmp_path):
-    """An explanation may be anyone's."""
+    """Explanations are not trusted."""
     path = tmp_path / "talk.wav"
     soundfile.write(path, np.sin(np.arange(RATE)), RATE)
     metadata = {**read_recording(path).source, **dict(zip(("start_seconds", "stop_seconds"), span))}

@@ -1,4 +1,4 @@
-"""The corpus of the benchmarks: its files say of themselves what is true."""
+"""The corpus of the benchmarks: its files, times and manifest are correct."""
 
 import csv
 import importlib.util

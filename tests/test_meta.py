@@ -1,4 +1,4 @@
-"""The meta-evaluation on a toy: do maps and metrics find a planted truth, and do metrics order degraded maps?"""
+"""The meta-evaluation with toy models: known truth, and ladders of degraded maps."""
 
 import numpy as np
 import pytest

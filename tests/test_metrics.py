@@ -1,4 +1,4 @@
-"""Faithfulness and robustness, on models whose answer is known, on a tiny random Whisper and on the real one."""
+"""Faithfulness and robustness with models whose answer is known, a tiny random Whisper and the real one."""
 
 import warnings
 from dataclasses import replace
@@ -90,14 +90,14 @@ class LinearModel:
 
 
 class Energy(PerturbationAttribution):
-    """Shows the sound, whatever the model."""
+    """A method whose map is the sound and does not depend on the model."""
 
     def attribute(self, inputs, feature_mask=None):
         return inputs.abs()
 
 
 class Constant(PerturbationAttribution):
-    """Shows always the same."""
+    """A method with a constant map."""
 
     def attribute(self, inputs, feature_mask=None):
         return torch.arange(inputs.numel()).view(inputs.shape).float()

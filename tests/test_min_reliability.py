@@ -1,4 +1,4 @@
-"""Runs that end where they are reliable enough, and pooling over the finest features that are."""
+"""Runs that end at a reliability, and pooling over the finest reliable features."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The Whisper adapter against plain Hugging Face, the bundled weights, and loading by every way."""
+"""The Whisper adapter compared with plain Hugging Face, the bundled weights, and all ways of loading."""
 
 import io
 import shutil

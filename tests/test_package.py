@@ -1,4 +1,4 @@
-"""What the package promises as a whole: its names, its light import, the one direction of its imports."""
+"""The package as a whole: public names, light imports, and the direction of imports."""
 
 import ast
 import importlib

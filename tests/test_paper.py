@@ -1,4 +1,4 @@
-"""The experiments of the benchmarks: what they compare is there, and their claims are what the paper's numbers say."""
+"""The experiments of the benchmarks: their methods exist, and their claims follow from the paper's numbers."""
 
 import argparse
 import csv

@@ -1,4 +1,4 @@
-"""SharedPasses: one pass of the model for all tokens, and the answers of Captum's methods one by one."""
+"""SharedPasses: one pass of the model for all tokens, with the results of Captum's methods token by token."""
 
 import numpy as np
 import pytest
@@ -153,7 +153,7 @@ def test_memory_is_kept_to(memory, kept, monkeypatch):
 
 
 def test_a_group_that_is_cut_keeps_its_first_answers(monkeypatch):
-    """Many questions: memory runs out at a later one, and the first answers serve the tokens that are left."""
+    """Many calls: memory runs out at a later one, and the first results are replayed for the remaining tokens."""
     monkeypatch.setattr(captum_spes.speech_to_text.passes, "GRADIENT_MEMORY", 48 * 3 * N_TOKENS)
     steps = []
 
@@ -299,7 +299,7 @@ def test_after_a_failure_it_starts_afresh():
 
 @pytest.mark.parametrize("memory", [10**9, 200])
 def test_runs_of_one_object_know_nothing_of_each_other(memory, monkeypatch):
-    """Though they begin with the same question."""
+    """Methods that begin with the same call."""
     monkeypatch.setattr(captum_spes.speech_to_text.passes, "GRADIENT_MEMORY", memory)
     passes = SharedPasses(Score(), N_TOKENS, 16)
     for name in ("Saliency", "Saliency", "FeatureAblation", "Occlusion", "IntegratedGradients"):

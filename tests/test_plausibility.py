@@ -1,4 +1,4 @@
-"""The analyses of plausibility, on maps whose answers are known."""
+"""The analyses of plausibility, with maps whose answers are known."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""From audio to what a model hears and writes."""
+"""Preparation of audio: utterances and tokens."""
 
 import hashlib
 from dataclasses import replace
@@ -52,7 +52,7 @@ def test_text_leaves_marks_out(tiny_model, audio):
 
 
 def test_explain_reads_the_audio_once(run, tiny_folder, audio, tmp_path, monkeypatch):
-    """The length, the utterance, the metadata and the report's sound are of one reading."""
+    """The file is read once for the length, the utterance, the metadata and the report's sound."""
     path = tmp_path / "speech.wav"
     soundfile.write(path, np.concatenate((audio, audio)), RATE)  # two parts of the tiny model's window
     read, hashed = [], []

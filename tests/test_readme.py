@@ -1,4 +1,4 @@
-"""The Python of the README and of the pages, the quick start to plausibility, runs as printed."""
+"""The Python of the README and of the pages runs as printed."""
 
 import re
 import shutil
@@ -35,7 +35,7 @@ def shapes(block):
 
 
 def test_other_methods(tiny_model, audio, tmp_path):
-    """The words of the quick start's recording, said to a tiny model."""
+    """The quick start's examples with a tiny model."""
     soundfile.write(tmp_path / "speech.wav", audio, 16000)
     found = [block for block in blocks(QUICK_START) if "IntegratedGradients(model)" in block or "contrast=" in block]
     assert len(found) == 2

@@ -1,4 +1,4 @@
-"""Words light up where they are spoken: real recordings, the default command. Slow: pytest -m slow."""
+"""The maps of words in real recordings have their maxima where the words are spoken. Slow: pytest -m slow."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Runs that end at a reliability, and maps that are pooled over the finest patches that are reliable."""
+"""Explanations that end at a reliability, and maps that are pooled over the finest reliable patches."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""What goes into the interactive report, and the ways to it; test_report_page.py looks at the page itself."""
+"""The data of the interactive report, and the functions that make it; test_report_page.py tests the page itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interactive report in a real browser: what is clicked, dragged and heard; nothing leaves the file."""
+"""The interactive report in a real browser: clicks, drags and sound, without any network access."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results of constructed curves: areas known by hand, intervals and paired tests, tables, and the files."""
+"""Results of constructed curves: known areas, intervals and paired tests, tables, and files."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Files from elsewhere: nothing in them is run, takes all memory, is written elsewhere or obeyed by the terminal."""
+"""Files that are not trusted: they run no code, need little memory, write nothing and do not control the terminal."""
 
 import configparser
 import json

@@ -1,4 +1,4 @@
-"""Feature masks: counts of Eq. 2, the shapes the design gives, and every spectrogram that can come."""
+"""Feature masks: the counts of Eq. 2, shapes, and unusual spectrograms."""
 
 import pytest
 import torch

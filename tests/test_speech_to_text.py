@@ -1,4 +1,4 @@
-"""The wrapper, on a tiny random Whisper, on a model whose answer is known, and on the real one."""
+"""The wrapper with a tiny random Whisper, a model whose answer is known, and the real one."""
 
 import warnings
 from functools import partial
@@ -147,7 +147,7 @@ def test_it_is_spes_on_the_models_scores(tiny_model, audio):
 
 
 def test_masks_and_baselines_that_broadcast(tiny_model, audio):
-    """Bands of time, and one value a mel channel."""
+    """Features that are bands of time, and mel channels."""
     attribution = SpeechToTextAttribution(SPES(tiny_model))
     bands = attribution.attribute(
         audio,

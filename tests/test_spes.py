@@ -1,4 +1,4 @@
-"""SPES: closed forms, known answers, refusals. What it shares with Captum's methods is in test_interoperability.py."""
+"""SPES: closed forms, known answers, refused inputs. See test_interoperability.py for comparisons with Captum."""
 
 import itertools
 
@@ -32,7 +32,7 @@ def mean_impact(score, inputs, baselines, mask, prob):
 
 
 def score_one(x):
-    """Not linear."""
+    """A nonlinear scorer."""
     return (x.flatten(1) @ torch.tensor([1.0, -2.0, 0.5, 1.5, 3.0, -1.0])).sin()
 
 

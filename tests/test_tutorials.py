@@ -1,4 +1,4 @@
-"""The tutorials as committed: run from the first cell to the last, without errors, noise or traces of a machine."""
+"""The committed tutorials were run from the first cell to the last, without errors, warnings or local paths."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a type checker says about scripts that call the attribution methods."""
+"""Results of a type checker for scripts that call the attribution methods."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Figures are read back: their scales, labels, masks and borders, and where their texts lie."""
+"""Figures of attributions: scales, labels, masks, borders, and positions of texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models as people have them: wrapped, adapted, without weights, quantised; and attributions that are pickled."""
+"""Models that are wrapped, adapted, without weights or quantised; and attributions that are pickled."""
 
 import copy
 import json

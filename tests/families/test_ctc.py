@@ -32,7 +32,7 @@ from captum_spes.speech_to_text.catalogue import METHODS
 
 @pytest.mark.parametrize("n_samples", LENGTHS)
 def test_frames_are_those_of_the_plain_forward(ctc_case, audio, n_samples):
-    """And what is written is the best path through them."""
+    """The generated text is the best path."""
     model, inputs = ctc_case.adapter, ctc_case.inputs(audio[:n_samples])
     utterance = model.utterance(audio[:n_samples])
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What every family must fulfil."""
+"""Requirements for all families."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What the families do not share."""
+"""Details of single families."""
 
 import importlib.util
 import json
@@ -93,7 +93,7 @@ def test_seamless_languages(cases):
 
 
 def test_seamless_hears_pairs_of_frames(cases, audio):
-    """The last of 57 frames is no part of the utterance, but of a pair that the model is told not to hear."""
+    """The last of 57 frames does not belong to the utterance, but to a pair that is masked."""
     model = cases("seamless").adapter
     utterance = model.utterance(audio[:9500])
     assert utterance.spectrogram.shape[1] == 56 and utterance.padding.shape[1] == 2

@@ -1,4 +1,4 @@
-"""Relevance propagation and attention in every family."""
+"""Relevance propagation and attention in all families."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from captum_spes.attr.attn_lrp import RelevanceRules
 
 
 def addends(model, handles):
-    """Leaves in place of what is added to the signal beside biases: embeddings, and Canary's table of positions."""
+    """Leaf tensors for embeddings and Canary's table of positions, which are added to the signal like biases."""
     leaves = []
 
     def replace_output(module, args, output):

@@ -1,4 +1,4 @@
-"""Explanation files: what is saved is loaded, and whatever else is in a file, an error says so."""
+"""Explanation files: saved explanations can be loaded, and any other content raises a ValueError."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""Alignments, manifests and audio: whatever is in a file, it is read, or a ValueError says why not."""
+"""Alignments, manifests and audio: any content of a file is read or raises a ValueError."""
 
 import json
 import struct
@@ -23,7 +23,7 @@ ALIGNMENT = Alignment(
 
 
 def read(function, path, *args):
-    """What is in a file, or None where an error tells of it."""
+    """The content of a file, or None after a ValueError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

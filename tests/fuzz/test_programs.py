@@ -1,4 +1,4 @@
-"""Evaluations, analyses, the command line: whatever is in a folder or an argument, one sentence says what is wrong."""
+"""Evaluations, analyses, the command line: any wrong folder or argument gives an error of one sentence."""
 
 import io
 import json
@@ -73,7 +73,7 @@ def explanation(tiny_model, speech):
 @examples(40)
 @given(data=st.data())
 def test_metadata_of_explanations(data, tiny_model, explanation):
-    """What a file says of its model's tokens and generation is not believed."""
+    """The tokens and generation arguments in a file are not trusted."""
     metadata = json.loads(json.dumps(explanation.metadata))
     name = data.draw(st.sampled_from(["token_ids", "previous_token_ids", "context_seconds", "dtype", "gen_args"]))
     metadata[name] = data.draw(altered(metadata[name]))

@@ -1,4 +1,4 @@
-"""The wrapper gives what Captum's methods give when they are called by hand."""
+"""The wrapper gives the same results as direct calls of Captum's methods."""
 
 import numpy as np
 import pytest

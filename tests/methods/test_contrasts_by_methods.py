@@ -1,4 +1,4 @@
-"""One word against another, by every kind of method."""
+"""Contrasts by every kind of method."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ LONG_WORDS = "so stop it's to-do his"  # of several tokens, "it's" begins with o
 
 
 def begin_a_word(model):
-    """By a tokenizer's eyes: a space, a mark such as the end, or punctuation that does not join letters; bool (V,)."""
+    """Tokens that begin a word: with a space, special tokens, or punctuation that does not join letters; bool (V,)."""
     starts = []
     for index in torch.arange(model.model.config.vocab_size):
         (text,), (special,) = model.token_texts(index[None]), model.is_special(index[None])

@@ -1,4 +1,4 @@
-"""Spectrogram and previous tokens jointly, and single values of embeddings."""
+"""Joint perturbation of spectrogram and previous tokens, and of single values of embeddings."""
 
 import numpy as np
 import pytest

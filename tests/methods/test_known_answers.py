@@ -1,4 +1,4 @@
-"""Every method explains models whose explanations are known."""
+"""All methods explain models whose correct explanations are known."""
 
 import pytest
 import torch
@@ -116,7 +116,7 @@ def test_probabilities_of_a_linear_scorer():
 
 
 def test_bubble_noise_finds_a_single_decisive_region():
-    """Only the decisive patch weighs anything."""
+    """Only the decisive patch has an attribution."""
     toy = Toy()
     grid = GRID(spectrogram())[0]
     for row, patch in enumerate(DECISIVE):

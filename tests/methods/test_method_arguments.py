@@ -1,4 +1,4 @@
-"""Scores, arguments and what is refused."""
+"""Scores, arguments and refused arguments of methods."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""All tokens share the passes of the model, which are counted; batches and seeds."""
+"""Passes that all tokens share, their counts, batches and seeds."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from captum_spes import grid_feature_mask
 
 @pytest.fixture
 def rows_passed(tiny_model, monkeypatch):
-    """Rows that the encoder and the decoder were given, and rows of the gradients that were taken."""
+    """Counts the rows of encoder, decoder and gradients."""
     counts = {"encode": 0, "logits": 0, "grad": 0}
     encode, logits, grad = type(tiny_model).encode, type(tiny_model).logits, torch.autograd.grad
 
