@@ -18,7 +18,7 @@ collect_ignore_glob = [modules for package, modules in EXTRAS.items() if find_sp
 
 
 def pytest_xdist_auto_num_workers(config):
-    """A worker for each core, at most eight; none if only some tests are selected, because one process starts faster."""
+    """A worker for each core, at most eight; none if some tests are selected, because one process starts faster."""
     if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
