@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -44,6 +44,18 @@ def word_spans(tokens: Sequence[str]) -> list[tuple[int, int]]:
         if token.strip():
             word = current
     return list(zip(starts, [*starts[1:], len(tokens)]))
+
+
+def text_words(text: str) -> Iterator[re.Match[str]]:
+    """The words, punctuation and marks of a text, each with its place.
+
+    Example::
+
+        >>> from captum_spes.words import text_words
+        >>> [match[0] for match in text_words("An ill-disposed man.")]
+        ['An', 'ill-disposed', 'man', '.']
+    """
+    return _WORD.finditer(text)
 
 
 def is_word(text: str) -> bool:

@@ -20,6 +20,7 @@ MODULES = [
         ".analysis",
         ".attr",
         ".audio",
+        ".errors",
         ".evaluation",
         ".explanation",
         ".metrics",

@@ -21,6 +21,7 @@ ROOMS = [
     {"alignment"},
     {"speech_to_text"},
     {"metrics"},
+    {"errors"},
     {"evaluation"},
     {"analysis"},
     {"app"},
@@ -120,12 +121,13 @@ def test_private_modules_are_used_in_their_own_folder():
 
 # where users find what: these paths stay
 PUBLIC = {
-    "captum_spes.alignment": "Alignment Segment attention_alignment find_alignment force_align match_words",
+    "captum_spes.alignment": "Alignment Segment Transcript attention_alignment find_alignment force_align match_words",
     "captum_spes.analysis": "analyze",
     "captum_spes.attr": "SPES BubbleNoise Energy GradientSPES Random",
     "captum_spes.audio": "AudioLike Recording duration load_audio mask_audio mean_noise read_audio read_recording "
-    "source_of split_at_pauses",
+    "source_of speech_seconds split_at_pauses",
     "captum_spes.audio.masking": "mask_audio mean_noise",
+    "captum_spes.errors": "errors_text explain_errors find_errors",
     "captum_spes.evaluation": "Comparison Corpus Evaluation Results",
     "captum_spes.evaluation.corpus": "Corpus load_corpus",
     "captum_spes.explanation": "LongExplanation Part SpeechToTextExplanation Word",

@@ -2,7 +2,7 @@
 
 from captum_spes.audio.decoding import AUDIO_SUFFIXES
 from captum_spes.audio.masking import mask_audio, mean_noise
-from captum_spes.audio.pauses import split_at_pauses
+from captum_spes.audio.pauses import speech_seconds, split_at_pauses
 from captum_spes.audio.reading import (
     AudioLike,
     Recording,
@@ -24,5 +24,6 @@ __all__ = [
     "read_audio",
     "read_recording",
     "source_of",
+    "speech_seconds",
     "split_at_pauses",
 ]

@@ -65,13 +65,37 @@ def split_at_pauses(samples: np.ndarray, sampling_rate: int, max_seconds: float)
     return [(begin * hop, min(end * hop, len(samples))) for begin, end in parts]
 
 
+def speech_seconds(samples: np.ndarray, sampling_rate: int) -> float:
+    """Seconds in which WebRTC's voice activity detector hears speech, in its strictest mode.
+
+    Args:
+        samples: mono, of shape (n,).
+        sampling_rate: samples a second.
+
+    Raises:
+        ImportError: the ``speech`` extra is missing.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from captum_spes.audio import speech_seconds
+        >>> speech_seconds(np.zeros(32000, np.float32), 16000)
+        0.0
+    """
+    n_frames = int(100 * len(samples) / sampling_rate)  # of 10 ms
+    return round(float(_is_speech(samples, sampling_rate, n_frames, mode=3).sum()) / 100, 2)
+
+
 def _is_speech(samples: np.ndarray, sampling_rate: int, n_frames: int, mode: int) -> np.ndarray:
     """Whether WebRTC's detector finds speech in each frame of 10 ms: bool, (n_frames,)."""
+    peak = np.abs(samples).max()
+    if samples.min() == samples.max():  # silence, whatever its level
+        return np.zeros(n_frames, bool)
     detector = require("webrtcvad").Vad(mode)
     if sampling_rate != VAD_RATE:
         samples = require("soxr").resample(samples, sampling_rate, VAD_RATE)
     hop = VAD_RATE // 100
-    samples = samples / np.abs(samples).max() * VAD_PEAK  # the detector takes very soft speech for silence
+    samples = samples / peak * VAD_PEAK  # the detector takes very soft speech for silence
     pcm = np.pad(samples, (0, max(n_frames * hop - len(samples), 0))).astype(np.int16)
     frames = pcm[: n_frames * hop].reshape(n_frames, hop)
     return np.array([detector.is_speech(frame.tobytes(), VAD_RATE) for frame in frames])

@@ -99,7 +99,9 @@ def load_audio(audio: AudioLike, target_rate: int, sampling_rate: float | None =
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def read_audio(audio: AudioLike, sampling_rate: float | None = None) -> tuple[np.ndarray, int]:
+def read_audio(
+    audio: AudioLike, sampling_rate: float | None = None, *, allow_silence: bool = False
+) -> tuple[np.ndarray, int]:
     """Reads and checks audio, at its own rate.
 
     Args:
@@ -119,6 +121,8 @@ def read_audio(audio: AudioLike, sampling_rate: float | None = None) -> tuple[np
             loudest one is taken.
         sampling_rate: samples per second of an array: a number, or a tensor or array that holds one. Audio with its
             own rate does not need it.
+        allow_silence: read silent or very soft audio with a warning instead of an error, to find out what a model
+            writes for it.
 
     Returns:
         (numpy.ndarray, int): float32 samples of shape (n,), and the number of samples per second.
@@ -129,7 +133,7 @@ def read_audio(audio: AudioLike, sampling_rate: float | None = None) -> tuple[np
             million samples, or holds NaN or infinite values. The message says which.
 
     Warns:
-        UserWarning: the channels cancel each other.
+        UserWarning: the channels cancel each other, or with ``allow_silence`` there is nothing to hear.
 
     Example::
 
@@ -153,15 +157,20 @@ def read_audio(audio: AudioLike, sampling_rate: float | None = None) -> tuple[np
         frames = _to_frames(given)
         samples = _to_mono(lambda: [frames], name)
     _check(samples, rate, name)
+    if problem := _silence(samples, name):
+        if not allow_silence:
+            raise ValueError(problem)
+        warnings.warn(problem, stacklevel=3)
     return np.ascontiguousarray(samples, dtype=np.float32), rate
 
 
-def read_recording(audio: AudioLike, sampling_rate: float | None = None) -> Recording:
+def read_recording(audio: AudioLike, sampling_rate: float | None = None, *, allow_silence: bool = False) -> Recording:
     """Reads and checks audio, at its own rate, and keeps a description of its file.
 
     Args:
         audio: as for :func:`read_audio`. A :class:`Recording` is returned unchanged.
         sampling_rate: samples per second of an array.
+        allow_silence: as for :func:`read_audio`.
 
     Raises:
         ValueError: :func:`read_audio` refuses the audio.
@@ -176,7 +185,7 @@ def read_recording(audio: AudioLike, sampling_rate: float | None = None) -> Reco
     """
     if isinstance(audio, Recording):
         return audio
-    samples, rate = read_audio(audio, sampling_rate)
+    samples, rate = read_audio(audio, sampling_rate, allow_silence=allow_silence)
     return Recording(samples, rate, source_of(audio))
 
 
@@ -382,7 +391,7 @@ def _means(blocks: Iterable[np.ndarray], name: str) -> Iterator[tuple[np.ndarray
 
 
 def _check(samples: np.ndarray, rate: float, name: str) -> None:
-    """Raises a ValueError for samples that cannot contain speech."""
+    """Raises a ValueError for samples that are no audio."""
     if not RATES[0] <= rate <= RATES[1]:
         raise ValueError(
             f"{name} has a sampling rate of {rate:,} Hz: it must be from {RATES[0]:,} to {RATES[1]:,}; check how it "
@@ -397,10 +406,16 @@ def _check(samples: np.ndarray, rate: float, name: str) -> None:
     peak = np.abs(samples).max()
     if peak > LOUDEST_PEAK:
         raise ValueError(f"{name} has samples as large as {peak:.3g}: floating-point samples lie between -1 and 1.")
+
+
+def _silence(samples: np.ndarray, name: str) -> str | None:
+    """What to say of samples in which nothing can be heard; None of others."""
+    peak = np.abs(samples).max()
     if samples.min() == samples.max():
-        raise ValueError(f"{name} is silent (all of its samples are {peak:.3g}): there is no speech to explain.")
+        return f"{name} is silent (all of its samples are {peak:.3g}): there is no speech to explain."
     if peak < SILENCE_PEAK:
-        raise ValueError(
+        return (
             f"{name} is too soft: its largest sample is {peak:.1g} of full scale, below -80 dB. If it has another full "
             "scale, divide the samples by it."
         )
+    return None

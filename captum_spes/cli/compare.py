@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from captum_spes.cli.compare_models import compare_models
 from captum_spes.cli.folders import results_folder
 from captum_spes.cli.inputs import audio_line, prepare, read, stem
 from captum_spes.cli.options import (
+    METHOD,
     Audio,
     BatchSize,
     Budget,
@@ -33,9 +35,18 @@ from captum_spes.speech_to_text.catalogue import describe_methods, find_method
 
 def compare(
     audio: Audio = None,
-    methods: Annotated[str, typer.Option(help="Names of methods, with commas between them.")] = ",".join(
-        DEFAULT_METHODS
-    ),
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Names of methods, with commas between them. Default: {','.join(DEFAULT_METHODS)}; of two models, "
+            "the one that `explain` takes.",
+            show_default=False,
+        ),
+    ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(help="Two models in place of --model, with a comma between them: what each writes, and why."),
+    ] = None,
     list_methods: Annotated[bool, typer.Option("--list", help="List the methods and what they take, and end.")] = False,
     model: Model = "whisper-tiny.en",
     language: Language = None,
@@ -54,18 +65,37 @@ def compare(
 ) -> None:
     """Compare attribution methods on one utterance: figures on one scale, and a table of cost and infidelity.
 
-    The same command goes on with a comparison that was stopped.
+    The same command goes on with a comparison that was stopped. With --models, two models are compared instead: their
+    texts word by word, maps of the words that both wrote, and contrasts where they differ.
     """
     if list_methods:
         return print_table(describe_methods(), "Attribution methods (_abs: without the sign)")
     refuse_ranks("compare", "It measures time.")
-    names = split_names(methods, "--methods")
+    names = split_names(",".join(DEFAULT_METHODS) if methods is None else methods, "--methods")
     for name in names:
         if find_method(name).arguments.get("sentence"):
             raise ValueError(f"{name} explains the text as a whole, and there is nothing to compare token by token.")
+    two = None if models is None else _two_models(models, target)
+    if two is not None and methods is not None and len(names) != 1:
+        raise ValueError("--models compares models by one method: name one with --methods.")
     say(audio_line(audio))
     recording = read(audio)
     folder = results_folder(output, f"{stem(audio)}-compare", recording.source.get("audio_sha256"))
+    if two is not None:
+        return compare_models(
+            two,
+            find_method(METHOD[preset] if methods is None else names[0]),
+            recording,
+            folder,
+            language=language,
+            task=task,
+            preset=preset,
+            context=context,
+            num_beams=num_beams,
+            device=device,
+            batch_size=batch_size,
+            seed=seed,
+        )
     speech_model = load_model(model, device=device, language=language, task=task)
     inputs = prepare(recording, speech_model, preset, context, target, num_beams)
     comparison = Comparison(
@@ -84,6 +114,15 @@ def compare(
     )
     if interrupted:
         raise typer.Exit(128 + signal.SIGINT)
+
+
+def _two_models(models: str, target: str | None) -> list[str]:
+    names = split_names(models, "--models")
+    if len(names) != 2:
+        raise ValueError(f"--models takes two different models, with a comma between them, not {len(names)}.")
+    if target is not None:
+        raise ValueError("--models compares what models write: leave out --target.")
+    return names
 
 
 def _run_all(comparison: Comparison, names: list[str]) -> bool:

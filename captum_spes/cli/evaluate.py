@@ -210,6 +210,8 @@ def _report_results(results: Results, folder: Path) -> None:
     print_table(results.cost_table(), "Cost of an explanation (median)")
     few = f"undecided with fewer than {MIN_PAIRS} utterances; intervals are in summary.md"
     print_table(results.paired_table(intervals=False), f"Against {results.baseline} ({few})")
+    if results.errors is not None:
+        print_table(results.errors.table(), "Words by kind of error (medians)")
     for table in results.agreement_tables():
         print_table(table, "Agreement of the metrics about the methods [95 % interval]")
     if results.unreliable:

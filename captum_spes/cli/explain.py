@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from captum_spes import Contrast
+from captum_spes.alignment import Transcript
 from captum_spes.audio import Recording
 from captum_spes.cli.folders import make_folder, results_folder
 from captum_spes.cli.inputs import Inputs, audio_line, generation, prepare, read, stem, window_of
@@ -25,6 +26,7 @@ from captum_spes.cli.options import (
     Language,
     Model,
     NumBeams,
+    Prompt,
     Seed,
     Target,
     Task,
@@ -32,14 +34,19 @@ from captum_spes.cli.options import (
 )
 from captum_spes.cli.output import draw_overview, print_columns, progress, say, write_explanation
 from captum_spes.cli.ranks import device_of_rank, torchrun_ranks
+from captum_spes.cli.reference import explain_reference, remove_errors
+from captum_spes.errors.finding import check_reference
 from captum_spes.explanation import LongExplanation, SpeechToTextExplanation, WordRow
 from captum_spes.models import SpeechToTextModel, load_model
 from captum_spes.models.context import Context as WindowContext
+from captum_spes.models.protocol import language_of
 from captum_spes.speech_to_text.catalogue import NamedMethod, Preset, find_method
 from captum_spes.speech_to_text.parts import longest_seconds
 from captum_spes.speech_to_text.profiles import ALL_TOKENS
 from captum_spes.speech_to_text.targets import TextWords, WordPrediction
 from captum_spes.words import is_word
+
+AUTO = "auto"  # the foil that the model's own distribution names
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -77,8 +84,29 @@ def explain(
     ] = None,
     foil: Annotated[
         str | None,
-        typer.Option(help="What might have been written in place of --word: a word, a phrase, or '' for no word."),
+        typer.Option(
+            help="What might have been written in place of --word: a word, a phrase, '' for no word, or auto for the "
+            "most probable other word. The word auto itself is written ' auto', with a space."
+        ),
     ] = None,
+    transcript: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text of another system to explain: JSON of Whisper or faster-whisper, WebVTT, SubRip, or plain text."
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="What was said: each word that differs is explained, in errors.md and in the report."),
+    ] = None,
+    prompt: Prompt = None,
+    previous_text: Annotated[
+        bool,
+        typer.Option(
+            "--previous-text",
+            help="Let the decoder read what it wrote of the part before, as Whisper does of long recordings.",
+        ),
+    ] = False,
     num_beams: NumBeams = 1,
     device: Device = None,
     batch_size: BatchSize = None,
@@ -87,9 +115,14 @@ def explain(
         Path | None, typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<audio's name>.")
     ] = None,
 ) -> None:
-    """Explain one utterance: which parts of the sound, and which words before, made the model write each word."""
+    """Explain one utterance: the parts of the sound and the previous words on which each word depends."""
     if (word is None) != (foil is None):
         raise ValueError("--word and --foil belong together: give both, or none.")
+    if reference is not None and word is not None:
+        raise ValueError("--reference explains all errors, and --word one word: leave out one of them.")
+    if transcript is not None and target is not None:
+        raise ValueError("--transcript and --target both give the text: leave out one of them.")
+    given = None if transcript is None else Transcript.load(transcript)
     method = method or METHOD[preset]
     named = _named(method, n_samples, reliability)
     with torchrun_ranks() as group:
@@ -103,14 +136,20 @@ def explain(
             raise ValueError(
                 f"{method} cannot share its passes among ranks: take spes or gradient_spes, or one process."
             )
-        request = _Request(speech_model, method, named, preset, context, num_beams, batch_size, seed)
+        if reference is not None and (group is not None or named.arguments.get("sentence")):
+            raise ValueError(
+                "--reference explains words one by one, in one process: take another method, or leave out torchrun."
+            )
+        request = _Request(
+            speech_model, method, named, preset, context, num_beams, batch_size, seed, given, prompt, previous_text
+        )
         longest = longest_seconds(speech_model, math.inf)
         if not 1 <= longest < recording.seconds:  # less than 1 s is refused as a window
-            return request.explain(recording, folder, target, word, foil, group)
-        if target is not None or word is not None or group is not None:
+            return request.explain(recording, folder, target, word, foil, reference, group)
+        if target is not None or word is not None or reference is not None or group is not None:
             raise ValueError(
                 f"the audio is longer than the {longest:g} s that are explained at once: leave out --target, "
-                "--word and --foil, and take one process, or cut out the part that they belong to."
+                "--reference, --word and --foil, and take one process, or cut out the part that they belong to."
             )
         request.explain_long(recording, folder, longest)
 
@@ -141,6 +180,9 @@ class _Request:
     num_beams: int
     batch_size: int | None
     seed: int
+    transcript: Transcript | None
+    prompt: str | None
+    previous_text: bool
 
     def explain(
         self,
@@ -149,10 +191,16 @@ class _Request:
         target: str | None,
         word: str | None,
         foil: str | None,
+        reference: str | None,
         group: ProcessGroup | None,
     ) -> None:
         """Explains one utterance, and writes the explanation and its figures."""
-        inputs = prepare(recording, self.model, self.preset, self.context, target, self.num_beams)
+        if self.transcript is not None:
+            target = self.transcript.text
+        inputs = prepare(recording, self.model, self.preset, self.context, target, self.num_beams, self.prompt)
+        if reference is not None:  # what cannot be compared is refused before anything is explained
+            written = self.model.token_texts(inputs.tokens.target)
+            check_reference(reference, written, recording.seconds, language=language_of(self.model, inputs.tokens))
         contrast = None if word is None or foil is None else _contrast(inputs, word, foil)
         given = self.named.arguments_of(self.model, self.preset, len(inputs.tokens.target))
         numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))
@@ -169,6 +217,7 @@ class _Request:
                 inputs.tokens,
                 self.preset,
                 contrast=contrast,
+                word_times=(self.transcript and self.transcript.words) or None,
                 perturbations_per_eval=self.batch_size,
                 seed=self.seed,
                 gen_args=inputs.gen_args,
@@ -177,9 +226,32 @@ class _Request:
                 checkpoint=checkpoint,
             )
         if is_first:
+            remove_errors(folder)
             _report(explanation, write_explanation(explanation, folder, recording))
+            if reference is not None and not explanation.metadata["partial"]:
+                self._explain_errors(explanation, reference, inputs, folder, recording)
         if explanation.metadata["partial"]:
             raise typer.Exit(128 + signal.SIGINT)
+
+    def _explain_errors(
+        self, explanation: SpeechToTextExplanation, reference: str, inputs: Inputs, folder: Path, recording: Recording
+    ) -> None:
+        def explain(contrast: Contrast) -> SpeechToTextExplanation:
+            with progress(can_stop=False) as callback:
+                return self.named.explain(
+                    inputs.model,
+                    inputs.utterance,
+                    inputs.tokens,
+                    self.preset,
+                    contrast=contrast,
+                    perturbations_per_eval=self.batch_size,
+                    seed=self.seed,
+                    gen_args=inputs.gen_args,
+                    callback=callback,
+                )
+
+        paths = explain_reference(explanation, reference, inputs, explain, folder, recording)
+        say("\nWrote " + "\n      ".join(map(str, paths)))
 
     def explain_long(self, recording: Recording, folder: Path, longest: float) -> None:
         """Explains a recording in parts of at most ``longest`` seconds, and draws it as a whole."""
@@ -203,6 +275,9 @@ class _Request:
                     recording,
                     folder,
                     self.preset,
+                    transcript=self.transcript,
+                    prompt=self.prompt,
+                    previous_text=self.previous_text,
                     gen_args=generation(self.num_beams),
                     context=window_of(self.context, self.preset),
                     dtype=DTYPES[self.preset],
@@ -227,9 +302,11 @@ class _Request:
 def _contrast(inputs: Inputs, word: str, foil: str) -> Contrast:
     """The contrast of a word, checked before anything is written."""
     words = TextWords(inputs.model.token_texts(inputs.tokens.target)).words
-    contrast = Contrast(word_or_number(word, words, "--word"), foil)
-    WordPrediction(inputs.model, inputs.tokens, contrast, inputs.utterance)
-    return contrast
+    contrast = Contrast(word_or_number(word, words, "--word"), None if foil == AUTO else foil)
+    found = WordPrediction(inputs.model, inputs.tokens, contrast, inputs.utterance).contrast or {}
+    if contrast.foil is None:
+        say(f"Foil:       {found['foil']} (the most probable other word in the place of {found['word']})")
+    return replace(contrast, foil=found["foil"])
 
 
 def _cells(row: WordRow) -> tuple[str, ...]:

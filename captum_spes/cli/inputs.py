@@ -33,9 +33,9 @@ class Inputs:
 def read(audio: Path | None) -> Recording:
     """Reads the recording, from standard input for ``-``, or the bundled sample."""
     if audio == STDIN:
-        return read_recording(sys.stdin.buffer.read())
+        return read_recording(sys.stdin.buffer.read(), allow_silence=True)
     if audio is not None:
-        return read_recording(audio)
+        return read_recording(audio, allow_silence=True)
     with as_file(files("captum_spes") / "data" / SAMPLE) as path:
         return read_recording(path)
 
@@ -47,6 +47,7 @@ def prepare(
     context: Context | None,
     target: str | None,
     num_beams: int,
+    prompt: str | None = None,
 ) -> Inputs:
     """Lets the model transcribe a recording, and prints the text."""
     gen_args = generation(num_beams)
@@ -55,6 +56,7 @@ def prepare(
             model,
             recording,
             target,
+            prompt=prompt,
             gen_args=gen_args,
             context=window_of(context, preset),
             dtype=DTYPES[preset],

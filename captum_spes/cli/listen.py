@@ -56,7 +56,7 @@ def listen(
         if "audio_file" not in explanation.metadata:
             raise ValueError(f"{file} does not name its recording: give the recording as --audio.")
         audio = Path(explanation.metadata["audio_file"])
-    recording = read_recording(audio)
+    recording = read_recording(audio, allow_silence=True)
     suffix = "" if background == "silence" else f"-{background}"
     sounds = {
         f"{name}-{way}-{100 * share:g}{suffix}.wav": source.to_audio(

@@ -52,6 +52,10 @@ Context = Annotated[
     ),
 ]
 Target = Annotated[str | None, typer.Option(help="Text to explain. Default: the text that the model writes.")]
+Prompt = Annotated[
+    str | None,
+    typer.Option(help="Text that Whisper's decoder reads before it writes, such as names; it is explained as well."),
+]
 NumBeams = Annotated[int, typer.Option(min=1, help="Number of beams of the model's generation.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, … Default: a GPU if there is one.")]
 BatchSize = Annotated[

@@ -19,6 +19,7 @@ from captum_spes.evaluation.procedure import DEFAULT_METRICS, Metric, Procedure
 from captum_spes.evaluation.results import MethodResult, Results
 from captum_spes.evaluation.runner import Callback, Runner
 from captum_spes.evaluation.store import INPUTS, Store
+from captum_spes.evaluation.word_errors import find_word_errors
 from captum_spes.metrics import DeletionCurve, ErasureCurve, SizeCurve
 from captum_spes.metrics.baselines import Baseline
 from captum_spes.metrics.compactness import THRESHOLDS
@@ -259,7 +260,11 @@ class Evaluation:
         if writes:
             normalizer = getattr(text_score, "normalizer", None)
             settings |= {"score": text_score.name, "normalizer": normalizer, "reference": reference}
-        return Results(list(found), methods, problems, settings)
+        transcriptions = {item.id: item.transcription for item in self.corpus.utterances}
+        errors = find_word_errors(
+            list(found.values()), [transcriptions[name] for name in found], getattr(text_score, "normalize", None)
+        )
+        return Results(list(found), methods, problems, settings, errors=errors)
 
     def _finished(
         self, text_score: TextScore | None, reference: Reference, only: Collection[str] | None

@@ -17,6 +17,7 @@ import numpy as np
 from captum_spes._files import write_atomically
 from captum_spes.evaluation._curves import Curve, measured_curves, split_baseline
 from captum_spes.evaluation.summary import summary
+from captum_spes.evaluation.word_errors import WordErrors
 from captum_spes.explanation.figures import LOW_RELIABILITY
 from captum_spes.metrics._bootstrap import LEVEL, MIN_PAIRS, N_RESAMPLES, draw_utterances, interval, interval_ends
 from captum_spes.visualization import CurvePanel, plot_curves
@@ -121,6 +122,7 @@ class Results:
         problems: for each utterance that was left out, by its name, the reason in one sentence.
         settings: the settings of the evaluation, which are stored with the numbers.
         seed: the seed of the draws.
+        errors: the words of the corpus by kind of error; None where it has no transcriptions.
 
     Raises:
         ValueError: there is no utterance or no method, or the methods have no metric in common.
@@ -168,7 +170,9 @@ class Results:
         problems: Mapping[str, str] | None = None,
         settings: Mapping[str, Any] | None = None,
         seed: int = 0,
+        errors: WordErrors | None = None,
     ) -> None:
+        self.errors = errors
         self.utterances = list(utterances)
         self.methods = dict(methods)
         self.problems = dict(problems or {})
@@ -284,6 +288,7 @@ class Results:
             "seed_of_resamples": self.seed,
             "compared_with": self.baseline,
             "methods": methods,
+            "words": None if self.errors is None else self.errors.to_dict(),
             "utterances": self._by_utterance(),
         }
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from captum_spes._files import sha256
+from captum_spes.audio import read_recording
 from captum_spes.evaluation._timed import explain_timed
 from captum_spes.evaluation.corpus import CorpusUtterance
 from captum_spes.evaluation.procedure import Metric, Procedure
 from captum_spes.evaluation.store import INPUTS, Store
+from captum_spes.evaluation.word_errors import word_facts
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.metrics import comprehensiveness, rewrite, size, sufficiency
 from captum_spes.metrics.baselines import Baseline
@@ -61,7 +63,8 @@ class Runner:
 
     def _prepare(self, model: SpeechToTextModel, item: CorpusUtterance) -> tuple[Utterance, Tokens]:
         how = self.procedure
-        return prepare(model, item.path, gen_args=how.gen_args, context=how.context, dtype=how.dtype)
+        recording = read_recording(item.path)  # which refuses silence
+        return prepare(model, recording, gen_args=how.gen_args, context=how.context, dtype=how.dtype)
 
     def _complete(
         self,
@@ -93,6 +96,7 @@ class Runner:
             "text": explanation.text,
             "seconds": seconds,
             "reliability": None if explanation.reliability is None else float(explanation.reliability.mean()),
+            "words": word_facts(explanation),
             **_passes(explanation),
         }
         missing = {name: pair for name, pair in self.procedure.measurements.items() if name not in scores}

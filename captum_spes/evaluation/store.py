@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 from captum_spes._files import differences, write_atomically
 from captum_spes.evaluation._curves import split_baseline
+from captum_spes.evaluation.word_errors import FACTS
 from captum_spes.metrics.compactness import THRESHOLDS
 from captum_spes.metrics.erasure import RATIONALE_PERCENTAGES
+from captum_spes.words import word_spans
 
 SETTINGS = "settings.json"
 CHECKPOINTS = "checkpoints"
@@ -165,6 +167,8 @@ def _is_score(name: str, value: Any, n_steps: int) -> bool:
         return isinstance(value, int) and 0 <= value < 2**63
     if name in ("seconds", "reliability"):
         return value is None or _is_number(value)
+    if name == "words":
+        return _are_facts(value)
     metric = split_baseline(name)[0]
     if metric in ("comprehensiveness", "sufficiency"):
         return isinstance(value, list) and len(value) == len(RATIONALE_PERCENTAGES) and all(map(_is_number, value))
@@ -178,6 +182,20 @@ def _is_score(name: str, value: Any, n_steps: int) -> bool:
             _is_number(number) for row in rows for number in row
         )
     return True
+
+
+def _are_facts(value: Any) -> bool:
+    """Whether a value is what :func:`~captum_spes.evaluation.word_errors.word_facts` gives."""
+    if value == {}:
+        return True
+    if not isinstance(value, dict) or not _is_number(value.get("seconds")):
+        return False
+    tokens = value.get("tokens")
+    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
+        return False
+    n_words = len(word_spans(tokens))
+    lists = [value.get(fact) for fact in FACTS if value.get(fact) is not None]
+    return all(isinstance(one, list) and len(one) == n_words and all(map(_is_number, one)) for one in lists)
 
 
 def _is_number(value: object) -> bool:

@@ -38,6 +38,8 @@ def summary(results: Results) -> str:
         lines += ["## Agreement of the metrics", ""]
         for table in tables:
             lines += [*markdown_table(table), ""]
+    if results.errors is not None:
+        lines += ["## Words by kind of error", "", *markdown_table(results.errors.table()), ""]
     lines += ["## Cost of an explanation", "", *markdown_table(results.cost_table()), ""]
     lines += ["## How to read the tables", "", *(f"- {note}" for note in _notes(results)), ""]
     if results.problems:
@@ -137,6 +139,12 @@ def _notes(results: Results) -> list[str]:
         )
     if "size" in metrics:
         notes.append("Size: area under the percentage of features above a threshold from 0 to 1.")
+    if results.errors is not None:
+        notes.append(
+            f"Words by kind of error: those of {results.errors.n_utterances} utterances, compared with their "
+            "transcriptions. Numbers are medians over the words: the probability that the model gave them, the share "
+            "of it that is lost when their own sound is hidden (heard), and the reliability of their maps."
+        )
     notes.append(f"In brackets: {LEVEL} % intervals over the utterances ({N_RESAMPLES:,} bootstrap draws).")
     if len(results.methods) > 1:
         notes += [

@@ -39,7 +39,7 @@ def to_audio(
     if not 0 <= share <= 1:  # refuses NaN as well
         raise ValueError(f"keep and remove are shares of the bins, from 0 to 1, not {share}.")
     attributions = explanation.spectrogram_attr[explanation.index(token)]
-    samples, rate = own_samples(explanation, read_recording(audio, sampling_rate))
+    samples, rate = own_samples(explanation, read_recording(audio, sampling_rate, allow_silence=True))
     if attributions.min() == attributions.max():
         warnings.warn(
             f"the map of {token!r} is the same everywhere, so that its most salient regions are chosen at random.",

@@ -17,6 +17,7 @@ from captum_spes.audio import AudioLike
 from captum_spes.confidence import Confidence
 from captum_spes.explanation import figures, files, page
 from captum_spes.explanation.checks import check_tensors, check_values
+from captum_spes.explanation.errors import TextError
 from captum_spes.explanation.figures import Sign
 from captum_spes.explanation.listening import to_audio
 from captum_spes.explanation.rows import Times, WordRow, word_rows
@@ -452,6 +453,8 @@ class SpeechToTextExplanation:
         audio: AudioLike | Literal[False] | None = None,
         sampling_rate: int | None = None,
         others: Sequence[SpeechToTextExplanation] = (),
+        errors: Sequence[TextError] = (),
+        reference: str = "",
     ) -> None:
         """Writes an interactive report as one HTML file, which plays the audio and shows the map of each word.
 
@@ -466,9 +469,12 @@ class SpeechToTextExplanation:
             sampling_rate: samples per second of an array. A file has its own rate.
             others: explanations of the same utterance and text by other methods, shown together with this one. The
                 colours are then percentile ranks, since values of different methods are not comparable.
+            errors: errors of the text, from :func:`captum_spes.errors.explain_errors`, as rows to select.
+            reference: the reference text, which is shown with the errors.
 
         Raises:
-            ValueError: the audio cannot be read or is another recording, or others explain something else.
+            ValueError: the audio cannot be read or is another recording, others explain something else, or errors are
+                given together with others.
 
         Example::
 
@@ -485,7 +491,7 @@ class SpeechToTextExplanation:
             >>> path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
             True
         """
-        write_atomically(path, page.html(self, audio, sampling_rate, others))
+        write_atomically(path, page.html(self, audio, sampling_rate, others, errors, reference))
 
     def show(
         self,

@@ -65,7 +65,7 @@ class WordErrorRate:
 
     def __init__(self, normalizer: Normalizer = "english") -> None:
         self.normalizer = normalizer if isinstance(normalizer, str) else getattr(normalizer, "__name__", "own")
-        self.normalize = _find_normalizer(normalizer)
+        self.normalize = find_normalizer(normalizer)
         self.compare = require("jiwer").process_words
 
     def counts(self, text: str, reference: str) -> np.ndarray:
@@ -192,7 +192,13 @@ def _corpus(score: TextScore, hypotheses: Sequence[str], references: Sequence[st
     return float(score.score(np.sum(counts, axis=0)))
 
 
-def _find_normalizer(normalizer: Normalizer) -> Callable[[str], str]:
+def find_normalizer(normalizer: Normalizer) -> Callable[[str], str]:
+    """The function of a name; functions as they are.
+
+    Raises:
+        ValueError: no such normaliser.
+        ImportError: the extra ``speech`` is not installed.
+    """
     if callable(normalizer):
         return normalizer
     if normalizer == "english":

@@ -194,7 +194,7 @@ class HuggingFaceModel:
             ids, decoded = [], ""
         if decoded != text:
             raise ValueError(
-                f"the tokenizer of {self.name} cannot encode the target {text!r}: it would become {decoded!r}."
+                f"the tokenizer of {self.name} cannot encode the text {text!r}: it would become {decoded!r}."
             )
         return ids
 

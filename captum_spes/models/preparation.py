@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from captum_spes.audio import AudioLike, load_audio, read_recording
+from captum_spes.audio import AudioLike, Recording, load_audio, read_recording, speech_seconds
 from captum_spes.models.context import Context, Dtype, fit_utterance
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 
@@ -23,6 +23,7 @@ def prepare(
     target: str | Sequence[int] | Tensor | Tokens | None = None,
     *,
     sampling_rate: int | None = None,
+    prompt: str | None = None,
     gen_args: dict[str, Any] | None = None,
     context: Context = "auto",
     dtype: Dtype | None = None,
@@ -37,6 +38,7 @@ def prepare(
             which is returned unchanged.
         target: the text to explain, or its token ids. Default: the text that the model writes.
         sampling_rate: samples a second of an array of samples.
+        prompt: text that Whisper's decoder reads before it writes, such as names that occur or what was said before.
         gen_args: arguments of the model's generation, such as ``{"num_beams": 5}``.
         context: how the window is run; see :func:`~captum_spes.models.context.fit_utterance`.
         dtype: the precision of the model; see the same function.
@@ -49,6 +51,9 @@ def prepare(
         ValueError: audio, target or another argument cannot be used, or the model writes no words for the audio;
             the message says which.
 
+    Warns:
+        UserWarning: the audio is silent or very soft.
+
     Example::
 
         >>> from captum_spes.models import load_model, prepare, text
@@ -58,16 +63,22 @@ def prepare(
         'so what'
     """
     if isinstance(inputs, Utterance):
-        if context != "auto" or dtype is not None:
-            raise ValueError("context and dtype of an utterance are set by prepare(): give them to prepare().")
+        if context != "auto" or dtype is not None or prompt is not None:
+            raise ValueError("context, dtype and prompt of an utterance are set by prepare(): give them to prepare().")
         utterance = inputs
     elif isinstance(inputs, Tensor) and inputs.dim() == 3:
         utterance = model.from_features(inputs)
     else:
-        recording = read_recording(inputs, sampling_rate)
-        utterance = model.utterance(load_audio(recording, model.sample_rate))
-        if recording.source:
-            utterance = replace(utterance, source=recording.source)
+        recording = read_recording(inputs, sampling_rate, allow_silence=True)
+        utterance = replace(
+            model.utterance(load_audio(recording, model.sample_rate)),
+            source=recording.source,
+            speech_seconds=_speech_seconds(recording),
+        )
+    if prompt is not None:
+        if not getattr(model, "takes_prompt", False):
+            raise ValueError(f"{model.name} takes no prompt: leave it out, or take a Whisper model.")
+        utterance = replace(utterance, prompt=prompt.strip())
     if target is not None and not isinstance(target, Tokens):
         target = model.tokens(target, utterance)
     if target is None:
@@ -77,6 +88,14 @@ def prepare(
     if not isinstance(inputs, Utterance):
         utterance = fit_utterance(model, utterance, target, context, dtype, gen_args, callback)
     return utterance, target
+
+
+def _speech_seconds(recording: Recording) -> float | None:
+    """Seconds of speech; None without the extra that has the detector, which models of one's own need not have."""
+    try:
+        return speech_seconds(recording.samples, recording.sampling_rate)
+    except ImportError:
+        return None
 
 
 def text(model: SpeechToTextModel, tokens: Tokens | Tensor) -> str:

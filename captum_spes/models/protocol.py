@@ -32,6 +32,9 @@ class Utterance:
         source: the audio file, for the metadata: ``audio_file``, its path as it was given, and
             ``audio_sha256``; ``start_seconds`` and ``stop_seconds`` if it is a part of a recording. Empty without a
             file.
+        speech_seconds: seconds in which a voice activity detector finds speech
+            (:func:`~captum_spes.audio.speech_seconds`); None for features.
+        prompt: text that the decoder reads before it writes, for models with prompts (Whisper).
 
     Example::
 
@@ -47,6 +50,8 @@ class Utterance:
     frozen: FrozenPadding | None = None
     context: dict[str, Any] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
+    speech_seconds: float | None = None
+    prompt: str = ""
 
     @property
     def n_frames(self) -> int:
@@ -115,7 +120,9 @@ class SpeechToTextModel(Protocol):
     - a model with a window has an attribute ``window``, the number of its frames, by which long recordings are cut;
     - a model whose padding can be frozen has the method ``freeze_padding`` of
       :class:`~captum_spes.models.frozen_padding.FreezesPadding`, and ``write(encoded, prompt, **gen_args)``, which
-      returns the text for the output of :meth:`encode`.
+      returns the text for the output of :meth:`encode`;
+    - a model that estimates the probability that there is no speech has ``no_speech_probability(utterance, tokens)``;
+    - a model that reads :attr:`Utterance.prompt` has an attribute ``takes_prompt``, which is True.
 
     Attributes:
         name: its name in results.

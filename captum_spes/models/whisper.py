@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +19,9 @@ from captum_spes.models.protocol import Task, Tokens, Utterance
 
 if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration
+
+
+PREVIOUS = "<|startofprev|>"  # the mark before a prompt
 
 
 class WhisperModel(WhisperFeatures, EncoderDecoderModel):
@@ -112,7 +116,37 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
         cross, own = (torch.stack(layers)[:, 0, :, first:] for layers in (states.cross_attentions, states.attentions))
         return cross[..., :columns].float(), own.float()
 
+    def no_speech_probability(self, utterance: Utterance, tokens: Tokens) -> float | None:
+        """How probable it is that nobody speaks, as the model itself tells it where it is to begin the transcript.
+
+        OpenAI's Whisper leaves a text out where this is above 0.6 and the text is improbable. None where the vocabulary
+        has no token for it.
+
+        Example::
+
+            >>> from captum_spes.audio import load_audio
+            >>> from captum_spes.models import load_model
+            >>> model = load_model("whisper-tiny.en")
+            >>> utterance = model.utterance(load_audio("speech.wav", model.sample_rate))
+            >>> model.no_speech_probability(utterance, model.tokens("so what", utterance))  # doctest: +SKIP
+            0.02
+        """
+        no_speech = self._special_id("<|nospeech|>", "<|nocaptions|>")
+        starts = (tokens.prompt == self._decoder_start()).nonzero()
+        if no_speech is None or not len(starts):
+            return None
+        prompt = tokens.prompt[: int(starts[-1]) + 1]
+        with torch.no_grad():
+            logits = self.logits(self.encode(utterance.spectrogram, utterance), Tokens(prompt, prompt[-1:]))
+        return float(logits[0, 0].double().softmax(-1)[no_speech])
+
     # Parts
+
+    def _special_id(self, *names: str) -> int | None:
+        """The id of the first of some marks that the tokenizer has."""
+        known = {} if self.tokenizer is None else self.tokenizer.added_tokens_decoder
+        ids = {str(token): index for index, token in known.items()}
+        return next((ids[name] for name in names if name in ids), None)
 
     @property
     def _is_multilingual(self) -> bool:
@@ -143,24 +177,49 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
             prompt.append(config.no_timestamps_token_id)
         return prompt
 
+    @property
+    def takes_prompt(self) -> bool:
+        """Whether its vocabulary has the mark before a prompt."""
+        return self._special_id(PREVIOUS) is not None
+
     def _start(self, utterance: Utterance) -> Tensor:
         prompt = self._prompt
         if self._detect_language:
             prompt = [prompt[0], self._spoken_language(utterance), *prompt[1:]]
-        return torch.tensor(prompt, device=self.model.device)
+        return torch.tensor([*self._prompt_ids(utterance.prompt), *prompt], device=self.model.device)
+
+    def _prompt_ids(self, text: str) -> list[int]:
+        """The ids of the text before: its mark, and as many of the last tokens as Whisper itself reads of them."""
+        if not text:
+            return []
+        ids = self._encode_text(text)
+        if any(self.is_special(torch.tensor(ids))):
+            raise ValueError(f"the prompt {text!r} has marks of the model among its words: leave them out.")
+        longest = self.model.config.max_target_positions // 2 - 1
+        if len(ids) > longest:
+            warnings.warn(
+                f"the prompt has {len(ids)} tokens: {self.name} reads the last {longest} of them.", stacklevel=3
+            )
+        mark = self._special_id(PREVIOUS)
+        return ([] if mark is None else [mark]) + ids[-longest:]
 
     def task_of(self, utterance: Utterance, tokens: Tokens) -> Task:
         """The task; a transcript in a language other than that of the speech is a translation."""
         if self.task == "translate" or self._detect_language or not self._is_multilingual:
             return self.task
-        return "transcribe" if int(tokens.prompt[1]) == self._spoken_language(utterance) else "translate"
+        return "transcribe" if self._language_id(tokens) == self._spoken_language(utterance) else "translate"
 
     def language_of(self, tokens: Tokens) -> str | None:
         """The language in the prompt, told or detected; None for English-only models."""
         if not self._is_multilingual:
             return None
         codes = {index: token[2:-2] for token, index in self.model.generation_config.lang_to_id.items()}
-        return codes.get(int(tokens.prompt[1]))
+        return codes.get(self._language_id(tokens))
+
+    def _language_id(self, tokens: Tokens) -> int:
+        """The token after the start of the transcript, before which a prompt may stand."""
+        start = int((tokens.prompt == self._decoder_start()).nonzero()[-1])
+        return int(tokens.prompt[start + 1])
 
     def _spoken_language(self, utterance: Utterance) -> int:
         """The id of the language that the model detects in the speech."""

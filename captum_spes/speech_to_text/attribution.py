@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from captum.attr import Attribution
 from torch import Tensor
 
 import captum_spes.speech_to_text.profiles as methods
+from captum_spes.alignment import Segment, Transcript
 from captum_spes.attr import CrossAttention
 from captum_spes.attr._ranks import Ranks
 from captum_spes.audio import AudioLike
@@ -23,7 +25,7 @@ from captum_spes.explanation import LongExplanation, SpeechToTextExplanation
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare, text
 from captum_spes.models.context import Context, Dtype
 from captum_spes.models.protocol import language_of, task_of
-from captum_spes.speech_to_text.hearing import heard_confidence
+from captum_spes.speech_to_text.hearing import heard_confidence, silence_facts
 from captum_spes.speech_to_text.parts import explain_parts, settings_of
 from captum_spes.speech_to_text.plan import MaskSource, Plan, make_plan, make_prediction
 from captum_spes.speech_to_text.provenance import describe, describe_arguments, describe_inputs, versions
@@ -95,6 +97,7 @@ class SpeechToTextAttribution(Attribution):
         target: str | Sequence[int] | Tensor | Tokens | None = None,
         *,
         sampling_rate: int | None = None,
+        prompt: str | None = None,
         gen_args: dict[str, Any] | None = None,
         context: Context = "auto",
         dtype: Dtype | None = None,
@@ -117,7 +120,14 @@ class SpeechToTextAttribution(Attribution):
             >>> explanation = attribution.attribute(utterance, tokens, n_samples=90)
         """
         return prepare(
-            self.model, inputs, target, sampling_rate=sampling_rate, gen_args=gen_args, context=context, dtype=dtype
+            self.model,
+            inputs,
+            target,
+            sampling_rate=sampling_rate,
+            prompt=prompt,
+            gen_args=gen_args,
+            context=context,
+            dtype=dtype,
         )
 
     def text(self, tokens: Tokens) -> str:
@@ -154,6 +164,8 @@ class SpeechToTextAttribution(Attribution):
         token_values: bool = False,
         contrast: Contrast | None = None,
         sentence: bool = False,
+        prompt: str | None = None,
+        word_times: Sequence[Segment] | None = None,
         gen_args: dict[str, Any] | None = None,
         context: Context = "auto",
         dtype: Dtype | None = None,
@@ -203,10 +215,17 @@ class SpeechToTextAttribution(Attribution):
                 (SPES only); the attribution of a token is the mean over its values. With a mask of single bins,
                 ``partial(grid_feature_mask, patch_size=(1, 1))``, and probabilities 0.7 and 0.1 it is the paper's
                 feature-wise baseline (§6).
-            contrast: explain why one word was written and not another, instead of every token.
+            contrast: explain why one word was written and not another, instead of every token:
+                ``Contrast("next", foil="last")``, or ``Contrast("next")`` for its strongest competitor.
             sentence: explain the text as a whole, in one row whose score is the sum of the tokens' scores. Gradient
                 methods then need one backward instead of one for each token. Tokens are weighted by the changes of
                 their scores, while :meth:`SpeechToTextExplanation.sentence` gives all tokens equal weights.
+            prompt: text that Whisper's decoder reads before it writes, such as names or previous text. Its tokens are
+                previous tokens, which are perturbed and shown like the others, so that words caused by the prompt
+                depend on them.
+            word_times: the times of words, such as the words of a :class:`~captum_spes.alignment.Transcript` or an
+                :class:`~captum_spes.alignment.Alignment`. Default: the times at which the model attends to them, for
+                models that have them (Whisper).
             gen_args: arguments of the model's generation, such as ``{"num_beams": 5}``; they are stored.
             context: how the model's window is run. ``"full"``: every pass computes all of it. ``"frozen"``: passes
                 compute the speech and attend to states of the padding that were recorded before. ``"auto"``: the
@@ -261,12 +280,17 @@ class SpeechToTextAttribution(Attribution):
         ranks = Ranks(process_group)
         preparation: dict[str, Any] = {
             "sampling_rate": sampling_rate,
+            "prompt": prompt,
             "gen_args": gen_args,
             "context": context,
             "dtype": dtype,
         }
         utterance, tokens = _agreed(ranks, *ranks.together(lambda: prepare(model, inputs, target, **preparation)))
         prediction = make_prediction(model, method, self.score, utterance, tokens, contrast, sentence)
+        if ranks.group is not None and contrast is not None and contrast.foil is None and prediction.contrast:
+            foil = ranks.from_first(prediction.contrast["foil"])  # devices round differently
+            contrast = replace(contrast, foil=foil)
+            prediction = make_prediction(model, method, self.score, utterance, tokens, contrast, sentence)
         plan = make_plan(
             method,
             utterance,
@@ -291,10 +315,14 @@ class SpeechToTextAttribution(Attribution):
         maps = run.attribute()
 
         confidence, times = heard_confidence(
-            prediction.confidence(run.original), model, utterance, tokens, plan.baseline
+            prediction.confidence(run.original), model, utterance, tokens, plan.baseline, word_times
         )
-        metadata = _metadata(plan, run, maps, baselines, gen_args)
-        explanation = _explanation(plan, maps, confidence, {**metadata, "token_times": times})
+        metadata = {
+            **_metadata(plan, run, maps, baselines, gen_args),
+            **silence_facts(model, utterance, tokens, plan.baseline),
+            "token_times": times,
+        }
+        explanation = _explanation(plan, maps, confidence, metadata)
         for message in quality_warnings(explanation):
             warnings.warn(message, stacklevel=2)
         if folder is not None:
@@ -309,6 +337,9 @@ class SpeechToTextAttribution(Attribution):
         *,
         sampling_rate: int | None = None,
         max_seconds: float | None = None,
+        transcript: Transcript | None = None,
+        prompt: str | None = None,
+        previous_text: bool = False,
         gen_args: dict[str, Any] | None = None,
         context: Context = "auto",
         dtype: Dtype | None = None,
@@ -317,9 +348,10 @@ class SpeechToTextAttribution(Attribution):
         """Explains a recording of any length, part by part.
 
         The recording is cut in the middle of its pauses into parts that fit into the model's window. Each part is
-        explained by :meth:`attribute` on its own, without the sound and the text of its neighbours. Parts are written
-        to the folder as soon as they are finished, so that memory does not grow with their number. The same call
-        continues a run that was stopped. The metadata of each part of a file have its position
+        explained by :meth:`attribute` on its own, without the sound of its neighbours, and without their text unless
+        ``previous_text`` is set. Parts are written to the folder as soon as they are finished, so that memory does not
+        grow with their number. The same call continues a run that was stopped. The metadata of each part of a file
+        have its position
         (``start_seconds``, ``stop_seconds``), so that its report plays it.
 
         Args:
@@ -327,12 +359,17 @@ class SpeechToTextAttribution(Attribution):
             folder: the folder of the parts, a new one or that of the same explanation.
             sampling_rate: samples per second of an array of samples.
             max_seconds: the longest duration of a part. Default: the model's window.
+            transcript: the text to explain, of another system: the recording is cut between its segments, and its
+                times are those of the words. Default: what the model writes of each part.
+            prompt: text that the decoder reads before it writes each part; with ``previous_text``, before the first.
+            previous_text: whether the decoder reads what was written of the part before, as Whisper itself does. It is
+                then a cause like any other, and is explained with them.
             gen_args: arguments of the model's generation.
             context: how the model's window is run, as in :meth:`attribute`.
             dtype: precision of the model.
-            **arguments: further arguments of :meth:`attribute`, except for ``target``, ``contrast``, ``checkpoint`` and
-                ``process_group``, which belong to one utterance. If a ``callback`` returns True, the run ends without
-                the current part.
+            **arguments: further arguments of :meth:`attribute`, except for ``target``, ``word_times``, ``contrast``,
+                ``checkpoint`` and ``process_group``, which belong to one utterance. If a ``callback`` returns True,
+                the run ends without the current part.
 
         Returns:
             LongExplanation: the explanation in the folder.
@@ -348,15 +385,29 @@ class SpeechToTextAttribution(Attribution):
             >>> talk = attribution.attribute_long("speech.wav", "speech-parts", n_samples=4)
             >>> talk.plot().savefig("speech.png")
         """
-        settings = settings_of(self, arguments, gen_args, context, dtype)
+        settings = settings_of(
+            self,
+            arguments,
+            gen_args,
+            context,
+            dtype,
+            prompt=prompt,
+            previous_text=previous_text,
+            transcript=transcript,
+        )
         return explain_parts(
             self.model,
             inputs,
             folder,
-            lambda utterance, tokens: self.attribute(utterance, tokens, gen_args=gen_args, **arguments),
+            lambda utterance, tokens, words: self.attribute(
+                utterance, tokens, word_times=words, gen_args=gen_args, **arguments
+            ),
             settings,
             sampling_rate=sampling_rate,
             max_seconds=max_seconds,
+            transcript=transcript,
+            prompt=prompt,
+            previous_text=previous_text,
             gen_args=gen_args,
             context=context,
             dtype=dtype,

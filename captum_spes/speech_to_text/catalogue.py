@@ -24,6 +24,7 @@ from captum.attr import (
 )
 from torch import Tensor
 
+from captum_spes.alignment import Transcript
 from captum_spes.attr import SPES, AttnLRP, BubbleNoise, CrossAttention, Energy, GradientSPES, Random
 from captum_spes.audio import AudioLike
 from captum_spes.explanation import LongExplanation, SpeechToTextExplanation
@@ -129,7 +130,8 @@ class NamedMethod:
         Raises:
             ValueError: the method cannot explain this model.
         """
-        given = {**self.arguments_of(model, preset, len(tokens.target)), **arguments}
+        n_rows = len(tokens.target) if arguments.get("contrast") is None else 1
+        given = {**self.arguments_of(model, preset, n_rows), **arguments}
         explanation = self.wrap(model).attribute(utterance, tokens, **given)
         if not self.absolute:
             return explanation
@@ -142,6 +144,9 @@ class NamedMethod:
         folder: Path,
         preset: Preset,
         *,
+        transcript: Transcript | None = None,
+        prompt: str | None = None,
+        previous_text: bool = False,
         gen_args: dict[str, Any] | None = None,
         context: Context = "auto",
         dtype: Dtype | None = None,
@@ -159,6 +164,9 @@ class NamedMethod:
             inputs: the recording.
             folder: a new folder, or that of the same explanation.
             preset: the budget.
+            transcript: the text to explain, as in :meth:`.SpeechToTextAttribution.attribute_long`.
+            prompt: text that the decoder reads before it writes, as in :meth:`.SpeechToTextAttribution.attribute_long`.
+            previous_text: whether it reads what was written of the part before.
             gen_args: arguments of the model's generation.
             context: how the model's window is run.
             dtype: precision of the model.
@@ -175,8 +183,15 @@ class NamedMethod:
             model,
             inputs,
             folder,
-            lambda utterance, tokens: self.explain(model, utterance, tokens, preset, gen_args=gen_args, **arguments),
-            settings_of(self.wrap(model), given, gen_args, context, dtype, self.absolute),
+            lambda utterance, tokens, words: self.explain(
+                model, utterance, tokens, preset, word_times=words, gen_args=gen_args, **arguments
+            ),
+            settings_of(
+                self.wrap(model), given, gen_args, context, dtype, self.absolute, prompt, previous_text, transcript
+            ),
+            transcript=transcript,
+            prompt=prompt,
+            previous_text=previous_text,
             gen_args=gen_args,
             context=context,
             dtype=dtype,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from captum_spes.alignment import Segment, match_words
 from captum_spes.confidence import Confidence
+from captum_spes.explanation.notices import lacks_speech
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
-from captum_spes.words import word_spans
+from captum_spes.words import is_word, word_spans
 
 # seconds hidden before and after a word, since the times from attention are not more accurate
 MARGIN = 0.05
@@ -23,15 +26,50 @@ def heard_confidence(
     utterance: Utterance,
     tokens: Tokens,
     baseline: Tensor | float,
+    word_times: Sequence[Segment] | None = None,
 ) -> tuple[Confidence | None, list[list[float]] | None]:
-    """Adds the probabilities without sound to the confidence, and returns the times of tokens if the model has them."""
+    """Adds the probabilities without sound to the confidence, and returns the times of tokens if they are known.
+
+    Args:
+        confidence: the confidence in the tokens, or None.
+        model: the model.
+        utterance: the utterance.
+        tokens: the tokens of the text.
+        baseline: the value of hidden bins.
+        word_times: the times of words. Words without a time, and all words by default, get the times at which the
+            model attends to them, if it has these.
+    """
     if confidence is None or len(confidence) != len(tokens.target):
         return confidence, None
     times = token_times(model, utterance, tokens)
+    if word_times is not None:
+        times, is_known = _given_times(model.token_texts(tokens.target), word_times, times)
+        if not is_known:
+            return confidence, times
     if times is None:
         return confidence, None
     unheard = unheard_probabilities(model, utterance, tokens, times, baseline)
     return replace(confidence, unheard=unheard), times
+
+
+def _given_times(
+    texts: list[str], word_times: Sequence[Segment], own: list[list[float]] | None
+) -> tuple[list[list[float]], bool]:
+    """The times of tokens, those of their words, or else their own; and whether those of all words are known."""
+    spans = word_spans(texts)
+    words = ["".join(texts[start:stop]).strip() for start, stop in spans]
+    times: list[list[float]] = []
+    is_known = True
+    for word, (start, stop), found in zip(words, spans, match_words(words, word_times)):
+        if found is not None:
+            times += [[found.begin, found.end]] * (stop - start)
+        elif own is not None:
+            times += own[start:stop]
+        else:
+            last = times[-1][1] if times else 0.0  # no time at all
+            times += [[last, last]] * (stop - start)
+            is_known &= not is_word(word)
+    return times, is_known
 
 
 def token_times(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> list[list[float]] | None:
@@ -72,6 +110,44 @@ def unheard_probabilities(
                 ids = tokens.target[start:stop, None]
                 found += log_probs[row, start:stop].gather(1, ids)[:, 0].exp().clamp(0, 1).tolist()
     return found if all(value == value for value in found) else None  # NaN is not equal to itself
+
+
+def silence_facts(
+    model: SpeechToTextModel, utterance: Utterance, tokens: Tokens, baseline: Tensor | float
+) -> dict[str, Any]:
+    """What the metadata tell of audio in which there may be no speech.
+
+    Returns:
+        ``no_speech_probability``, the model's own, None where it tells none; and ``without_sound``, where no speech was
+        found, from :func:`share_without_sound`.
+    """
+    found: Any = getattr(model, "no_speech_probability", None)
+    facts = {"no_speech_probability": None if found is None else _rounded(found(utterance, tokens))}
+    if lacks_speech({"speech_seconds": utterance.speech_seconds, **facts}) and tokens.path is None:
+        facts["without_sound"] = _rounded(share_without_sound(model, utterance, tokens, baseline))
+    return facts
+
+
+def share_without_sound(
+    model: SpeechToTextModel, utterance: Utterance, tokens: Tokens, baseline: Tensor | float
+) -> float | None:
+    """The share of their probability that tokens keep when all sound is hidden, from 0 to 1: the geometric mean.
+
+    Near 1 the text depends on the tokens before and on the model's habits, and not on what sounds. None where the
+    precision overflows.
+    """
+    hidden = torch.zeros_like(utterance.spectrogram) + baseline
+    logs = []
+    with torch.no_grad():
+        for spectrogram in (utterance.spectrogram, hidden):
+            log_probs = model.logits(model.encode(spectrogram, utterance), tokens)[0].double().log_softmax(-1)
+            logs.append(log_probs.gather(1, tokens.target[:, None])[:, 0])
+    share = float((logs[1] - logs[0]).mean().exp().clamp(max=1))
+    return share if share == share else None  # NaN differs from itself
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _split(spans: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from captum_spes._files import differences
+from captum_spes.alignment import Segment, Transcript
 from captum_spes.attr.fingerprint import fingerprint
 from captum_spes.audio import AudioLike, Recording, load_audio, read_recording, split_at_pauses
 from captum_spes.explanation import LongExplanation, Part, SpeechToTextExplanation
@@ -26,9 +28,10 @@ if TYPE_CHECKING:
 
 # arguments of attribute() that change the result only by rounding, and those that belong to a single utterance
 FREE = {"perturbations_per_eval", "show_progress", "callback"}
-SINGLE = {"target", "contrast", "checkpoint", "process_group"}
+SINGLE = {"target", "word_times", "contrast", "checkpoint", "process_group"}
 
-Explain = Callable[[Utterance, Tokens], SpeechToTextExplanation]
+# with the times of the words, where a transcript tells them
+Explain = Callable[[Utterance, Tokens, Sequence[Segment] | None], SpeechToTextExplanation]
 # called with the explanation so far and the number of the part, and with the part's text or its explanation
 OnText = Callable[[LongExplanation, int, str], Any]
 OnExplained = Callable[[LongExplanation, int, SpeechToTextExplanation], Any]
@@ -43,6 +46,9 @@ def explain_parts(
     *,
     sampling_rate: int | None = None,
     max_seconds: float | None = None,
+    transcript: Transcript | None = None,
+    prompt: str | None = None,
+    previous_text: bool = False,
     gen_args: dict[str, Any] | None = None,
     context: Context = "auto",
     dtype: Dtype | None = None,
@@ -60,6 +66,9 @@ def explain_parts(
         settings: the settings of the explanations, from :func:`settings_of`. A folder with other settings is refused.
         sampling_rate: samples per second of an array of samples.
         max_seconds: the longest part. Default: the model's window.
+        transcript: the text to explain, cut between its segments. Default: what the model writes.
+        prompt: text that the decoder reads before it writes a part; with ``previous_text``, before the first one.
+        previous_text: whether the decoder reads what was written of the part before, as Whisper itself does.
         gen_args: arguments of the model's generation.
         context: how the model's window is run.
         dtype: precision of the model.
@@ -71,22 +80,29 @@ def explain_parts(
         stopped.
 
     Raises:
-        ValueError: the folder holds parts with other settings; the message names each difference.
+        ValueError: the folder holds parts with other settings; the message names each difference. Or the transcript
+            cannot be cut into parts.
     """
-    recording = read_recording(inputs, sampling_rate)
+    recording = read_recording(inputs, sampling_rate, allow_silence=True)
     rate = model.sample_rate
     samples = load_audio(recording, rate)
     if max_seconds is None:
         max_seconds = longest_seconds(model, len(samples) / rate)
-    long = plan_parts(samples, rate, folder, max_seconds, settings)
+    given = None if transcript is None else transcript.parts(max_seconds, len(samples) / rate)
+    spans = None if given is None else [span for span, _ in given]
+    long = plan_parts(samples, rate, folder, max_seconds, settings, spans)
     for number in long.missing:
+        written = None if given is None else given[number][1]
         part = long.parts[number]
+        before = next((earlier.text for earlier in reversed(long.parts[:number]) if earlier.text), None)
         span = {"start_seconds": part.start, "stop_seconds": part.stop}
         heard = samples[round(part.start * rate) : round(part.stop * rate)]
         try:
             utterance, tokens = prepare(
                 model,
                 Recording(heard, rate, {**recording.source, **span}),
+                None if written is None else written.text,
+                prompt=before if previous_text and before else prompt,
                 gen_args=gen_args,
                 context=context,
                 dtype=dtype,
@@ -95,7 +111,8 @@ def explain_parts(
             utterance, tokens = None, None
         if on_text is not None:
             on_text(long, number, "" if tokens is None else text(model, tokens))
-        explanation = None if utterance is None or tokens is None else explain(utterance, tokens)
+        words = None if written is None else written.words or None
+        explanation = None if utterance is None or tokens is None else explain(utterance, tokens, words)
         if explanation is not None and explanation.metadata.get("partial"):
             break
         if explanation is not None and on_explained is not None:
@@ -110,8 +127,17 @@ def plan_parts(
     folder: str | os.PathLike[str],
     max_seconds: float,
     settings: Mapping[str, Any],
+    spans: Sequence[tuple[float, float]] | None = None,
 ) -> LongExplanation:
     """Cuts a recording into parts, or reads the parts of an earlier run with the same settings from the folder.
+
+    Args:
+        samples: of the recording, (n,).
+        sampling_rate: samples a second.
+        folder: of the parts.
+        max_seconds: the longest part.
+        settings: what the explanations depend on.
+        spans: begin and end of each part in seconds. Default: from pause to pause.
 
     Raises:
         ValueError: the folder holds parts with other settings.
@@ -119,8 +145,10 @@ def plan_parts(
     digest = hashlib.sha256(samples.tobytes()).hexdigest()
     settings = {"audio_sha256": digest, "max_seconds": max_seconds, **settings}
     if not LongExplanation.exists(folder):
-        spans = split_at_pauses(samples, sampling_rate, max_seconds)
-        parts = [Part(begin / sampling_rate, end / sampling_rate) for begin, end in spans]
+        if spans is None:
+            pauses = split_at_pauses(samples, sampling_rate, max_seconds)
+            spans = [(begin / sampling_rate, end / sampling_rate) for begin, end in pauses]
+        parts = [Part(begin, end) for begin, end in spans]
         long = LongExplanation(Path(folder), len(samples) / sampling_rate, parts, settings)
         long.write_index()
         return long
@@ -140,6 +168,9 @@ def settings_of(
     context: Context,
     dtype: Dtype | None,
     absolute: bool = False,
+    prompt: str | None = None,
+    previous_text: bool = False,
+    transcript: Transcript | None = None,
 ) -> dict[str, Any]:
     """The settings on which the explanations of a recording's parts depend, by values that JSON can hold.
 
@@ -152,6 +183,9 @@ def settings_of(
         context: how the model's window is run.
         dtype: precision of the model.
         absolute: whether the maps have absolute values.
+        prompt: text that the decoder reads before it writes.
+        previous_text: whether it reads the text of the part before.
+        transcript: the text to explain, if it is not the model's.
 
     Raises:
         ValueError: an argument belongs to a single utterance.
@@ -161,7 +195,7 @@ def settings_of(
             f"attribute_long explains all parts of a recording with the same arguments, in one process: leave out "
             f"{' and '.join(given)}, or explain one part by attribute."
         )
-    elsewhere = FREE | SINGLE | {"sampling_rate", "gen_args", "context", "dtype"}
+    elsewhere = FREE | SINGLE | {"sampling_rate", "prompt", "gen_args", "context", "dtype"}
     parameters = signature(type(attribution).attribute).parameters
     defaults = {name: item.default for name, item in parameters.items() if item.default is not item.empty}
     counting = {name: value for name, value in {**defaults, **arguments}.items() if name not in elsewhere}
@@ -170,6 +204,9 @@ def settings_of(
         "method": f"|{name}|" if absolute else name,
         "score": (attribution.score or defaults_of(attribution.attr_method).score).__name__,
         "arguments": fingerprint(counting),
+        "prompt": prompt,
+        "previous_text": previous_text,
+        "transcript": None if transcript is None else fingerprint(asdict(transcript)),
         **describe_model(attribution.model, gen_args, context, dtype),
     }
 

@@ -41,6 +41,8 @@ def describe_inputs(model: SpeechToTextModel, utterance: Utterance, tokens: Toke
         "padding_value": float(utterance.padding.min()) if utterance.padding.numel() else None,
         "dtype": str(utterance.dtype).removeprefix("torch."),
         "device": str(utterance.spectrogram.device),
+        "speech_seconds": utterance.speech_seconds,
+        "prompt": utterance.prompt or None,
         **utterance.source,
     }
 

@@ -7,14 +7,24 @@ from collections.abc import Iterator
 
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.explanation.figures import LOW_RELIABILITY
+from captum_spes.explanation.notices import no_speech_notice
 
 
 def quality_warnings(explanation: SpeechToTextExplanation) -> Iterator[str]:
     """Warnings about the maps of an explanation, each with advice."""
+    if notice := no_speech_notice(explanation.metadata):
+        yield notice[0].lower() + notice[1:]
+    flat = explanation.spectrogram_attr.flatten(1)
+    is_flat = bool((flat == flat[:, :1]).all())
+    if is_flat and bool((explanation.spectrogram == explanation.spectrogram[:1]).all()):
+        yield (
+            "the sound is the same at all times, so that hiding a part of it changes nothing: its maps are 0, and "
+            "those of the previous tokens tell what the text depends on."
+        )
+        return
     if message := low_reliability(explanation):
         yield message
-    flat = explanation.spectrogram_attr.flatten(1)
-    if bool((flat == flat[:, :1]).all()):
+    if is_flat:
         yield (
             f"the maps of {explanation.metadata['method']} are the same everywhere, because no perturbation changed "
             "the score enough: use another score, or a smaller penalty (interpretable_model) for Lime."

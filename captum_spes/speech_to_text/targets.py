@@ -13,6 +13,7 @@ from torch import Tensor
 from captum_spes.confidence import Confidence, token_confidence
 from captum_spes.forward_func import ContrastiveProbability, CTCLogLikelihood
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.speech_to_text.foils import strongest_foil
 from captum_spes.speech_to_text.profiles import Score
 from captum_spes.words import word_spans
 
@@ -26,6 +27,9 @@ class Contrast:
     Explanations of a contrast follow Conti et al. (2025, "The Unheard Alternative"). Both words are scored on the same
     perturbed inputs, by :class:`.ContrastiveProbability`. Either may be a phrase of several words.
 
+    Without a foil, the word is compared with its strongest competitor: the other word with the largest probability in
+    its place. The metadata of the explanation name it (``contrast``).
+
     An empty foil asks why a word was inserted: the word is compared with the next word of the text, which would be
     written in its place. If the next word is the same, as in *the the cat*, the two texts are compared from the first
     token in which they differ. To ask why a word was left out, give a phrase as the foil:
@@ -33,13 +37,14 @@ class Contrast:
 
     Args:
         word: a word of the target text, or several consecutive ones such as ``"next step"``; or the number of a word,
-            from 0, if the text has it more than once. A string is always text, and an integer always a number.
-        foil: the other word or phrase; ``""`` or None for no word.
+            from 0, if the text has it more than once, or the numbers of the first and last word of a phrase, such as
+            ``(2, 3)``. A string is always text, and an integer always a number.
+        foil: the other word or phrase; ``""`` for no word. Default: the strongest competitor.
         difference: use the score p(word) − p(foil) rather than p(word) / (p(word) + p(foil)).
         word_boundaries: whether the probability of a word of several tokens is that of the whole *word*
             (Pimentel & Meister, 2024), or the product of its tokens' probabilities, which also counts longer words
-            with the same beginning. The product is always used if the foil is the end of the text, after which no word
-            begins, and if the texts first differ after a repeated word.
+            with the same beginning. The product is always used if the word or the foil is the end of the text, after
+            which no word begins, and if the texts first differ after a repeated word.
 
     Example::
 
@@ -52,10 +57,13 @@ class Contrast:
         ['what (not was)']
         >>> attribution.attribute("speech.wav", "so what", contrast=Contrast("so", foil=""), n_samples=90).tokens
         ['so (not ∅)']
+        >>> found = attribution.attribute("speech.wav", "so what", contrast=Contrast("what"), n_samples=90)
+        >>> found.metadata["contrast"]["word"], found.metadata["contrast"]["foil"] != "what"
+        ('what', True)
     """
 
-    word: str | int
-    foil: str | None
+    word: str | int | tuple[int, int]
+    foil: str | None = None
     difference: bool = False
     word_boundaries: bool = True
 
@@ -184,8 +192,9 @@ class WordPrediction(Prediction):
     """A word or phrase of the text, compared with the foil in its place.
 
     Raises:
-        ValueError: the text does not have the word exactly once, the foil is the same word, the foil is empty and
-            nothing follows the word, or the model writes all words at once.
+        ValueError: the text does not have the word exactly once, the foil is the same word, no foil is given and no
+            other word is probable, the foil is empty and nothing follows the word, or the model writes all words at
+            once.
     """
 
     score_name = ContrastiveProbability.__name__
@@ -199,7 +208,11 @@ class WordPrediction(Prediction):
             )
         words = TextWords(self.model.token_texts(tokens.target))
         word, (start, stop) = words.find(contrast.word)
-        foil = (contrast.foil or "").strip()
+        self.previous = torch.cat((tokens.prompt, tokens.target[:start]))
+        if contrast.foil is None:
+            foil = strongest_foil(model, utterance, self.previous, tokens.target[start:stop], word)
+        else:
+            foil = contrast.foil.strip()
         if foil == word or (contrast.foil and not foil):
             raise ValueError(
                 f"the foil {contrast.foil!r} of the word {word!r} is the same word or blank: give another word, or an "
@@ -209,6 +222,7 @@ class WordPrediction(Prediction):
         self.word_ids = tokens.target[start:stop]
         if foil:
             self.foil_ids = self.model.tokens(foil, utterance).target
+            self.word_boundaries &= not any(self.model.is_special(self.word_ids))  # nothing begins after the end
         else:
             shift, self.word_ids, self.foil_ids = _deletion(tokens.target, start, stop, words.end_of_next(stop))
             start, stop = start + shift, stop + shift
@@ -277,8 +291,8 @@ class TextWords:
     def _text(texts: Sequence[str], start: int, stop: int) -> str:
         return " ".join("".join(texts[start:stop]).split())
 
-    def find(self, word: str | int) -> tuple[str, tuple[int, int]]:
-        """A word by its number, or a word or phrase by its text, and its tokens.
+    def find(self, word: str | int | tuple[int, int]) -> tuple[str, tuple[int, int]]:
+        """A word or phrase by its numbers or by its text, and its tokens.
 
         Raises:
             ValueError: the text does not have it, or has it more than once.
@@ -291,9 +305,12 @@ class TextWords:
         span = self.spans[first][0], self.spans[last][1]
         return self._text(self._texts, *span), span
 
-    def _numbered(self, number: int) -> list[tuple[int, int]]:
+    def _numbered(self, numbers: int | tuple[int, int]) -> list[tuple[int, int]]:
         n_words = len(self.words)
-        return [(number % n_words, number % n_words)] if -n_words <= number < n_words else []
+        first, last = numbers if isinstance(numbers, tuple) else (numbers, numbers)
+        if not (-n_words <= first < n_words and -n_words <= last < n_words) or first % n_words > last % n_words:
+            return []
+        return [(first % n_words, last % n_words)]
 
     def _phrases(self, phrase: str) -> list[tuple[int, int]]:
         """The first and the last word of each occurrence of the phrase."""

@@ -192,5 +192,5 @@ def test_texts(any_case):
     texts = model.token_texts(torch.tensor([any_case.family.special, *ids]))
     assert texts[0] == any_case.processor.tokenizer.convert_ids_to_tokens(any_case.family.special)
     assert "".join(texts[1:]).strip() == "so what was" and not any(model.is_special(torch.tensor(ids)))
-    with pytest.raises(ValueError, match="cannot encode the target 'Ψ'"):
+    with pytest.raises(ValueError, match="cannot encode the text 'Ψ'"):
         model._target_ids("Ψ")

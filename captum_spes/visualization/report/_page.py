@@ -37,6 +37,7 @@ class ReportView:
         previous: the texts of the J previous tokens.
         n_previous: for each row the number of previous tokens, from the first, that are its features.
         confidence: the model's confidence in each row; None if it is not known.
+        notes: a sentence about each row; empty for none.
 
     Example::
 
@@ -51,6 +52,7 @@ class ReportView:
     previous: Sequence[str]
     n_previous: Sequence[int]
     confidence: Confidence | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class ReportMethod:
         previous: for each view the attributions of the rows to the previous tokens, (R, J), from 0 to 1.
         reliability: for each view the reliability of the rows, (R,); empty if the method does not measure it.
         facts: facts about the explanation, by name.
+        contrasts: maps of errors, (E, T, C), from −1 to 1. In the spans of views they follow those of the tokens.
 
     Example::
 
@@ -76,6 +79,7 @@ class ReportMethod:
     previous: Sequence[Tensor]
     reliability: Sequence[Tensor] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    contrasts: Tensor | None = None
 
 
 def render_report(
@@ -86,6 +90,8 @@ def render_report(
     views: Sequence[ReportView],
     methods: Sequence[ReportMethod],
     model: str = "",
+    notice: str = "",
+    reference: str = "",
     audio: tuple[np.ndarray, int] | None = None,
     audio_name: str = "",
 ) -> str:
@@ -105,6 +111,8 @@ def render_report(
         views: the views; the first is shown at the beginning.
         methods: the result of each method.
         model: the name of the model.
+        notice: a warning at the top of the page.
+        reference: the reference text, if a view has errors.
         audio: mono samples (n,) in [−1, 1] and the number of samples per second. None: a page without audio.
         audio_name: the name of the recording.
 
@@ -155,6 +163,8 @@ def render_report(
         title=clean(text),
         subtitle=[f"{mel.duration:.2f} s", *([clean(model)] if model else []), ", ".join(names)],
         facts=[(name, _readable(method.facts)) for name, method in zip(names, methods)],
+        notice=clean(notice) if notice else "",
+        reference=clean(reference) if reference else "",
         has_audio=audio is not None,
         policy="; ".join(
             (
@@ -205,6 +215,8 @@ def _view_data(view: ReportView) -> dict[str, Any]:
         {"title": clean(title), "first": first, "stop": stop, "attached": view.name == "tokens" and title[:1] != " "}
         for title, (first, stop) in zip(view.titles, view.spans, strict=True)
     ]
+    for row, note in zip(rows, view.notes):
+        row["note"] = clean(note)
     if view.confidence is not None:
         for row, sure in zip(rows, _confidence_data(view.confidence), strict=True):
             row.update(sure)
@@ -233,9 +245,15 @@ def _confidence_data(confidence: Confidence) -> list[dict[str, Any]]:
 
 
 def _method_data(method: ReportMethod, views: Sequence[ReportView], mel: MelSpectrogram) -> dict[str, Any]:
-    n_maps = max(stop for view in views for _, stop in view.spans)
+    n_contrasts = 0 if method.contrasts is None else len(method.contrasts)
+    n_maps = max(stop for view in views for _, stop in view.spans) - n_contrasts
     maps = checked_array(f"the maps of {method.name}", method.maps, (n_maps, *mel.energy.shape))
     levels, largest = quantized(maps)
+    contrasts = {}
+    if method.contrasts is not None:
+        own = checked_array(f"the contrasts of {method.name}", method.contrasts, (n_contrasts, *mel.energy.shape))
+        signed_levels, most = quantized(np.concatenate((own, np.full_like(own[:1], -1))))  # with both signs
+        contrasts = {"contrasts": packed(signed_levels[:-1]), "largestContrast": most}
     previous = [
         checked_array("previous", values, (len(view.titles), len(view.previous)))
         for view, values in zip(views, method.previous, strict=True)
@@ -244,6 +262,7 @@ def _method_data(method: ReportMethod, views: Sequence[ReportView], mel: MelSpec
         "signed": bool((maps < 0).any()),
         "largest": largest,
         "maps": packed(levels),
+        **contrasts,
         "previous": [np.round(values.astype(float), 4).tolist() for values in previous],
         "reliability": [
             [None if np.isnan(one) else round(one, 3) for one in rows.tolist()] for rows in method.reliability

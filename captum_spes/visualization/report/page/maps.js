@@ -103,6 +103,7 @@ class Report {
     for (const method of report.methods) {
       method.levels = await inflate16(method.maps);
       delete method.maps;
+      if (method.contrasts) method.contrasts = await inflate16(method.contrasts);
       method.found = new Map();
     }
     return report;
@@ -137,17 +138,19 @@ class Report {
   }
 
   #tokenMap(method, token) {
-    const levels = method.levels.subarray(token * this.bins, (token + 1) * this.bins);
-    return new ScoreMap(levels, method.largest, method.signed);
+    const count = method.levels.length / this.bins;
+    const part = (levels, index) => levels.subarray(index * this.bins, (index + 1) * this.bins);
+    if (token < count) return new ScoreMap(part(method.levels, token), method.largest, method.signed);
+    return new ScoreMap(part(method.contrasts, token - count), method.largestContrast, true);
   }
 
   /**
-   * The values at both ends of the colours: the same for all rows, but for the sentence, which is the mean of many and
-   * coloured up to its own largest value.
+   * The values at both ends of the colours: the same for all rows, but for the sentence, which is the mean of many, and
+   * for errors, whose maps are contrasts: they are coloured up to their own largest value.
    */
   range(method, view, map) {
     if (this.compares) return [75, 100]; // percentile ranks: what deletion would remove first
-    const largest = (view.name === "sentence" ? map.largest : method.largest) || 1;
+    const largest = (["sentence", "errors"].includes(view.name) ? map.largest : method.largest) || 1;
     return [map.signed ? -largest : 0, largest];
   }
 

@@ -95,6 +95,7 @@ class Page {
     this.#listen();
     this.views.fill(report.views.map(({ name }) => element("button", { type: "button", textContent: name }, { role: "radio" })));
     this.views.container.hidden = report.views.length === 1;
+    this.#listErrors();
     this.showView(this.view);
   }
 
@@ -117,20 +118,22 @@ class Page {
     return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   }
 
-  /** How a method's maps are coloured. */
-  look(method) {
-    const signed = method.signed && !this.report.compares;
+  /** How a map is coloured. */
+  look(map) {
+    const signed = map.signed && !this.report.compares;
     const table = this.report.colors[(this.isDark ? "dark" : "light") + (signed ? "Signed" : "")];
     return { dark: this.isDark, opacity: this.opacity, table };
   }
 
   showView(view) {
-    // the row that begins where the one before began
+    // the row that begins where the one before began; errors begin elsewhere, and the first row is taken
     const { first } = this.view.rows[this.row];
     this.view = view;
     const { rows, previous, nPrevious } = view;
     this.views.mark(this.report.views.indexOf(view));
-    const prompt = previous.slice(0, nPrevious[0]).map((title) => element("span", { className: "chip", textContent: title, dir: "auto" }));
+    // rows of errors are no previous tokens: all of these stand before them
+    const shown = view.name === "errors" ? Math.max(...nPrevious) : nPrevious[0];
+    const prompt = previous.slice(0, shown).map((title) => element("span", { className: "chip", textContent: title, dir: "auto" }));
     byId("before").replaceChildren(...prompt);
     this.rows.fill(
       rows.map(({ title, attached }, index) => {
@@ -146,9 +149,32 @@ class Page {
     this.choose(Math.max(rows.findIndex((row) => row.first <= first && first < row.stop), 0));
   }
 
+  /** The strip of errors against the reference: each shows its map. */
+  #listErrors() {
+    const view = this.report.views.find(({ name }) => name === "errors");
+    if (!view) return;
+    byId("errors").replaceChildren(
+      ...view.rows.map(({ title }, row) => {
+        const button = element("button", { type: "button", className: "error", textContent: title, dir: "auto" });
+        button.addEventListener("click", () => {
+          this.showView(view);
+          this.choose(row);
+        });
+        return button;
+      }),
+    );
+  }
+
+  #markError() {
+    [...(byId("errors")?.children ?? [])].forEach((button, row) =>
+      button.setAttribute("aria-pressed", String(this.view.name === "errors" && this.row === row)),
+    );
+  }
+
   choose(row) {
     this.row = row;
     this.rows.mark(row);
+    this.#markError();
     this.sound?.stop();
     this.#shade();
     this.#summarize();
@@ -202,7 +228,7 @@ class Page {
   draw() {
     this.report.methods.forEach((method, index) => {
       const map = this.mapOf(method);
-      this.plots[index].draw(map, this.report.range(method, this.view, map), this.look(method));
+      this.plots[index].draw(map, this.report.range(method, this.view, map), this.look(map));
       const shown = this.report.compares ? `, ${method.name}` : "";
       this.plots[index].place.setAttribute(
         "aria-label",
@@ -226,9 +252,9 @@ class Page {
     const digits = this.report.compares ? 0 : 2;
     byId("legend-low").textContent = number(low, digits);
     byId("legend-high").textContent = number(high, digits);
-    const kind = this.method.signed ? "signed" : this.view.name === "sentence" ? "mean" : "plain";
+    const kind = this.map.signed ? "signed" : this.view.name === "sentence" ? "mean" : "plain";
     byId("legend-text").textContent = LEGENDS[this.report.compares ? "ranks" : kind];
-    drawLegend(byId("legend"), this.look(this.method).table, { dark: this.isDark, opacity: this.opacity });
+    drawLegend(byId("legend"), this.look(this.map).table, { dark: this.isDark, opacity: this.opacity });
   }
 
   // Previous tokens
@@ -255,7 +281,8 @@ class Page {
 
   #summarize() {
     const [from, to] = this.spanSeconds();
-    const parts = [`${quoted(this.title)}: salient span ${number(from)}–${number(to)} s.`];
+    const { note } = this.view.rows[this.row];
+    const parts = [...(note ? [note] : []), `${quoted(this.title)}: salient span ${number(from)}–${number(to)} s.`];
     const top = this.before().sort((a, b) => b.score - a.score).slice(0, 3);
     if (top.length) {
       parts.push(`Most important before it: ${top.map(({ title, score }) => `${quoted(title)} ${number(score)}`).join(", ")}.`);

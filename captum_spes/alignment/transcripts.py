@@ -1,0 +1,222 @@
+"""Transcripts that other systems wrote: JSON of Whisper and its kin, WebVTT, SubRip, or plain text."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from captum_spes._files import why_unreadable
+from captum_spes.alignment.segments import Segment
+
+_CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})"
+_CUE = re.compile(rf"^\s*{_CLOCK}\s+-->\s+{_CLOCK}.*$")
+_TAG = re.compile(r"<[^<>]*>")
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A text that was written elsewhere, with what is known of its times.
+
+    Attributes:
+        text: all of it, on one line.
+        segments: stretches of it and when they are spoken; empty for plain text.
+        words: its words and when they are spoken; empty where that is not known.
+        source: the name of the file that it came from.
+
+    Example::
+
+        >>> from captum_spes.alignment import Segment, Transcript
+        >>> transcript = Transcript("So what?", [Segment("So what?", 0.0, 0.6)])
+        >>> transcript.parts(max_seconds=30, duration=0.6)
+        [((0.0, 0.6), Transcript(text='So what?', segments=[Segment(text='So what?', begin=0.0, end=0.6)], words=[], \
+source=''))]
+    """
+
+    text: str
+    segments: list[Segment] = field(default_factory=list)
+    words: list[Segment] = field(default_factory=list)
+    source: str = ""
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Transcript:
+        """Reads a transcript: the format is told by what is in the file.
+
+        Args:
+            path: JSON of OpenAI's Whisper, whisperX, faster-whisper (a list of its segments, or an object that has
+                them), whisper.cpp or a pipeline of Transformers; WebVTT; SubRip (``.srt``); or plain text.
+
+        Raises:
+            ValueError: no such file, one that cannot be read, JSON of another kind, times that cannot be, or no text.
+
+        Example::
+
+            >>> from pathlib import Path
+            >>> from captum_spes.alignment import Transcript
+            >>> lines = ["WEBVTT", "", "00:00.200 --> 00:00.600", "So what?"]
+            >>> Path("saved.vtt").write_text(chr(10).join(lines))
+            40
+            >>> Transcript.load("saved.vtt").segments
+            [Segment(text='So what?', begin=0.2, end=0.6)]
+        """
+        path = Path(path)
+        if reason := why_unreadable(path):
+            raise ValueError(f"{path} {reason}: give the path of a transcript.")
+        try:
+            content = path.read_text(encoding="utf-8-sig")
+            segments, words, text = _contents(content, is_json=path.suffix.lower() == ".json")
+            text = _line(text)
+            if not text:
+                raise ValueError("it has no text")
+            return cls(text, segments, sorted(words, key=lambda word: word.begin), path.name)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is no transcript that can be read: {error}.".replace("..", ".")) from error
+
+    def parts(self, max_seconds: float, duration: float) -> list[tuple[tuple[float, float], Transcript]]:
+        """Parts of whole segments that last no longer than some seconds: begin and end of each, and its text.
+
+        A part begins and ends in the middle of the pauses around its segments. Times of its words are counted from its
+        beginning.
+
+        Raises:
+            ValueError: there are no times of segments, one lasts longer, or one begins after the recording.
+        """
+        if not self.segments:
+            raise ValueError(
+                f"the transcript {self.source} has no times, by which a long recording is cut: give JSON, WebVTT or "
+                "SubRip, or cut out the part that the text belongs to."
+            )
+        if self.segments[-1].begin >= duration:
+            raise ValueError(
+                f"the transcript {self.source} goes on until {self.segments[-1].end:g} s, and the recording lasts "
+                f"{duration:g} s: give the transcript of this recording."
+            )
+        pairs = pairwise(self.segments)
+        edges = [max(self.segments[0].begin - 1, 0.0), *((a.end + b.begin) / 2 for a, b in pairs), duration]
+        edges[-1] = min(duration, self.segments[-1].end + 1)
+        groups: list[list[int]] = []
+        for number, segment in enumerate(self.segments):
+            if edges[number + 1] - edges[number] > max_seconds:
+                raise ValueError(
+                    f"the segment {segment.text!r:.60} of the transcript {self.source} lasts longer than the "
+                    f"{max_seconds:g} s that are explained at once."
+                )
+            if groups and edges[number + 1] - edges[groups[-1][0]] <= max_seconds:
+                groups[-1].append(number)
+            else:
+                groups.append([number])
+        return [self._part(group, edges[group[0]], edges[group[-1] + 1]) for group in groups]
+
+    def _part(self, group: list[int], begin: float, end: float) -> tuple[tuple[float, float], Transcript]:
+        segments = [_moved(self.segments[number], begin) for number in group]
+        words = [_moved(word, begin) for word in self.words if begin <= word.middle < end]
+        return (begin, end), Transcript(_line(" ".join(one.text for one in segments)), segments, words, self.source)
+
+
+def _moved(segment: Segment, begin: float) -> Segment:
+    """The same, counted from a later beginning."""
+    return Segment(segment.text, max(segment.begin - begin, 0.0), segment.end - begin)
+
+
+def _contents(content: str, is_json: bool) -> tuple[list[Segment], list[Segment], str]:
+    if is_json or content.lstrip()[:1] in ("{", "["):
+        try:
+            whole = json.loads(content)
+        except ValueError as error:
+            raise ValueError(f"it is no valid JSON ({error})") from error
+        return _json_contents(whole)
+    segments = _cues(content) if "-->" in content else []
+    if content.lstrip().startswith("WEBVTT") or segments:
+        return _ordered(segments), [], " ".join(segment.text for segment in segments)
+    return [], [], content
+
+
+def _json_contents(whole: Any) -> tuple[list[Segment], list[Segment], str]:
+    """Segments, words and text of the JSON of several programs."""
+    items = whole
+    if isinstance(whole, dict):
+        items = next((whole[name] for name in ("segments", "chunks", "transcription") if name in whole), None)
+        if items is None and isinstance(whole.get("text"), str):
+            return [], [], whole["text"]
+    if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
+        raise ValueError("its JSON is not that of Whisper, faster-whisper, whisper.cpp or Transformers")
+    if not all(isinstance(item.get("text"), str) for item in items):
+        raise ValueError("its JSON has segments without text, unlike that of Whisper and faster-whisper")
+    segments = [_segment(item["text"], *_times(item)) for item in items]
+    words = [word for item in items for word in item.get("words") or []]
+    if isinstance(whole, dict) and not words and isinstance(whole.get("words"), list):
+        words = whole["words"]
+    timed = [
+        _segment(word.get("word", word.get("text")), word["start"], word["end"])
+        for word in words
+        if isinstance(word, dict) and word.get("start") is not None and word.get("end") is not None
+    ]
+    return (
+        _ordered([segment for segment in segments if segment.text]),
+        [word for word in timed if word.text and word.begin < word.end],
+        " ".join(segment.text for segment in segments),
+    )
+
+
+def _times(item: dict[str, Any]) -> tuple[Any, Any]:
+    """When a segment begins and ends, in seconds."""
+    if "timestamp" in item and isinstance(item["timestamp"], (list, tuple)) and len(item["timestamp"]) == 2:
+        return item["timestamp"][0], item["timestamp"][1]
+    if isinstance(item.get("offsets"), dict):  # of whisper.cpp, milliseconds
+        begin, end = item["offsets"].get("from"), item["offsets"].get("to")
+        return tuple(time / 1000 if isinstance(time, (int, float)) else None for time in (begin, end))  # type: ignore
+    return item.get("start"), item.get("end")
+
+
+def _segment(text: Any, begin: Any, end: Any) -> Segment:
+    times = (begin, end)
+    if not isinstance(text, str) or any(type(time) not in (int, float) or not math.isfinite(time) for time in times):
+        raise ValueError(f"a segment has the text {text!r:.60} and the times {begin!r:.40} and {end!r:.40}")
+    if not 0 <= begin <= end:
+        raise ValueError(f"the segment {text.strip()!r:.60} lasts from {begin} to {end} s")
+    return Segment(_line(text), float(begin), float(end))
+
+
+def _ordered(segments: Sequence[Segment]) -> list[Segment]:
+    for before, after in pairwise(segments):
+        if after.begin < before.begin:
+            raise ValueError(f"the segment {after.text!r:.60} begins before the one that precedes it")
+    return list(segments)
+
+
+def _cues(content: str) -> list[Segment]:
+    """The cues of WebVTT and SubRip: a line of times, and the lines of text below it until an empty one."""
+    found: list[Segment] = []
+    lines = iter(content.splitlines())
+    for line in lines:
+        match = _CUE.match(line)
+        if match is None:
+            if "-->" in line:
+                raise ValueError(f"the line {line.strip()!r:.60} has no times as WebVTT and SubRip write them")
+            continue
+        texts = []
+        for text in lines:
+            if not text.strip():
+                break
+            texts.append(html.unescape(_TAG.sub("", text)))
+        if said := _line(" ".join(texts)):
+            found.append(_segment(said, _seconds(match.groups()[:4]), _seconds(match.groups()[4:])))
+    return found
+
+
+def _seconds(clock: Sequence[str | None]) -> float:
+    hours, minutes, seconds, thousandths = (int(part or 0) for part in clock)
+    return 3600 * hours + 60 * minutes + seconds + thousandths / 1000
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,65 @@
+"""The errors of a text against ``explain --reference``: each is explained, drawn, and shown in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from captum_spes import Contrast
+from captum_spes._files import write_atomically
+from captum_spes.audio import Recording
+from captum_spes.cli.folders import make_folder
+from captum_spes.cli.inputs import Inputs
+from captum_spes.cli.output import print_table, say
+from captum_spes.errors import errors_text, explain_errors, find_errors
+from captum_spes.errors.text import HEADER, error_row
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.explanation.errors import TextError
+
+
+def explain_reference(
+    explanation: SpeechToTextExplanation,
+    reference: str,
+    inputs: Inputs,
+    explain: Callable[[Contrast], SpeechToTextExplanation],
+    folder: Path,
+    recording: Recording,
+) -> list[Path]:
+    """Explains the errors of an explained text, and writes what was found.
+
+    Returns:
+        The files: errors.md, the explanation and the picture of each contrast, and the report with the errors.
+    """
+    found = find_errors(explanation, reference)
+    say(f"\n{len(found) or 'No'} error{'' if len(found) == 1 else 's'} against the reference")
+    errors: list[TextError] = []
+    pictures: list[str | None] = []
+    paths = [folder / "errors.md"]
+    for number, error in enumerate(explain_errors(found, inputs.model, inputs.utterance, inputs.tokens, explain), 1):
+        say(f"\n[{number}/{len(found)}] {error.kind}: {error.title}")
+        say(error.reason)
+        errors.append(error)
+        pictures.append(None)
+        if error.explanation is not None:
+            place = make_folder(folder / "errors")
+            paths += [place / f"{number}.safetensors", place / f"{number}.png"]
+            error.explanation.save(paths[-2])
+            error.explanation.plot_tokens().savefig(paths[-1], dpi=150)
+            pictures[-1] = f"errors/{number}.png"
+    if errors:
+        print_table([HEADER, *(error_row(number, error) for number, error in enumerate(errors, 1))], "Errors")
+    write_atomically(paths[0], errors_text(explanation.text, reference, errors, pictures))
+    if errors:
+        paths.append(folder / "report.html")
+        explanation.to_html(paths[-1], audio=recording, errors=errors, reference=reference)
+    return paths
+
+
+def remove_errors(folder: Path) -> None:
+    """Removes what an earlier run wrote of errors into a folder."""
+    for path in (
+        folder / "errors.md",
+        *(folder / "errors").glob("[0-9]*.safetensors"),
+        *(folder / "errors").glob("[0-9]*.png"),
+    ):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,7 @@
+"""Errors of a text against a reference: which words differ, and why the model wrote them."""
+
+from captum_spes.errors.explaining import explain_errors
+from captum_spes.errors.finding import find_errors
+from captum_spes.errors.text import errors_text
+
+__all__ = ["errors_text", "explain_errors", "find_errors"]

@@ -1,0 +1,135 @@
+"""Why a model made each error: contrasts of what it wrote with what was said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.explanation.errors import TextError
+from captum_spes.explanation.rows import salient_box
+from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.speech_to_text.foils import word_log_prob
+from captum_spes.speech_to_text.targets import Contrast, TextWords
+
+Explain = Callable[[Contrast], SpeechToTextExplanation]
+
+
+def explain_errors(
+    errors: Sequence[TextError],
+    model: SpeechToTextModel,
+    utterance: Utterance,
+    tokens: Tokens,
+    explain: Explain,
+) -> Iterator[TextError]:
+    """Explains errors one by one, each when it is asked for.
+
+    A substitution is explained by the contrast of what was written with what was said, both scored on the same
+    perturbed inputs. A deletion is explained by the contrast of the word that follows with what is missing. An
+    insertion needs no contrast: whether it was heard or guessed says what it is, and its map is that of its words.
+
+    The reference's letter case is not the model's: of what was said as it is in the reference, in small letters and
+    with a capital, the most probable form by the model is taken.
+
+    Args:
+        errors: from :func:`find_errors`.
+        model: the model.
+        utterance: what it hears, from :func:`captum_spes.models.prepare`.
+        tokens: what it writes.
+        explain: explains a contrast, such as
+            ``lambda contrast: attribution.attribute(utterance, tokens, contrast=contrast)``.
+
+    Yields:
+        TextError: the same errors with their probabilities, explanations and reasons.
+
+    Example::
+
+        >>> from captum_spes import SPES, SpeechToTextAttribution
+        >>> from captum_spes.errors import explain_errors, find_errors
+        >>> from captum_spes.models import load_model
+        >>> model = load_model("whisper-tiny.en")
+        >>> attribution = SpeechToTextAttribution(SPES(model))
+        >>> utterance, tokens = attribution.prepare("speech.wav", "so what")
+        >>> written = attribution.attribute(utterance, tokens, n_samples=30)
+        >>> def explain(contrast):
+        ...     return attribution.attribute(utterance, tokens, contrast=contrast, n_samples=30)
+        >>> [error] = explain_errors(find_errors(written, "so was"), model, utterance, tokens, explain)
+        >>> error.explanation.tokens
+        ['what (not was)']
+    """
+    spans = TextWords(model.token_texts(tokens.target)).spans
+    with torch.no_grad():
+        encoded = model.encode(utterance.spectrogram, utterance)
+    for error in errors:
+        if error.kind == "insertion":
+            yield replace(error, reason=_reason(error))
+            continue
+        # what stands in the place of the expected words: those that were written, or the one that follows
+        first, stop = error.words[0], max(error.words[1], error.words[0] + 1)
+        if first >= len(spans) or tokens.path is not None:
+            why = "nothing was written after them" if first >= len(spans) else "the model writes all words at once"
+            yield replace(error, reason=f"It cannot be contrasted, for {why}.")
+            continue
+        previous = torch.cat((tokens.prompt, tokens.target[: spans[first][0]]))
+        with torch.no_grad():
+            forms = [
+                (word_log_prob(model, encoded, previous, ids), form)
+                for form, ids in _forms(model, utterance, error.expected)
+            ]
+        if not forms:
+            yield replace(error, reason=f"It cannot be contrasted, for {model.name} has no tokens for it.")
+            continue
+        log_prob, foil = max(forms)
+        found = replace(
+            error,
+            expected_probability=math.exp(log_prob),
+            explanation=explain(Contrast((first, stop - 1), foil)),
+        )
+        yield replace(found, reason=_reason(found))
+
+
+def _forms(model: SpeechToTextModel, utterance: Utterance, expected: str) -> Iterator[tuple[str, Tensor]]:
+    """The ways in which a model may write what was said, with their ids: as it is, in small letters, with a capital."""
+    small = expected.lower()
+    for form in dict.fromkeys((expected, small, small[:1].upper() + small[1:])):
+        try:
+            yield form, model.tokens(form, utterance).target
+        except ValueError:  # its tokenizer cannot write it
+            continue
+
+
+def _reason(error: TextError) -> str:
+    if error.kind == "insertion":
+        return {
+            "heard": f"Most of its probability is lost without its own sound: “{error.written}” was heard in it.",
+            "guessed": f"It keeps most of its probability without its own sound: “{error.written}” was guessed, from "
+            "the words before or from other sounds.",
+            "unsure": "A part of its probability is lost without its own sound.",
+            None: "It is not known when it was spoken, and so not whether it was heard.",
+        }[error.verdict]
+    assert error.explanation is not None and error.expected_probability is not None
+    written = f"“{error.written}”" if error.written else "going on without it"
+    place = _where_it_is_decided(error.explanation, written, f"“{error.expected}”")
+    other = f"“{error.expected}” had a probability of {error.expected_probability:.2g}"
+    if error.kind == "deletion":
+        return f"{other} where the model went on without it. {place}"
+    own = "" if error.probability is None else f", and “{error.written}” {error.probability:.2g}"
+    guessed = " It was guessed rather than heard." if error.verdict == "guessed" else ""
+    return f"{other} in its place{own}.{guessed} {place}"
+
+
+def _where_it_is_decided(contrast: SpeechToTextExplanation, written: str, expected: str) -> str:
+    """Where the largest values of a contrast are, and for which of both they speak."""
+    map_ = contrast.spectrogram_attr[0]
+    if not bool((map_ < 0).any()):  # Eq. 3 gives every bin the mean impact as an offset
+        map_ = map_ - map_.mean()
+    (first, stop), (low, high) = salient_box(map_.abs())
+    begin, end = first / contrast.frames_per_second, stop / contrast.frames_per_second
+    hertz = [float(contrast.mel_frequencies[channel]) for channel in (low, high - 1)]
+    speaks = written if float(map_[first:stop, low:high].sum()) > 0 else expected
+    place = f"{begin:.2f} to {end:.2f} s, {hertz[0]:.0f} to {hertz[1]:.0f} Hz"
+    return f"The sound that decides lies at {place}, and mostly speaks for {speaks}."

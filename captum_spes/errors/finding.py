@@ -1,0 +1,289 @@
+"""Which words of a text differ from a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from captum_spes._extras import require
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.explanation.errors import ErrorKind, TextError
+from captum_spes.explanation.rows import Times, WordRow, word_rows
+from captum_spes.metrics.text import Normalizer, find_normalizer
+from captum_spes.words import is_word, letters, text_words, word_spans
+
+# nobody speaks faster, nor in scripts in which every character is a word
+MAX_WORDS_PER_SECOND = 12
+# texts of so many words that share none are of different recordings, or languages
+MIN_WORDS_TO_COMPARE = 5
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """Words ``first … stop`` of the text stand for the words ``begin … end`` of the reference."""
+
+    first: int
+    stop: int
+    begin: int
+    end: int
+
+    @property
+    def kind(self) -> ErrorKind:
+        if self.first == self.stop:
+            return "deletion"
+        return "insertion" if self.begin == self.end else "substitution"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A text and its reference.
+
+    Attributes:
+        reference: what was said.
+        places: the first character of each of its words, and the one after its last.
+        numbers: which of the text's words are words, rather than punctuation and marks.
+        differences: where the two differ.
+    """
+
+    reference: str
+    places: list[tuple[int, int]]
+    numbers: list[int]
+    differences: list[_Difference]
+
+    def expected(self, difference: _Difference) -> str:
+        """What stands in the reference."""
+        if difference.kind == "insertion":
+            return ""
+        return self.reference[self.places[difference.begin][0] : self.places[difference.end - 1][1]]
+
+
+def find_errors(
+    explanation: SpeechToTextExplanation,
+    reference: str,
+    normalizer: Normalizer | None = None,
+    times: Times | None = None,
+) -> list[TextError]:
+    """The errors of an explained text: where its words, aligned by jiwer, differ from those of the reference.
+
+    Words are compared by their letters and digits alone, without case and accents. What differs is no error where the
+    normaliser makes both the same, as *7* and *seven*, or where the letters of several words are the same together, as
+    *ill disposed* and *ill-disposed*. Where as many words were written as were said, each is an error by itself;
+    otherwise the whole stretch is one.
+
+    Args:
+        explanation: of the tokens of the text.
+        reference: what was said.
+        normalizer: as for :class:`~captum_spes.metrics.text.WordErrorRate`. Default: Whisper's for English where the
+            text is English or its language is not known, and for other languages the basic one.
+        times: as for :meth:`.SpeechToTextExplanation.word_rows`.
+
+    Returns:
+        list: the errors in the order of the text, each with time, probability and whether it was heard.
+
+    Raises:
+        ValueError: an explanation that is of no tokens, or a reference that has no words, more words than can be said
+            in the time, or none in common with the text.
+        ImportError: the extra ``speech`` is not installed.
+
+    Example::
+
+        >>> from captum_spes.errors import find_errors
+        >>> [error.title for error in find_errors(explanation, "So, yes.")]
+        ['no (not yes)']
+    """
+    if explanation.grouped:
+        raise ValueError("errors are found in an explanation of tokens: give it without contrast and sentence.")
+    language = explanation.metadata.get("language")
+    words = check_reference(reference, explanation.tokens, explanation.duration, normalizer, language)
+    return _errors(explanation, words, times)
+
+
+def differing_words(
+    first: SpeechToTextExplanation, second: SpeechToTextExplanation
+) -> tuple[list[tuple[TextError, TextError]], list[tuple[int, int]]]:
+    """Where two texts of one recording differ, such as those of two models, and where they do not.
+
+    Returns:
+        For each difference the error of the first text against the second, and that of the second against the first;
+        and for each word that both have its numbers among the words of both.
+
+    Raises:
+        ValueError: as :func:`find_errors`.
+
+    Example::
+
+        >>> from captum_spes.errors.finding import differing_words
+        >>> differing_words(explanation, explanation)
+        ([], [(0, 0), (1, 1)])
+    """
+    language = first.metadata.get("language")
+    of_first = check_reference(second.text, first.tokens, first.duration, language=language)
+    own = check_reference(second.text, second.tokens, second.duration, language=language)
+    if len(own.numbers) != len(of_first.places):
+        raise ValueError(f"the words of {second.text!r:.80} are not those of its tokens: compare other texts.")
+    places = [match.span() for match in text_words(first.text) if is_word(match[0])]
+    mirrored = [_Difference(one.begin, one.end, one.first, one.stop) for one in of_first.differences]
+    of_second = Compared(first.text, places, own.numbers, mirrored)
+    pairs = list(zip(_errors(first, of_first), _errors(second, of_second)))
+    changed: list[set[int]] = [set(), set()]
+    for one in of_first.differences:
+        changed[0].update(range(one.first, one.stop))
+        changed[1].update(range(one.begin, one.end))
+    kept = [
+        [number for place, number in enumerate(numbers) if place not in wrong]
+        for numbers, wrong in zip((of_first.numbers, own.numbers), changed)
+    ]
+    return pairs, list(zip(*kept))
+
+
+def _errors(explanation: SpeechToTextExplanation, words: Compared, times: Times | None = None) -> list[TextError]:
+    texts = explanation.tokens
+    rows = word_rows(explanation, times)
+    spans = word_spans(texts)
+    errors = []
+    for one in words.differences:
+        expected = words.expected(one)
+        if one.kind == "deletion":
+            following = words.numbers[one.first - 1] + 1 if one.first else 0
+            errors.append(_deletion(expected, following, rows))
+            continue
+        first, stop = words.numbers[one.first], words.numbers[one.stop - 1] + 1
+        written = "".join(texts[spans[first][0] : spans[stop - 1][1]]).strip()
+        errors.append(_written(one.kind, written, expected, (first, stop), rows[first:stop]))
+    return errors
+
+
+def correct_words(explanation: SpeechToTextExplanation, errors: Sequence[TextError]) -> list[int]:
+    """The numbers of the words that are no part of an error.
+
+    Example::
+
+        >>> from captum_spes.errors.finding import correct_words, find_errors
+        >>> correct_words(explanation, find_errors(explanation, "So, yes."))
+        [0]
+    """
+    wrong = {number for error in errors for number in range(*error.words)}
+    words = explanation.words(normalize=False).tokens
+    return [number for number, word in enumerate(words) if is_word(word) and number not in wrong]
+
+
+def check_reference(
+    reference: str,
+    tokens: Sequence[str],
+    seconds: float,
+    normalizer: Normalizer | None = None,
+    language: str | None = None,
+) -> Compared:
+    """Compares a text with a reference, and refuses one that it cannot be compared with.
+
+    Args:
+        reference: what was said.
+        tokens: the texts of the tokens that were written.
+        seconds: how long the audio is.
+        normalizer: as for :func:`find_errors`.
+        language: of the text, where it is known.
+
+    Raises:
+        ValueError: as :func:`find_errors`.
+    """
+    places = [match.span() for match in text_words(reference) if is_word(match[0])]
+    if not places:
+        raise ValueError(f"the reference {reference!r:.80} has no words: give what was said.")
+    if len(places) > MAX_WORDS_PER_SECOND * seconds + 1:
+        raise ValueError(
+            f"the reference has {len(places)} words, more than can be said in {seconds:.1f} s: give what was said in "
+            "this recording."
+        )
+    words = ["".join(tokens[start:stop]).strip() for start, stop in word_spans(tokens)]
+    numbers = [number for number, word in enumerate(words) if is_word(word)]
+    written, expected = [words[number] for number in numbers], [reference[begin:end] for begin, end in places]
+    if normalizer is None:
+        normalizer = "english" if language in (None, "en") else "basic"
+    differences, n_equal = _differences(written, expected, find_normalizer(normalizer))
+    if not n_equal and min(len(written), len(expected)) >= MIN_WORDS_TO_COMPARE:
+        raise ValueError(
+            f"the reference {reference!r:.80} and the text {''.join(tokens).strip()!r:.80} have no word in common: "
+            "give what was said in this recording, in the language that the model writes."
+        )
+    return Compared(reference, places, numbers, differences)
+
+
+def _differences(
+    written: list[str], expected: list[str], normalize: Callable[[str], str]
+) -> tuple[list[_Difference], int]:
+    """Where the words differ, and how many are the same."""
+    if not written:
+        return [_Difference(0, 0, 0, len(expected))], 0
+    [chunks] = (
+        require("jiwer").process_words(*(" ".join(map(letters, words)) for words in (expected, written))).alignments
+    )
+    n_equal = sum(chunk.hyp_end_idx - chunk.hyp_start_idx for chunk in chunks if chunk.type == "equal")
+    found = []
+    for stretch in _stretches(chunks):
+        for difference in stretch:
+            texts = written[difference.first : difference.stop], expected[difference.begin : difference.end]
+            own, other = (" ".join(words) for words in texts)
+            if letters(own) == letters(other) or normalize(own).strip() == normalize(other).strip():
+                n_equal += len(texts[0])
+            else:
+                found.append(difference)
+    return found, n_equal
+
+
+def _stretches(chunks: Sequence[Any]) -> Iterator[list[_Difference]]:
+    """The differences of jiwer's alignment: neighbours together, unless each word stands for one."""
+    open_chunks: list[Any] = []
+    for chunk in [*chunks, None]:
+        if chunk is not None and chunk.type != "equal":
+            open_chunks.append(chunk)
+            continue
+        if open_chunks and all(one.type == "substitute" for one in open_chunks):
+            yield [
+                _Difference(
+                    one.hyp_start_idx + k, one.hyp_start_idx + k + 1, one.ref_start_idx + k, one.ref_start_idx + k + 1
+                )
+                for one in open_chunks
+                for k in range(one.hyp_end_idx - one.hyp_start_idx)
+            ]
+        elif open_chunks:
+            start, end = open_chunks[0], open_chunks[-1]
+            yield [_Difference(start.hyp_start_idx, end.hyp_end_idx, start.ref_start_idx, end.ref_end_idx)]
+        open_chunks = []
+
+
+def _deletion(expected: str, following: int, rows: Sequence[WordRow]) -> TextError:
+    before = rows[following - 1].end if following else 0.0
+    after = rows[following] if following < len(rows) else None
+    return TextError(
+        "deletion",
+        "",
+        expected,
+        (following, following),
+        begin=before,
+        end=None if after is None else after.begin,
+        probability=None if after is None else after.probability,
+    )
+
+
+def _written(
+    kind: ErrorKind, written: str, expected: str, words: tuple[int, int], rows: Sequence[WordRow]
+) -> TextError:
+    probability = None
+    if all(row.probability is not None for row in rows):
+        probability = 1.0
+        for row in rows:
+            probability *= row.probability or 0.0
+    known = [row for row in rows if is_word(row.text) and row.heard is not None]
+    least = min(known, key=lambda row: row.heard or 0.0) if known else None
+    return TextError(
+        kind,
+        written,
+        expected,
+        words,
+        begin=rows[0].begin,
+        end=rows[-1].end,
+        probability=probability,
+        heard=sum(row.heard or 0.0 for row in known) / len(known) if known else None,
+        verdict=None if least is None else least.verdict,
+    )

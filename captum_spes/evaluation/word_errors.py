@@ -1,0 +1,153 @@
+"""Words of a corpus by kind of error: how probable they were, how much of them was heard, how reliable their maps."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from captum_spes.errors.finding import check_reference
+from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.metrics.text import Normalizer
+
+KINDS = ("correct", "substitution", "insertion", "deletion")
+FACTS = ("probability", "heard", "reliability")
+
+
+@dataclass
+class KindOfWord:
+    """The words of one kind.
+
+    Attributes:
+        count: how many there are: written words, or missing words of the references.
+        probability: of each written word that has one.
+        heard: the share of its probability that is lost without its own sound, of each word of which that is known.
+        reliability: by method, of the map of each word.
+
+    Example::
+
+        >>> from captum_spes.evaluation.word_errors import KindOfWord
+        >>> KindOfWord(count=1, probability=[0.4]).median("probability")
+        0.4
+    """
+
+    count: int = 0
+    probability: list[float] = field(default_factory=list)
+    heard: list[float] = field(default_factory=list)
+    reliability: dict[str, list[float]] = field(default_factory=dict)
+
+    def median(self, fact: str, method: str = "") -> float | None:
+        """The median of a fact, of the reliability by a method; None where it is not known of any word."""
+        values = self.reliability.get(method, []) if fact == "reliability" else getattr(self, fact)
+        return statistics.median(values) if values else None
+
+
+@dataclass(frozen=True)
+class WordErrors:
+    """The words of a corpus, compared with its transcriptions.
+
+    Attributes:
+        kinds: the words of each kind: correct, substitution, insertion, deletion.
+        n_utterances: how many utterances were compared.
+
+    Example::
+
+        >>> from captum_spes.evaluation.word_errors import find_word_errors, word_facts
+        >>> found = find_word_errors([{"spes": {"words": word_facts(explanation)}}], ["So, yes."])
+        >>> found.kinds["substitution"].count, round(found.kinds["correct"].median("reliability", "spes"), 2)
+        (1, 0.9)
+        >>> found.table()[0]
+        ('words', 'number', 'probability', 'heard', 'reliability, spes')
+        >>> found.to_dict()["correct"]["count"]
+        1
+    """
+
+    kinds: dict[str, KindOfWord]
+    n_utterances: int
+
+    def table(self) -> list[tuple[str, ...]]:
+        """One row a kind, the header first; medians over the words."""
+        methods = sorted({method for words in self.kinds.values() for method in words.reliability})
+        rows: list[tuple[str, ...]] = [
+            ("words", "number", "probability", "heard", *(f"reliability, {method}" for method in methods))
+        ]
+        for kind, words in self.kinds.items():
+            medians = [words.median("probability"), words.median("heard")]
+            medians += [words.median("reliability", method) for method in methods]
+            rows.append((kind, str(words.count), *("" if value is None else f"{value:.2f}" for value in medians)))
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, as JSON holds them."""
+        return {
+            kind: {
+                "count": words.count,
+                "probability": words.median("probability"),
+                "heard": words.median("heard"),
+                "reliability": {method: words.median("reliability", method) for method in words.reliability},
+            }
+            for kind, words in self.kinds.items()
+        }
+
+
+def word_facts(explanation: SpeechToTextExplanation) -> dict[str, Any]:
+    """What an explanation tells of each of its words, in plain values; empty for one that is of no tokens."""
+    if explanation.grouped:
+        return {}
+    words = explanation.words(normalize=False)
+    sure = words.confidence
+    return {
+        "tokens": explanation.tokens,
+        "seconds": explanation.duration,
+        "language": explanation.metadata.get("language"),
+        "probability": None if sure is None else sure.probabilities,
+        "heard": None if sure is None else sure.heard,
+        "reliability": None if words.reliability is None else words.reliability.tolist(),
+    }
+
+
+def find_word_errors(
+    utterances: Sequence[Mapping[str, Mapping[str, Any]]],
+    transcriptions: Sequence[str | None],
+    normalizer: Normalizer | None = None,
+) -> WordErrors | None:
+    """The words of a corpus by kind.
+
+    Args:
+        utterances: for each, by method, its scores, of which ``"words"`` are :func:`word_facts`.
+        transcriptions: what was said in each; None where that is not known.
+        normalizer: as for :func:`~captum_spes.errors.find_errors`.
+
+    Returns:
+        None where no utterance can be compared with a transcription.
+    """
+    kinds = {kind: KindOfWord() for kind in KINDS}
+    n_utterances = 0
+    for scores, transcription in zip(utterances, transcriptions):
+        facts = {method: found["words"] for method, found in scores.items() if found.get("words")}
+        if not facts or not transcription:
+            continue
+        first = next(iter(facts.values()))
+        try:
+            compared = check_reference(
+                transcription, first["tokens"], first["seconds"], normalizer, first.get("language")
+            )
+        except ValueError:  # it is no transcription of this text
+            continue
+        n_utterances += 1
+        wrong = {
+            compared.numbers[number]: one.kind for one in compared.differences for number in range(one.first, one.stop)
+        }
+        kinds["deletion"].count += sum(one.end - one.begin for one in compared.differences if one.kind == "deletion")
+        for number in compared.numbers:
+            words = kinds[wrong.get(number, "correct")]
+            words.count += 1
+            for fact in ("probability", "heard"):
+                if first.get(fact) is not None:
+                    getattr(words, fact).append(first[fact][number])
+            for method, found in facts.items():
+                values = found.get("reliability")
+                if values is not None and found["tokens"] == first["tokens"]:
+                    words.reliability.setdefault(method, []).append(values[number])
+    return WordErrors(kinds, n_utterances) if n_utterances else None

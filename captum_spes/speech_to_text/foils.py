@@ -1,0 +1,99 @@
+"""Foils that nobody named: the word that a model would most probably have written in another's place."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.words import is_word, letters, word_spans
+
+# other tokens that are tried in the place of each of the word's tokens, and tokens that complete each of them at most
+N_BRANCHES, MAX_TOKENS = 8, 12
+
+
+def strongest_foil(
+    model: SpeechToTextModel, utterance: Utterance, previous: Tensor, word_ids: Tensor, word: str
+) -> str:
+    """The most probable other word, or phrase of as many words, in the place of a word.
+
+    The model's distribution before each token of the word, and after its last, tells which other token is probable
+    there. Each of the most probable ones is completed greedily until the word ends. Texts that differ in letter case
+    or punctuation alone are the same word.
+
+    Args:
+        model: the model.
+        utterance: what it hears.
+        previous: ids of the tokens before the word, the prompt's among them, (J,).
+        word_ids: ids of the word, (n,).
+        word: its text.
+
+    Raises:
+        ValueError: no other word is found.
+    """
+    n_words = max(len(word_spans(word.strip())), 1)
+    with torch.no_grad():
+        encoded = model.encode(utterance.spectrogram, utterance)
+        best, best_log_prob = "", -math.inf
+        for log_prob, ids in _branches(model, encoded, previous, word_ids):
+            if log_prob <= best_log_prob:  # a completion is no more probable than its beginning
+                break
+            text, log_prob = _completed(model, encoded, previous, ids, log_prob, n_words)
+            if log_prob > best_log_prob and _is_other(model, utterance, text, word, word_ids):
+                best, best_log_prob = text, log_prob
+    if not best:
+        raise ValueError(f"no other word is probable in the place of {word!r}: name a foil.")
+    return best
+
+
+def word_log_prob(model: SpeechToTextModel, encoded: Any, previous: Tensor, ids: Tensor) -> float:
+    """The log-probability of a word's tokens (n,) after others (J,)."""
+    log_probs = model.logits(encoded, Tokens(previous, ids))[0].double().log_softmax(-1)
+    return float(log_probs.gather(1, ids.to(log_probs.device)[:, None]).sum())
+
+
+def _branches(model: SpeechToTextModel, encoded: Any, previous: Tensor, word_ids: Tensor) -> list[tuple[float, Tensor]]:
+    """What begins like the word and goes on with another token: log-probabilities and ids, the most probable first."""
+    log_probs = model.logits(encoded, Tokens(previous, torch.cat((word_ids, word_ids[-1:]))))[0].double()
+    log_probs = log_probs.log_softmax(-1)
+    found = []
+    before = 0.0
+    for position, row in enumerate(log_probs):
+        own = word_ids[position] if position < len(word_ids) else None
+        values, tokens = row.topk(min(N_BRANCHES + 1, len(row)))
+        for value, token in zip(values.tolist(), tokens):
+            if own is None or token != own:
+                found.append((before + value, torch.cat((word_ids[:position], token[None].to(word_ids)))))
+        if own is not None:
+            before += float(row[own])
+    return sorted(found, key=lambda branch: branch[0], reverse=True)
+
+
+def _completed(
+    model: SpeechToTextModel, encoded: Any, previous: Tensor, ids: Tensor, log_prob: float, n_words: int
+) -> tuple[str, float]:
+    """The text of ids when its last word has ended, and its log-probability."""
+    for _ in range(MAX_TOKENS):
+        text = "".join(model.token_texts(ids))
+        if any(model.is_special(ids[-1:])) or len(word_spans(text.strip() + "a")) > n_words:
+            break
+        row = model.logits(encoded, Tokens(torch.cat((previous, ids)), ids[-1:]))[0, 0].double().log_softmax(-1)
+        token = row.argmax()
+        log_prob += float(row[token])
+        ids = torch.cat((ids, token[None].to(ids)))
+    has_ended = any(model.is_special(ids[-1:])) or len(word_spans(text.strip())) > n_words
+    text = "".join(model.token_texts(ids[:-1] if has_ended else ids))
+    return " ".join(text.split()), log_prob
+
+
+def _is_other(model: SpeechToTextModel, utterance: Utterance, text: str, word: str, word_ids: Tensor) -> bool:
+    """Whether a text is a word, another one, and one that the model's tokenizer can write."""
+    if not is_word(text) or letters(text) == letters(word):
+        return False
+    try:
+        return not torch.equal(model.tokens(text, utterance).target, word_ids)
+    except ValueError:
+        return False

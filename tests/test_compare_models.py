@@ -1,0 +1,111 @@
+"""Two models on one recording: where their texts differ, and what explains it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from test_errors import written
+from test_evaluation import write_words
+from test_report import content
+
+from captum_spes import SPES, SpeechToTextAttribution
+from captum_spes.cli.compare_models import file_name
+from captum_spes.errors.finding import differing_words
+from captum_spes.evaluation.models import ModelComparison, Side
+
+pytestmark = pytest.mark.filterwarnings("ignore:the maps are noisy")
+
+
+@pytest.mark.parametrize(
+    "first, second, differences, shared",
+    [
+        ("so what was it", "So, what was it?", [], [(0, 0), (1, 2), (2, 3), (3, 4)]),
+        ("an old man", "an ill man", [("old", "ill")], [(0, 0), (2, 2)]),
+        ("an old man", "an man", [("old", "")], [(0, 0), (2, 1)]),
+        ("an man", "an old man", [("", "old")], [(0, 0), (1, 2)]),
+        ("an old-sposed man", "an ill disposed man", [("old-sposed", "ill disposed")], [(0, 0), (2, 3)]),
+    ],
+)
+def test_texts_are_aligned(first, second, differences, shared):
+    pairs, words = differing_words(written(first), written(second))
+    assert [(a.written, b.written) for a, b in pairs] == differences and words == shared
+    for a, b in pairs:
+        assert (a.expected, b.expected) == (b.written, a.written)
+        assert {a.kind, b.kind} in ({"substitution"}, {"insertion", "deletion"})
+
+
+@pytest.fixture
+def sides(tiny_model, audio):
+    attribution = SpeechToTextAttribution(SPES(tiny_model))
+
+    def side(text):
+        prepared = attribution.prepare(audio, text, sampling_rate=16000)
+        return Side(
+            tiny_model,
+            *prepared,
+            attribution.attribute(*prepared, n_samples=6),
+            lambda contrast: attribution.attribute(*prepared, contrast=contrast, n_samples=6),
+        )
+
+    return [side("so what was to"), side("so his was")]
+
+
+def test_what_differs_is_explained_in_both(sides, audio, tmp_path):
+    comparison = ModelComparison(["a", "b"], sides)
+    comparison.explain_differences()
+    substitution, insertion = comparison.differences
+    assert [error.explanation.tokens[0] for error in substitution] == ["what (not his)", "his (not what)"]
+    assert insertion[0].kind == "insertion" and insertion[1].kind == "deletion"
+    assert comparison.shared == [(0, 0), (2, 2)]
+    assert [row[1:4] for row in comparison.table()[1:]] == [("other words", "what", "his"), ("only one", "to", "")]
+    paths = comparison.save(tmp_path, None)
+    assert all(path.is_file() for path in paths)
+    data = content((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert [method["name"] for method in data["methods"]] == ["a", "b"]
+    words, errors = data["views"]
+    assert [row["title"] for row in words["rows"]] == ["so", "was"]
+    assert [row["title"] for row in errors["rows"]] == ["what / his", "to / (nothing)"]
+    found = json.loads((tmp_path / "comparison.json").read_text())
+    assert found["differences"][0]["a"]["written"] == "what" and found["shared_words"] == ["so", "was"]
+    assert "## 1. what / his" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_models_that_hear_otherwise_are_refused(sides):
+    from dataclasses import replace
+
+    other = written("so his was")
+    with pytest.raises(ValueError, match="their maps have no common scale"):
+        ModelComparison(["a", "b"], [sides[0], replace(sides[1], explanation=other)])
+
+
+def test_names_of_files():
+    assert file_name("openai/whisper-tiny.en") == "openai-whisper-tiny.en" and file_name("/") == "model"
+
+
+def test_command_line(run, tiny_whisper, tiny_processor, recording, tmp_path):
+    write_words(tiny_whisper, tiny_processor)
+    torch.manual_seed(0)
+    tiny_whisper.save_pretrained(tmp_path / "a")
+    tiny_processor.save_pretrained(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    code, out, err = run("compare", recording, "--models", "a,b", "--methods", "energy", "-o", "out")
+    assert code == 0, err
+    assert "[1/2] a" in out and "No differences" in out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("a.safetensors", "b.safetensors", "comparison.json", "comparison.md", "words.png", "report.html")
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--models", "a"], "--models takes two different models"),
+        (["--models", "a,b,c"], "not 3"),
+        (["--models", "a,b", "--target", "so"], "--models compares what models write: leave out --target"),
+        (["--models", "a,b", "--methods", "spes,energy"], "--models compares models by one method"),
+    ],
+)
+def test_bad_models(run, recording, arguments, words, tmp_path):
+    code, _, err = run("compare", recording, *arguments)
+    assert code == 2 and words in " ".join(err.split()) and not (tmp_path / "spes-output").exists()

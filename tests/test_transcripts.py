@@ -1,0 +1,155 @@
+"""Texts of other systems: what is read of them, what is refused, and how they are explained."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
+from captum_spes.alignment import Segment, Transcript
+
+pytestmark = pytest.mark.filterwarnings("ignore:the maps are noisy")
+
+SEGMENTS = [
+    {"id": 0, "start": 0.0, "end": 0.5, "text": " so what", "words": [
+        {"start": 0.1, "end": 0.2, "word": " so", "probability": 0.9},
+        {"start": 0.2, "end": 0.4, "word": " what", "probability": 0.8},
+    ]},
+    {"id": 1, "start": 0.7, "end": 1.1, "text": " was  it", "words": None},
+]  # fmt: skip
+VTT = """WEBVTT - by a system
+
+NOTE a comment
+
+1
+00:00.100 --> 00:00.500 align:start
+<v Ann>so <c>what</c>
+
+00:00:00.700 --> 00:00:01.100
+was &amp;
+it
+"""
+SRT = (
+    "\ufeff1\r\n00:00:00,100 --> 00:00:00,500\r\nso what\r\n\r\n2\r\n00:00:00,700 --> 00:00:01,100\r\n<i>was it</i>\r\n"
+)
+
+FORMS = {
+    "whisper.json": (json.dumps({"text": " so what was it", "segments": SEGMENTS, "language": "en"}), 2, 2),
+    "faster-whisper.json": (json.dumps(SEGMENTS), 2, 2),
+    "whisperx.json": (json.dumps({"segments": [{"start": 0, "end": 1, "text": "so what was it"}]}), 1, 0),
+    "pipeline.json": (json.dumps({"chunks": [{"text": " so what was it", "timestamp": [0.0, 1.0]}]}), 1, 0),
+    "cpp.json": (
+        json.dumps({"transcription": [{"offsets": {"from": 0, "to": 1100}, "text": " so what was it"}]}), 1, 0,
+    ),
+    "text.json": (json.dumps({"text": "so what\nwas it"}), 0, 0),
+    "a.srt": (SRT, 2, 0),
+    "a.txt": (" so what\n was it \n", 0, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms(name, tmp_path):
+    content, n_segments, n_words = FORMS[name]
+    (tmp_path / name).write_bytes(content.encode())
+    found = Transcript.load(tmp_path / name)
+    assert found.text == "so what was it" and found.source == name
+    assert (len(found.segments), len(found.words)) == (n_segments, n_words)
+
+
+def test_webvtt(tmp_path):
+    (tmp_path / "a.vtt").write_text(VTT)
+    assert Transcript.load(tmp_path / "a.vtt").segments == [Segment("so what", 0.1, 0.5), Segment("was & it", 0.7, 1.1)]
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.json", "so what", "it is no valid JSON"),
+        ("a.json", '{"model": "whisper", "layers": 4}', "its JSON is not that of Whisper, faster-whisper"),
+        ("a.json", "[1, 2]", "its JSON is not that of Whisper"),
+        ("a.json", '[{"b": 0, "e": 1}]', "segments without text"),
+        ("a.json", '[{"text": "so", "start": 1, "end": 0.5}]', "'so' lasts from 1 to 0.5 s"),
+        ("a.json", '[{"text": "so", "start": 0, "end": NaN}]', "and the times 0 and nan"),
+        ("a.json", '[{"text": "so", "start": 2, "end": 3}, {"text": "to", "start": 0, "end": 1}]', "begins before the"),
+        ("a.vtt", "WEBVTT\n\n0.1 --> 0.5\nso", "has no times as WebVTT and SubRip write them"),
+        ("a.vtt", "WEBVTT\n", "it has no text"),
+        ("a.txt", " \n", "it has no text"),
+    ],
+)
+def test_what_is_no_transcript_is_refused(name, content, words, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name} is no transcript that can be read: .*{words}"):
+        Transcript.load(tmp_path / name)
+    with pytest.raises(ValueError, match="does not exist: give the path of a transcript"):
+        Transcript.load(tmp_path / "none.txt")
+
+
+def test_parts_are_of_whole_segments():
+    segments = [Segment("a", 2.0, 4.0), Segment("b", 6.0, 8.0), Segment("c", 9.0, 10.0)]
+    transcript = Transcript("a b c", segments, [Segment("a", 2.5, 3.0), Segment("b", 6.5, 7.0)])
+    parts = transcript.parts(max_seconds=5, duration=20)
+    assert [(span, part.text) for span, part in parts] == [((1.0, 5.0), "a"), ((5.0, 8.5), "b"), ((8.5, 11.0), "c")]
+    assert parts[0][1].words == [Segment("a", 1.5, 2.0)] and parts[1][1].words == [Segment("b", 1.5, 2.0)]
+
+
+def test_parts_are_as_long_as_can_be():
+    segments = [Segment("a", 2.0, 4.0), Segment("b", 6.0, 8.0), Segment("c", 9.0, 10.0)]
+    parts = Transcript("a b c", segments).parts(max_seconds=8, duration=10.4)
+    assert [(span, part.text) for span, part in parts] == [((1.0, 8.5), "a b"), ((8.5, 10.4), "c")]
+
+
+@pytest.mark.parametrize(
+    "transcript, words",
+    [
+        (Transcript("so what", source="a.txt"), "the transcript a.txt has no times, by which a long recording is cut"),
+        (Transcript("so", [Segment("so", 30, 31)]), "goes on until 31 s, and the recording lasts 20 s"),
+        (Transcript("so", [Segment("so", 2, 12)]), "lasts longer than the 5 s that are explained at once"),
+    ],
+)
+def test_parts_that_cannot_be(transcript, words):
+    with pytest.raises(ValueError, match=words):
+        transcript.parts(max_seconds=5, duration=20)
+
+
+def test_word_times_are_taken_over(tiny_model, audio):
+    words = [Segment("so", 0.1, 0.2), Segment("what", 0.2, 0.4)]
+    explanation = SpeechToTextAttribution(SPES(tiny_model)).attribute(
+        audio, "so what?", sampling_rate=16000, n_samples=30, word_times=words
+    )
+    assert [(row.begin, row.end) for row in explanation.word_rows()] == [(0.1, 0.2), (0.2, 0.4), (None, None)]
+    assert explanation.confidence.heard is not None
+    partly = SpeechToTextAttribution(SPES(tiny_model)).attribute(
+        audio, "so what?", sampling_rate=16000, n_samples=30, word_times=words[:1]
+    )
+    assert [row.begin for row in partly.word_rows()] == [0.1, None, None] and partly.confidence.heard is None
+
+
+def test_a_long_recording_by_its_transcript(tiny_model, audio, tmp_path):
+    long = np.concatenate((audio, audio[::-1]))  # 1.2 s, in a window of 1 s
+    segments = [Segment("so what", 0.0, 0.5), Segment("was", 0.7, 1.1)]
+    transcript = Transcript("so what was", segments, [Segment("was", 0.8, 1.0)], "a.json")
+    attribution = SpeechToTextAttribution(SPES(tiny_model))
+    given = {"sampling_rate": 16000, "n_samples": 3, "n_token_samples": 8}
+    found = attribution.attribute_long(long, tmp_path / "a", transcript=transcript, **given)
+    assert [(part.start, part.stop, part.text) for part in found.parts] == [(0, 0.6, "so what"), (0.6, 1.2, "was")]
+    assert found[1].word_rows()[0].begin == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="transcript"):
+        attribution.attribute_long(long, tmp_path / "a", **given)
+
+
+def test_command_line(run, tiny_folder, recording, audio, tmp_path):
+    (tmp_path / "a.json").write_text(FORMS["whisper.json"][0])
+    common = ["explain", recording, "--model", tiny_folder, "--method", "energy", "-o", "out", "--transcript", "a.json"]
+    code, out, err = run(*common)
+    assert code == 0 and "Transcript: so what was it" in out, err
+    explanation = SpeechToTextExplanation.load("out/explanation.safetensors")
+    assert [row.begin for row in explanation.word_rows()][:2] == [0.1, 0.2]
+    code, _, err = run(*common, "--target", "so")
+    assert code == 2 and "--transcript and --target both give the text" in err
+    soundfile.write(tmp_path / "long.wav", np.concatenate((audio, audio[::-1])), 16000)
+    code, out, err = run("explain", "long.wav", *common[2:6], "-o", "long", "--transcript", "a.json")
+    assert code == 0 and "Transcript: so what\n" in out and "Transcript: was it\n" in out, err
+    (tmp_path / "b.json").write_text('{"layers": 4}')
+    code, _, err = run("explain", recording, "--model", tiny_folder, "--transcript", "b.json")
+    assert code == 2 and "b.json is no transcript that can be read: its JSON is not that of Whisper" in err
