@@ -4,6 +4,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 import captum_spes
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
@@ -47,3 +49,13 @@ shutil.rmtree(pages, ignore_errors=True)
 pages.mkdir()
 for notebook in (pages.parents[1] / "tutorials").glob("*.ipynb"):
     (pages / notebook.name).write_text(notebook.read_text("utf-8").replace("](../docs/", "](../"), "utf-8")
+
+
+def copy_gallery(app: Sphinx, error: Exception | None) -> None:
+    """The reports of the gallery, which are pages of their own."""
+    if error is None and app.builder.format == "html":
+        shutil.copytree(Path(__file__).parent / "gallery", Path(app.outdir) / "gallery", dirs_exist_ok=True)
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("build-finished", copy_gallery)
