@@ -32,7 +32,7 @@ html_math_renderer = "mathml"
 nitpicky = True  # every reference in a docstring or page leads somewhere
 # types of the fields of dataclasses, which no page is about, and an error of torch that its pages leave out
 nitpick_ignore_regex = [
-    ("py:class", r"(captum|collections|numpy|pathlib|captum_spes)\..*|FrozenPadding|tensors"),
+    ("py:class", r"(captum|collections|numpy|pathlib|captum_spes)\..*|FrozenPadding|ErrorKind|Verdict|tensors"),
     ("py:exc", r"torch\..*"),
 ]
 napoleon_use_ivar = True  # attributes as a list in the class, without types of their own
