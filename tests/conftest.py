@@ -1,6 +1,7 @@
 """Toy models and real ones. Tests that need the bundled model or recordings are skipped if these are missing."""
 
 import copy
+import logging
 import os
 import shutil
 import signal
@@ -180,6 +181,7 @@ def run(monkeypatch, capsys, tmp_path):
     from captum_spes.__main__ import main
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.getLogger("captum_spes"), "handlers", logging.getLogger("captum_spes").handlers[:])
     interrupt = signal.getsignal(signal.SIGINT)
 
     def run(*arguments):

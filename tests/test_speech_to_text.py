@@ -1,7 +1,9 @@
 """The wrapper with a tiny random Whisper, a model whose answer is known, and the real one."""
 
 import warnings
+from dataclasses import replace
 from functools import partial
+from itertools import count
 
 import numpy as np
 import pytest
@@ -33,6 +35,8 @@ from captum_spes.audio import load_audio
 from captum_spes.metrics import deletion, infidelity
 from captum_spes.models import Tokens, Utterance
 from captum_spes.models.context import refreeze
+from captum_spes.speech_to_text.quality import low_reliability
+from tests.test_explanation import make
 
 QUICK = {"n_samples": 30, "n_token_samples": 20, "sampling_rate": 16000}
 
@@ -293,6 +297,38 @@ def test_a_stop_among_the_tokens_still_gives_both_maps(tiny_model, audio):
 def test_noisy_maps_are_warned_of(tiny_model, audio):
     with pytest.warns(UserWarning, match=r"correlate at -?\d\.\d+ in the mean over the tokens .* samples"):
         SpeechToTextAttribution(SPES(tiny_model)).attribute(audio, [60, 61], **{**QUICK, "n_samples": 6})
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_sample", "words"),
+    [
+        (None, "48 samples instead of 12 would reach"),
+        (0.2, "12, less than a minute, would reach"),
+        (1.5, "12, 1 minute, would"),
+        (3.75, "12, 3 minutes, would"),
+        (60, "12, 48 minutes, would"),
+        (300, "12, 4 hours, would"),
+        (3600, "12, 48 hours, would"),
+    ],
+)
+def test_the_samples_and_the_time_that_would_do(seconds_per_sample, words):
+    """From 0.2 to 0.5 takes four times the samples, by the formula of Spearman and Brown: 4 · 0.2 / (1 + 3 · 0.2)."""
+    noisy = replace(make(), reliability=torch.full((4,), 0.2), metadata={"done": {"spectrogram": 12}})
+    assert words in low_reliability(noisy, seconds_per_sample)
+
+
+def test_the_speed_is_that_of_all_batches_but_the_first(tiny_model, audio, monkeypatch):
+    """Three seconds pass before each batch of four samples."""
+    said = []
+    clock = count(0, 3)
+    monkeypatch.setattr("captum_spes.speech_to_text.run.monotonic", lambda: next(clock))
+    monkeypatch.setattr(
+        "captum_spes.speech_to_text.attribution.quality_warnings", lambda _, seconds: [said.append(seconds)][:0]
+    )
+    SpeechToTextAttribution(SPES(tiny_model)).attribute(
+        audio, [60, 61], **{**QUICK, "n_samples": 12}, perturbations_per_eval=4
+    )
+    assert said == [3 / 4]
 
 
 def test_a_model_that_hears_nothing(tiny_model, audio, monkeypatch):

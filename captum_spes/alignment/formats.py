@@ -6,13 +6,13 @@ import json
 import math
 import re
 import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from captum_spes._extras import require
+from captum_spes._log import warn
 from captum_spes.alignment.segments import Segment
 
 # names of tiers of the Montreal Forced Aligner, of WebMAUS, of TIMIT and of others
@@ -199,7 +199,7 @@ def _words_with_times(whole: dict[str, Any]) -> Contents:
     if not found:
         raise ValueError("no word in it has times: transcribe with word timestamps")
     if len(found) < len(words):
-        warnings.warn(
+        warn(
             f"{len(words) - len(found)} of {len(words)} words have no times in the alignment and are left out.",
             stacklevel=4,
         )

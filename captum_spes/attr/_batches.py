@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Protocol
@@ -13,6 +12,7 @@ import torch
 from captum._utils.progress import NullProgress, progress
 from torch import Tensor
 
+from captum_spes._log import warn
 from captum_spes.attr._checkpoint import Checkpoint
 from captum_spes.attr._ranks import Ranks
 from captum_spes.attr._stopping import StoppingRule
@@ -206,7 +206,7 @@ class Batches:
         self.per_eval = len(batch) // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        warnings.warn(
+        warn(
             f"{self.name} ran out of memory with {len(batch)} perturbations in a batch and continues with "
             f"{self.per_eval}.",
             stacklevel=10,  # the caller of attribute

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from captum_spes._extras import require
 from captum_spes._files import write_atomically
+from captum_spes._log import warn
 from captum_spes.attr._ranks import Ranks
 from captum_spes.attr.fingerprint import fingerprint
 
@@ -126,7 +126,7 @@ class Checkpoint:
         except (OSError, MemoryError) as error:
             if not self._failed:
                 self._failed = True
-                warnings.warn(
+                warn(
                     f"the checkpoint {self.path} could not be written ({error}): the run continues; if it is killed, "
                     "it starts again, or from the last file.",
                     stacklevel=2,
@@ -139,9 +139,7 @@ class Checkpoint:
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:
-            warnings.warn(
-                f"the checkpoint {self.path} is no longer needed and could not be removed ({error}).", stacklevel=2
-            )
+            warn(f"the checkpoint {self.path} is no longer needed and could not be removed ({error}).", stacklevel=2)
         for folder in self.path.parent.glob(f".{self.path.name}.*"):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar
 
 import torch
 from captum.log import log_usage
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Tensors = tuple[Tensor, ...]
+# what attribute is given and returns, for type checkers: Captum has no type information
+Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...])
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
@@ -57,6 +59,16 @@ def attribute_method(method: Callable[Parameters, Result]) -> Callable[Parameter
         return logged(*args, **kwargs)
 
     return attribute
+
+
+class SamplingArguments(TypedDict, total=False):
+    """The arguments by name alone that all ``attribute`` methods take, for type checkers."""
+
+    seed: int
+    min_reliability: float | None
+    callback: Callback | None
+    process_group: ProcessGroup | None
+    checkpoint: str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-Inputs = Tensor | tuple[Tensor, ...]
+from captum_spes.attr._template import Inputs
 
 
 class AttnLRP(GradientAttribution):
@@ -72,7 +72,7 @@ class AttnLRP(GradientAttribution):
         baselines: Any = 0.0,
         target: Any = None,
         additional_forward_args: Any = None,
-    ) -> Any:
+    ) -> Inputs:
         """The relevance of each value of the inputs for the scores.
 
         Args:

@@ -6,12 +6,12 @@ import math
 import os
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
 from captum._utils.common import _format_output, _is_tuple
-from captum._utils.typing import BaselineType, TargetType, TensorOrTupleOfTensorsGeneric
+from captum._utils.typing import BaselineType, TargetType
 from captum.attr import PerturbationAttribution
 from torch import Tensor
 
@@ -19,10 +19,21 @@ from captum_spes.attr._batches import Callback
 from captum_spes.attr._features import FeatureLayout, format_inputs
 from captum_spes.attr._impacts import ImpactEstimator
 from captum_spes.attr._perturbations import Evaluator, Group, Perturbed
-from captum_spes.attr._template import Options, attribute_method, run
+from captum_spes.attr._template import Inputs, Options, SamplingArguments, attribute_method, run
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+    from typing_extensions import Unpack
+
+
+class _Arguments(SamplingArguments, total=False):
+    """The arguments of attribute by name alone, for its overloads."""
+
+    bubbles_per_second: float
+    bubble_seconds: float
+    bubble_channels: float
+    frames_per_second: float
+    centered: bool
 
 
 class BubbleNoise(PerturbationAttribution):
@@ -93,10 +104,40 @@ class BubbleNoise(PerturbationAttribution):
     def __init__(self, forward_func: Any) -> None:
         super().__init__(forward_func)
 
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        baselines: BaselineType = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        n_samples: int = 1000,
+        perturbations_per_eval: int = 1,
+        show_progress: bool = False,
+        *,
+        return_reliability: Literal[False] = False,
+        **arguments: Unpack[_Arguments],
+    ) -> Inputs: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        baselines: BaselineType = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        n_samples: int = 1000,
+        perturbations_per_eval: int = 1,
+        show_progress: bool = False,
+        *,
+        return_reliability: Literal[True],
+        **arguments: Unpack[_Arguments],
+    ) -> tuple[Inputs, Inputs]: ...
+
     @attribute_method
     def attribute(
         self,
-        inputs: TensorOrTupleOfTensorsGeneric,
+        inputs: Inputs,
         baselines: BaselineType = None,
         target: TargetType = None,
         additional_forward_args: object = None,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from captum._utils.common import _format_output, _is_tuple
-from captum._utils.typing import BaselineType, TargetType, TensorOrTupleOfTensorsGeneric
+from captum._utils.typing import BaselineType, TargetType
 from captum.attr import GradientAttribution
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -20,13 +20,22 @@ from captum_spes.attr._features import FeatureLayout, MaskSampler, format_inputs
 from captum_spes.attr._impacts import correlation
 from captum_spes.attr._perturbations import Evaluator, Perturbed, check_finite, draw_groups, perturbed_inputs
 from captum_spes.attr._ranks import Ranks
-from captum_spes.attr._template import Estimator, Options, Tensors, attribute_method, run
+from captum_spes.attr._template import Estimator, Inputs, Options, SamplingArguments, Tensors, attribute_method, run
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+    from typing_extensions import Unpack
 
 # bytes that the graph of a batch may keep for the backwards
 GRAPH_MEMORY = 4 * 2**30
+
+
+class _Arguments(SamplingArguments, total=False):
+    """The arguments of attribute by name alone, for its overloads."""
+
+    perturbation_prob: float | tuple[float, ...]
+    pool_features: bool
+    pooling_masks: Sequence[Tensor | tuple[Tensor, ...]] | None
 
 
 class GradientSPES(GradientAttribution):
@@ -73,10 +82,78 @@ class GradientSPES(GradientAttribution):
     def __init__(self, forward_func: Any) -> None:
         super().__init__(forward_func)
 
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        baselines: BaselineType = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        feature_mask: Tensor | tuple[Tensor, ...] | None = None,
+        n_samples: int = 96,
+        perturbations_per_eval: int = 1,
+        show_progress: bool = False,
+        *,
+        return_reliability: Literal[False] = False,
+        return_pooling: Literal[False] = False,
+        **arguments: Unpack[_Arguments],
+    ) -> Inputs: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        baselines: BaselineType = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        feature_mask: Tensor | tuple[Tensor, ...] | None = None,
+        n_samples: int = 96,
+        perturbations_per_eval: int = 1,
+        show_progress: bool = False,
+        *,
+        return_reliability: Literal[True],
+        return_pooling: Literal[False] = False,
+        **arguments: Unpack[_Arguments],
+    ) -> tuple[Inputs, Inputs]: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        baselines: BaselineType = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        feature_mask: Tensor | tuple[Tensor, ...] | None = None,
+        n_samples: int = 96,
+        perturbations_per_eval: int = 1,
+        show_progress: bool = False,
+        *,
+        return_reliability: Literal[False] = False,
+        return_pooling: Literal[True],
+        **arguments: Unpack[_Arguments],
+    ) -> tuple[Inputs, int | None]: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        baselines: BaselineType = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        feature_mask: Tensor | tuple[Tensor, ...] | None = None,
+        n_samples: int = 96,
+        perturbations_per_eval: int = 1,
+        show_progress: bool = False,
+        *,
+        return_reliability: Literal[True],
+        return_pooling: Literal[True],
+        **arguments: Unpack[_Arguments],
+    ) -> tuple[Inputs, Inputs, int | None]: ...
+
     @attribute_method
     def attribute(
         self,
-        inputs: TensorOrTupleOfTensorsGeneric,
+        inputs: Inputs,
         baselines: BaselineType = None,
         target: TargetType = None,
         additional_forward_args: object = None,

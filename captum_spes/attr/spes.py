@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from captum._utils.common import _format_output, _is_tuple
-from captum._utils.typing import BaselineType, TargetType, TensorOrTupleOfTensorsGeneric
+from captum._utils.typing import BaselineType, TargetType
 from captum.attr import PerturbationAttribution
 from torch import Tensor
 
@@ -15,10 +15,18 @@ from captum_spes.attr._batches import Callback, check_counts
 from captum_spes.attr._features import FeatureLayout, MaskSampler, format_inputs
 from captum_spes.attr._impacts import ImpactEstimator
 from captum_spes.attr._perturbations import Evaluator, Perturbed, draw_groups, perturbed_inputs
-from captum_spes.attr._template import Options, Tensors, attribute_method, run
+from captum_spes.attr._template import Inputs, Options, SamplingArguments, Tensors, attribute_method, run
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+    from typing_extensions import Unpack
+
+
+class _Arguments(SamplingArguments, total=False):
+    """The arguments of attribute by name alone, for its overloads."""
+
+    perturbation_prob: float | tuple[float, ...]
+    centered: bool
 
 
 class SPES(PerturbationAttribution):
@@ -67,10 +75,42 @@ class SPES(PerturbationAttribution):
     def __init__(self, forward_func: Any) -> None:
         super().__init__(forward_func)
 
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        baselines: BaselineType = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        feature_mask: Tensor | tuple[Tensor, ...] | None = None,
+        n_samples: int = 1_000,
+        perturbations_per_eval: int = 1,
+        show_progress: bool = False,
+        *,
+        return_reliability: Literal[False] = False,
+        **arguments: Unpack[_Arguments],
+    ) -> Inputs: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Inputs,
+        baselines: BaselineType = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        feature_mask: Tensor | tuple[Tensor, ...] | None = None,
+        n_samples: int = 1_000,
+        perturbations_per_eval: int = 1,
+        show_progress: bool = False,
+        *,
+        return_reliability: Literal[True],
+        **arguments: Unpack[_Arguments],
+    ) -> tuple[Inputs, Inputs]: ...
+
     @attribute_method
     def attribute(
         self,
-        inputs: TensorOrTupleOfTensorsGeneric,
+        inputs: Inputs,
         baselines: BaselineType = None,
         target: TargetType = None,
         additional_forward_args: object = None,

@@ -7,7 +7,6 @@ import io
 import math
 import os
 import stat
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 
 from captum_spes._extras import require
 from captum_spes._files import sha256, why_unreadable
+from captum_spes._log import warn
 from captum_spes.audio.decoding import blocks
 
 MIN_SECONDS = 0.1
@@ -160,7 +160,7 @@ def read_audio(
     if problem := _silence(samples, name):
         if not allow_silence:
             raise ValueError(problem)
-        warnings.warn(problem, stacklevel=3)
+        warn(problem, stacklevel=3)
     return np.ascontiguousarray(samples, dtype=np.float32), rate
 
 
@@ -371,7 +371,7 @@ def _to_mono(read: Callable[[], Iterable[np.ndarray]], name: str) -> np.ndarray:
         mean_energy += float(np.square(mean, dtype=np.float64).sum())
     if mean_energy < CANCELLED**2 * energy.max() and math.sqrt(energy.max()) > 0:
         loudest = int(energy.argmax())
-        warnings.warn(
+        warn(
             f"the channels of {name} cancel each other, because one is nearly the other with its sign reversed: only "
             f"channel {loudest + 1} is used.",
             stacklevel=5,

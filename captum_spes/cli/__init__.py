@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from captum_spes import __version__
+from captum_spes._log import LOGGER
 from captum_spes.cli.errors import DEBUG, errors_as_sentences, fail
 from captum_spes.cli.folders import no_empty_folders
 from captum_spes.cli.output import say
@@ -147,12 +148,11 @@ class _Stderr(logging.Handler):
 
 
 def _log_warnings() -> None:
-    """Sends Python's warnings to the logger "captum_spes", which prints them on stderr."""
-    logger = logging.getLogger("captum_spes")
-    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
-        logger.addHandler(_Stderr())
-        logger.propagate = False
-    warnings.showwarning = lambda message, *_, **__: logger.warning("%s", message)
+    """Prints what the logger "captum_spes" receives on stderr, and the warnings of other libraries as well."""
+    if not any(isinstance(handler, _Stderr) for handler in LOGGER.handlers):
+        LOGGER.addHandler(_Stderr())
+        LOGGER.propagate = False
+    warnings.showwarning = lambda message, *_, **__: LOGGER.warning("%s", message)
 
 
 def run() -> None:

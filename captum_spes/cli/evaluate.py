@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import signal
 import sys
-import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 from tqdm import tqdm
 
+from captum_spes._log import without_warnings
 from captum_spes.cli.folders import check_writable
 from captum_spes.cli.inputs import generation, language_line, window_of
 from captum_spes.cli.options import (
@@ -180,8 +180,8 @@ def _run_evaluation(evaluation: Evaluation, workers: Workers | None) -> bool:
     """Runs the missing explanations under progress bars, and returns whether Ctrl-C ended the run."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # finished results are on disk
     n_missing = _announce(evaluation, workers)
-    warnings.filterwarnings("ignore", "the maps are noisy")  # the tables mark them
     with (
+        without_warnings("the maps are noisy"),  # the tables mark them
         tqdm(total=n_missing, desc="explanations", dynamic_ncols=True, disable=not n_missing) as bar,
         tqdm(leave=False, dynamic_ncols=True, disable=not n_missing or workers is not None) as batches,
     ):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from captum_spes._log import without_warnings
+
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
@@ -58,7 +60,12 @@ def torchrun_ranks() -> Iterator[ProcessGroup | None]:
         if dist.get_rank() == 0:
             yield dist.group.WORLD
             return
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
+        with (
+            open(os.devnull, "w") as nowhere,
+            redirect_stdout(nowhere),
+            without_warnings(),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             yield dist.group.WORLD
     finally:

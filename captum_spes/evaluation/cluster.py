@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import warnings
@@ -12,6 +13,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from captum_spes._extras import require
+from captum_spes._log import LOGGER
 from captum_spes.evaluation.corpus import CorpusUtterance
 from captum_spes.evaluation.runner import Runner
 from captum_spes.models.protocol import SpeechToTextModel
@@ -210,7 +212,8 @@ class _Worker:
     @cached_property
     def model(self) -> SpeechToTextModel:
         """Loads the model at the first call and not in the constructor, because Ray changes errors of constructors."""
-        warnings.simplefilter("ignore")  # problems of utterances are returned
+        LOGGER.setLevel(logging.ERROR)  # problems of utterances are returned
+        warnings.simplefilter("ignore")
         return self.load()
 
     def prepare(self) -> str:

@@ -11,7 +11,6 @@ import math
 import os
 import re
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from captum_spes._files import why_unreadable
+from captum_spes._log import warn
 from captum_spes.audio.decoding import AUDIO_SUFFIXES
 
 MANIFESTS = ("metadata.csv", "metadata.jsonl")  # names of manifests in a folder
@@ -197,7 +197,7 @@ def _read_folder(folder: Path, problems: dict[str, str]) -> list[_Entry]:
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         nested = [name for name in MANIFESTS if name in files]
         if nested:
-            warnings.warn(
+            warn(
                 f"{os.path.join(parent, nested[0])} is not read, because it is in a subfolder: give its path if it "
                 "lists the corpus.",
                 stacklevel=3,
@@ -268,7 +268,7 @@ def _read_manifest(path: Path, allow_outside: bool) -> list[_Entry]:
     if not entries:
         raise ValueError(f"{path} lists no utterance: give a manifest with file_name and transcription of each.")
     if len(columns) > 1 and "transcription" not in columns:
-        warnings.warn(
+        warn(
             f"{path} has no column transcription, only {', '.join(columns)}: rename the column of the transcriptions, "
             "if there is one.",
             stacklevel=3,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from captum_spes._log import warn
 from captum_spes.audio import duration
 from captum_spes.evaluation._curves import Curve
 from captum_spes.evaluation.cluster import Workers, complete
@@ -178,7 +178,7 @@ class Evaluation:
     def _note(self, item: CorpusUtterance, problem: str) -> None:
         if problem:
             self.problems[item.id] = problem
-            warnings.warn(f"{item.id} is left out: {problem}", stacklevel=4)
+            warn(f"{item.id} is left out: {problem}", stacklevel=4)
 
     def _missing(self, item: CorpusUtterance) -> list[str]:
         """The methods whose results for an utterance are missing or damaged."""

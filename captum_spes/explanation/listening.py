@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import TYPE_CHECKING, Literal, TypeGuard
 
 import numpy as np
 
+from captum_spes._log import warn
 from captum_spes.audio import AudioLike, Recording, read_recording
 from captum_spes.audio.masking import mask_audio, mean_noise
 from captum_spes.maps import descending, top_bins
@@ -41,7 +41,7 @@ def to_audio(
     attributions = explanation.spectrogram_attr[explanation.index(token)]
     samples, rate = own_samples(explanation, read_recording(audio, sampling_rate, allow_silence=True))
     if attributions.min() == attributions.max():
-        warnings.warn(
+        warn(
             f"the map of {token!r} is the same everywhere, so that its most salient regions are chosen at random.",
             stacklevel=3,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from inspect import signature
@@ -15,6 +14,7 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 import captum_spes.speech_to_text.profiles as methods
+from captum_spes._log import without_warnings
 from captum_spes.audio import AudioLike
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.maps import rank_correlation
@@ -209,9 +209,8 @@ def parameter_randomization(
     steps = _randomize(other, seed)
     for name in steps if cascade else [f"all {len(list(steps))} blocks"]:
         blocks.append(name)
-        with warnings.catch_warnings():
-            # maps of a randomised model are expected to be noisy or constant
-            warnings.filterwarnings("ignore", "the maps (are noisy|of .* are the same everywhere)")
+        # maps of a randomised model are expected to be noisy or constant
+        with without_warnings("the maps (are noisy|of .* are the same everywhere)"):
             attribution = SpeechToTextAttribution(method(other))
             randomized.append(attribution.attribute(utterance, tokens, seed=seed, **arguments))
     maps = [explanation.spectrogram_attr for explanation in randomized]

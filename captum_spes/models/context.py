@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from captum_spes._log import warn
 from captum_spes.attr._features import FeatureLayout, MaskSampler
 from captum_spes.forward_func import KLDivergence
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
@@ -316,7 +316,7 @@ def _freeze(model: Any, utterance: Utterance, context: Context, references: Tens
         message = "with frozen padding the text or the scores differ from those of the full window"
         if context == "auto":
             return replace(utterance, context={"used": "full", "reason": message, "probe": found})
-        warnings.warn(
+        warn(
             f"{message}: scores correlate {agreement.correlation:.3f}. Use context='full' or 'auto'.", stacklevel=4
         )
     computed = 2 * recorded.n_positions / model.frames_per_second

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_spes._log import warn
 from captum_spes.models.encoder_decoder import Encoded, EncoderDecoderModel
 from captum_spes.models.features import WhisperFeatures
 from captum_spes.models.frozen_padding import FrozenPadding, first_positions, record
@@ -197,7 +197,7 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
             raise ValueError(f"the prompt {text!r} has marks of the model among its words: leave them out.")
         longest = self.model.config.max_target_positions // 2 - 1
         if len(ids) > longest:
-            warnings.warn(
+            warn(
                 f"the prompt has {len(ids)} tokens: {self.name} reads the last {longest} of them.", stacklevel=3
             )
         mark = self._special_id(PREVIOUS)

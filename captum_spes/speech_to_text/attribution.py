@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +15,7 @@ from captum.attr import Attribution
 from torch import Tensor
 
 import captum_spes.speech_to_text.profiles as methods
+from captum_spes._log import warn
 from captum_spes.alignment import Segment, Transcript
 from captum_spes.attr import CrossAttention
 from captum_spes.attr._ranks import Ranks
@@ -323,8 +323,8 @@ class SpeechToTextAttribution(Attribution):
             "token_times": times,
         }
         explanation = _explanation(plan, maps, confidence, metadata)
-        for message in quality_warnings(explanation):
-            warnings.warn(message, stacklevel=2)
+        for message in quality_warnings(explanation, run.seconds_per_sample):
+            warn(message, stacklevel=2)
         if folder is not None:
             with suppress(OSError):  # the folder still holds the files of a run that was stopped
                 folder.rmdir()

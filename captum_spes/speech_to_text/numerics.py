@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_spes._log import warn
 from captum_spes.models.protocol import Utterance
 from captum_spes.speech_to_text.targets import Prediction
 
@@ -86,7 +86,7 @@ class Outputs:
             return
         self._warned = True
         name = str(self.utterance.dtype).removeprefix("torch.")
-        warnings.warn(
+        warn(
             f"{self.model.name} overflows in {name} on this utterance: batches that overflow are computed in float32.",
             stacklevel=2,
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,6 +76,8 @@ class Run:
         done: the number of samples of each stage, for methods of this library.
         passes: the number of inputs of each stage that passed forwards and backwards through the model.
         stopped: whether the callback ended the run.
+        seconds_per_sample: how long each sample of the spectrogram took, in the mean over all batches but the first;
+            None where there were no further batches, and for methods of Captum.
     """
 
     def __init__(self, plan: Plan, options: RunOptions) -> None:
@@ -86,6 +89,8 @@ class Run:
         self.done: dict[str, int] = {}
         self.passes: dict[str, dict[str, int]] = {}
         self.stopped = False
+        self.seconds_per_sample: float | None = None
+        self._first_batch: tuple[int, float] | None = None  # the samples done after it, and when it ended
         self._pooling: int | None = None  # the index of the mask over which GradientSPES has pooled
         self._attention: tuple[Tensor, Tensor] | None = None
         with torch.no_grad():
@@ -294,6 +299,11 @@ class Run:
 
     def _after_batch(self, stage: str, done: int, total: int) -> bool:
         self.done[stage] = done
+        if stage == "spectrogram":
+            now = monotonic()
+            first, start = self._first_batch = self._first_batch or (done, now)
+            if done > first:
+                self.seconds_per_sample = (now - start) / (done - first)
         callback = self.options.callback
         stop = callback is not None and bool(callback(stage, done, total))
         self.stopped |= stop and done < total

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import textwrap
 import unicodedata
-import warnings
 from collections.abc import Sequence
 from typing import Any
+
+from captum_spes._log import warn
 
 LINE_HEIGHT = 1.25  # height of a line of text, in font sizes
 
@@ -51,7 +52,7 @@ def clean_labels(texts: Sequence[str]) -> list[str]:
         _told.update(new)
         packages = " and ".join(sorted({_font_package(character) for character in new} - {""}))
         install = f"Install {packages} (Debian, Ubuntu), or name" if packages else "Name"
-        warnings.warn(
+        warn(
             f"no font has {' '.join(sorted(new))}: boxes are drawn instead. {install} a font that has them in "
             "matplotlib.rcParams['font.family'].",
             stacklevel=4,  # the caller of the plotting function
