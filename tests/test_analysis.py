@@ -71,6 +71,30 @@ def test_everything_that_can_be_computed_is(evaluation, tmp_path):
     assert content["settings"]["sources"] == ["by hand"]
 
 
+@pytest.mark.parametrize("n_utterances", [5, 6])
+def test_findings_come_first_and_are_decided_by_six_utterances(tmp_path, n_utterances):
+    for number in range(n_utterances):
+        make(number).save(tmp_path / f"u{number}.safetensors")
+        ALIGNMENT.save(tmp_path / f"u{number}.json")
+    report = analyze(tmp_path, alignments=tmp_path)
+    lines = report.markdown().splitlines()
+    assert lines[0] == f"# Plausibility of {n_utterances} explanations"
+    few = "Fewer than 6 utterances decide nothing, and have no p-values."
+    table = lines[lines.index("| question | SPES |") + 2 :]
+    answers = dict(line.strip("| ").split(" | ") for line in table[: table.index("")])
+    words_in_time = answers["Do words light up when they are spoken, more than when other words are?"]
+    time = report.to_dict()["analyses"]["time"]["SPES"]
+    if n_utterances < 6:
+        assert lines[2] == few and ", p " not in report.markdown()
+        assert all(answer.startswith("undecided: ") for answer in answers.values())
+        assert all(test["p_value"] is None for test in time["tests"].values())
+    else:
+        assert lines[2] == "| question | SPES |" and few not in lines and ", p " in report.markdown()
+        assert words_in_time.startswith("yes: 100 % of the peaks are in the span, ")
+        assert answers["Do the maps move forward in time as the text does?"].startswith("yes: tau ")
+        assert time["tests"]["outside"]["p_value"] < 0.05
+
+
 def test_what_cannot_be_computed_is_told_with_its_reason(evaluation, tmp_path):
     folder, _ = evaluation
     report = analyze(folder)

@@ -16,6 +16,7 @@ import numpy as np
 
 from captum_spes._files import markdown_line, markdown_table, write_atomically
 from captum_spes.analysis.sections import SECTIONS, Finding
+from captum_spes.metrics._bootstrap import MIN_PAIRS
 
 MAX_NAME = 200  # bytes of a file's name; file systems allow 255
 
@@ -88,9 +89,9 @@ class Report:
         return _without_nan(content)
 
     def markdown(self) -> str:
-        """The tables, links to the figures, and the reasons for missing analyses."""
+        """The findings in short, the tables, links to the figures, and the reasons for missing analyses."""
         total = sum(self.n_explanations.values())
-        lines = [f"# Plausibility of {total} explanations", ""]
+        lines = [f"# Plausibility of {total} explanations", "", *self._answers(), ""]
         lines += [f"- {markdown_line(method)}: {n} explanations" for method, n in self.n_explanations.items()]
         for name, section in SECTIONS.items():
             if found := self.findings.get(name):
@@ -114,6 +115,20 @@ class Report:
         lines += ["", "## Settings", ""]
         lines += [f"- {key}: `{json.dumps(value, ensure_ascii=False)}`" for key, value in self.settings.items()]
         return "\n".join(lines) + "\n"
+
+    def _answers(self) -> list[str]:
+        """The findings in short: the questions of the sections, with the answer of each method."""
+        methods = list(self.n_explanations)
+        rows = [("question", *methods)]
+        for name, section in SECTIONS.items():
+            found = self.findings.get(name, {})
+            if section.question and found:
+                answers = (found[method].answer if method in found else "" for method in methods)
+                rows.append((section.question, *answers))
+        lines = markdown_table(rows) if len(rows) > 1 else ["No question could be answered: see below why."]
+        if max(self.n_explanations.values()) < MIN_PAIRS:
+            lines = [f"Fewer than {MIN_PAIRS} utterances decide nothing, and have no p-values.", "", *lines]
+        return lines
 
     def _unmatched(self) -> list[str]:
         """The unmatched words of all methods together, since methods explain the same texts."""

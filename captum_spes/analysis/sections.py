@@ -24,7 +24,8 @@ from captum_spes.metrics import (
     time_localization,
     token_kurtosis,
 )
-from captum_spes.metrics.plausibility._statistics import format_p
+from captum_spes.metrics._bootstrap import MIN_PAIRS
+from captum_spes.metrics.plausibility._statistics import Verdict, format_p
 from captum_spes.metrics.plausibility.kurtosis import MIN_COUNT
 
 if TYPE_CHECKING:
@@ -94,22 +95,25 @@ class Finding:
     Attributes:
         rows: rows of the analysis' table, without the method.
         data: all numbers.
+        answer: the answer to the section's question, yes, no or undecided, with the number that decides; or "".
         figures: functions that make the figures, by the name of the file.
     """
 
     rows: list[tuple[str, ...]]
     data: dict[str, Any]
+    answer: str = ""
     figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Section:
-    """An analysis: its title, the description of its table, and its function."""
+    """An analysis: its title, the description of its table, its function, and the question that it answers, if any."""
 
     title: str
     note: str
     columns: tuple[str, ...]
     analyse: Callable[[Group], Finding]
+    question: str = ""
 
 
 # The analyses of the explanations of one method. They raise a ValueError if they are not possible.
@@ -130,22 +134,24 @@ def _time(group: Group) -> Finding:
         str(len(found.words)),
         _test(tests["outside"]),
         against_others,
-        f"p {format_p(tests['shuffled'].p_value)}",
+        _test(tests["shuffled"]),
         f"{_percent(found.mean('hit'))} ({_percent(found.mean('chance'))})",
         f"{_percent(found.mean('precision'))} / {_percent(found.mean('recall'))}",
         _number(1000 * float(np.median([word.offset for word in found.words])), 0, "+"),
     )
+    peaks = f"{_percent(found.mean('hit'))} of the peaks are in the span, {_percent(found.mean('chance'))} by chance"
     names = group.aligned_utterances
     drawn = list(zip(names, explanations, alignments))[:N_SENTENCES]
     return Finding(
         [row],
         {
             "sources": found.sources,
-            "tests": {name: vars(test) for name, test in tests.items()},
+            "tests": {name: _numbers(test) for name, test in tests.items()},
             "means": {n: found.mean(n) for n in ("hit", "chance", "precision", "recall", "offset")},
             "words": [{**vars(word), "utterance": names[word.utterance]} for word in found.words],
             "unmatched": [{**vars(word), "utterance": names[word.utterance]} for word in found.unmatched],
         },
+        _answer(tests.get("other words", tests["outside"]).verdict, peaks),
         {
             f"time/{group.method}/{name}": partial(plot_time, explanation, alignment)
             for name, explanation, alignment in drawn
@@ -168,9 +174,12 @@ def _order(group: Group) -> Finding:
     known = int((~np.isnan(found.taus)).sum())
     if not known:
         raise ValueError("no utterance has two tokens whose maps have different places in time.")
-    row = (str(known), _interval(found.mean, *found.interval), _percent(float(np.nanmean(found.forward))))
+    low, high = found.interval
+    row = (str(known), _interval(found.mean, low, high), _percent(float(np.nanmean(found.forward))))
+    is_decided = known >= MIN_PAIRS and (low > 0 or high < 0)
+    answer = _answer(("more" if low > 0 else "less") if is_decided else "undecided", f"tau {row[1]}")
     taus = dict(zip(group.utterances, found.taus.tolist()))
-    return Finding([row], {"mean": found.mean, "interval": found.interval, "taus": taus})
+    return Finding([row], {"mean": found.mean, "interval": found.interval, "taus": taus}, answer)
 
 
 def _frequency_of(group: Group, texts: Sequence[str], level: str, name: str) -> Finding:
@@ -200,10 +209,10 @@ def _frequency_of(group: Group, texts: Sequence[str], level: str, name: str) -> 
             "interval": profile.interval.tolist(),
             "mean_frequency": profile.mean_frequency,
             "mean_frequency_interval": profile.mean_frequency_interval,
-            "first_less_this": {band: vars(test) for band, test in tests.items()},
+            "first_less_this": {band: _numbers(test) for band, test in tests.items()},
         }
     figure = {f"{name}-{group.method}": lambda: plot_frequency_profiles(profiles, group.method)}
-    return Finding(rows, {**data, "missing": missing}, figure)
+    return Finding(rows, {**data, "missing": missing}, figures=figure)
 
 
 def _word_frequencies(group: Group) -> Finding:
@@ -226,9 +235,11 @@ def _voices(group: Group) -> Finding:
         f"{len(women)} / {len(men)}",
         _test(test, digits=0),
     )
-    data = {"female": women.mean_frequency, "male": men.mean_frequency, "difference": vars(test)}
+    data = {"female": women.mean_frequency, "male": men.mean_frequency, "difference": _numbers(test)}
     profiles = {"women": women, "men": men}
-    return Finding([row], data, {f"voices-{group.method}": lambda: plot_frequency_profiles(profiles, group.method)})
+    answer = _answer(test.verdict, f"{row[0]} Hz, {row[1]} Hz")
+    figures = {f"voices-{group.method}": lambda: plot_frequency_profiles(profiles, group.method)}
+    return Finding([row], data, answer, figures)
 
 
 def _kurtosis(group: Group) -> Finding:
@@ -249,11 +260,12 @@ def _kurtosis(group: Group) -> Finding:
         "means": found.means,
         "counts": found.counts,
         "by_kind": {kind: found.mean(kind) for kind in found.values},
-        "test": None if test is None else vars(test),
+        "test": None if test is None else _numbers(test),
         "n_flat": found.n_flat,
     }
+    answer = "" if test is None else _answer(test.verdict, f"the difference is {_difference(test)}")
     figures = {f"kurtosis-{group.method}": lambda: found.plot(N_TOKENS)} if found.means else {}
-    return Finding([(*row, *(top or few for top in tops))], data, figures)
+    return Finding([(*row, *(top or few for top in tops))], data, answer, figures)
 
 
 def _previous(group: Group) -> Finding:
@@ -276,10 +288,12 @@ def _previous(group: Group) -> Finding:
         "min_count": group.min_count,
         "min_share": found.min_share,
         "means": {position: found.mean(position) for position in found.values},
-        "tests": {name: vars(test) for name, test in tests.items()},
+        "tests": {name: _numbers(test) for name, test in tests.items()},
         "explained": [vars(item) for item in found.explained],
     }
-    return Finding([row], data, {f"previous-tokens-{group.method}": found.plot})
+    last = tests["last less intermediate"]
+    answer = _answer(last.verdict, f"the difference is {_difference(last)}")
+    return Finding([row], data, answer, {f"previous-tokens-{group.method}": found.plot})
 
 
 def _context(group: Group) -> Finding:
@@ -297,14 +311,15 @@ def _context(group: Group) -> Finding:
     drawn = range(min(N_SENTENCES, len(group.utterances)))
     data = {
         "measure": found.measure,
-        "test": None if test is None else vars(test),
+        "test": None if test is None else _numbers(test),
         "utterances": {
             name: {"tokens": tokens, "shares": shares.tolist()}
             for name, tokens, shares in zip(group.utterances, found.tokens, found.shares)
         },
     }
     figures = {f"context/{group.method}/{group.utterances[n]}": partial(found.plot, n) for n in drawn}
-    return Finding([row], data, figures)
+    answer = "" if test is None else _answer(test.verdict, f"the share differs by {_difference(test)}")
+    return Finding([row], data, answer, figures)
 
 
 FREQUENCY_NOTE = (
@@ -330,6 +345,7 @@ SECTIONS = {
             "offset (ms)",
         ),
         _time,
+        "Do words light up when they are spoken, more than when other words are?",
     ),
     "phones": Section(
         "Boundaries of phones",
@@ -344,6 +360,7 @@ SECTIONS = {
         "in time with the text, as in a transcript.",
         ("utterances", "tau", "steps forward"),
         _order,
+        "Do the maps move forward in time as the text does?",
     ),
     "word frequencies": Section(
         "Frequencies of words", FREQUENCY_NOTE, ("word", *FREQUENCY_COLUMNS), _word_frequencies
@@ -356,6 +373,7 @@ SECTIONS = {
         "The mean frequency of the maps of all words, weighted by the attributions, for women and men.",
         ("women (Hz)", "men (Hz)", "words", "difference"),
         _voices,
+        "Are the maps of women's words at higher frequencies than men's?",
     ),
     "kurtosis": Section(
         "Kurtosis",
@@ -363,6 +381,7 @@ SECTIONS = {
         "tokens with a one-sided Welch t-test.",
         ("words", "punctuation", "marks", "words less others", "largest", "smallest"),
         _kurtosis,
+        "Are the maps of words more peaked than those of punctuation and marks?",
     ),
     "previous tokens": Section(
         "Previous tokens",
@@ -378,6 +397,7 @@ SECTIONS = {
             "explained by intermediate tokens",
         ),
         _previous,
+        "Does the last token before matter more than those between it and the start?",
     ),
     "context": Section(
         "Spectrogram against context",
@@ -385,6 +405,7 @@ SECTIONS = {
         "mean impacts of hiding; paired: share of the largest values of the normalised maps. One-sided Welch t-test.",
         ("measure", "words", "punctuation", "marks", "others less words"),
         _context,
+        "Are punctuation and marks explained by the text before more than words are?",
     ),
 }
 
@@ -403,10 +424,26 @@ def _interval(value: float, low: float, high: float, digits: int = 2) -> str:
     return text if np.isnan(low) else f"{text} [{_number(low, digits)}, {_number(high, digits)}]"
 
 
-def _test(test: MeanComparison, digits: int = 3) -> str:
+def _difference(test: MeanComparison, digits: int = 3) -> str:
     low, high = (_number(end, digits, "+") for end in (test.low, test.high))
     interval = "" if np.isnan(test.low) else f" [{low}, {high}]"
-    return f"{_number(test.difference, digits, '+')}{interval}, p {format_p(test.p_value)}"
+    return f"{_number(test.difference, digits, '+')}{interval}"
+
+
+def _test(test: MeanComparison, digits: int = 3) -> str:
+    """The difference and its p-value, which is left out where there are too few utterances for one."""
+    p = "" if test.n_utterances < MIN_PAIRS else f", p {format_p(test.p_value)}"
+    return _difference(test, digits) + p
+
+
+def _numbers(test: MeanComparison) -> dict[str, Any]:
+    """The numbers of a test; the p-value is NaN where there are too few utterances for one."""
+    return vars(test) if test.n_utterances >= MIN_PAIRS else {**vars(test), "p_value": np.nan}
+
+
+def _answer(verdict: Verdict, reason: str) -> str:
+    word = {"more": "yes", "less": "no"}.get(verdict, "undecided")
+    return f"{word}: {reason}"
 
 
 def _number(value: float, digits: int, sign: str = "") -> str:

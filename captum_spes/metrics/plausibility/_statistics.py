@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from captum_spes.metrics._bootstrap import draw_utterances, interval
+from captum_spes.metrics._bootstrap import MIN_PAIRS, draw_utterances, interval
 
 Alternative = Literal["greater", "less", "two-sided"]
+Verdict = Literal["more", "less", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class MeanComparison:
         p_value: the p-value of the t-test, which treats the values as independent; NaN if there are too few.
         test: the name of the t-test.
         n: the number of values in each group.
+        n_utterances: the number of utterances that have values in one of the groups.
 
     Example::
 
@@ -36,6 +38,8 @@ class MeanComparison:
         +0.563 [+0.560, +0.566], paired t-test, one-sided: t = 12.0, p < 0.0001
         >>> found.low < found.difference < found.high, found.n
         (True, (8, 8))
+        >>> found.n_utterances, found.verdict
+        (4, 'undecided')
     """
 
     difference: float
@@ -45,6 +49,14 @@ class MeanComparison:
     p_value: float
     test: str
     n: tuple[int, int]
+    n_utterances: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the difference is decided: the interval leaves out 0, and there are six utterances or more."""
+        if self.n_utterances < MIN_PAIRS or np.isnan(self.low) or self.low <= 0 <= self.high:
+            return "undecided"
+        return "more" if self.difference > 0 else "less"
 
     def __str__(self) -> str:
         return (
@@ -90,6 +102,7 @@ def compare_means(
         float(found.pvalue),
         f"{'paired' if paired else 'Welch'} t-test, {'two' if alternative == 'two-sided' else 'one'}-sided",
         (len(a), len(b)),
+        sum(len(one) + len(other) > 0 for one, other in zip(first, second)),
     )
 
 
