@@ -25,7 +25,7 @@ from captum_spes.cli.options import word_or_number
 from captum_spes.speech_to_text.catalogue import METHODS, describe_methods
 from captum_spes.speech_to_text.profiles import accepted
 
-PICTURES = {"spectrogram", "segmentation", "sentence", "words", "tokens", "previous_tokens"}
+PICTURES = {"spectrogram", "segmentation", "sentence", "words", "times", "tokens", "previous_tokens"}
 FILES = {"explanation.safetensors", "report.html", *(f"{name}.png" for name in PICTURES)}
 
 

@@ -9,8 +9,11 @@ import torch
 from captum.attr import visualization
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from captum_spes import SpeechToTextExplanation
+from captum_spes.alignment import Segment
 from captum_spes.words import word_spans
 
 
@@ -237,8 +240,6 @@ def test_shapes_are_checked(name):
 
 
 def test_figures():
-    from matplotlib.figure import Figure
-
     explanation = make(with_mask=True)
     for name in ("spectrogram", "sentence", "tokens", "previous_tokens", "segmentation"):
         assert isinstance(getattr(explanation, f"plot_{name}")(), Figure), name
@@ -272,6 +273,67 @@ def test_captum_draws_it():
 def overlays(figure):
     """The maps of a figure, without colour bars: what was drawn last in each panel."""
     return [ax.images[-1] if ax.images else ax.collections[-1] for ax in figure.axes[:-1]]
+
+
+def test_some_panels_of_a_size_have_the_colours_of_the_whole_figure():
+    explanation = make()
+    whole = explanation.plot_tokens(sign="all")
+    some = explanation.plot_tokens(sign="all", subset=["at", 0], figsize=(5, 4))
+    assert [ax.get_title() for ax in some.axes[:2]] == ["at", "so"]
+    assert some.get_size_inches().tolist() == [5, 4]
+    some.draw_without_rendering()
+    for drawn, row in zip(some.axes, (2, 0)):
+        np.testing.assert_array_equal(drawn.images[1].get_array(), whole.axes[row].images[1].get_array())
+        assert drawn.images[1].get_clim() == whole.axes[row].images[1].get_clim()
+
+
+def test_panels_on_axes_of_a_figure_of_ones_own():
+    figure = Figure(figsize=(8, 6))
+    axes = figure.subplots(2, 2)
+    axes[0, 0].set_title("mine")
+    assert make().plot_words(subset=["so", "what", -1], axes=axes.flat[1:]) is figure
+    assert [ax.get_title() for ax in figure.axes] == ["mine", "so", "what", "?"]  # and no colour bar
+    assert not axes[0, 0].images and all(len(ax.images) == 2 for ax in axes.flat[1:])
+    assert not figure.texts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"subset": []}, "subset is empty"),
+        ({"subset": ["nothing"]}, "none is 'nothing'"),
+        ({"subset": [4]}, "there is no token 4"),
+        ({"axes": Figure().subplots(1, 3)}, "3 axes and 4 maps"),
+        ({"axes": Figure().subplots(2, 2), "figsize": (3, 3)}, "not both"),
+        ({"figsize": (1, 1)}, "too small for 4 panels"),
+    ],
+)
+def test_panels_that_cannot_be_drawn(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        make().plot_tokens(**arguments)
+
+
+def framed(figure):
+    """Begin and end of the frame of each row that has one."""
+    rows = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    return {round(p.get_y() + 0.5): (p.get_x(), p.get_x() + p.get_width()) for p in rows}
+
+
+def test_words_in_time_are_framed_where_the_model_attends_or_where_they_are_spoken():
+    own = [[0.0, 0.1], [0.1, 0.15], [0.15, 0.2], [0.2, 0.3]]  # of so, wh, at, ?
+    explanation = replace(make(), metadata={"token_times": own, "method": "SPES"})
+    figure = explanation.plot_times()
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["so", "what", "?"]
+    assert framed(figure) == {0: (0.0, 0.1), 1: (0.1, 0.2)}  # and none of the punctuation
+    assert "frame: when the model attends to it" in figure.axes[1].get_xlabel().replace("\n", " ")
+    assert figure.texts[0].get_text().startswith("SPES")
+    spoken = explanation.plot_times([None, Segment("what", 0.05, 0.25), None])
+    assert framed(spoken) == {1: (0.05, 0.25)}
+    assert "frame: where it is spoken" in spoken.axes[1].get_xlabel().replace("\n", " ")
+    unknown = make().plot_times()
+    assert not framed(unknown) and "frame" not in unknown.axes[1].get_xlabel()
+    with pytest.raises(ValueError, match="2 times were given for 3 words"):
+        explanation.plot_times([None, None])
 
 
 @pytest.mark.parametrize("plot, n_panels", [("plot_tokens", 4), ("plot_words", 3)])

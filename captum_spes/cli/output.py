@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from captum_spes.audio import Recording
     from captum_spes.explanation import LongExplanation, SpeechToTextExplanation
 
-FIGURES = {"spectrogram", "segmentation", "sentence", "words", "tokens", "previous_tokens"}
+FIGURES = {"spectrogram", "segmentation", "sentence", "words", "times", "tokens", "previous_tokens"}
 # width of tables in characters: in a narrow terminal, broken lines are better than missing numbers
 MAX_WIDTH = 130
 # seconds of a recording in one figure
@@ -102,11 +102,11 @@ def progress(can_stop: bool, show: bool = True) -> Iterator[Callable[[str, int, 
 
 def write_explanation(explanation: SpeechToTextExplanation, folder: Path, recording: Recording) -> list[Path]:
     """Writes an explanation, its figures, and its report, which plays the recording."""
-    pictures = {
+    pictures: dict[str, Callable[[], Any]] = {
         "spectrogram": explanation.plot_spectrogram,
         **({} if explanation.feature_mask is None else {"segmentation": explanation.plot_segmentation}),
         "sentence": explanation.plot_sentence,
-        **({} if explanation.grouped else {"words": explanation.plot_words}),
+        **({} if explanation.grouped else {"words": explanation.plot_words, "times": explanation.plot_times}),
         "tokens": explanation.plot_tokens,
         **({"previous_tokens": explanation.plot_previous_tokens} if explanation.previous_tokens else {}),
     }

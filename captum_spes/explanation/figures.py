@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 
+from captum_spes.explanation.rows import Times, word_times
 from captum_spes.maps import z_scores
-from captum_spes.visualization import plot_attributions
+from captum_spes.visualization import plot_attributions, plot_word_times
+from captum_spes.words import is_word
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from captum_spes.explanation import SpeechToTextExplanation
@@ -66,16 +70,31 @@ def plot_sentence(explanation: SpeechToTextExplanation, sign: Sign | None) -> Fi
     return _plot(explanation, drawn, label, (0.0, float(drawn.spectrogram_attr.max())) if _is_positive(drawn) else None)
 
 
-def plot_tokens(explanation: SpeechToTextExplanation, sign: Sign | None) -> Figure:
+def plot_tokens(explanation: SpeechToTextExplanation, sign: Sign | None, **drawing: Any) -> Figure:
     """See :meth:`.SpeechToTextExplanation.plot_tokens`."""
-    return _plot(explanation, *drawn_maps(explanation, sign))
+    return _plot(explanation, *drawn_maps(explanation, sign), **drawing)
 
 
-def plot_words(explanation: SpeechToTextExplanation, sign: Sign | None) -> Figure:
+def plot_words(explanation: SpeechToTextExplanation, sign: Sign | None, **drawing: Any) -> Figure:
     """See :meth:`.SpeechToTextExplanation.plot_words`."""
     drawn, label, value_range = drawn_maps(explanation, sign)
     words = drawn.words(normalize=False)
-    return _plot(explanation, relative(words) if value_range == (-1, 1) else words, label, value_range)
+    return _plot(explanation, relative(words) if value_range == (-1, 1) else words, label, value_range, **drawing)
+
+
+def plot_times(explanation: SpeechToTextExplanation, times: Times | None) -> Figure:
+    """See :meth:`.SpeechToTextExplanation.plot_times`."""
+    words = explanation.words()
+    spans = word_times(explanation, words.tokens, times)
+    return plot_word_times(
+        words.spectrogram_attr.amax(2),
+        words.tokens,
+        # nothing is spoken where punctuation or a mark is written, wherever the model attends
+        [span if is_word(text) else None for text, span in zip(words.tokens, spans)],
+        words.frames_per_second,
+        "when the model attends to it" if times is None else "where it is spoken",
+        caption(explanation),
+    )
 
 
 def visualize(explanation: SpeechToTextExplanation, token: int | str, **kwargs: Any) -> Any:
@@ -97,22 +116,31 @@ def _plot(
     source: SpeechToTextExplanation,
     value_label: str | None = None,
     value_range: tuple[float, float] | None = None,
+    subset: Sequence[int | str] | None = None,
+    figsize: tuple[float, float] | None = None,
+    axes: Sequence[Axes] | None = None,
 ) -> Figure:
     """Draws the maps of ``source``, which were computed from those of the explanation."""
+    rows = range(len(source.tokens)) if subset is None else [source.index(token) for token in subset]
+    if not rows:
+        raise ValueError(f"subset is empty: give some of {source.tokens}, or their rows.")
+    unreliable = [] if source.reliability is None else (source.reliability < LOW_RELIABILITY).tolist()
     return plot_attributions(
-        source.spectrogram_attr,
+        source.spectrogram_attr[list(rows)],
         source.spectrogram,
         source.frames_per_second,
         source.mel_frequencies,
-        titles=source.tokens,
+        titles=[source.tokens[row] for row in rows],
         value_label=value_label,
         value_range=value_range,
-        unreliable=[] if source.reliability is None else (source.reliability < LOW_RELIABILITY).tolist(),
-        caption=_caption(explanation),
+        unreliable=[unreliable[row] for row in rows] if unreliable else [],
+        caption=caption(explanation),
+        figsize=figsize,
+        axes=axes,
     )
 
 
-def _caption(explanation: SpeechToTextExplanation) -> str | None:
+def caption(explanation: SpeechToTextExplanation) -> str | None:
     """Describes in one line how the maps were made; None if the metadata do not say it."""
     facts = explanation.metadata
     parts = [str(facts[name]) for name in ("method", "model") if facts.get(name)]

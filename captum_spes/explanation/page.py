@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,15 @@ from torch import Tensor
 from captum_spes._files import sha256
 from captum_spes.audio import AudioLike, read_recording
 from captum_spes.explanation.errors import TextError
-from captum_spes.explanation.figures import drawn_maps, relative
+from captum_spes.explanation.figures import drawn_maps, plot_times, relative
 from captum_spes.explanation.listening import own_samples
 from captum_spes.explanation.notices import no_speech_notice
 from captum_spes.visualization.report import ReportMethod, ReportView, render_report
 from captum_spes.words import word_spans
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from captum_spes.explanation import SpeechToTextExplanation
 
 
@@ -68,6 +71,7 @@ def html(
         model=str(explanation.metadata.get("model", "")),
         audio=samples,
         audio_name=name,
+        picture=None if explanation.grouped else _png(plot_times(explanation, None)),
     )
 
 
@@ -113,6 +117,12 @@ def _with_errors(
         reliability=[*method.reliability, torch.tensor(reliability)] if method.reliability else [],
         contrasts=torch.stack(contrasts) if contrasts else None,
     )
+
+
+def _png(figure: Figure) -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    return picture.getvalue()
 
 
 def _check_others(explanation: SpeechToTextExplanation, others: Sequence[SpeechToTextExplanation]) -> None:

@@ -28,6 +28,7 @@ from captum_spes.visualization.report import iframe
 from captum_spes.words import word_spans
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from captum_spes.visualization.report.widget import ReportWidget
@@ -572,7 +573,13 @@ class SpeechToTextExplanation:
         """
         return figures.plot_sentence(self, sign)
 
-    def plot_tokens(self, sign: Sign | None = None) -> Figure:
+    def plot_tokens(
+        self,
+        sign: Sign | None = None,
+        subset: Sequence[int | str] | None = None,
+        figsize: tuple[float, float] | None = None,
+        axes: Sequence[Axes] | None = None,
+    ) -> Figure:
         """Draws one panel for each token, on one colour scale (paper, Fig. 3).
 
         Maps of one sign are normalised. If values have both signs, so that 0 means no effect, each map is divided by
@@ -583,27 +590,68 @@ class SpeechToTextExplanation:
                 share of the values that is left out; ``"all"`` draws both signs, as in ``visualize_image_attr`` of
                 Captum. Default: positive values, and both signs for a contrast, whose negative values speak for the
                 foil.
+            subset: the tokens to draw, as rows or texts, in this order; their colours are those of the whole figure.
+                Default: all tokens.
+            figsize: width and height of the figure in inches. Default: a size that fits the panels.
+            axes: axes to draw on, one for each token, as in :func:`~captum_spes.visualization.plot_attributions`.
+                Default: a new figure.
 
         Raises:
-            ValueError: the sign is another one.
+            ValueError: the sign is another one; a token does not exist, or occurs more than once; the number of axes
+                is not that of the tokens.
 
         Example::
 
             >>> explanation.plot_tokens().savefig("tokens.png")
+            >>> from matplotlib.figure import Figure
+            >>> axes = Figure().subplots(1, 2)
+            >>> explanation.plot_tokens(subset=["So", -1], axes=axes) is axes[0].figure
+            True
         """
-        return figures.plot_tokens(self, sign)
+        return figures.plot_tokens(self, sign, subset=subset, figsize=figsize, axes=axes)
 
-    def plot_words(self, sign: Sign | None = None) -> Figure:
+    def plot_words(
+        self,
+        sign: Sign | None = None,
+        subset: Sequence[int | str] | None = None,
+        figsize: tuple[float, float] | None = None,
+        axes: Sequence[Axes] | None = None,
+    ) -> Figure:
         """Draws one panel for each word, as :meth:`plot_tokens` does for each token.
 
         Args:
             sign: as in :meth:`plot_tokens`.
+            subset: the words to draw, as in :meth:`plot_tokens`.
+            figsize: width and height of the figure in inches.
+            axes: axes to draw on, one for each word.
 
         Example::
 
             >>> explanation.plot_words().savefig("words.png")
+            >>> explanation.plot_words(subset=["no"], figsize=(4, 3)).get_size_inches().tolist()
+            [4.0, 3.0]
         """
-        return figures.plot_words(self, sign)
+        return figures.plot_words(self, sign, subset=subset, figsize=figsize, axes=axes)
+
+    def plot_times(self, times: Times | None = None) -> Figure:
+        """Draws the map of each word over time, in a row with a frame around the time in which the word is spoken.
+
+        A row shows the largest value of the word's normalised map in each frame of the spectrogram, with colours from
+        the row's smallest value to its largest.
+
+        Args:
+            times: the begin and end of each word of :meth:`words`, or None, as
+                :func:`~captum_spes.alignment.match_words` returns them. Default: the time in which the model attends
+                to the word, for models that provide it (Whisper); rows of other models have no frames.
+
+        Raises:
+            ValueError: the number of times is not that of the words.
+
+        Example::
+
+            >>> explanation.plot_times().savefig("times.png")
+        """
+        return figures.plot_times(self, times)
 
     def plot_previous_tokens(self) -> Figure:
         """Draws the matrix of explained tokens × previous tokens, with labels (paper, Fig. 3).

@@ -86,11 +86,7 @@ def word_rows(explanation: SpeechToTextExplanation, times: Times | None = None) 
         ValueError: there is not one time for each word.
     """
     words = explanation if explanation.grouped else explanation.words()
-    spans = _own_times(explanation) if times is None else [None if t is None else (t.begin, t.end) for t in times]
-    if len(spans) != len(words.tokens):
-        raise ValueError(
-            f"{len(spans)} times were given for {len(words.tokens)} words: give one or None for each of {words.tokens}."
-        )
+    spans = word_times(explanation, words.tokens, times)
     has_previous = bool(words.previous_tokens)
     tops = words.top_previous_tokens() if has_previous else []
     sure = words.confidence
@@ -119,6 +115,21 @@ def word_rows(explanation: SpeechToTextExplanation, times: Times | None = None) 
             )
         )
     return rows
+
+
+def word_times(
+    explanation: SpeechToTextExplanation, words: Sequence[str], times: Times | None
+) -> list[tuple[float, float] | None]:
+    """Begin and end of each word in seconds: those given, or else the model's own.
+
+    Raises:
+        ValueError: times that are not one for each word.
+    """
+    if times is None:
+        return _own_times(explanation)
+    if len(times) != len(words):
+        raise ValueError(f"{len(times)} times were given for {len(words)} words: give one or None for each of {words}.")
+    return [None if time is None else (time.begin, time.end) for time in times]
 
 
 def salient_box(map_: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -181,6 +181,16 @@ class Grid:
         width = self.n_columns * (self.width + self.COLUMN_GAP) + SIDE_MARGIN
         return width, self.n_rows * (self.height + title) + BAR_MARGIN
 
+    def within(self, figsize: tuple[float, float]) -> Grid:
+        """The same rows and columns in a figure of another size, in inches."""
+        width = (figsize[0] - SIDE_MARGIN) / self.n_columns - self.COLUMN_GAP
+        height = (figsize[1] - BAR_MARGIN) / self.n_rows - self.TITLE_GAP - LINE_HEIGHT * TITLE_SIZE / 72
+        if width < 0.3 or height < 0.3:
+            raise ValueError(
+                f"figsize {figsize} is too small for {self.n_panels} panels: give more inches, or fewer panels."
+            )
+        return replace(self, width=width, height=height)
+
     def panels(self, figure: Figure) -> Iterator[Axes]:
         places = figure.add_gridspec(self.n_rows, self.n_columns)
         for index in range(self.n_panels):
@@ -295,11 +305,11 @@ def add_colorbar(
     bar.ax.tick_params(labelsize=TICK_SIZE)
 
 
-def add_caption(figure: Figure, text: str) -> None:
-    """Adds a small line at the foot of a figure."""
-    height = figure.get_size_inches()[1]
-    share = CAPTION_HEIGHT / (height + CAPTION_HEIGHT)
-    figure.set_figheight(height + CAPTION_HEIGHT)
+def add_caption(figure: Figure, text: str, grow: bool = True) -> None:
+    """Adds a small line at the foot of a figure, which grows; or else its panels shrink."""
+    height = figure.get_size_inches()[1] + (CAPTION_HEIGHT if grow else 0)
+    share = CAPTION_HEIGHT / height
+    figure.set_figheight(height)
     engine: Any = figure.get_layout_engine()
     engine.set(rect=(0, share, 1, 1 - share))
     figure.text(0.5, share / 3, text, ha="center", va="bottom", fontsize=CAPTION_SIZE, color="0.35", **token_text())

@@ -32,7 +32,7 @@ from captum_spes.visualization._layout import (
     new_figure,
     panel_titles,
 )
-from captum_spes.visualization._text import token_text
+from captum_spes.visualization._text import clean_labels, token_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,6 +86,8 @@ def plot_attributions(
     value_range: tuple[float, float] | None = None,
     unreliable: Sequence[bool] = (),
     caption: str | None = None,
+    figsize: tuple[float, float] | None = None,
+    axes: Sequence[Axes] | None = None,
 ) -> Figure:
     """Draws attribution maps over the spectrogram, in a panel each, on one colour scale (paper, Fig. 3, top).
 
@@ -104,12 +106,17 @@ def plot_attributions(
         value_range: the values at both ends of the colours, to compare figures of maps that are not normalised.
         unreliable: for each map, whether its panel is hatched as unreliable. Default: no panel.
         caption: a small line below the figure, such as how the maps were made.
+        figsize: width and height of the figure in inches. Default: a size that fits the number of maps and their
+            duration.
+        axes: axes to draw on, one for each map, instead of a new figure. They get no colour bar and no caption,
+            because their figure may have no room: ``figure.colorbar(axes[0].images[-1])`` adds the bar.
 
     Returns:
-        Figure: the figure, which is not registered with pyplot.
+        Figure: a new figure, which is not registered with pyplot, or the figure of the axes.
 
     Raises:
-        ValueError: shapes do not fit each other, or values are not finite.
+        ValueError: shapes do not fit each other, or values are not finite; the number of axes is not that of the maps;
+            or both axes and a size are given.
 
     Example::
 
@@ -125,21 +132,57 @@ def plot_attributions(
     if not len(maps) or len(titles) != len(maps):
         raise ValueError(f"give maps and a title for each: there are {len(maps)} maps and {len(titles)} titles.")
     scale = Scale.of(maps, value_label, value_range)
+    hatched = [index < len(unreliable) and bool(unreliable[index]) for index in range(len(maps))]
+    if axes is not None:
+        return _draw_on(axes, figsize, maps, titles, mel, scale, hatched)
     grid = Grid.of(len(maps), mel)
+    if figsize is not None:
+        grid = grid.within(figsize)
     texts = panel_titles(titles, grid)
-    figure = new_figure(*grid.figure_size(max(text.count("\n") for text in texts) + 1), column_gap=grid.COLUMN_GAP)
+    size = grid.figure_size(max(text.count("\n") for text in texts) + 1) if figsize is None else figsize
+    figure = new_figure(*size, column_gap=grid.COLUMN_GAP)
     for index, (ax, values, text) in enumerate(zip(grid.panels(figure), maps, texts, strict=True)):
-        overlay = scale.draw(ax, values, mel)
-        ax.set_title(text, fontsize=TITLE_SIZE, pad=4, **token_text())
-        if index < len(unreliable) and unreliable[index]:
-            hatch_panel(ax)
+        overlay = _draw_panel(ax, values, text, mel, scale, hatched[index])
         mel.label(ax, grid.width, grid.height, time=grid.is_lowest(index), frequency=grid.is_first(index))
         # if the last row is not full, these labels are in empty places and need no room between the rows
         ax.xaxis.set_in_layout(not grid.is_lowest(index) or grid.is_in_last_row(index))
-    hatched = "; hatched: unreliable" if any(unreliable) else ""
-    add_colorbar(figure, overlay, f"{scale.label}; grey: spectrogram{hatched}", extend=scale.extend)
+    meaning = "; hatched: unreliable" if any(hatched) else ""
+    add_colorbar(figure, overlay, f"{scale.label}; grey: spectrogram{meaning}", extend=scale.extend)
     if caption is not None:
-        add_caption(figure, caption)
+        add_caption(figure, caption, grow=figsize is None)
+    return figure
+
+
+def _draw_panel(
+    ax: Axes, values: np.ndarray, title: str, mel: MelSpectrogram, scale: Scale, is_hatched: bool
+) -> ScalarMappable:
+    overlay = scale.draw(ax, values, mel)
+    ax.set_title(title, fontsize=TITLE_SIZE, pad=4, **token_text())
+    if is_hatched:
+        hatch_panel(ax)
+    return overlay
+
+
+def _draw_on(
+    axes: Sequence[Axes],
+    figsize: tuple[float, float] | None,
+    maps: np.ndarray,
+    titles: Sequence[str],
+    mel: MelSpectrogram,
+    scale: Scale,
+    hatched: Sequence[bool],
+) -> Figure:
+    """Draws maps on axes that were made before, and returns their figure."""
+    given = list(np.ravel(np.asarray(axes, dtype=object)))
+    if figsize is not None:
+        raise ValueError("axes have a figure of their own: give them or figsize, not both.")
+    if len(given) != len(maps):
+        raise ValueError(f"there must be axes for each map: {len(given)} axes and {len(maps)} maps came.")
+    for ax, values, title, is_hatched in zip(given, maps, clean_labels(titles), hatched):
+        _draw_panel(ax, values, title, mel, scale, is_hatched)
+        box = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted())
+        mel.label(ax, box.width, box.height)
+    figure: Figure = given[0].figure
     return figure
 
 

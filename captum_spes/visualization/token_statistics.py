@@ -16,6 +16,7 @@ from captum_spes.visualization._layout import (
     PAGE_WIDTH,
     SIDE_MARGIN,
     TICK_SIZE,
+    add_caption,
     add_colorbar,
     checked_array,
     new_figure,
@@ -35,7 +36,12 @@ N_BINS = 25
 
 
 def plot_word_times(
-    curves: Tensor, words: Sequence[str], spans: Sequence[tuple[float, float] | None], frames_per_second: float
+    curves: Tensor,
+    words: Sequence[str],
+    spans: Sequence[tuple[float, float] | None],
+    frames_per_second: float,
+    span_label: str = "where it is spoken",
+    caption: str | None = None,
 ) -> Figure:
     """Draws the curve of each word over time in a row, with colours from its own smallest value to its largest.
 
@@ -46,6 +52,8 @@ def plot_word_times(
         words: W words.
         spans: begin and end of each word in seconds, or None.
         frames_per_second: frames per second of the curves.
+        span_label: the meaning of the frames, for the label of the colour bar.
+        caption: a small line below the figure, such as how the maps were made.
 
     Returns:
         Figure: the figure, which is not registered with pyplot.
@@ -86,7 +94,10 @@ def plot_word_times(
     ax.set_yticks(range(len(words)), labels=labels, fontsize=TICK_SIZE, **token_text())
     ax.set_xlabel("time (s)", fontsize=LABEL_SIZE)
     ax.tick_params(labelsize=TICK_SIZE, length=2)
-    add_colorbar(figure, image, f"{scale.label}; frame: where it is spoken", _margin(labels))
+    meaning = f"; frame: {span_label}" if any(span is not None for span in spans) else ""
+    add_colorbar(figure, image, f"{scale.label}{meaning}", _margin(labels))
+    if caption is not None:
+        add_caption(figure, caption)
     return figure
 
 

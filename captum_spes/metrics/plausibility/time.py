@@ -23,7 +23,6 @@ from captum_spes.metrics.plausibility._words import (
     mean_of,
     spoken_words,
 )
-from captum_spes.visualization import plot_word_times
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -251,8 +250,4 @@ def plot_time(explanation: SpeechToTextExplanation, alignment: Alignment) -> Fig
         >>> plot_time(explanation, alignment).savefig("time.png")
     """
     [given], [times] = aligned(explanation, alignment)
-    words = given.words()
-    spans = [
-        None if segment is None else (segment.begin, segment.end) for segment in match_words(words.tokens, times.words)
-    ]
-    return plot_word_times(words.spectrogram_attr.amax(2), words.tokens, spans, given.frames_per_second)
+    return given.plot_times(match_words(given.words().tokens, times.words))

@@ -94,6 +94,7 @@ def render_report(
     reference: str = "",
     audio: tuple[np.ndarray, int] | None = None,
     audio_name: str = "",
+    picture: bytes | None = None,
 ) -> str:
     """Renders an HTML page that shows maps over a spectrogram and plays the audio, and needs no network.
 
@@ -115,6 +116,7 @@ def render_report(
         reference: the reference text, if a view has errors.
         audio: mono samples (n,) in [−1, 1] and the number of samples per second. None: a page without audio.
         audio_name: the name of the recording.
+        picture: a PNG of the words over time. Default: none.
 
     Returns:
         str: the page.
@@ -166,6 +168,7 @@ def render_report(
         notice=clean(notice) if notice else "",
         reference=clean(reference) if reference else "",
         has_audio=audio is not None,
+        picture=None if picture is None else base64.b64encode(picture).decode("ascii"),
         policy="; ".join(
             (
                 "default-src 'none'",
