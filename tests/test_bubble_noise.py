@@ -357,6 +357,7 @@ def test_every_float_dtype(dtype):
     torch.testing.assert_close(attribution, reference, atol=0.03, rtol=0)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_device_changes_nothing():
     inputs, baseline = make_inputs(2), make_inputs(1, 1, 12)

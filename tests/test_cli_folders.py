@@ -104,6 +104,13 @@ def test_figures_of_an_earlier_run_are_removed(run, tiny_folder, recording):
     assert "words.png" not in kept and "segmentation.png" not in kept
 
 
+@pytest.mark.parametrize("command", [["explain", "recording.wav"], ["evaluate", "."]])
+def test_a_url_is_no_folder(run, recording, command):
+    code, _, err = run(*command, "-o", "s3://bucket/results")
+    assert code == 2 and "is a URL: give a path" in err
+    assert not Path("s3:").exists()
+
+
 def test_a_failed_command_leaves_no_folder(run, tiny_folder, recording, monkeypatch):
     monkeypatch.setattr(NamedMethod, "explain", broken)
     code, _, _ = run("explain", recording, "--model", tiny_folder, "--target", "so", "-o", "a/b/c")

@@ -315,7 +315,7 @@ def test_panels_that_cannot_be_drawn(arguments, words):
 
 def framed(figure):
     """Begin and end of the frame of each row that has one."""
-    rows = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    rows = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle) and not patch.get_hatch()]
     return {round(p.get_y() + 0.5): (p.get_x(), p.get_x() + p.get_width()) for p in rows}
 
 
@@ -330,6 +330,9 @@ def test_words_in_time_are_framed_where_the_model_attends_or_where_they_are_spok
     spoken = explanation.plot_times([None, Segment("what", 0.05, 0.25), None])
     assert framed(spoken) == {1: (0.05, 0.25)}
     assert "frame: where it is spoken" in spoken.axes[1].get_xlabel().replace("\n", " ")
+    reliable = replace(explanation, reliability=torch.tensor([0.4, 0.4, 0.7, 0.9]))  # of what: 0.55
+    hatched = [patch.get_y() + 0.5 for patch in reliable.plot_times().axes[0].patches if patch.get_hatch()]
+    assert hatched == [0]
     unknown = make().plot_times()
     assert not framed(unknown) and "frame" not in unknown.axes[1].get_xlabel()
     with pytest.raises(ValueError, match="2 times were given for 3 words"):

@@ -23,7 +23,13 @@ pytestmark = [
 
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")),
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.cuda,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here"),
+        ],
+    ),
 ]
 beside_feature_ablation = pytest.mark.parametrize("effects", ["FeatureAblation"], indirect=True)
 beside_lime = pytest.mark.parametrize("effects", ["Lime"], indirect=True)

@@ -1,5 +1,6 @@
 """Results of a type checker for scripts that call the attribution methods."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from captum_spes import SPES, BubbleNoise, GradientSPES
 
 pytest.importorskip("mypy", reason="mypy is in the extra dev")
 
@@ -116,6 +119,14 @@ def test_results_have_precise_types(tmp_path):
     # older versions write builtins.tuple and Union
     said = re.sub(r"Union\[(\w+), None\]", r"\1 | None", said.replace("builtins.", ""))
     assert re.findall(r'Revealed type is "(.*)"', said) == TYPES
+
+
+@pytest.mark.parametrize("method", [SPES, BubbleNoise, GradientSPES])
+def test_overloads_name_all_arguments(method):
+    arguments = inspect.signature(method.attribute).parameters.values()
+    by_name = {argument.name for argument in arguments if argument.kind == argument.KEYWORD_ONLY}
+    typed = sys.modules[method.__module__]._Arguments.__annotations__.keys()
+    assert typed == {name for name in by_name if not name.startswith("return_")}
 
 
 def test_wrong_arguments_are_errors(tmp_path):

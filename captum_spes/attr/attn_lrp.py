@@ -83,7 +83,7 @@ class AttnLRP(GradientAttribution):
             additional_forward_args: further arguments of ``forward_func``.
 
         Returns:
-            Tensor or tuple of tensors: attributions in the inputs' shapes.
+            The relevance in the inputs' shapes, a tensor for a tensor and a tuple for a tuple.
 
         Raises:
             ValueError: the number of baselines is not that of the inputs.

@@ -137,7 +137,7 @@ class BubbleNoise(PerturbationAttribution):
     @attribute_method
     def attribute(
         self,
-        inputs: Inputs,
+        inputs: Tensor | tuple[Tensor, ...],
         baselines: BaselineType = None,
         target: TargetType = None,
         additional_forward_args: object = None,
@@ -156,7 +156,7 @@ class BubbleNoise(PerturbationAttribution):
         callback: Callback | None = None,
         process_group: ProcessGroup | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
-    ) -> Any:
+    ) -> Tensor | tuple[Any, ...]:
         r"""Computes the attributions of a spectrogram.
 
         Args:

@@ -36,6 +36,7 @@ class _Arguments(SamplingArguments, total=False):
     perturbation_prob: float | tuple[float, ...]
     pool_features: bool
     pooling_masks: Sequence[Tensor | tuple[Tensor, ...]] | None
+    normalize: bool
 
 
 class GradientSPES(GradientAttribution):
@@ -153,7 +154,7 @@ class GradientSPES(GradientAttribution):
     @attribute_method
     def attribute(
         self,
-        inputs: Inputs,
+        inputs: Tensor | tuple[Tensor, ...],
         baselines: BaselineType = None,
         target: TargetType = None,
         additional_forward_args: object = None,
@@ -173,7 +174,7 @@ class GradientSPES(GradientAttribution):
         callback: Callback | None = None,
         process_group: ProcessGroup | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
-    ) -> Any:
+    ) -> Tensor | tuple[Any, ...]:
         r"""Computes the attributions of the inputs.
 
         Args:

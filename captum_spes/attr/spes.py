@@ -110,7 +110,7 @@ class SPES(PerturbationAttribution):
     @attribute_method
     def attribute(
         self,
-        inputs: Inputs,
+        inputs: Tensor | tuple[Tensor, ...],
         baselines: BaselineType = None,
         target: TargetType = None,
         additional_forward_args: object = None,
@@ -127,7 +127,7 @@ class SPES(PerturbationAttribution):
         callback: Callback | None = None,
         process_group: ProcessGroup | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
-    ) -> Any:
+    ) -> Tensor | tuple[Any, ...]:
         r"""Computes the attributions of the inputs.
 
         Args:

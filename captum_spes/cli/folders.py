@@ -17,6 +17,7 @@ def make_folder(folder: Path) -> Path:
     Raises:
         ValueError: the folder cannot be made or written to.
     """
+    _check_path(folder)
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -30,10 +31,18 @@ def make_folder(folder: Path) -> Path:
 
 def check_writable(folder: Path) -> None:
     """Raises a ValueError if a folder cannot be made or written to, without making it."""
+    _check_path(folder)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         reason = "no permission" if existing.is_dir() else f"{existing} is a file"
         raise ValueError(f"the output folder {folder} cannot be written to: {reason}.")
+
+
+def _check_path(folder: Path) -> None:
+    """Raises a ValueError for a URL, which would make a local folder with the name ``s3:``."""
+    scheme = folder.parts[0] if folder.parts else ""
+    if len(scheme) > 2 and scheme.endswith(":"):  # C: is a drive
+        raise ValueError(f"the output folder {folder} is a URL: give a path, to which object storage may be mounted.")
 
 
 @contextmanager

@@ -93,6 +93,7 @@ def plot_times(explanation: SpeechToTextExplanation, times: Times | None) -> Fig
         [span if is_word(text) else None for text, span in zip(words.tokens, spans)],
         words.frames_per_second,
         "when the model attends to it" if times is None else "where it is spoken",
+        [] if words.reliability is None else (words.reliability < LOW_RELIABILITY).tolist(),
         caption(explanation),
     )
 

@@ -637,7 +637,7 @@ class SpeechToTextExplanation:
         """Draws the map of each word over time, in a row with a frame around the time in which the word is spoken.
 
         A row shows the largest value of the word's normalised map in each frame of the spectrogram, with colours from
-        the row's smallest value to its largest.
+        the row's smallest value to its largest. Words with a reliability below 0.5 are hatched.
 
         Args:
             times: the begin and end of each word of :meth:`words`, or None, as

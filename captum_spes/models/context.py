@@ -316,9 +316,7 @@ def _freeze(model: Any, utterance: Utterance, context: Context, references: Tens
         message = "with frozen padding the text or the scores differ from those of the full window"
         if context == "auto":
             return replace(utterance, context={"used": "full", "reason": message, "probe": found})
-        warn(
-            f"{message}: scores correlate {agreement.correlation:.3f}. Use context='full' or 'auto'.", stacklevel=4
-        )
+        warn(f"{message}: scores correlate {agreement.correlation:.3f}. Use context='full' or 'auto'.", stacklevel=4)
     computed = 2 * recorded.n_positions / model.frames_per_second
     return replace(
         frozen, context={"used": "frozen", "merged_by": merge, "computed_seconds": round(computed, 3), **found}

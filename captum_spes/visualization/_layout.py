@@ -317,13 +317,15 @@ def add_caption(figure: Figure, text: str, grow: bool = True) -> None:
 
 def hatch_panel(ax: Axes) -> None:
     """Hatches a panel to mark its values as unreliable."""
+    hatch(ax, (0, 0), 1, 1, transform=ax.transAxes)
+
+
+def hatch(ax: Axes, corner: tuple[float, float], width: float, height: float, **place: Any) -> None:
+    """Hatches a rectangle, by default in the coordinates of the axes' data."""
     from matplotlib.patches import Rectangle
 
-    ax.add_patch(
-        Rectangle(
-            (0, 0), 1, 1, transform=ax.transAxes, fill=False, hatch="////", edgecolor="0.8", linewidth=0, zorder=3
-        )
-    )
+    style: dict[str, Any] = {"fill": False, "hatch": "////", "edgecolor": "0.8", "linewidth": 0, "zorder": 3}
+    ax.add_patch(Rectangle(corner, width, height, **style, **place))
 
 
 def checked_array(name: str, values: Tensor, shape: tuple[int, ...]) -> np.ndarray:

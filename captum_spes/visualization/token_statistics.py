@@ -19,6 +19,7 @@ from captum_spes.visualization._layout import (
     add_caption,
     add_colorbar,
     checked_array,
+    hatch,
     new_figure,
 )
 from captum_spes.visualization._text import clean_labels, shorten, text_width, token_text
@@ -41,6 +42,7 @@ def plot_word_times(
     spans: Sequence[tuple[float, float] | None],
     frames_per_second: float,
     span_label: str = "where it is spoken",
+    unreliable: Sequence[bool] = (),
     caption: str | None = None,
 ) -> Figure:
     """Draws the curve of each word over time in a row, with colours from its own smallest value to its largest.
@@ -53,6 +55,7 @@ def plot_word_times(
         spans: begin and end of each word in seconds, or None.
         frames_per_second: frames per second of the curves.
         span_label: the meaning of the frames, for the label of the colour bar.
+        unreliable: for each word, whether its row is hatched as unreliable. Default: no row.
         caption: a small line below the figure, such as how the maps were made.
 
     Returns:
@@ -87,14 +90,17 @@ def plot_word_times(
         scaled, cmap=scale.on_white, norm=scale.norm, aspect="auto", interpolation="nearest", extent=extent
     )
     for row, span in enumerate(spans):
+        if row < len(unreliable) and unreliable[row]:
+            hatch(ax, (0, row - 0.5), seconds, 1)
         if span is not None:
             begin, end = span
             place: dict[str, Any] = {"fill": False, "edgecolor": "black", "linewidth": 1.0}
-            ax.add_patch(Rectangle((begin, row - 0.5), end - begin, 1, **place))
+            ax.add_patch(Rectangle((begin, row - 0.5), end - begin, 1, zorder=4, **place))
     ax.set_yticks(range(len(words)), labels=labels, fontsize=TICK_SIZE, **token_text())
     ax.set_xlabel("time (s)", fontsize=LABEL_SIZE)
     ax.tick_params(labelsize=TICK_SIZE, length=2)
     meaning = f"; frame: {span_label}" if any(span is not None for span in spans) else ""
+    meaning += "; hatched: unreliable" if any(unreliable) else ""
     add_colorbar(figure, image, f"{scale.label}{meaning}", _margin(labels))
     if caption is not None:
         add_caption(figure, caption)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
@@ -30,10 +31,23 @@ PAGES = {
 SHORT = {name.rsplit(".", 1)[-1]: name for name in ("torch.Tensor", "matplotlib.figure.Figure", "matplotlib.axes.Axes")}
 
 
-def link(app: Sphinx, env: BuildEnvironment, node: nodes.Element, content: nodes.TextElement) -> nodes.reference | None:
+def link(app: Sphinx, env: BuildEnvironment, node: nodes.Element, content: nodes.TextElement) -> nodes.Node | None:
     name = node.get("reftarget", "")
-    page = PAGES.get(SHORT.get(name, name))
-    return page and nodes.reference("", "", content, refuri=page, internal=False)
+    if page := PAGES.get(SHORT.get(name, name)):
+        return nodes.reference("", "", content, refuri=page, internal=False)
+    if node.get("refdoc") == "api" and "." not in name:  # the first line of a docstring, in a list of names
+        node["refspecific"] = True
+        return env.domains["py"].resolve_xref(env, "api", app.builder, node["reftype"], name, node, content)
+    # types in signatures may be those of any library, or have no page here; references in texts lead somewhere
+    return content if _is_in_signature(node) else None
+
+
+def _is_in_signature(node: nodes.Node) -> bool:
+    while node.parent is not None:
+        node = node.parent
+        if isinstance(node, addnodes.desc_signature):
+            return True
+    return False
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

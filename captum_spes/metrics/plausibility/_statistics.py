@@ -53,7 +53,7 @@ class MeanComparison:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the difference is decided: the interval leaves out 0, and there are six utterances or more."""
+        """``more`` or ``less`` where the interval of six utterances or more leaves out 0, otherwise ``undecided``."""
         if self.n_utterances < MIN_PAIRS or np.isnan(self.low) or self.low <= 0 <= self.high:
             return "undecided"
         return "more" if self.difference > 0 else "less"
