@@ -166,6 +166,14 @@ def multilingual_folder(tiny_whisper, tiny_processor, tmp_path):
     return tmp_path / "multilingual"
 
 
+@pytest.fixture(autouse=True)
+def _logger(monkeypatch):
+    """Takes away the handler that the command gives the logger."""
+    logger = logging.getLogger("captum_spes")
+    monkeypatch.setattr(logger, "handlers", logger.handlers[:])
+    monkeypatch.setattr(logger, "propagate", logger.propagate)
+
+
 @pytest.fixture
 def recording(audio, tmp_path):
     import soundfile
@@ -181,7 +189,6 @@ def run(monkeypatch, capsys, tmp_path):
     from captum_spes.__main__ import main
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(logging.getLogger("captum_spes"), "handlers", logging.getLogger("captum_spes").handlers[:])
     interrupt = signal.getsignal(signal.SIGINT)
 
     def run(*arguments):

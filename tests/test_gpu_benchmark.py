@@ -9,7 +9,7 @@ import torch
 
 from captum_spes import SPES, GradientSPES
 
-pytestmark = pytest.mark.filterwarnings("ignore:the maps are noisy", "ignore:the full window's text")
+pytestmark = pytest.mark.filterwarnings("ignore:the maps", "ignore:with frozen padding the text")
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
