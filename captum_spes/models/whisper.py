@@ -197,9 +197,7 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
             raise ValueError(f"the prompt {text!r} has marks of the model among its words: leave them out.")
         longest = self.model.config.max_target_positions // 2 - 1
         if len(ids) > longest:
-            warn(
-                f"the prompt has {len(ids)} tokens: {self.name} reads the last {longest} of them.", stacklevel=3
-            )
+            warn(f"the prompt has {len(ids)} tokens: {self.name} reads the last {longest} of them.", stacklevel=3)
         mark = self._special_id(PREVIOUS)
         return ([] if mark is None else [mark]) + ids[-longest:]
 
