@@ -34,7 +34,7 @@ html_math_renderer = "mathml"
 nitpicky = True  # every reference in a docstring or page leads somewhere
 # types of the fields of dataclasses, which no page is about, and an error of torch that its pages leave out
 nitpick_ignore_regex = [
-    ("py:class", r"(captum|collections|numpy|pathlib|captum_spes)\..*|ErrorKind|Verdict"),
+    ("py:class", r"(captum|collections|numpy|pathlib|captum_spes)\..*|ErrorKind|ReportWidget|Verdict"),
     ("py:exc", r"torch\..*"),
 ]
 templates_path = ["_templates"]
