@@ -61,7 +61,9 @@ def test_what_differs_is_explained_in_both(sides, audio, tmp_path):
     assert [row[1:4] for row in comparison.table()[1:]] == [("other words", "what", "his"), ("only one", "to", "")]
     paths = comparison.save(tmp_path, None)
     assert all(path.is_file() for path in paths)
-    data = content((tmp_path / "report.html").read_text(encoding="utf-8"))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'id="errors"' in page  # which the page's script fills
+    data = content(page)
     assert [method["name"] for method in data["methods"]] == ["a", "b"]
     words, errors = data["views"]
     assert [row["title"] for row in words["rows"]] == ["so", "was"]

@@ -61,7 +61,9 @@ def compare_models(
     say(f"\n{n or 'No'} difference{'' if n == 1 else 's'}")
     comparison.explain_differences(lambda error: say(f"{error.title}: {error.reason}"))
     if n:
-        print_table(comparison.table(), "Differences, and the probability of each model's own words and of the other's")
+        print_table(
+            comparison.table(), "Differences, and the probability of the own and of the other words by each model"
+        )
     paths = [folder / f"{file_name(name)}.safetensors" for name in names]
     say("\nWrote " + "\n      ".join(map(str, [*paths, *comparison.save(folder, recording)])))
 

@@ -93,7 +93,7 @@ class ModelComparison:
         >>> sorted(comparison.to_dict()), comparison.markdown().splitlines()[0]
         (['differences', 'shared_words', 'texts'], '# 1 difference between first and second')
         >>> comparison.table()[0]
-        ('', 'kind', 'first', 'second', 'of its own', 'of the other', 'of its own', 'of the other')
+        ('', 'kind', 'first', 'second', 'first: own', 'first: other', 'second: own', 'second: other')
         >>> comparison.plot_words().savefig("words.png")
         >>> '"errors"' in comparison.html(None)
         True
@@ -131,7 +131,7 @@ class ModelComparison:
     def table(self) -> list[tuple[str, ...]]:
         """One row a difference, the header first: what each model wrote, and how probable both were to each."""
         rows: list[tuple[str, ...]] = [
-            ("", "kind", *self.names, "of its own", "of the other", "of its own", "of the other")
+            ("", "kind", *self.names, *(f"{name}: {whose}" for name in self.names for whose in ("own", "other")))
         ]
         for number, pair in enumerate(self.differences, 1):
             shares = [share for error in pair for share in (error.probability, error.expected_probability)]

@@ -167,6 +167,7 @@ def render_report(
         facts=[(name, _readable(method.facts)) for name, method in zip(names, methods)],
         notice=clean(notice) if notice else "",
         reference=clean(reference) if reference else "",
+        has_errors=any(view.name == "errors" for view in views),
         has_audio=audio is not None,
         picture=None if picture is None else base64.b64encode(picture).decode("ascii"),
         policy="; ".join(
