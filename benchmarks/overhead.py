@@ -1,10 +1,10 @@
-"""What frozen padding saves, and what SPES and GradientSPES add to the passes of the model.
+"""How much time frozen padding saves, and how much SPES and GradientSPES add to the passes of the model.
 
     python benchmarks/overhead.py [--output benchmarks/results/overhead.md]
 
-All of it on the bundled Whisper tiny.en and the bundled sample, which is repeated for longer durations. Times are
-ratios of runs that alternate within one process; memory is the peak resident size of processes of their own. What
-torch.compile saves needs a C++ compiler.
+The benchmark explains the bundled sample with the bundled Whisper tiny.en, and repeats the sample for longer
+durations. Times are ratios of runs that alternate within one process. Memory is the peak resident size of separate
+processes. The run with torch.compile needs a C++ compiler.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from captum_spes.models.context import Context, fit_utterance
 
 SAMPLE = Path(captum_spes.__file__).parent / "data" / "so_what_was_the_next_step.wav"
 BATCH, GRADIENT_BATCH, SEED = 16, 4, 0
-GRADIENT_TOKENS = 8  # where a draw of GradientSPES is timed by the duration
+GRADIENT_TOKENS = 8  # in the table by duration, for a draw of GradientSPES
 
 
 class Case:
-    """The model on the sample, with some number of tokens to explain, in its full window or with frozen padding."""
+    """The model, the sample, and the tokens to explain, in the full window or with frozen padding."""
 
     def __init__(self, n_tokens: int | None, context: Context = "full", seconds: float | None = None) -> None:
         self.model = load_model("whisper-tiny.en", device="cpu")
@@ -58,7 +58,7 @@ class Case:
         return self.model.logits(self.model.encode(spectrogram, self.utterance), self.tokens)
 
     def attribute(self, n_samples: int, method=SPES, batch: int = BATCH) -> None:
-        """A method on the spectrogram: masks, passes, scores and sums."""
+        """Runs a method on the spectrogram: masks, passes, scores and sums."""
         method(self.score).attribute(
             self.utterance.spectrogram,
             self.model.baseline(self.utterance),
@@ -72,13 +72,16 @@ class Case:
         self.attribute(n_samples, GradientSPES, GRADIENT_BATCH)
 
     def compile(self) -> float:
-        """Compiles the encoder; returns how many seconds the first batch then takes."""
+        """Compiles the encoder. Returns the seconds that the first batch takes."""
         self.model.model.get_encoder().compile()
         return seconds(self.attribute, BATCH)
 
     @torch.no_grad()
     def bare_forwards(self, n_samples: int) -> None:
-        """As many forwards of the Hugging Face model, or of the adapter with frozen padding, in as large batches."""
+        """Runs the same number of forward passes of the bare model, in batches of the same size.
+
+        The bare model is the Hugging Face model or, with frozen padding, the adapter.
+        """
         frames, ids = self._bare_inputs(BATCH)
         for _ in range(n_samples // BATCH):
             if self.utterance.frozen is None:
@@ -87,7 +90,7 @@ class Case:
                 self._logits(self.utterance.spectrogram.expand(BATCH, -1, -1))
 
     def bare_gradients(self, n_samples: int) -> None:
-        """As many forwards with a backward for each token's logit."""
+        """Runs the same number of forward passes, with a backward pass for the logit of each token."""
         frames, ids = self._bare_inputs(GRADIENT_BATCH)
         n_prompt = len(self.tokens.prompt)
         for _ in range(n_samples // GRADIENT_BATCH):
@@ -113,20 +116,20 @@ def seconds(function, *args) -> float:
 
 
 def alternate(first, second, n_samples: int, rounds: int) -> tuple[float, list[float]]:
-    """Median over rounds of first's time over second's, which run in turns, and all the ratios."""
+    """Runs two functions in turns. Returns the median ratio of their times, and the ratios of all rounds."""
     first(min(BATCH, n_samples)), second(min(BATCH, n_samples))  # warm up
     ratios = [seconds(first, n_samples) / seconds(second, n_samples) for _ in range(rounds)]
     return statistics.median(ratios), ratios
 
 
 def peak_memory(n_samples: int) -> float:
-    """Peak resident MB of a process that explains the sample with so many samples."""
+    """The peak resident size, in MB, of a process that explains the sample with this number of samples."""
     command = [sys.executable, __file__, "--memory-of", str(n_samples)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def frozen_rows(durations: list[float], n_samples: int, rounds: int) -> list[tuple[str, ...]]:
-    """What frozen padding saves by the duration of the speech, and how its scores correlate with the full window's."""
+    """The time with frozen padding by the duration, and the correlation of its scores with those of the full window."""
     rows = [("speech", "tokens", "padding", "time of a sample", "time of a gradient", "correlation", "lowest token")]
     for duration in durations:
         fitted = Case(None, "auto", duration)
@@ -146,7 +149,7 @@ def frozen_rows(durations: list[float], n_samples: int, rounds: int) -> list[tup
 
 
 def own_share(n_samples: int, rounds: int) -> list[tuple[str, ...]]:
-    """What the methods add to the passes of the model, in both contexts."""
+    """The time that the methods add to the passes of the model, in both contexts."""
     ratios = []
     for context, name in (("full", "the full window"), ("auto", "frozen padding")):
         eight, one, thirty = (Case(n_tokens, context) for n_tokens in (8, 1, 30))
@@ -191,7 +194,7 @@ def main() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     by_duration = markdown_table(frozen_rows(args.durations, args.n_samples, args.rounds))
-    print("\n".join(by_duration), flush=True)  # what follows takes some minutes more
+    print("\n".join(by_duration), flush=True)  # the other tables take some minutes more
     lines = [
         *by_duration,
         "",

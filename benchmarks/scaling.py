@@ -2,13 +2,13 @@
 
     python benchmarks/scaling.py [--output benchmarks/results/scaling.md] [--device cuda] [--quick]
 
-All of it on the bundled Whisper tiny.en and the bundled sample, repeated to the length that is wanted, with a text of
-as many tokens as are wanted. One thread: seconds on a CPU are the processor's own, which other programs disturb
-little; n ranks on n cores take the n-th part. Runs of all sizes take turns; of each number the median is kept. The
-speed-up of two ranks is by the clock on the wall, and wants two idle cores.
+The benchmark explains the bundled sample with the bundled Whisper tiny.en. It repeats the sample to the wanted length
+and the text to the wanted number of tokens. Runs of all sizes take turns, and the tables show medians. The benchmark
+uses one thread. On a CPU it measures the processor time of the process, which other programs disturb little; n ranks on
+n cores take the n-th part of it. The speed-up of two ranks is measured in wall time and needs two idle cores.
 
-Seconds of whole explanations and corpora are computed from what a sample costs; nothing here runs for hours. --quick
-looks at the ends alone, once, and leaves out the ranks.
+The times of whole explanations and corpora are computed from the cost of a sample, so that nothing here runs for hours.
+--quick measures only the smallest and the largest sizes, once, and leaves out the ranks.
 """
 
 from __future__ import annotations
@@ -46,25 +46,27 @@ SENTENCE = "So what was the next step?"
 
 SECONDS, QUICK_SECONDS = (2.5, 7.5, 15, 30), (2.5, 30)  # the last fills Whisper's window
 TOKENS, QUICK_TOKENS = (1, 5, 15, 30, 60), (1, 15)
-N_TOKENS = 8  # where the length of the audio is looked at
-# The cost of a backward in forwards depends little on the window. It is measured in these cases, of so many tokens.
+N_TOKENS = 8  # in the runs that vary the length of the audio
+# The cost of a backward pass, in forward passes, depends little on the window. It is measured only in these cases,
+# with this number of tokens.
 GRADIENT_CASES = ((SECONDS[0], "auto"), (SECONDS[-1], "full"))
 N_GRADIENT_TOKENS = 2
-MARGIN = 0.02 * POSITIONS  # seconds that are computed behind the speech
-BATCH = 4  # of perturbations; of gradients a quarter
+MARGIN = 0.02 * POSITIONS  # seconds after the speech that are computed too
+BATCH = 4  # perturbations in a batch; of gradients a quarter
 MIN_SAMPLES = 3  # one for each granularity of the paper's patches
-N_BATCHES = 2  # of a run; all but the first are timed
+N_BATCHES = 2  # batches of a run; all but the first are timed
 
 N_SHARED = 96  # samples of an utterance that ranks share
 
-# of the sums: the paper's test set by our assumptions, for it tells neither
+# The cost of a corpus is computed for the paper's test set. The paper gives neither the durations nor the numbers of
+# tokens, so these are assumed.
 N_UTTERANCES, UTTERANCE_SECONDS, TOKENS_A_SECOND = 2_500, 6, 4
 CORPUS = f"{N_UTTERANCES:,} utterances of {UTTERANCE_SECONDS} s and {TOKENS_A_SECOND * UTTERANCE_SECONDS} tokens"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Samples of an explanation, and whether by GradientSPES in place of SPES."""
+    """The number of samples of an explanation, and whether it uses GradientSPES instead of SPES."""
 
     name: str
     n_samples: int
@@ -74,7 +76,7 @@ class Budget:
 
 
 def budgets(n_tokens: int) -> list[Budget]:
-    """Those of the command line."""
+    """The budgets of the command line."""
     return [
         Budget("`explain` (GradientSPES, fast), at most", draws_by_tokens(n_tokens), 256, True, "auto"),
         Budget("`--method spes` (fast)", 2_000, 512, False, "auto"),
@@ -86,7 +88,7 @@ def budgets(n_tokens: int) -> list[Budget]:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds: of what each explanation needs once, of a sample of the spectrogram, and of one of the tokens."""
+    """Seconds that each explanation takes once, for a sample of the spectrogram and for a sample of the tokens."""
 
     once: float
     sample: float
@@ -94,21 +96,21 @@ class Cost:
 
 
 class Benchmark:
-    """The model, and its costs as they have been measured."""
+    """The model and its measured costs."""
 
     def __init__(self, device: str, quick: bool) -> None:
         self.seconds = QUICK_SECONDS if quick else SECONDS
         self.tokens = QUICK_TOKENS if quick else TOKENS
         self.model = load_model("whisper-tiny.en", device=device)
         self.samples = load_audio(SAMPLE, self.model.sample_rate)
-        # other processes take none of a process's own time; that of a GPU is not told
+        # processor time does not count other processes, but it does not count a GPU either
         self.clock = time.process_time if device == "cpu" else time.perf_counter
         self.found: dict[tuple, list[Cost]] = defaultdict(list)
         self.fitted: dict[float, tuple[Utterance, float]] = {}
 
     @property
     def windows(self) -> list[tuple[float, str]]:
-        """Lengths of audio, in the full window and with frozen padding, which the last has none of."""
+        """Lengths of audio, in the full window and with frozen padding. The longest has no padding to freeze."""
         return [
             (s, window) for window in ("full", "auto") for s in self.seconds if (s, window) != (SECONDS[-1], "auto")
         ]
@@ -134,7 +136,7 @@ class Benchmark:
     def explain(
         self, seconds: float, window: str, n_tokens: int, by_gradients: bool, n: int, batch: int, **arguments
     ) -> None:
-        """Runs a method on so many samples, with the paper's patches."""
+        """Runs a method with this number of samples and the paper's patches."""
         utterance = self.utterance(seconds, window)
         method = (GradientSPES if by_gradients else SPES)(self.model)
         SpeechToTextAttribution(method).attribute(
@@ -148,7 +150,7 @@ class Benchmark:
         )
 
     def measure(self, seconds: float, window: str, n_tokens: int, by_gradients: bool = False) -> None:
-        """Runs once, and keeps the costs."""
+        """Runs once and records the costs."""
         fitting = self.fit(seconds)[1] if window == "auto" else 0
         marks: dict[str, list[tuple[int, float]]] = defaultdict(list)
         start = self.clock()
@@ -162,18 +164,18 @@ class Benchmark:
         each, spent = {}, 0.0
         for stage, found in marks.items():
             (first, began), (last, ended) = found[0], found[-1]
-            each[stage] = (ended - began) / (last - first) if last > first else 0  # of few tokens all is one batch
+            each[stage] = (ended - began) / (last - first) if last > first else 0  # few tokens fit in one batch
             spent += each[stage] * last
         cost = Cost(fitting + max(whole - spent, 0), each["spectrogram"], each.get("previous tokens", 0))
         self.found[seconds, window, n_tokens, by_gradients].append(cost)
 
     def cost(self, seconds: float, window: str, n_tokens: int = N_TOKENS, by_gradients: bool = False) -> Cost:
-        """The median of the runs."""
+        """The median cost of the runs."""
         runs = self.found[seconds, window, n_tokens, by_gradients]
         return Cost(*(statistics.median(getattr(run, name) for run in runs) for name in vars(runs[0])))
 
     def explanation_seconds(self, seconds: float, n_tokens: int, budget: Budget) -> float:
-        """Of an explanation; between the lengths that were measured it is interpolated."""
+        """The seconds of an explanation, interpolated between the measured lengths."""
         known = [self._explanation_seconds(length, n_tokens, budget) for length in self.seconds]
         return float(np.interp(seconds, self.seconds, known))
 
@@ -181,14 +183,14 @@ class Benchmark:
         window = "full" if seconds == SECONDS[-1] else budget.window
         cost = self.cost(seconds, window)
         sample = self.draw_seconds(seconds, window, n_tokens) if budget.by_gradients else cost.sample
-        # the decoder's samples grow with the text as with frozen padding
+        # the cost of the decoder's samples grows with the text as it does with frozen padding
         known = [self.cost(SECONDS[0], "auto", n).token_sample for n in self.tokens[1:]]
         growth = np.interp(n_tokens, self.tokens[1:], known) / np.interp(N_TOKENS, self.tokens[1:], known)
         return cost.once + budget.n_samples * sample + budget.n_token_samples * cost.token_sample * float(growth)
 
     def draw_seconds(self, seconds: float, window: str, n_tokens: int) -> float:
-        """Of a draw of GradientSPES: a forward, and a backward for each token."""
-        backwards = []  # in forwards, for each token
+        """The seconds of a draw of GradientSPES: a forward pass, and a backward pass for each token."""
+        backwards = []  # the cost of a backward pass in forward passes, for each token
         for case in GRADIENT_CASES:
             draw = self.cost(*case, N_GRADIENT_TOKENS, by_gradients=True).sample
             backwards.append((draw / self.cost(*case).sample - 1) / N_GRADIENT_TOKENS)
@@ -199,7 +201,7 @@ class Benchmark:
     # Memory
 
     def peak_memory(self, *case) -> float:
-        """Megabytes that a process of its own holds at most while it explains, above what it begins with."""
+        """The peak memory of an explanation in a separate process, in megabytes above the memory at its start."""
         context = multiprocessing.get_context("fork")
         receiver, sender = context.Pipe(duplex=False)
 
@@ -210,7 +212,7 @@ class Benchmark:
 
         process = context.Process(target=run)
         process.start()
-        sender.close()  # so that a process that fails is not waited for
+        sender.close()  # so that a failed process does not block
         found = receiver.recv()
         process.join()
         return found
@@ -218,7 +220,7 @@ class Benchmark:
     # Ranks
 
     def samples_seconds(self, n_ranks: int) -> float:
-        """On the clock: the samples of one explanation, shared out among ranks."""
+        """The wall time of the samples of one explanation, which the ranks share."""
 
         def work(store: Store, rank: int) -> None:
             dist.init_process_group("gloo", store=store, rank=rank, world_size=n_ranks)
@@ -230,7 +232,7 @@ class Benchmark:
 
 
 def seconds_of_ranks(n_ranks: int, work: Callable[[Store, int], None]) -> float:
-    """How long ranks take that are forked from this process, model and all."""
+    """The wall time of ranks that are forked from this process and inherit the model."""
     server = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("fork")
 
@@ -253,7 +255,7 @@ def window_seconds(seconds: float, window: str) -> float:
 
 
 def resident_memory() -> float:
-    """Megabytes of this process."""
+    """The resident memory of this process, in megabytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 
@@ -341,11 +343,11 @@ def corpus(benchmark: Benchmark) -> list[str]:
 
 
 def milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:,.1f} ms" if seconds else ""  # of one token there is nothing to perturb
+    return f"{1000 * seconds:,.1f} ms" if seconds else ""  # a text of one token has no tokens to perturb
 
 
 def draw(benchmark: Benchmark, memory: dict[tuple, float]):
-    """Time and memory against seconds, time against tokens."""
+    """Plots time and memory by the length of the audio, and time by the number of tokens."""
     minutes, kept, growth = {}, {}, {}
     for window in ("full", "auto"):
         paper = replace(budgets(N_TOKENS)[-1], window=window)
@@ -382,11 +384,11 @@ def main() -> None:
         (SECONDS[0], "auto", n, by_gradients) for n in benchmark.tokens for by_gradients in (False, True)
     ]
     memory, speedups = {}, {}
-    if args.device == "cpu":  # processes are forked before this one has computed anything
+    if args.device == "cpu":  # processes are forked before this one computes anything
         for case in tqdm([*cases, *by_tokens_cases], desc="memory"):
             memory[case] = benchmark.peak_memory(*case)
     if args.device == "cpu" and not args.quick:
-        benchmark.fit(SECONDS[0])  # which all ranks inherit
+        benchmark.fit(SECONDS[0])  # all ranks inherit it
         for what, run in SHARED.items():
             speedups[what] = [run(benchmark, 1) / run(benchmark, 2) for _ in range(args.rounds)]
     runs = [*cases, *((*case, N_GRADIENT_TOKENS, True) for case in GRADIENT_CASES), *by_tokens_cases]

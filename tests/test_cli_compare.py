@@ -79,7 +79,7 @@ def test_compare_goes_on_after_ctrl_c(run, tiny_folder, recording, tmp_path, mon
     given = ["compare", recording, "--model", tiny_folder, "--target", "so", "-o", "out"]
     given += ["--methods", "feature_ablation,saliency,random"]
     code, _, err = run(*given)
-    assert code == 130 and "Stopped in saliency. What is finished is kept" in err
+    assert code == 130 and "Stopped in saliency. The finished methods are saved" in err
     folder = tmp_path / "out"
     assert list(json.loads((folder / "comparison.json").read_text())["methods"]) == ["feature_ablation"]
     first = (folder / "feature_ablation.safetensors").read_bytes()

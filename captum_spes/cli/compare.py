@@ -47,7 +47,7 @@ def compare(
         str | None,
         typer.Option(help="Two models in place of --model, with a comma between them: what each writes, and why."),
     ] = None,
-    list_methods: Annotated[bool, typer.Option("--list", help="List the methods and what they take, and end.")] = False,
+    list_methods: Annotated[bool, typer.Option("--list", help="List the methods and what they take.")] = False,
     model: Model = "whisper-tiny.en",
     language: Language = None,
     task: Task = "transcribe",
@@ -74,7 +74,7 @@ def compare(
     names = split_names(",".join(DEFAULT_METHODS) if methods is None else methods, "--methods")
     for name in names:
         if find_method(name).arguments.get("sentence"):
-            raise ValueError(f"{name} explains the text as a whole, and there is nothing to compare token by token.")
+            raise ValueError(f"{name} explains the text as a whole, so it cannot be compared token by token.")
     two = None if models is None else _two_models(models, target)
     if two is not None and methods is not None and len(names) != 1:
         raise ValueError("--models compares models by one method: name one with --methods.")
@@ -126,7 +126,7 @@ def _two_models(models: str, target: str | None) -> list[str]:
 
 
 def _run_all(comparison: Comparison, names: list[str]) -> bool:
-    """Runs methods one by one; whether Ctrl-C ended it."""
+    """Runs the methods one by one. Returns whether Ctrl-C stopped the run."""
     for number, name in enumerate(names, 1):
         say(f"\n[{number}/{len(names)}] {name}")
         try:
@@ -135,6 +135,7 @@ def _run_all(comparison: Comparison, names: list[str]) -> bool:
         except ValueError as error:
             say(f"Left out: {error}", error=True)
         except KeyboardInterrupt:
-            say(f"Stopped in {name}. What is finished is kept; the same command goes on with the rest.", error=True)
+            saved = "The finished methods are saved. Run the same command again to continue."
+            say(f"Stopped in {name}. {saved}", error=True)
             return True
     return False

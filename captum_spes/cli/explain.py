@@ -130,7 +130,7 @@ def explain(
         recording = read(audio)
         folder = results_folder(output, stem(audio), recording.source.get("audio_sha256"))
         speech_model = load_model(model, device=device_of_rank(device), language=language, task=task)
-        attr_method = named.wrap(speech_model).attr_method  # what cannot explain is refused
+        attr_method = named.wrap(speech_model).attr_method  # raises an error if the method cannot explain the model
         named.arguments_of(speech_model, preset)  # and so is a method that samples, with the instant preset
         if group is not None and not isinstance(attr_method, ALL_TOKENS):
             raise ValueError(
@@ -144,7 +144,7 @@ def explain(
             speech_model, method, named, preset, context, num_beams, batch_size, seed, given, prompt, previous_text
         )
         longest = longest_seconds(speech_model, math.inf)
-        if not 1 <= longest < recording.seconds:  # less than 1 s is refused as a window
+        if not 1 <= longest < recording.seconds:  # windows of less than 1 s raise an error later
             return request.explain(recording, folder, target, word, foil, reference, group)
         if target is not None or word is not None or reference is not None or group is not None:
             raise ValueError(
@@ -170,7 +170,7 @@ def _named(method: str, n_samples: int | None, reliability: float | None) -> Nam
 
 @dataclass(frozen=True)
 class _Request:
-    """What is asked of an utterance, or of every part of a long recording."""
+    """The settings with which an utterance, or every part of a long recording, is explained."""
 
     model: SpeechToTextModel
     method: str
@@ -194,7 +194,7 @@ class _Request:
         reference: str | None,
         group: ProcessGroup | None,
     ) -> None:
-        """Explains one utterance, and writes the explanation and its figures."""
+        """Explains one utterance and writes the explanation and its figures."""
         if self.transcript is not None:
             target = self.transcript.text
         inputs = prepare(recording, self.model, self.preset, self.context, target, self.num_beams, self.prompt)
@@ -208,7 +208,7 @@ class _Request:
         say(f"Method:     {self.method} ({self.preset} preset{numbers}{ranks})")
         checkpoint = folder / "checkpoint"
         if any(checkpoint.glob("*.safetensors")):
-            say(f"Resuming:   what was done before is in {checkpoint}")
+            say(f"Resuming:   from {checkpoint}")
         is_first = group is None or group.rank() == 0
         with progress(can_stop=True, show=is_first) as callback:
             explanation = self.named.explain(
@@ -254,7 +254,7 @@ class _Request:
         say("\nWrote " + "\n      ".join(map(str, paths)))
 
     def explain_long(self, recording: Recording, folder: Path, longest: float) -> None:
-        """Explains a recording in parts of at most ``longest`` seconds, and draws it as a whole."""
+        """Explains a recording in parts of at most ``longest`` seconds and draws an overview of all parts."""
         say(f"Model:      {self.model.name}")
         say(f"Method:     {self.method} ({self.preset} preset)")
         say(f"Length:     {recording.seconds:.1f} s, in parts of at most {longest:g} s")
@@ -289,7 +289,7 @@ class _Request:
                 )
         except KeyboardInterrupt:
             interrupted = True
-            say("\nStopped. Finished parts are kept; the same command goes on with the rest.", error=True)
+            say("\nStopped. The finished parts are saved. Run the same command again to continue.", error=True)
         long = LongExplanation.load(folder)
         paths = draw_overview(long) if len(long) else []
         if paths:
@@ -300,7 +300,7 @@ class _Request:
 
 
 def _contrast(inputs: Inputs, word: str, foil: str) -> Contrast:
-    """The contrast of a word, checked before anything is written."""
+    """The contrast of a word. It is checked before anything is written."""
     words = TextWords(inputs.model.token_texts(inputs.tokens.target)).words
     contrast = Contrast(word_or_number(word, words, "--word"), None if foil == AUTO else foil)
     found = WordPrediction(inputs.model, inputs.tokens, contrast, inputs.utterance).contrast or {}
@@ -310,7 +310,7 @@ def _contrast(inputs: Inputs, word: str, foil: str) -> Contrast:
 
 
 def _cells(row: WordRow) -> tuple[str, ...]:
-    """What the table says of a word."""
+    """The cells of a word in the table."""
     doubt = " doubtful" if row.doubtful and is_word(row.text) else ""
     text, share = row.alternatives[0] if row.alternatives else ("", 0.0)
     return (
@@ -327,8 +327,8 @@ def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:
     if explanation.metadata["partial"]:
         done = explanation.metadata["done"]
         say("\nPartial: stopped after " + " and ".join(f"{n} samples of the {stage}" for stage, n in done.items()))
-        say("The same command goes on with the rest.")
-    # only methods that sample know how reliable they are
+        say("Run the same command again to continue.")
+    # only methods that sample have a reliability
     known = explanation.reliability
     has_previous = bool(explanation.previous_tokens)
     rows = explanation.word_rows()
@@ -340,7 +340,7 @@ def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:
     if any(row.doubtful and is_word(row.text) for row in rows):
         say("\nDoubtful words have a probability below one half.")
     if not has_previous:
-        say("\nThere are no previous tokens to explain them, as of a model that writes all tokens at once.")
+        say("\nThe model writes all tokens at once, so there are no attributions of previous tokens.")
     if known is not None:
         say(f"\nReliability (correlation of two halves of the samples, mean of the tokens): {known.mean():.2f}")
     say("\nWrote " + "\n      ".join(map(str, paths)))

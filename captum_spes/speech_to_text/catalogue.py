@@ -387,8 +387,8 @@ METHODS: dict[str, NamedMethod] = {
         lambda model: NoiseTunnel(Saliency(model)), "saliency, averaged over noisy inputs", cost="nt_samples: 10"
     ),
     "deep_lift": NamedMethod(DeepLift, "differences from the baseline, layer by layer; for models of modules only"),
-    "random": NamedMethod(Random, "a floor to beat: random numbers"),
-    "energy": NamedMethod(Energy, "a floor to beat: the spectrogram minus its baseline"),
+    "random": NamedMethod(Random, "baseline method: random numbers"),
+    "energy": NamedMethod(Energy, "baseline method: the spectrogram minus its baseline"),
 }
 
 # Baseline methods that every evaluation includes: they cost nothing, and "energy" does well in deletion.

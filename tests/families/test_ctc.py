@@ -142,7 +142,7 @@ def test_the_command_line_says_that_there_are_none(ctc_case, audio, tmp_path, mo
     monkeypatch.setattr(sys, "argv", ["captum-spes", *map(str, arguments), "--n-samples", "6"])
     with contextlib.suppress(SystemExit):
         main()
-    assert "There are no previous tokens to explain them" in capsys.readouterr().out
+    assert "there are no attributions of previous tokens" in capsys.readouterr().out
     written = {path.stem for path in (tmp_path / "out").iterdir()}
     assert {"tokens", "words", "sentence", "explanation"} < written and "previous_tokens" not in written
 
