@@ -52,7 +52,7 @@ def test_heads_that_there_are_not(heads):
 def test_refusals():
     with pytest.raises(ValueError, match="2 examples"):
         CrossAttention(lambda x: weights(6)).attribute(torch.ones(2, 6))
-    with pytest.raises(ValueError, match="6 positions and 5 frames"):
+    with pytest.raises(ValueError, match="weights for 6 positions, but the input has only 5 frames"):
         CrossAttention(lambda x: weights(6)).attribute(torch.ones(1, 5))
 
 

@@ -241,7 +241,7 @@ def test_the_figure():
     assert bars.get_ylim() == matrix.get_ylim()
     shown = matrix.images[0].get_array()
     assert shown.mask.tolist() == np.eye(3, dtype=bool).tolist() and shown[0, 1] == 0.5
-    with pytest.raises(ValueError, match="'a' is there 2 times"):
+    with pytest.raises(ValueError, match="the word 'a' is 2 times in the text"):
         found.plot("a")
     assert found.plot(-1) is not None
     with pytest.raises(ValueError, match="at least one"):

@@ -180,7 +180,7 @@ def test_a_single_word():
     assert math.isnan(found.test.p_value) and math.isnan(found.test.low)
     assert np.isnan(found.interval("hit")).all()
     assert math.isnan(found.words[0].other_words)
-    with pytest.raises(ValueError, match="nothing to compare"):
+    with pytest.raises(ValueError, match="they cannot be compared"):
         _ = found.test_against_other_words
 
 
@@ -324,7 +324,7 @@ def test_frequency_refusals():
     other = explain([" so"], mel_frequencies=FREQUENCIES + 1)
     with pytest.raises(ValueError, match="different mel channels"):
         frequency_profile([explanations[0], other], alignments)
-    with pytest.raises(ValueError, match="not of the same"):
+    with pytest.raises(ValueError, match="make both from the same explanations"):
         first = frequency_profile(explanations, alignments)
         first.compare_band(frequency_profile(explanations[0], alignments[0]), 0, 500)
     with pytest.raises(ValueError, match="there is no profile"):
@@ -358,7 +358,7 @@ def test_kurtosis_where_nothing_is_frequent():
     assert found.min_count == 100 and not found.means and found.top() == found.bottom() == []
     with pytest.raises(ValueError, match="no token occurs 100 times"):
         found.plot()
-    with pytest.raises(ValueError, match="nothing to compare"):
+    with pytest.raises(ValueError, match="they cannot be compared"):
         _ = found.test
     with pytest.raises(ValueError, match="min_count"):
         token_kurtosis(explain([" so"]), min_count=0)
@@ -411,7 +411,7 @@ def test_only_frequent_tokens_are_explained():
 def test_previous_tokens_of_one_token_and_without_attributions():
     found = previous_token_saliency(explain([" So"], token_attr=[[0.5]]))
     assert all(not len(values[0]) for values in found.values.values()) and math.isnan(found.mean("last"))
-    with pytest.raises(ValueError, match="nothing to compare"):
+    with pytest.raises(ValueError, match="they cannot be compared"):
         found.compare("last", "start")
     with pytest.raises(ValueError, match="no attributions of the previous tokens"):
         previous_token_saliency(explain([" So", " what"]))

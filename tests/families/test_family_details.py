@@ -149,7 +149,7 @@ def test_canary_languages(cases, audio, language, task, prompt):
     model = load_model(case.plain, case.processor, language=language, task=task)
     texts = model.token_texts(model.tokens([10], model.utterance(audio)).prompt)
     assert texts == ["<|start|>", *(f"<|{code}|>" for code in prompt.split()), "<|pnc|>"]
-    with pytest.raises(ValueError, match="cannot write 'xx' of 'en'"):
+    with pytest.raises(ValueError, match="cannot write 'xx' from 'en'"):
         load_model(case.plain, case.processor, language="en-xx")
 
 

@@ -32,7 +32,7 @@ class UnmatchedWord:
         >>> from captum_spes.metrics import time_localization
         >>> alignment = Alignment([Segment("so", 0.2, 0.6)], source="by hand")
         >>> time_localization(explanation, alignment).unmatched
-        [UnmatchedWord(utterance=0, word='no', reason='no word of the alignment is like it')]
+        [UnmatchedWord(utterance=0, word='no', reason='no word of the alignment matches it')]
     """
 
     utterance: int
