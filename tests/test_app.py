@@ -76,6 +76,18 @@ def test_methods_that_cannot_explain_a_model_are_not_offered(model, monkeypatch)
     assert "deep_lift" not in names  # for models of modules alone
 
 
+# The program with 0.1 s more for each batch of perturbations, so that a run of the tiny model can be stopped.
+SLOW_MODEL = """
+import time
+from captum_spes.__main__ import main
+from captum_spes.attr._perturbations import Evaluator
+
+evaluate = Evaluator.__call__
+Evaluator.__call__ = lambda *arguments: (time.sleep(0.1), evaluate(*arguments))[1]
+main()
+"""
+
+
 @pytest.fixture(scope="module")
 def app(_tiny_whisper, tiny_processor, tmp_path_factory):
     """The address of an app with a tiny model, and the folder for its files."""
@@ -87,7 +99,8 @@ def app(_tiny_whisper, tiny_processor, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "captum_spes", "app", "--model", str(folder), "--no-browser", "--port", str(port)]
+    arguments = ["app", "--model", str(folder), "--no-browser", "--port", str(port)]
+    command = [sys.executable, "-c", SLOW_MODEL, *arguments]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(temporary)}
     )

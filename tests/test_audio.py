@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -15,7 +16,7 @@ import pytest
 import soundfile
 import torch
 
-from captum_spes.audio import load_audio, read_audio, source_of
+from captum_spes.audio import load_audio, read_audio, reading, source_of
 
 
 def tone(rate, seconds=0.5, frequency=440):
@@ -352,3 +353,19 @@ def test_formats_of_libsndfile(kind):
     data = io.BytesIO()
     soundfile.write(data, tone(16000), 16000, format=kind)
     assert abs(len(load_audio(data.getvalue(), 16000)) - 8000) < 2000  # MP3 adds silence
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no os.kill for SIGINT")
+def test_an_interrupt_while_a_file_is_read_is_not_lost():
+    """libsndfile reads by callbacks, whose exceptions are ignored: the file would seem to be broken."""
+
+    class Interrupting(io.BytesIO):
+        def readinto(self, buffer):
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().readinto(buffer)
+
+    file = io.BytesIO()
+    soundfile.write(file, tone(16000), 16000, format="WAV")
+    with pytest.raises(KeyboardInterrupt):
+        reading._read_stream(Interrupting(file.getvalue()), "speech.wav")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

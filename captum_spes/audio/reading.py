@@ -6,8 +6,11 @@ import hashlib
 import io
 import math
 import os
+import signal
 import stat
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -251,8 +254,26 @@ def _read_file(audio: Any, name: str) -> tuple[np.ndarray, int]:
 def _read_stream(data: BinaryIO, name: str) -> tuple[np.ndarray, int]:
     if not data.read(1):
         raise ValueError(f"{name} is empty: give an audio file.")
-    _, rate = blocks(data, name)
-    return _to_mono(lambda: blocks(data, name)[0], name), rate
+    with _interrupt_afterwards():
+        _, rate = blocks(data, name)
+        return _to_mono(lambda: blocks(data, name)[0], name), rate
+
+
+@contextmanager
+def _interrupt_afterwards() -> Iterator[None]:
+    """Delays a KeyboardInterrupt: libsndfile reads by callbacks, in which exceptions are lost."""
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if received:
+            raise KeyboardInterrupt
 
 
 def _bytes_of(file: Any, name: str) -> bytes:
