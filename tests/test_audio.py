@@ -366,6 +366,10 @@ def test_an_interrupt_while_a_file_is_read_is_not_lost():
 
     file = io.BytesIO()
     soundfile.write(file, tone(16000), 16000, format="WAV")
-    with pytest.raises(KeyboardInterrupt):
-        reading._read_stream(Interrupting(file.getvalue()), "speech.wav")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            reading._read_stream(Interrupting(file.getvalue()), "speech.wav")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -109,7 +109,7 @@ def test_budgets(experiments, n_samples):
     ],
 )
 def test_verdicts_of_plausibility(plausibility, difference, p_value, sides, verdict):
-    test = MeanComparison(difference, 0, 0, 0, p_value, f"Welch t-test, {sides}-sided", (9, 9))
+    test = MeanComparison(difference, 0, 0, 0, p_value, f"Welch t-test, {sides}-sided", (9, 9), n_utterances=9)
     assert plausibility.verdict(test) == verdict
 
 

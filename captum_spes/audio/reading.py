@@ -261,9 +261,9 @@ def _read_stream(data: BinaryIO, name: str) -> tuple[np.ndarray, int]:
 
 @contextmanager
 def _interrupt_afterwards() -> Iterator[None]:
-    """Delays a KeyboardInterrupt: libsndfile reads by callbacks, in which exceptions are lost."""
+    """Delays Ctrl-C: libsndfile reads by callbacks, in which a KeyboardInterrupt is lost."""
     previous = signal.getsignal(signal.SIGINT)
-    if previous is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+    if not callable(previous) or threading.current_thread() is not threading.main_thread():
         yield
         return
     received: list[int] = []
@@ -273,7 +273,7 @@ def _interrupt_afterwards() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, previous)
         if received:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
 
 def _bytes_of(file: Any, name: str) -> bytes:
