@@ -19,8 +19,8 @@ def source(cell):
     return "".join(cell["source"])
 
 
-def test_there_are_five_in_order():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["1_", "2_", "3_", "4_", "5_"]
+def test_there_are_six_in_order():
+    assert [path.name[:2] for path in NOTEBOOKS] == ["1_", "2_", "3_", "4_", "5_", "6_"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
