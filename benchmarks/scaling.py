@@ -367,35 +367,10 @@ def draw(benchmark: Benchmark, memory: dict[tuple, float]):
     return plot_curves(panels)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="also write the tables here, and the figure beside them")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
-    args.rounds = 1 if args.quick else args.rounds
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", "the maps are noisy")
-    benchmark = Benchmark(args.device, args.quick)
-
-    cases = [(*case, N_TOKENS, False) for case in benchmark.windows]
-    by_tokens_cases = [
-        (SECONDS[0], "auto", n, by_gradients) for n in benchmark.tokens for by_gradients in (False, True)
-    ]
-    memory, speedups = {}, {}
-    if args.device == "cpu":  # processes are forked before this one computes anything
-        for case in tqdm([*cases, *by_tokens_cases], desc="memory"):
-            memory[case] = benchmark.peak_memory(*case)
-    if args.device == "cpu" and not args.quick:
-        benchmark.fit(SECONDS[0])  # all ranks inherit it
-        for what, run in SHARED.items():
-            speedups[what] = [run(benchmark, 1) / run(benchmark, 2) for _ in range(args.rounds)]
-    runs = [*cases, *((*case, N_GRADIENT_TOKENS, True) for case in GRADIENT_CASES), *by_tokens_cases]
-    for _ in range(args.rounds):
-        for run in tqdm(runs, desc="times"):
-            benchmark.measure(*run)
-
+def tables(
+    benchmark: Benchmark, memory: dict[tuple, float], speedups: dict[str, list[float]], rounds: int
+) -> list[str]:
+    """The lines of the result: all tables, and how they were made."""
     lines = [
         "### Time and memory by the length of the audio",
         "",
@@ -428,7 +403,40 @@ def main() -> None:
         for what, found in speedups.items():
             rows.append((what, f"{statistics.median(found):.2f}", f"{min(found):.2f} – {max(found):.2f}"))
         lines += ["### Two ranks", "", "One thread each, the model loaded.", "", *markdown_table(rows), ""]
-    lines += [f"`{command()}`: Whisper tiny.en, float32, one thread, rounds: {args.rounds}; {machine()}."]
+    lines += [f"`{command()}`: Whisper tiny.en, float32, one thread, rounds: {rounds}; {machine()}."]
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="also write the tables here, and the figure beside them")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    args.rounds = 1 if args.quick else args.rounds
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", "the maps are noisy")
+    benchmark = Benchmark(args.device, args.quick)
+
+    cases = [(*case, N_TOKENS, False) for case in benchmark.windows]
+    by_tokens_cases = [
+        (SECONDS[0], "auto", n, by_gradients) for n in benchmark.tokens for by_gradients in (False, True)
+    ]
+    memory, speedups = {}, {}
+    if args.device == "cpu":  # processes are forked before this one computes anything
+        for case in tqdm([*cases, *by_tokens_cases], desc="memory"):
+            memory[case] = benchmark.peak_memory(*case)
+    if args.device == "cpu" and not args.quick:
+        benchmark.fit(SECONDS[0])  # all ranks inherit it
+        for what, run in SHARED.items():
+            speedups[what] = [run(benchmark, 1) / run(benchmark, 2) for _ in range(args.rounds)]
+    runs = [*cases, *((*case, N_GRADIENT_TOKENS, True) for case in GRADIENT_CASES), *by_tokens_cases]
+    for _ in range(args.rounds):
+        for run in tqdm(runs, desc="times"):
+            benchmark.measure(*run)
+
+    lines = tables(benchmark, memory, speedups, args.rounds)
     print("\n".join(lines))
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Transcripts that other systems wrote: JSON of Whisper and its kin, WebVTT, SubRip, or plain text."""
+"""Reads transcripts of other systems: JSON of Whisper and similar programs, WebVTT, SubRip, or plain text."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _TAG = re.compile(r"<[^<>]*>")
 
 @dataclass(frozen=True)
 class Transcript:
-    """A text that was written elsewhere, with what is known of its times.
+    """The text of another system, with its times if they are known.
 
     Attributes:
-        text: all of it, on one line.
-        segments: stretches of it and when they are spoken; empty for plain text.
-        words: its words and when they are spoken; empty where that is not known.
-        source: the name of the file that it came from.
+        text: the whole text, on one line.
+        segments: segments of the text with their times; empty for plain text.
+        words: words of the text with their times; empty if these are unknown.
+        source: the name of the file.
 
     Example::
 
@@ -47,14 +47,14 @@ source=''))]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Transcript:
-        """Reads a transcript: the format is told by what is in the file.
+        """Reads a transcript. The content of the file determines its format.
 
         Args:
             path: JSON of OpenAI's Whisper, whisperX, faster-whisper (a list of its segments, or an object that has
                 them), whisper.cpp or a pipeline of Transformers; WebVTT; SubRip (``.srt``); or plain text.
 
         Raises:
-            ValueError: no such file, one that cannot be read, JSON of another kind, times that cannot be, or no text.
+            ValueError: the file is missing or unreadable, has JSON of another kind or impossible times, or no text.
 
         Example::
 
@@ -79,16 +79,22 @@ source=''))]
         except OSError as error:
             raise ValueError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is no transcript that can be read: {error}.".replace("..", ".")) from error
+            raise ValueError(f"{path} is no transcript that can be read: {str(error).rstrip('.')}.") from error
 
     def parts(self, max_seconds: float, duration: float) -> list[tuple[tuple[float, float], Transcript]]:
-        """Parts of whole segments that last no longer than some seconds: begin and end of each, and its text.
+        """Groups whole segments into parts that are not longer than the model's window.
 
-        A part begins and ends in the middle of the pauses around its segments. Times of its words are counted from its
-        beginning.
+        A part begins and ends in the middle of the pauses around its segments.
+
+        Args:
+            max_seconds: the longest duration of a part.
+            duration: the duration of the recording in seconds.
+
+        Returns:
+            list: for each part its begin and end in seconds, and its transcript, whose times start at the part's begin.
 
         Raises:
-            ValueError: there are no times of segments, one lasts longer, or one begins after the recording.
+            ValueError: there are no segments, one is longer than ``max_seconds``, or one begins after the recording.
         """
         if not self.segments:
             raise ValueError(
@@ -123,7 +129,7 @@ source=''))]
 
 
 def _moved(segment: Segment, begin: float) -> Segment:
-    """The same, counted from a later beginning."""
+    """The segment with times relative to ``begin``."""
     return Segment(segment.text, max(segment.begin - begin, 0.0), segment.end - begin)
 
 
@@ -168,7 +174,7 @@ def _json_contents(whole: Any) -> tuple[list[Segment], list[Segment], str]:
 
 
 def _times(item: dict[str, Any]) -> tuple[Any, Any]:
-    """When a segment begins and ends, in seconds."""
+    """The begin and end of a segment in seconds."""
     if "timestamp" in item and isinstance(item["timestamp"], (list, tuple)) and len(item["timestamp"]) == 2:
         return item["timestamp"][0], item["timestamp"][1]
     if isinstance(item.get("offsets"), dict):  # of whisper.cpp, milliseconds

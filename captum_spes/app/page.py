@@ -1,4 +1,4 @@
-"""The app: a recording in, the report out, in a page made with Gradio."""
+"""The page of the app, made with Gradio: it takes a recording and shows the report."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from captum_spes.speech_to_text.targets import Contrast
 
 MAX_BYTES = 20_000_000  # of an uploaded file
 MAX_WAITING = 20  # visitors whose requests wait for the model
-SECONDS_KEPT = 3600  # how long a visitor's recording is remembered while nothing is asked of it
+SECONDS_KEPT = 3600  # after so long without a request, a visitor's recording is deleted
 SAMPLE = "so_what_was_the_next_step.wav"
 
-# what the visitor's system has: a theme's own fonts would be loaded from elsewhere
+# fonts of the visitor's system, because the theme would load its own from a server
 FONTS = ["system-ui", "sans-serif"]
 FRAME = '<iframe hidden sandbox="allow-scripts" title="Report" style="width: 100%; height: 900px; border: 0"></iframe>'
 CSS = """
@@ -51,7 +51,7 @@ def serve(model: SpeechToTextModel, host: str = "127.0.0.1", port: int | None = 
     Args:
         model: the model that writes and is explained. One visitor's request runs at a time, and others wait.
         host: the address to listen on. ``"0.0.0.0"`` serves other machines as well.
-        port: default: the first free one from 7860 on.
+        port: the port to listen on. Default: the first free port from 7860 on.
 
     Yields:
         str: the address of the page.
@@ -146,7 +146,7 @@ class _Page:
             self.report.select(self._choose, self.session, self.word, **free)
             self.blocks.unload(self._leave)
 
-    # What the events call
+    # Event handlers
 
     def _explain(
         self,
@@ -156,7 +156,7 @@ class _Page:
         request: gr.Request,
         progress: gr.Progress = PROGRESS,
     ) -> Iterator[dict[Any, Any]]:
-        """Explains the recording that is given or, where none is, the one before by another method."""
+        """Explains a new recording or, without one, the current recording by another method."""
         take = partial(_take, path) if path else None
         yield from self._run(session, take, method, None, request, progress)
 
@@ -182,7 +182,7 @@ class _Page:
         return "Stopped.", gr.Button(interactive=False)
 
     def _leave(self, request: gr.Request) -> None:
-        """Ends what runs for a visitor."""
+        """Ends the runs of a visitor."""
         if (stop := self._stops.pop(request.session_hash, None)) is not None:
             stop.set()
 
@@ -199,7 +199,7 @@ class _Page:
         request: gr.Request,
         progress: gr.Progress,
     ) -> Iterator[dict[Any, Any]]:
-        """The values of the components, step by step: the text, a first picture, and the picture of the method."""
+        """Yields new values of components: first the text, then a first picture, then the picture of the method."""
         stop = self._stops[request.session_hash] = threading.Event()
         ended = {self.audio: None, self.stop: gr.Button(interactive=False)}
 
@@ -232,7 +232,7 @@ class _Page:
         yield {self.report: {"page": page}, self.status: " ".join(status), **ended}
 
     def _words(self, session: Session) -> dict[Any, Any]:
-        """The words of a text, to ask about."""
+        """The words of the text, as the choices of the form."""
         choices = [(f"{number}. {word}", number - 1) for number, word in enumerate(session.words, 1)]
         return {self.contrast: gr.Row(visible=True), self.word: gr.Dropdown(choices, value=0)}
 

@@ -1,4 +1,4 @@
-"""One recording in the app: what the model wrote of it, and the explanations that were asked for so far."""
+"""The state of one recording in the app: its text, and the explanations that were computed so far."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from captum_spes.words import is_mark
 INSTANT = "attn_lrp"
 # the method that is chosen when the app opens; its picture replaces the first one
 SAMPLED = "gradient_spes"
-# of a recording, also for models without a window of fixed length
+# the longest recording, also for models without a window of fixed length
 MAX_SECONDS = 30.0
 
 Progress = Callable[[str, int, int], None]
@@ -30,10 +30,10 @@ class Session:
 
     Args:
         model: the model.
-        recording: at most :func:`max_seconds` long.
+        recording: the recording, which lasts at most :func:`max_seconds`.
 
     Raises:
-        ValueError: a recording that is too long, or in which the model finds no words.
+        ValueError: the recording is too long, or the model writes no words.
 
     Example::
 
@@ -60,7 +60,7 @@ class Session:
 
     @property
     def text(self) -> str:
-        """What the model wrote."""
+        """The text that the model wrote."""
         return text(self.model, self._tokens)
 
     @property
@@ -72,15 +72,15 @@ class Session:
     def explain(
         self, method: str, contrast: Contrast | None = None, callback: Progress | None = None
     ) -> SpeechToTextExplanation:
-        """The explanation by a method of the catalogue, which is computed when it is first asked for.
+        """Explains the text by a method of the catalogue; a repeated call returns the same explanation.
 
         Args:
-            method: its name. :data:`INSTANT` runs with the budget of that name, the others with the fast one.
-            contrast: explain one word against another, in place of every token.
+            method: the name of the method. :data:`INSTANT` takes the instant preset, and the others the fast preset.
+            contrast: explain one word against another instead of every token.
             callback: called as ``callback(stage, done, total)``. An exception that it raises ends the run.
 
         Raises:
-            ValueError: a method that cannot explain this model, or a contrast that cannot be.
+            ValueError: the method cannot explain this model, or the contrast does not fit the text.
         """
         key = method, contrast
         if key not in self._explanations:

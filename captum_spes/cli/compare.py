@@ -65,8 +65,8 @@ def compare(
 ) -> None:
     """Compare attribution methods on one utterance: figures on one scale, and a table of cost and infidelity.
 
-    The same command goes on with a comparison that was stopped. With --models, two models are compared instead: their
-    texts word by word, maps of the words that both wrote, and contrasts where they differ.
+    The same command continues a comparison that was stopped. With --models, two models are compared instead: their
+    texts word by word, the maps of shared words, and contrasts of the words that differ.
     """
     if list_methods:
         return print_table(describe_methods(), "Attribution methods (_abs: without the sign)")
@@ -101,9 +101,13 @@ def compare(
     comparison = Comparison(
         inputs.model, inputs.utterance, inputs.tokens, preset, seed, batch_size, inputs.gen_args, folder
     )
-    interrupted = _run_all(comparison, names)
+    _report(comparison, folder, interrupted=_run_all(comparison, names))
+
+
+def _report(comparison: Comparison, folder: Path, interrupted: bool) -> None:
+    """Prints the tables of the methods that were run, and writes the files of the comparison."""
     if not comparison.explanations:
-        if interrupted:  # in the first
+        if interrupted:  # in the first method
             raise typer.Exit(128 + signal.SIGINT)
         raise ValueError("no method could be run.")
     print_table(comparison.table(), "Cost and infidelity (smaller is better)")

@@ -32,7 +32,7 @@ def compare_models(
     batch_size: int | None,
     seed: int,
 ) -> None:
-    """Explains what two models write of a recording, and where they differ; writes figures and a report."""
+    """Explains the texts of two models and their differences, and writes figures and a report."""
     sides = []
     for number, name in enumerate(names, 1):
         say(f"\n[{number}/{len(names)}] {name}")
@@ -69,5 +69,5 @@ def compare_models(
 
 
 def file_name(model: str) -> str:
-    """A file's name for a model that is a name, an id, or a folder."""
+    """A file name for a model, which is given by its name, its id on the hub, or its folder."""
     return re.sub(r"[^\w.-]+", "-", model.strip("/")) or "model"

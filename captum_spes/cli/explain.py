@@ -116,12 +116,7 @@ def explain(
     ] = None,
 ) -> None:
     """Explain one utterance: the parts of the sound and the previous words on which each word depends."""
-    if (word is None) != (foil is None):
-        raise ValueError("--word and --foil belong together: give both, or none.")
-    if reference is not None and word is not None:
-        raise ValueError("--reference explains all errors, and --word one word: leave out one of them.")
-    if transcript is not None and target is not None:
-        raise ValueError("--transcript and --target both give the text: leave out one of them.")
+    _check_options(word, foil, reference, transcript, target)
     given = None if transcript is None else Transcript.load(transcript)
     method = method or METHOD[preset]
     named = _named(method, n_samples, reliability)
@@ -130,19 +125,10 @@ def explain(
         recording = read(audio)
         folder = results_folder(output, stem(audio), recording.source.get("audio_sha256"))
         speech_model = load_model(model, device=device_of_rank(device), language=language, task=task)
-        attr_method = named.wrap(speech_model).attr_method  # raises an error if the method cannot explain the model
-        named.arguments_of(speech_model, preset)  # and so is a method that samples, with the instant preset
-        if group is not None and not isinstance(attr_method, ALL_TOKENS):
-            raise ValueError(
-                f"{method} cannot share its passes among ranks: take spes or gradient_spes, or one process."
-            )
-        if reference is not None and (group is not None or named.arguments.get("sentence")):
-            raise ValueError(
-                "--reference explains words one by one, in one process: take another method, or leave out torchrun."
-            )
         request = _Request(
             speech_model, method, named, preset, context, num_beams, batch_size, seed, given, prompt, previous_text
         )
+        request.check(reference, group)
         longest = longest_seconds(speech_model, math.inf)
         if not 1 <= longest < recording.seconds:  # windows of less than 1 s raise an error later
             return request.explain(recording, folder, target, word, foil, reference, group)
@@ -152,6 +138,18 @@ def explain(
                 "--reference, --word and --foil, and take one process, or cut out the part that they belong to."
             )
         request.explain_long(recording, folder, longest)
+
+
+def _check_options(
+    word: str | None, foil: str | None, reference: str | None, transcript: Path | None, target: str | None
+) -> None:
+    """Raises a ValueError for options that exclude or need each other."""
+    if (word is None) != (foil is None):
+        raise ValueError("--word and --foil belong together: give both, or none.")
+    if reference is not None and word is not None:
+        raise ValueError("--reference explains all errors, and --word one word: leave out one of them.")
+    if transcript is not None and target is not None:
+        raise ValueError("--transcript and --target both give the text: leave out one of them.")
 
 
 def _named(method: str, n_samples: int | None, reliability: float | None) -> NamedMethod:
@@ -184,6 +182,19 @@ class _Request:
     prompt: str | None
     previous_text: bool
 
+    def check(self, reference: str | None, group: ProcessGroup | None) -> None:
+        """Raises a ValueError if the method cannot explain the model, with this preset, reference or ranks."""
+        attr_method = self.named.wrap(self.model).attr_method
+        self.named.arguments_of(self.model, self.preset)
+        if group is not None and not isinstance(attr_method, ALL_TOKENS):
+            raise ValueError(
+                f"{self.method} cannot share its passes among ranks: take spes or gradient_spes, or one process."
+            )
+        if reference is not None and (group is not None or self.named.arguments.get("sentence")):
+            raise ValueError(
+                "--reference explains words one by one, in one process: take another method, or leave out torchrun."
+            )
+
     def explain(
         self,
         recording: Recording,
@@ -198,7 +209,7 @@ class _Request:
         if self.transcript is not None:
             target = self.transcript.text
         inputs = prepare(recording, self.model, self.preset, self.context, target, self.num_beams, self.prompt)
-        if reference is not None:  # what cannot be compared is refused before anything is explained
+        if reference is not None:  # raises an error before anything is explained
             written = self.model.token_texts(inputs.tokens.target)
             check_reference(reference, written, recording.seconds, language=language_of(self.model, inputs.tokens))
         contrast = None if word is None or foil is None else _contrast(inputs, word, foil)

@@ -1,4 +1,4 @@
-"""The errors of a text against ``explain --reference``: each is explained, drawn, and shown in the report."""
+"""Explains and draws the errors of a text for ``explain --reference``, and adds them to the report."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def explain_reference(
     folder: Path,
     recording: Recording,
 ) -> list[Path]:
-    """Explains the errors of an explained text, and writes what was found.
+    """Explains the errors of a text and writes them into a folder.
 
     Returns:
-        The files: errors.md, the explanation and the picture of each contrast, and the report with the errors.
+        list: the written files: errors.md, the explanation and picture of each contrast, and the report.
     """
     found = find_errors(explanation, reference)
     say(f"\n{len(found) or 'No'} error{'' if len(found) == 1 else 's'} against the reference")
@@ -56,7 +56,7 @@ def explain_reference(
 
 
 def remove_errors(folder: Path) -> None:
-    """Removes what an earlier run wrote of errors into a folder."""
+    """Removes the files of errors that an earlier run wrote into a folder."""
     for path in (
         folder / "errors.md",
         *(folder / "errors").glob("[0-9]*.safetensors"),

@@ -1,4 +1,4 @@
-"""Errors of a text against a reference: which words differ, and why the model wrote them."""
+"""Finds the words of a text that differ from a reference, and explains why the model wrote them."""
 
 from captum_spes.errors.explaining import explain_errors
 from captum_spes.errors.finding import find_errors

@@ -1,4 +1,4 @@
-"""Why a model made each error: contrasts of what it wrote with what was said."""
+"""Explains why a model made each error, by contrasts of what it wrote with what was said."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def explain_errors(
     tokens: Tokens,
     explain: Explain,
 ) -> Iterator[TextError]:
-    """Explains errors one by one, each when it is asked for.
+    """Explains errors one by one, each when the iterator reaches it.
 
-    A substitution is explained by the contrast of what was written with what was said, both scored on the same
-    perturbed inputs. A deletion is explained by the contrast of the word that follows with what is missing. An
-    insertion needs no contrast: whether it was heard or guessed says what it is, and its map is that of its words.
+    A substitution is explained by the contrast of the written words with the expected words, which are scored on the
+    same perturbed inputs. A deletion is explained by the contrast of the following word with the missing words. An
+    insertion has no contrast: its reason says whether it was heard or guessed, and its map is that of its words.
 
-    The reference's letter case is not the model's: of what was said as it is in the reference, in small letters and
-    with a capital, the most probable form by the model is taken.
+    The model and the reference may differ in letter case. The expected words are therefore tried as in the reference,
+    in lower case, and with a capital letter, and the contrast uses the form that the model finds most probable.
 
     Args:
         errors: from :func:`find_errors`.
         model: the model.
-        utterance: what it hears, from :func:`captum_spes.models.prepare`.
-        tokens: what it writes.
-        explain: explains a contrast, such as
+        utterance: the utterance, from :func:`captum_spes.models.prepare`.
+        tokens: the tokens of the text that has the errors.
+        explain: a function that explains a contrast, such as
             ``lambda contrast: attribution.attribute(utterance, tokens, contrast=contrast)``.
 
     Yields:
@@ -68,7 +68,7 @@ def explain_errors(
         if error.kind == "insertion":
             yield replace(error, reason=_reason(error))
             continue
-        # what stands in the place of the expected words: those that were written, or the one that follows
+        # the contrast compares the expected words with the written words or, after a deletion, with the next word
         first, stop = error.words[0], max(error.words[1], error.words[0] + 1)
         if first >= len(spans) or tokens.path is not None:
             why = "nothing was written after them" if first >= len(spans) else "the model writes all words at once"
@@ -93,16 +93,17 @@ def explain_errors(
 
 
 def _forms(model: SpeechToTextModel, utterance: Utterance, expected: str) -> Iterator[tuple[str, Tensor]]:
-    """The ways in which a model may write what was said, with their ids: as it is, in small letters, with a capital."""
+    """Yields the expected words as they are, in lower case, and with a capital letter, each with its token ids."""
     small = expected.lower()
     for form in dict.fromkeys((expected, small, small[:1].upper() + small[1:])):
         try:
             yield form, model.tokens(form, utterance).target
-        except ValueError:  # its tokenizer cannot write it
+        except ValueError:  # the tokenizer cannot encode this form
             continue
 
 
 def _reason(error: TextError) -> str:
+    """One or two sentences that say what the explanation of an error found."""
     if error.kind == "insertion":
         return {
             "heard": f"Most of its probability is lost without its own sound: “{error.written}” was heard in it.",
@@ -123,7 +124,7 @@ def _reason(error: TextError) -> str:
 
 
 def _where_it_is_decided(contrast: SpeechToTextExplanation, written: str, expected: str) -> str:
-    """Where the largest values of a contrast are, and for which of both they speak."""
+    """A sentence on where the largest values of a contrast lie, and which of the two they support."""
     map_ = contrast.spectrogram_attr[0]
     if not bool((map_ < 0).any()):  # Eq. 3 gives every bin the mean impact as an offset
         map_ = map_ - map_.mean()

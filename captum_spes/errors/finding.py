@@ -1,7 +1,8 @@
-"""Which words of a text differ from a reference."""
+"""Finds the words of a text that differ from a reference."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +14,15 @@ from captum_spes.explanation.rows import Times, WordRow, word_rows
 from captum_spes.metrics.text import Normalizer, find_normalizer
 from captum_spes.words import is_word, letters, text_words, word_spans
 
-# nobody speaks faster, nor in scripts in which every character is a word
+# no speaker is faster, also in scripts in which every character is a word
 MAX_WORDS_PER_SECOND = 12
-# texts of so many words that share none are of different recordings, or languages
+# if texts of this many words have none in common, they belong to different recordings or languages
 MIN_WORDS_TO_COMPARE = 5
 
 
 @dataclass(frozen=True)
 class _Difference:
-    """Words ``first … stop`` of the text stand for the words ``begin … end`` of the reference."""
+    """Words ``first … stop - 1`` of the text correspond to the words ``begin … end - 1`` of the reference."""
 
     first: int
     stop: int
@@ -37,13 +38,13 @@ class _Difference:
 
 @dataclass(frozen=True)
 class Compared:
-    """A text and its reference.
+    """The alignment of a text with its reference.
 
     Attributes:
-        reference: what was said.
-        places: the first character of each of its words, and the one after its last.
-        numbers: which of the text's words are words, rather than punctuation and marks.
-        differences: where the two differ.
+        reference: the reference.
+        places: for each word of the reference, the position of its first character and the position after its last.
+        numbers: the numbers of the text's words, without punctuation and special tokens.
+        differences: the stretches in which the two differ.
     """
 
     reference: str
@@ -52,7 +53,7 @@ class Compared:
     differences: list[_Difference]
 
     def expected(self, difference: _Difference) -> str:
-        """What stands in the reference."""
+        """The words of the reference in a difference; empty for an insertion."""
         if difference.kind == "insertion":
             return ""
         return self.reference[self.places[difference.begin][0] : self.places[difference.end - 1][1]]
@@ -64,26 +65,26 @@ def find_errors(
     normalizer: Normalizer | None = None,
     times: Times | None = None,
 ) -> list[TextError]:
-    """The errors of an explained text: where its words, aligned by jiwer, differ from those of the reference.
+    """Finds the errors of an explained text, whose words are aligned with those of a reference by jiwer.
 
-    Words are compared by their letters and digits alone, without case and accents. What differs is no error where the
-    normaliser makes both the same, as *7* and *seven*, or where the letters of several words are the same together, as
-    *ill disposed* and *ill-disposed*. Where as many words were written as were said, each is an error by itself;
-    otherwise the whole stretch is one.
+    Words are compared by their letters and digits, without case and accents. A difference is not an error if the
+    normaliser makes both sides equal, such as *7* and *seven*, or if both sides have the same letters, such as
+    *ill disposed* and *ill-disposed*. In a stretch that has as many written as expected words, each word is an error;
+    any other stretch is one error.
 
     Args:
-        explanation: of the tokens of the text.
-        reference: what was said.
-        normalizer: as for :class:`~captum_spes.metrics.text.WordErrorRate`. Default: Whisper's for English where the
-            text is English or its language is not known, and for other languages the basic one.
-        times: as for :meth:`.SpeechToTextExplanation.word_rows`.
+        explanation: the explanation of the text, with one row for each token.
+        reference: the words that were said.
+        normalizer: the normaliser of both texts, as in :class:`~captum_spes.metrics.text.WordErrorRate`. Default:
+            Whisper's normaliser for English if the language is English or unknown, and the basic one otherwise.
+        times: the times of the words, as in :meth:`.SpeechToTextExplanation.word_rows`.
 
     Returns:
-        list: the errors in the order of the text, each with time, probability and whether it was heard.
+        list: the errors in the order of the text. Each has its times, its probability, and whether it was heard.
 
     Raises:
-        ValueError: an explanation that is of no tokens, or a reference that has no words, more words than can be said
-            in the time, or none in common with the text.
+        ValueError: the rows of the explanation are not tokens, or the reference has no words, more words than can be
+            said in the time, or none in common with the text.
         ImportError: the extra ``speech`` is not installed.
 
     Example::
@@ -102,14 +103,19 @@ def find_errors(
 def differing_words(
     first: SpeechToTextExplanation, second: SpeechToTextExplanation
 ) -> tuple[list[tuple[TextError, TextError]], list[tuple[int, int]]]:
-    """Where two texts of one recording differ, such as those of two models, and where they do not.
+    """Compares the texts of two explanations of one recording, such as those of two models.
+
+    Args:
+        first: the explanation of one text, with one row for each token.
+        second: the explanation of the other text.
 
     Returns:
-        For each difference the error of the first text against the second, and that of the second against the first;
-        and for each word that both have its numbers among the words of both.
+        Two lists. The first has a pair of errors for each difference: the error of the first text against the second,
+        and that of the second against the first. The other list has, for each word that both texts share, its number
+        in the first text and its number in the second.
 
     Raises:
-        ValueError: as :func:`find_errors`.
+        ValueError: the texts cannot be compared, as in :func:`find_errors`.
 
     Example::
 
@@ -155,7 +161,7 @@ def _errors(explanation: SpeechToTextExplanation, words: Compared, times: Times 
 
 
 def correct_words(explanation: SpeechToTextExplanation, errors: Sequence[TextError]) -> list[int]:
-    """The numbers of the words that are no part of an error.
+    """The numbers of the words that do not belong to an error.
 
     Example::
 
@@ -175,17 +181,17 @@ def check_reference(
     normalizer: Normalizer | None = None,
     language: str | None = None,
 ) -> Compared:
-    """Compares a text with a reference, and refuses one that it cannot be compared with.
+    """Aligns a text with a reference.
 
     Args:
-        reference: what was said.
-        tokens: the texts of the tokens that were written.
-        seconds: how long the audio is.
-        normalizer: as for :func:`find_errors`.
-        language: of the text, where it is known.
+        reference: the words that were said.
+        tokens: the texts of the written tokens.
+        seconds: the duration of the audio.
+        normalizer: the normaliser of both texts, as in :func:`find_errors`.
+        language: the language code of the text, or None if it is unknown.
 
     Raises:
-        ValueError: as :func:`find_errors`.
+        ValueError: the reference cannot be compared with the text, as in :func:`find_errors`.
     """
     places = [match.span() for match in text_words(reference) if is_word(match[0])]
     if not places:
@@ -212,7 +218,7 @@ def check_reference(
 def _differences(
     written: list[str], expected: list[str], normalize: Callable[[str], str]
 ) -> tuple[list[_Difference], int]:
-    """Where the words differ, and how many are the same."""
+    """The differences between two lists of words, and the number of equal words."""
     if not written:
         return [_Difference(0, 0, 0, len(expected))], 0
     [chunks] = (
@@ -232,7 +238,7 @@ def _differences(
 
 
 def _stretches(chunks: Sequence[Any]) -> Iterator[list[_Difference]]:
-    """The differences of jiwer's alignment: neighbours together, unless each word stands for one."""
+    """Groups the differences of jiwer's alignment: neighbours are merged unless all of them are substitutions."""
     open_chunks: list[Any] = []
     for chunk in [*chunks, None]:
         if chunk is not None and chunk.type != "equal":
@@ -269,11 +275,7 @@ def _deletion(expected: str, following: int, rows: Sequence[WordRow]) -> TextErr
 def _written(
     kind: ErrorKind, written: str, expected: str, words: tuple[int, int], rows: Sequence[WordRow]
 ) -> TextError:
-    probability = None
-    if all(row.probability is not None for row in rows):
-        probability = 1.0
-        for row in rows:
-            probability *= row.probability or 0.0
+    probabilities = [row.probability for row in rows if row.probability is not None]
     known = [row for row in rows if is_word(row.text) and row.heard is not None]
     least = min(known, key=lambda row: row.heard or 0.0) if known else None
     return TextError(
@@ -283,7 +285,7 @@ def _written(
         words,
         begin=rows[0].begin,
         end=rows[-1].end,
-        probability=probability,
+        probability=math.prod(probabilities) if len(probabilities) == len(rows) else None,
         heard=sum(row.heard or 0.0 for row in known) / len(known) if known else None,
         verdict=None if least is None else least.verdict,
     )

@@ -1,4 +1,4 @@
-"""The text of errors.md: a table of the errors, and what explains each."""
+"""Writes the text of errors.md: a table of the errors, and the reason of each."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ HEADER = ("", "kind", "written", "said", "time (s)", "probability", "of what was
 
 
 def errors_text(text: str, reference: str, errors: Sequence[TextError], pictures: Sequence[str | None] = ()) -> str:
-    """What errors.md holds.
+    """The text of errors.md.
 
     Args:
-        text: what was written.
-        reference: what was said.
-        errors: what differs.
-        pictures: for each error the path of its picture; None where it has none.
+        text: the text that the model wrote.
+        reference: the words that were said.
+        errors: the errors, explained by :func:`explain_errors`.
+        pictures: for each error the path of its picture, or None if it has no picture.
 
     Example::
 
@@ -58,7 +58,7 @@ def errors_text(text: str, reference: str, errors: Sequence[TextError], pictures
 
 
 def error_row(number: int, error: TextError) -> tuple[str, ...]:
-    """The cells of an error, as in the table of errors.md.
+    """The cells of an error in the table of errors.md.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Two models on one recording: their texts side by side, and maps of what both or one of them wrote."""
+"""Compares two models on one recording: their texts, the maps of shared words, and contrasts of other words."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """What one model heard and wrote of a recording, and why.
+    """One model's utterance, text and explanation of a recording.
 
     Attributes:
         model: the model.
-        utterance: what it hears.
-        tokens: what it writes.
-        explanation: of the tokens.
-        explain: explains a contrast of its text.
+        utterance: the recording as the model's input.
+        tokens: the tokens that the model wrote.
+        explanation: the explanation of these tokens, with one row for each.
+        explain: a function that explains a contrast in the model's text.
 
     Example::
 
@@ -59,17 +59,17 @@ class Side:
 
 
 class ModelComparison:
-    """The texts of two models of one recording, aligned word by word, and what explains where they differ.
+    """Aligns the texts that two models wrote of one recording, and explains their differences.
 
-    Words that both wrote have their maps side by side. Where the models differ, each is explained by a contrast of
-    what it wrote with what the other did.
+    The maps of words that both models wrote are shown side by side. For each difference, a contrast in each model
+    compares its own words with those of the other model.
 
     Args:
-        names: what the models are called.
-        sides: what each heard and wrote.
+        names: the names of the two models.
+        sides: the utterance, text and explanation of each model.
 
     Raises:
-        ValueError: models that hear different spectrograms, or texts that have no word in common.
+        ValueError: the models have spectrograms of different shapes, or the texts have no word in common.
 
     Example::
 
@@ -111,7 +111,7 @@ class ModelComparison:
                 f"{names[0]} hears a spectrogram of {shapes[0]} frames and channels, and {names[1]} one of "
                 f"{shapes[1]}: their maps have no common scale. Compare models of one family."
             )
-        #: for each difference the error of the first text against the second, and of the second against the first
+        #: for each difference, the error of the first text against the second, and of the second against the first
         self.differences, self.shared = differing_words(first, second)
 
     def explain_differences(self, callback: Callable[[TextError], Any] | None = None) -> None:
@@ -129,7 +129,7 @@ class ModelComparison:
     # Tables
 
     def table(self) -> list[tuple[str, ...]]:
-        """One row a difference, the header first: what each model wrote, and how probable both were to each."""
+        """A header and a row for each difference: the words of each model, and each model's probability of both."""
         rows: list[tuple[str, ...]] = [
             ("", "kind", *self.names, *(f"{name}: {whose}" for name in self.names for whose in ("own", "other")))
         ]
@@ -147,7 +147,7 @@ class ModelComparison:
         return rows
 
     def to_dict(self) -> dict[str, Any]:
-        """What was found, as JSON holds it."""
+        """The shared words and the differences, as values for a JSON file."""
         return {
             "texts": {name: side.explanation.text for name, side in zip(self.names, self.sides)},
             "shared_words": [self._word(0, first) for first, _ in self.shared],
@@ -175,10 +175,10 @@ class ModelComparison:
     # Pictures
 
     def plot_words(self) -> Figure:
-        """One row a model, one column a word that both wrote: the quarter of the bins with the highest ranks.
+        """Draws the quarter of the bins with the highest ranks, with a row for each model and a column for each word.
 
         Raises:
-            ValueError: the texts share no word.
+            ValueError: the texts have no word in common.
         """
         if not self.shared:
             raise ValueError("the models have no word in common: there is nothing to draw side by side.")
@@ -199,7 +199,7 @@ class ModelComparison:
         return maps[[numbers[side] for numbers in self.shared]]
 
     def html(self, recording: Recording | None) -> str:
-        """The report: the words that both wrote, and the differences; a switch chooses the model."""
+        """The report of the shared words and the differences, in which a switch selects the model."""
         first = self.sides[0].explanation
         shared = [self._word(0, number) for number, _ in self.shared]
         views = [
@@ -237,7 +237,7 @@ class ModelComparison:
         )
 
     def _map(self, side: int, error: TextError) -> Tensor:
-        """That of a contrast, or of the words themselves."""
+        """The map of the contrast of an error or, if it has none, of its words."""
         if error.explanation is not None:
             return relative(error.explanation).spectrogram_attr[0]
         words = self._words(side)

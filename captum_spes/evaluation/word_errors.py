@@ -1,4 +1,4 @@
-"""Words of a corpus by kind of error: how probable they were, how much of them was heard, how reliable their maps."""
+"""Summarises the words of a corpus by kind of error: their probability, heard share, and reliability."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FACTS = ("probability", "heard", "reliability")
 
 @dataclass
 class KindOfWord:
-    """The words of one kind.
+    """The words of one kind of error, or the correct words.
 
     Attributes:
-        count: how many there are: written words, or missing words of the references.
-        probability: of each written word that has one.
-        heard: the share of its probability that is lost without its own sound, of each word of which that is known.
-        reliability: by method, of the map of each word.
+        count: the number of written words or, for deletions, of missing words of the references.
+        probability: the probability of each written word, if it is known.
+        heard: the share of each word's probability that is lost when the sound of the word is hidden, if it is known.
+        reliability: for each method, the reliability of the map of each word.
 
     Example::
 
@@ -38,18 +38,21 @@ class KindOfWord:
     reliability: dict[str, list[float]] = field(default_factory=dict)
 
     def median(self, fact: str, method: str = "") -> float | None:
-        """The median of a fact, of the reliability by a method; None where it is not known of any word."""
+        """The median over the words of ``fact``, which is one of FACTS; None if no word has a value.
+
+        The reliability needs the name of a method.
+        """
         values = self.reliability.get(method, []) if fact == "reliability" else getattr(self, fact)
         return statistics.median(values) if values else None
 
 
 @dataclass(frozen=True)
 class WordErrors:
-    """The words of a corpus, compared with its transcriptions.
+    """The comparison of the words of a corpus with its transcriptions.
 
     Attributes:
-        kinds: the words of each kind: correct, substitution, insertion, deletion.
-        n_utterances: how many utterances were compared.
+        kinds: the words of each kind in KINDS: correct, substitution, insertion and deletion.
+        n_utterances: the number of compared utterances.
 
     Example::
 
@@ -67,7 +70,7 @@ class WordErrors:
     n_utterances: int
 
     def table(self) -> list[tuple[str, ...]]:
-        """One row a kind, the header first; medians over the words."""
+        """A header, and a row for each kind with the medians over its words."""
         methods = sorted({method for words in self.kinds.values() for method in words.reliability})
         rows: list[tuple[str, ...]] = [
             ("words", "number", "probability", "heard", *(f"reliability, {method}" for method in methods))
@@ -79,7 +82,7 @@ class WordErrors:
         return rows
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, as JSON holds them."""
+        """The counts and medians, as values for a JSON file."""
         return {
             kind: {
                 "count": words.count,
@@ -92,7 +95,7 @@ class WordErrors:
 
 
 def word_facts(explanation: SpeechToTextExplanation) -> dict[str, Any]:
-    """What an explanation tells of each of its words, in plain values; empty for one that is of no tokens."""
+    """The probability, heard share and reliability of each word, as plain values; empty if rows are not tokens."""
     if explanation.grouped:
         return {}
     words = explanation.words(normalize=False)
@@ -112,15 +115,15 @@ def find_word_errors(
     transcriptions: Sequence[str | None],
     normalizer: Normalizer | None = None,
 ) -> WordErrors | None:
-    """The words of a corpus by kind.
+    """Sorts the words of a corpus by kind of error.
 
     Args:
-        utterances: for each, by method, its scores, of which ``"words"`` are :func:`word_facts`.
-        transcriptions: what was said in each; None where that is not known.
-        normalizer: as for :func:`~captum_spes.errors.find_errors`.
+        utterances: for each utterance, the scores of each method; ``"words"`` in them comes from :func:`word_facts`.
+        transcriptions: for each utterance its transcription, or None if it is unknown.
+        normalizer: the normaliser of both texts, as in :func:`~captum_spes.errors.find_errors`.
 
     Returns:
-        None where no utterance can be compared with a transcription.
+        WordErrors: the words by kind, or None if no utterance can be compared with a transcription.
     """
     kinds = {kind: KindOfWord() for kind in KINDS}
     n_utterances = 0
@@ -133,7 +136,7 @@ def find_word_errors(
             compared = check_reference(
                 transcription, first["tokens"], first["seconds"], normalizer, first.get("language")
             )
-        except ValueError:  # it is no transcription of this text
+        except ValueError:  # the transcription cannot be compared with this text
             continue
         n_utterances += 1
         wrong = {

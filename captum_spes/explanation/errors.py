@@ -1,4 +1,4 @@
-"""An error of a text against a reference, with what explains it."""
+"""An error of a text against a reference, with its explanation."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ ErrorKind = Literal["substitution", "insertion", "deletion"]
 
 @dataclass(frozen=True, eq=False)
 class TextError:
-    """A stretch of a text that differs from the reference. What is not known is None.
+    """A stretch of a text that differs from the reference. Attributes that are unknown are None.
 
     Attributes:
-        kind: ``"substitution"``, ``"insertion"`` (nothing of it is in the reference) or ``"deletion"`` (nothing was
-            written in its place).
-        written: what the model wrote; empty for a deletion.
-        expected: what stands in the reference; empty for an insertion.
-        words: the numbers of the first written word and of the one after the last, among those of
-            :meth:`.SpeechToTextExplanation.words`; of a deletion twice that of the word that follows.
-        begin: seconds, when the written words are spoken; of a deletion, the end of the word before.
-        end: seconds; of a deletion, the beginning of the word that follows.
-        probability: that the model gave the written words, or the word that follows a deletion.
-        heard: the share of the probability that is lost when the own sound of the words is hidden, the mean of the
-            words.
-        verdict: ``"heard"``, ``"guessed"`` or ``"unsure"``, of the least heard word.
-        expected_probability: that the model gave the expected words in their place.
-        explanation: the contrast of what was written with what was expected.
-        reason: what the explanation says, in a sentence.
+        kind: ``"substitution"``, ``"insertion"`` (the reference has no such words) or ``"deletion"`` (the model left
+            out words of the reference).
+        written: the words that the model wrote; empty for a deletion.
+        expected: the words of the reference; empty for an insertion.
+        words: the number of the first written word and the number after the last, as in
+            :meth:`.SpeechToTextExplanation.words`. For a deletion, both are the number of the following word.
+        begin: the time in seconds at which the written words begin; for a deletion, the end of the word before.
+        end: the time in seconds at which the written words end; for a deletion, the beginning of the following word.
+        probability: the model's probability of the written words or, for a deletion, of the following word.
+        heard: the share of a word's probability that is lost when the sound of the word is hidden, averaged over the
+            written words.
+        verdict: ``"heard"``, ``"guessed"`` or ``"unsure"`` for the word with the smallest share.
+        expected_probability: the model's probability of the expected words in the same place.
+        explanation: the contrast of the written words with the expected words.
+        reason: one or two sentences on what the explanation found.
 
     Example::
 

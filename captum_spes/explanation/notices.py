@@ -1,14 +1,14 @@
-"""What a reader must know before the maps of an explanation: that there was no speech to explain."""
+"""Notices of an explanation that come before its maps: no speech was found in the audio."""
 
 from __future__ import annotations
 
 from typing import Any, TypeGuard
 
-# a word lasts longer
+# less detected speech than this is shorter than a word
 MIN_SPEECH_SECONDS = 0.1
 # OpenAI's threshold, for which the text must also be improbable
 NO_SPEECH = 0.6
-# shares of a text's probability that are left without any sound
+# shares of a text's probability that remain when all sound is hidden
 INVENTED, DEPENDENT = 0.8, 0.5
 
 
@@ -21,7 +21,7 @@ def lacks_speech(metadata: dict[str, Any]) -> bool:
 
 
 def no_speech_notice(metadata: dict[str, Any]) -> str | None:
-    """That the text is likely invented, by whose word, and what it depends on; None where there was speech.
+    """A notice that the text is likely invented, with its evidence and what the text depends on; None for speech.
 
     Example::
 
@@ -53,5 +53,5 @@ tokens before it and on habit, and not on sounds.
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    """Whether metadata, which may be anyone's, have a number there."""
+    """Whether a value of the metadata, which may come from any file, is a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -20,7 +20,6 @@ from captum_spes.alignment import Segment, Transcript
 from captum_spes.attr import CrossAttention
 from captum_spes.attr._ranks import Ranks
 from captum_spes.audio import AudioLike
-from captum_spes.confidence import Confidence
 from captum_spes.explanation import LongExplanation, SpeechToTextExplanation
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare, text
 from captum_spes.models.context import Context, Dtype
@@ -31,7 +30,7 @@ from captum_spes.speech_to_text.plan import MaskSource, Plan, make_plan, make_pr
 from captum_spes.speech_to_text.provenance import describe, describe_arguments, describe_inputs, versions
 from captum_spes.speech_to_text.quality import quality_warnings
 from captum_spes.speech_to_text.run import Maps, Run, RunOptions, Stage
-from captum_spes.speech_to_text.targets import Contrast
+from captum_spes.speech_to_text.targets import Contrast, Prediction
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -286,16 +285,11 @@ class SpeechToTextAttribution(Attribution):
             "dtype": dtype,
         }
         utterance, tokens = _agreed(ranks, *ranks.together(lambda: prepare(model, inputs, target, **preparation)))
-        prediction = make_prediction(model, method, self.score, utterance, tokens, contrast, sentence)
-        if ranks.group is not None and contrast is not None and contrast.foil is None and prediction.contrast:
-            foil = ranks.from_first(prediction.contrast["foil"])  # devices round differently
-            contrast = replace(contrast, foil=foil)
-            prediction = make_prediction(model, method, self.score, utterance, tokens, contrast, sentence)
         plan = make_plan(
             method,
             utterance,
             tokens,
-            prediction,
+            self._prediction(ranks, utterance, tokens, contrast, sentence),
             baselines=baselines,
             feature_mask=feature_mask,
             perturbations_per_eval=perturbations_per_eval,
@@ -313,22 +307,25 @@ class SpeechToTextAttribution(Attribution):
         options = RunOptions(perturbations_per_eval, seed, show_progress, callback, process_group, folder)
         run = ranks.together(lambda: Run(plan, options))
         maps = run.attribute()
-
-        confidence, times = heard_confidence(
-            prediction.confidence(run.original), model, utterance, tokens, plan.baseline, word_times
-        )
-        metadata = {
-            **_metadata(plan, run, maps, baselines, gen_args),
-            **silence_facts(model, utterance, tokens, plan.baseline),
-            "token_times": times,
-        }
-        explanation = _explanation(plan, maps, confidence, metadata)
+        metadata = _metadata(plan, run, maps, baselines, gen_args)
+        explanation = _explanation(plan, run, maps, metadata, word_times)
         for message in quality_warnings(explanation, run.seconds_per_sample):
             warn(message, stacklevel=2)
         if folder is not None:
             with suppress(OSError):  # the folder still holds the files of a run that was stopped
                 folder.rmdir()
         return explanation
+
+    def _prediction(
+        self, ranks: Ranks, utterance: Utterance, tokens: Tokens, contrast: Contrast | None, sentence: bool
+    ) -> Prediction:
+        """The prediction to explain. All ranks take the foil that rank 0 finds, because devices round differently."""
+        arguments = self.model, self.attr_method, self.score, utterance, tokens
+        prediction = make_prediction(*arguments, contrast, sentence)
+        if ranks.group is None or contrast is None or contrast.foil is not None or not prediction.contrast:
+            return prediction
+        foil = ranks.from_first(prediction.contrast["foil"])
+        return make_prediction(*arguments, replace(contrast, foil=foil), sentence)
 
     def attribute_long(
         self,
@@ -427,10 +424,13 @@ def _agreed(ranks: Ranks, utterance: Utterance, tokens: Tokens) -> tuple[Utteran
 
 
 def _explanation(
-    plan: Plan, maps: Maps, confidence: Confidence | None, metadata: dict[str, Any]
+    plan: Plan, run: Run, maps: Maps, metadata: dict[str, Any], word_times: Sequence[Segment] | None
 ) -> SpeechToTextExplanation:
-    """Makes the explanation of the maps of a run."""
+    """Makes the explanation of the maps of a run, and measures how sure the model was and what it heard."""
     model, prediction, spectrogram = plan.prediction.model, plan.prediction, plan.utterance.spectrogram
+    speech = model, plan.utterance, plan.tokens, plan.baseline
+    confidence, times = heard_confidence(prediction.confidence(run.original), *speech, word_times)
+    metadata = {**metadata, **silence_facts(*speech), "token_times": times}
     previous_tokens = model.token_texts(prediction.previous)
     is_previous = torch.arange(len(previous_tokens)) < prediction.n_previous[:, None]
     return SpeechToTextExplanation(

@@ -1,4 +1,4 @@
-"""Foils that nobody named: the word that a model would most probably have written in another's place."""
+"""Finds foils: the words that a model would most probably have written in the place of others."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from torch import Tensor
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.words import is_word, letters, word_spans
 
-# other tokens that are tried in the place of each of the word's tokens, and tokens that complete each of them at most
+# alternatives that are tried for each token of the word, and the largest number of tokens that complete one
 N_BRANCHES, MAX_TOKENS = 8, 12
 
 
 def strongest_foil(
     model: SpeechToTextModel, utterance: Utterance, previous: Tensor, word_ids: Tensor, word: str
 ) -> str:
-    """The most probable other word, or phrase of as many words, in the place of a word.
+    """Finds the most probable other word, or phrase of as many words, in the place of a word.
 
-    The model's distribution before each token of the word, and after its last, tells which other token is probable
-    there. Each of the most probable ones is completed greedily until the word ends. Texts that differ in letter case
-    or punctuation alone are the same word.
+    The model predicts the tokens that may replace each token of the word, or follow its last one. The most probable
+    alternatives are completed greedily until the word ends. Texts that differ only in letter case or punctuation count
+    as the same word.
 
     Args:
         model: the model.
-        utterance: what it hears.
-        previous: ids of the tokens before the word, the prompt's among them, (J,).
-        word_ids: ids of the word, (n,).
-        word: its text.
+        utterance: the utterance.
+        previous: ids of the tokens before the word, including the prompt, (J,).
+        word_ids: ids of the tokens of the word, (n,).
+        word: the text of the word.
+
+    Returns:
+        str: the text of the foil.
 
     Raises:
         ValueError: no other word is found.
@@ -50,13 +53,13 @@ def strongest_foil(
 
 
 def word_log_prob(model: SpeechToTextModel, encoded: Any, previous: Tensor, ids: Tensor) -> float:
-    """The log-probability of a word's tokens (n,) after others (J,)."""
+    """The log-probability of the tokens ``ids`` (n,) after the tokens ``previous`` (J,)."""
     log_probs = model.logits(encoded, Tokens(previous, ids))[0].double().log_softmax(-1)
     return float(log_probs.gather(1, ids.to(log_probs.device)[:, None]).sum())
 
 
 def _branches(model: SpeechToTextModel, encoded: Any, previous: Tensor, word_ids: Tensor) -> list[tuple[float, Tensor]]:
-    """What begins like the word and goes on with another token: log-probabilities and ids, the most probable first."""
+    """The beginnings of other words: tokens of the word and then another token, and their log-probabilities, sorted."""
     log_probs = model.logits(encoded, Tokens(previous, torch.cat((word_ids, word_ids[-1:]))))[0].double()
     log_probs = log_probs.log_softmax(-1)
     found = []
@@ -75,7 +78,7 @@ def _branches(model: SpeechToTextModel, encoded: Any, previous: Tensor, word_ids
 def _completed(
     model: SpeechToTextModel, encoded: Any, previous: Tensor, ids: Tensor, log_prob: float, n_words: int
 ) -> tuple[str, float]:
-    """The text of ids when its last word has ended, and its log-probability."""
+    """Completes ids until their last word ends, and returns the text and its log-probability."""
     for _ in range(MAX_TOKENS):
         text = "".join(model.token_texts(ids))
         if any(model.is_special(ids[-1:])) or len(word_spans(text.strip() + "a")) > n_words:
@@ -90,7 +93,7 @@ def _completed(
 
 
 def _is_other(model: SpeechToTextModel, utterance: Utterance, text: str, word: str, word_ids: Tensor) -> bool:
-    """Whether a text is a word, another one, and one that the model's tokenizer can write."""
+    """Whether a text is a different word, which the model's tokenizer can encode."""
     if not is_word(text) or letters(text) == letters(word):
         return False
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -55,7 +56,7 @@ def heard_confidence(
 def _given_times(
     texts: list[str], word_times: Sequence[Segment], own: list[list[float]] | None
 ) -> tuple[list[list[float]], bool]:
-    """The times of tokens, those of their words, or else their own; and whether those of all words are known."""
+    """The times of the tokens, from their words if these are known, and whether the times of all words are known."""
     spans = word_spans(texts)
     words = ["".join(texts[start:stop]).strip() for start, stop in spans]
     times: list[list[float]] = []
@@ -66,7 +67,7 @@ def _given_times(
         elif own is not None:
             times += own[start:stop]
         else:
-            last = times[-1][1] if times else 0.0  # no time at all
+            last = times[-1][1] if times else 0.0  # a stretch of no duration
             times += [[last, last]] * (stop - start)
             is_known &= not is_word(word)
     return times, is_known
@@ -109,17 +110,17 @@ def unheard_probabilities(
             for row, (start, stop) in enumerate(words):
                 ids = tokens.target[start:stop, None]
                 found += log_probs[row, start:stop].gather(1, ids)[:, 0].exp().clamp(0, 1).tolist()
-    return found if all(value == value for value in found) else None  # NaN is not equal to itself
+    return None if any(map(math.isnan, found)) else found
 
 
 def silence_facts(
     model: SpeechToTextModel, utterance: Utterance, tokens: Tokens, baseline: Tensor | float
 ) -> dict[str, Any]:
-    """What the metadata tell of audio in which there may be no speech.
+    """Metadata on whether the audio has speech.
 
     Returns:
-        ``no_speech_probability``, the model's own, None where it tells none; and ``without_sound``, where no speech was
-        found, from :func:`share_without_sound`.
+        dict: ``no_speech_probability`` from the model, or None if the model has none. If no speech was found, also
+        ``without_sound`` from :func:`share_without_sound`.
     """
     found: Any = getattr(model, "no_speech_probability", None)
     facts = {"no_speech_probability": None if found is None else _rounded(found(utterance, tokens))}
@@ -131,10 +132,10 @@ def silence_facts(
 def share_without_sound(
     model: SpeechToTextModel, utterance: Utterance, tokens: Tokens, baseline: Tensor | float
 ) -> float | None:
-    """The share of their probability that tokens keep when all sound is hidden, from 0 to 1: the geometric mean.
+    """The share of their probability that the tokens keep when all sound is hidden, from 0 to 1.
 
-    Near 1 the text depends on the tokens before and on the model's habits, and not on what sounds. None where the
-    precision overflows.
+    It is the geometric mean over the tokens. Near 1 the text depends on the previous tokens and on the language model
+    of the decoder, and not on the sound. None if the precision overflows.
     """
     hidden = torch.zeros_like(utterance.spectrogram) + baseline
     logs = []
@@ -143,7 +144,7 @@ def share_without_sound(
             log_probs = model.logits(model.encode(spectrogram, utterance), tokens)[0].double().log_softmax(-1)
             logs.append(log_probs.gather(1, tokens.target[:, None])[:, 0])
     share = float((logs[1] - logs[0]).mean().exp().clamp(max=1))
-    return share if share == share else None  # NaN differs from itself
+    return None if math.isnan(share) else share
 
 
 def _rounded(value: float | None) -> float | None:

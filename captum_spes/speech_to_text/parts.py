@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FREE = {"perturbations_per_eval", "show_progress", "callback"}
 SINGLE = {"target", "word_times", "contrast", "checkpoint", "process_group"}
 
-# with the times of the words, where a transcript tells them
+# explains an utterance and its tokens, with the times of the words if a transcript has them
 Explain = Callable[[Utterance, Tokens, Sequence[Segment] | None], SpeechToTextExplanation]
 # called with the explanation so far and the number of the part, and with the part's text or its explanation
 OnText = Callable[[LongExplanation, int, str], Any]
@@ -132,10 +132,10 @@ def plan_parts(
     """Cuts a recording into parts, or reads the parts of an earlier run with the same settings from the folder.
 
     Args:
-        samples: of the recording, (n,).
-        sampling_rate: samples a second.
-        folder: of the parts.
-        max_seconds: the longest part.
+        samples: the samples of the recording, (n,).
+        sampling_rate: samples per second.
+        folder: the folder of the parts.
+        max_seconds: the longest duration of a part.
         settings: what the explanations depend on.
         spans: begin and end of each part in seconds. Default: from pause to pause.
 
