@@ -76,14 +76,17 @@ def test_methods_that_cannot_explain_a_model_are_not_offered(model, monkeypatch)
     assert "deep_lift" not in names  # for models of modules alone
 
 
-# The program with 0.1 s more for each batch of perturbations, so that a run of the tiny model can be stopped.
+# The program with 3 s more for each text and 0.1 s more for each batch of perturbations, so that a run of the tiny
+# model can be stopped at both.
 SLOW_MODEL = """
 import time
 from captum_spes.__main__ import main
+from captum_spes.app import session
 from captum_spes.attr._perturbations import Evaluator
 
-evaluate = Evaluator.__call__
+evaluate, prepare = Evaluator.__call__, session.prepare
 Evaluator.__call__ = lambda *arguments: (time.sleep(0.1), evaluate(*arguments))[1]
+session.prepare = lambda *arguments, **options: (time.sleep(3), prepare(*arguments, **options))[1]
 main()
 """
 
@@ -172,7 +175,11 @@ def test_stop_and_switch_the_method(app, browser, recording):
     page.get_by_label("Method").click()
     page.get_by_role("option", name="spes: ", exact=False).first.click()
     page.get_by_role("button", name="Explain", exact=True).click()
-    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Stop").click()  # while the model listens: the recording is not lost
+    status_is(page, "Stopped.")
+    page.get_by_role("button", name="Explain", exact=True).click()
+    status_is(page, "spes follows.")
+    page.get_by_role("button", name="Stop").click()  # while the perturbations run
     status_is(page, "Stopped.")
     page.get_by_label("Method").click()
     page.get_by_role("option", name="attn_lrp: ", exact=False).first.click()

@@ -45,8 +45,8 @@ class Stopped(Exception):
 def serve(model: SpeechToTextModel, host: str = "127.0.0.1", port: int | None = None) -> Iterator[str]:
     """Serves the app while the context is open.
 
-    Nothing of a visitor is stored: a recording is deleted from the disk as soon as it has been read, and forgotten when
-    the page is closed, or after an hour.
+    Nothing of a visitor is stored: a recording is deleted from the disk as soon as the model has written its text, and
+    forgotten when the page is closed, or after an hour.
 
     Args:
         model: the model that writes and is explained. One visitor's request runs at a time, and others wait.
@@ -133,16 +133,15 @@ class _Page:
             "show_progress_on": [self.status],
             "concurrency_limit": 1,
             "concurrency_id": "model",
+            "trigger_mode": "always_last",  # a click just before the end of a run is not lost
             "api_visibility": "private",
         }
         free: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         with self.blocks:
-            running = [
-                self.explain.click(self._explain, [self.audio, self.method, self.session], **shared),
-                self.sample.click(self._explain_sample, [self.method], **shared),
-                self.ask.click(self._ask, [self.word, self.foil, self.method, self.session], **shared),
-            ]
-            self.stop.click(self._stop, None, [self.status, self.stop], cancels=running, **free)
+            self.explain.click(self._explain, [self.audio, self.method, self.session], **shared)
+            self.sample.click(self._explain_sample, [self.method], **shared)
+            self.ask.click(self._ask, [self.word, self.foil, self.method, self.session], **shared)
+            self.stop.click(self._stop, None, self.stop, **free)
             self.report.select(self._choose, self.session, self.word, **free)
             self.blocks.unload(self._leave)
 
@@ -157,8 +156,9 @@ class _Page:
         progress: gr.Progress = PROGRESS,
     ) -> Iterator[dict[Any, Any]]:
         """Explains a new recording or, without one, the current recording by another method."""
-        take = partial(_take, path) if path else None
-        yield from self._run(session, take, method, None, request, progress)
+        upload = Path(path) if path else None
+        take = partial(_read, upload) if upload else None
+        yield from self._run(session, take, method, None, request, progress, upload)
 
     def _explain_sample(
         self, method: str, request: gr.Request, progress: gr.Progress = PROGRESS
@@ -177,9 +177,9 @@ class _Page:
         """Explains one word against another."""
         yield from self._run(session, None, method, Contrast(word or 0, foil.strip()), request, progress)
 
-    def _stop(self, request: gr.Request) -> tuple[str, gr.Button]:
+    def _stop(self, request: gr.Request) -> gr.Button:
         self._leave(request)
-        return "Stopped.", gr.Button(interactive=False)
+        return gr.Button(interactive=False)
 
     def _leave(self, request: gr.Request) -> None:
         """Ends the runs of a visitor."""
@@ -198,6 +198,7 @@ class _Page:
         contrast: Contrast | None,
         request: gr.Request,
         progress: gr.Progress,
+        upload: Path | None = None,
     ) -> Iterator[dict[Any, Any]]:
         """Yields new values of components: first the text, then a first picture, then the picture of the method."""
         stop = self._stops[request.session_hash] = threading.Event()
@@ -213,7 +214,10 @@ class _Page:
             if take is not None:
                 with self._lock:
                     session = Session(self.model, take())
+                if stop.is_set():
+                    raise Stopped
                 yield {self.session: session, self.audio: None, self.report: None, **self._words(session)}
+            _delete(upload)  # not earlier: the page still offers the recording if the run is stopped before
             if session is None:
                 raise ValueError(NOTHING_TO_EXPLAIN)
             if method != INSTANT and INSTANT in self.methods:
@@ -224,8 +228,10 @@ class _Page:
                 notes = quality_warnings(session.explain(method, contrast, callback))
                 page = session.report(method, contrast)
         except Stopped:
+            yield {self.status: "Stopped.", self.stop: gr.Button(interactive=False)}
             return
         except (ValueError, ImportError) as error:
+            _delete(upload)
             yield {self.status: f"This cannot be explained: {error}", **ended}
             return
         status = [f"{session.text}\nBy {method}.", *(f"Note: {note}" for note in notes)]
@@ -237,11 +243,13 @@ class _Page:
         return {self.contrast: gr.Row(visible=True), self.word: gr.Dropdown(choices, value=0)}
 
 
-def _take(path: str) -> Recording:
-    """Reads an uploaded file, and deletes it."""
-    data = Path(path).read_bytes()
-    Path(path).unlink()
-    return read_recording(data)
+def _read(upload: Path) -> Recording:
+    return read_recording(upload.read_bytes())
+
+
+def _delete(upload: Path | None) -> None:
+    if upload is not None:
+        upload.unlink(missing_ok=True)
 
 
 def _sample() -> Recording:
