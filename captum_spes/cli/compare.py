@@ -10,7 +10,7 @@ import typer
 
 from captum_spes.cli.compare_models import compare_models
 from captum_spes.cli.folders import results_folder
-from captum_spes.cli.inputs import audio_line, prepare, read, stem
+from captum_spes.cli.inputs import audio_line, fit, read, stem, transcribe
 from captum_spes.cli.options import (
     METHOD,
     Audio,
@@ -97,7 +97,7 @@ def compare(
             seed=seed,
         )
     speech_model = load_model(model, device=device, language=language, task=task)
-    inputs = prepare(recording, speech_model, preset, context, target, num_beams)
+    inputs = fit(transcribe(recording, speech_model, target, num_beams), preset, context)
     comparison = Comparison(
         inputs.model, inputs.utterance, inputs.tokens, preset, seed, batch_size, inputs.gen_args, folder
     )

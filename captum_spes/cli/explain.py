@@ -14,7 +14,7 @@ from captum_spes import Contrast
 from captum_spes.alignment import Transcript
 from captum_spes.audio import Recording
 from captum_spes.cli.folders import make_folder, results_folder
-from captum_spes.cli.inputs import Inputs, audio_line, generation, prepare, read, stem, window_of
+from captum_spes.cli.inputs import Inputs, audio_line, fit, generation, read, stem, transcribe, window_of
 from captum_spes.cli.options import (
     DTYPES,
     METHOD,
@@ -208,11 +208,12 @@ class _Request:
         """Explains one utterance and writes the explanation and its figures."""
         if self.transcript is not None:
             target = self.transcript.text
-        inputs = prepare(recording, self.model, self.preset, self.context, target, self.num_beams, self.prompt)
+        inputs = transcribe(recording, self.model, target, self.num_beams, self.prompt)
         if reference is not None:  # raises an error before anything is explained
             written = self.model.token_texts(inputs.tokens.target)
             check_reference(reference, written, recording.seconds, language=language_of(self.model, inputs.tokens))
         contrast = None if word is None or foil is None else _contrast(inputs, word, foil)
+        inputs = fit(inputs, self.preset, self.context)
         given = self.named.arguments_of(self.model, self.preset, len(inputs.tokens.target))
         numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))
         ranks = "" if group is None else f", shared by {group.size()} ranks"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from captum_spes import models
 from captum_spes.audio import Recording, read_recording
 from captum_spes.cli.options import DTYPES
 from captum_spes.cli.output import progress, say
-from captum_spes.models.context import Context, describe_context, freeze_unperturbed
+from captum_spes.models.context import Context, describe_context, fit_utterance, freeze_unperturbed
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance, language_of
 from captum_spes.speech_to_text.catalogue import Preset
 
@@ -40,36 +40,41 @@ def read(audio: Path | None) -> Recording:
         return read_recording(path)
 
 
-def prepare(
+def transcribe(
     recording: Recording,
     model: SpeechToTextModel,
-    preset: Preset,
-    context: Context | None,
     target: str | None,
     num_beams: int,
     prompt: str | None = None,
 ) -> Inputs:
-    """Lets the model transcribe a recording, and prints the text."""
+    """Lets the model transcribe a recording in its full window, and prints the text."""
     gen_args = generation(num_beams)
-    with progress(can_stop=False) as callback:
-        utterance, tokens = models.prepare(
-            model,
-            recording,
-            target,
-            prompt=prompt,
-            gen_args=gen_args,
-            context=window_of(context, preset),
-            dtype=DTYPES[preset],
-            callback=callback,
-        )
-    if context is None and preset == "instant":
-        utterance = freeze_unperturbed(model, utterance)
-    say(f"Model:      {model.name} on {utterance.spectrogram.device}, {str(utterance.dtype).removeprefix('torch.')}")
-    say(f"Context:    {describe_context(model, utterance)}")
+    utterance, tokens = models.prepare(model, recording, target, prompt=prompt, gen_args=gen_args, context="full")
+    say(f"Model:      {model.name}")
     if line := language_line(model, language_of(model, tokens)):
         say(line)
     say(f"Transcript: {models.text(model, tokens)}")
     return Inputs(model, utterance, tokens, gen_args)
+
+
+def fit(inputs: Inputs, preset: Preset, context: Context | None) -> Inputs:
+    """Chooses how the window is run and in which precision, and prints it."""
+    model, utterance = inputs.model, inputs.utterance
+    with progress(can_stop=False) as callback:
+        utterance = fit_utterance(
+            model,
+            utterance,
+            inputs.tokens,
+            window_of(context, preset),
+            DTYPES[preset],
+            inputs.gen_args,
+            callback,
+        )
+    if context is None and preset == "instant":
+        utterance = freeze_unperturbed(model, utterance)
+    precision = str(utterance.dtype).removeprefix("torch.")
+    say(f"Context:    {describe_context(model, utterance)}; {precision} on {utterance.spectrogram.device}")
+    return replace(inputs, utterance=utterance)
 
 
 def language_line(model: SpeechToTextModel, language: str | None) -> str | None:

@@ -24,8 +24,13 @@ Sign = Literal["positive", "all"]
 
 # a map is unreliable if the correlation of two halves of the samples is lower
 LOW_RELIABILITY = 0.5
-POSITIVE_LABEL = "attribution, of the largest: larger = hiding it weakens the prediction more"
-SIGNED_LABEL = "attribution, of the largest: positive = hiding it weakens the prediction, negative = strengthens it"
+# share of the sum of absolute values that the outliers of a map have, as outlier_perc of Captum's visualisations
+OUTLIERS = 0.1
+POSITIVE_LABEL = "attribution, of the largest except outliers: larger = hiding it weakens the prediction more"
+SIGNED_LABEL = (
+    "attribution, of the largest except outliers: positive = hiding it weakens the prediction, "
+    "negative = strengthens it"
+)
 MEAN_LABEL = "mean attribution of the tokens: larger = hiding it changes their predictions more"
 
 
@@ -35,9 +40,17 @@ def is_signed(explanation: SpeechToTextExplanation) -> bool:
 
 
 def relative(explanation: SpeechToTextExplanation) -> SpeechToTextExplanation:
-    """Each map of the spectrogram divided by its largest absolute value."""
-    largest = explanation.spectrogram_attr.abs().amax((1, 2), keepdim=True)
-    return replace(explanation, spectrogram_attr=explanation.spectrogram_attr / torch.where(largest > 0, largest, 1))
+    """Each map of the spectrogram divided by its largest absolute value that is no outlier.
+
+    Outliers are the bins with the largest values, which together have a tenth of the sum of absolute values, and are
+    above 1 or below -1. Maps of gradients have a few bins with values far above all others, and would be blank beside
+    them. maps.js has the same rule.
+    """
+    maps = explanation.spectrogram_attr
+    values = maps.flatten(1).abs().sort(descending=True).values.double()
+    n_outliers = (values.cumsum(1) < OUTLIERS * values.sum(1, keepdim=True)).sum(1, keepdim=True)
+    largest = values.gather(1, n_outliers.clamp(max=values.shape[1] - 1)).to(maps)[..., None]
+    return replace(explanation, spectrogram_attr=maps / torch.where(largest > 0, largest, 1))
 
 
 def drawn_maps(

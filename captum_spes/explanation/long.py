@@ -218,7 +218,7 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
                 TranscriptLine(
                     begin,
                     sentence.spectrogram[first:last],
-                    sentence.spectrogram_attr[0, first:last],
+                    sentence.spectrogram_attr[0, first:last].clamp(-1, 1),
                     [(w.text, w.time) for w in part.words if begin <= w.time <= stop and is_word(w.text)],
                 )
             )

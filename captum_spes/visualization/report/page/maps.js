@@ -4,6 +4,7 @@
 // A value is stored as one of so many levels on a square root (see _data.py).
 const LEVELS = 4096;
 const MIDDLE = LEVELS / 2 - 1;
+const OUTLIERS = 0.1; // share of the sum of absolute values
 
 function decodeBase64(text) {
   const characters = atob(text);
@@ -77,6 +78,14 @@ class ScoreMap {
     return ranks;
   }
 
+  /** The largest absolute value that is no outlier, as relative() in figures.py has it. */
+  get bound() {
+    const pairs = Array.from(this.values, (value, level) => [Math.abs(value), this.counts[level]]).sort((a, b) => b[0] - a[0]);
+    const total = pairs.reduce((sum, [value, count]) => sum + value * count, 0);
+    let above = 0;
+    return pairs.find(([value, count]) => (above += value * count) >= OUTLIERS * total)[0];
+  }
+
   value(bin) {
     return this.values[this.levels[bin]];
   }
@@ -133,7 +142,7 @@ class Report {
     for (const map of maps) for (let bin = 0; bin < mean.length; bin++) mean[bin] += map.value(bin) / maps.length;
     const found = ScoreMap.of(mean, method.signed);
     // as the library's figures have it: a word's map with both signs is divided by its own largest value
-    if (method.signed && view.name === "words" && found.largest) found.largest = 1;
+    if (method.signed && view.name === "words" && found.largest) return new ScoreMap(found.levels, found.largest / found.bound, true);
     return found;
   }
 
@@ -145,12 +154,12 @@ class Report {
   }
 
   /**
-   * The values at both ends of the colours: the same for all rows, but for the sentence, which is the mean of many, and
-   * for errors, whose maps are contrasts: they are coloured up to their own largest value.
+   * The values at both ends of the colours: at most 1, beyond which outliers are, and the same for all rows. The
+   * sentence, which is the mean of many, and errors, whose maps are contrasts, are coloured up to their own largest.
    */
   range(method, view, map) {
     if (this.compares) return [75, 100]; // percentile ranks: what deletion would remove first
-    const largest = (["sentence", "errors"].includes(view.name) ? map.largest : method.largest) || 1;
+    const largest = Math.min(["sentence", "errors"].includes(view.name) ? map.largest : method.largest, 1) || 1;
     return [map.signed ? -largest : 0, largest];
   }
 

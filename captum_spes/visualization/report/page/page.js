@@ -6,7 +6,7 @@ const LEGENDS = {
   plain: "attribution, normalised to 0–1: larger = hiding it changes the prediction more; grey: spectrogram",
   mean: "mean attribution of the tokens: larger = hiding it changes their predictions more; grey: spectrogram",
   signed:
-    "attribution, of the largest: positive = hiding it weakens the prediction, negative = strengthens it; grey: spectrogram",
+    "attribution, of the largest except outliers: positive = hiding it weakens the prediction, negative = strengthens it; grey: spectrogram",
 };
 const HEARD = { heard: "Heard", guessed: "Guessed", unsure: "Unsure whether heard or guessed" };
 const NO_REGION = "Drag over the spectrogram to see which of them depend on a region.";
