@@ -99,6 +99,7 @@ def test_what_is_known_of_an_error():
             "Was war denn nun der Schritt",
             "have no word in common: give what was said in this recording, in the language",
         ),
+        ("так что", "have no word in common"),
     ],
 )
 def test_references_that_cannot_be(reference, words):
@@ -109,6 +110,11 @@ def test_references_that_cannot_be(reference, words):
         check_reference(reference, written(text).tokens, 3.0)
     with pytest.raises(ValueError, match="explanation of tokens"):
         find_errors(written(text).sentence(), "so what")
+
+
+@pytest.mark.parametrize("text, reference", [("семь", "7"), ("はい", "拝"), ("you", "it")])
+def test_short_texts_may_have_no_word_in_common(text, reference):
+    assert [error.expected for error in find_errors(written(text), reference)] == [reference]
 
 
 # Explained
@@ -177,6 +183,17 @@ def test_an_insertion_needs_no_contrast(tiny_model, audio):
         "was heard"
         in next(iter(explain_errors([heard], tiny_model, *explained_inputs(tiny_model, audio), None))).reason
     )
+
+
+def test_an_error_that_cannot_be_contrasted_says_why(tiny_model, audio):
+    explanation, [error], _, inputs = explained(tiny_model, audio, "so what to", "so his to")
+
+    def explain(contrast):
+        raise ValueError("both words have the same tokens.")
+
+    [found] = explain_errors(find_errors(explanation, "so his to"), tiny_model, *inputs, explain)
+    assert found.reason == "It cannot be contrasted: both words have the same tokens." and found.explanation is None
+    assert found.expected_probability == error.expected_probability
 
 
 def explained_inputs(model, audio):

@@ -84,11 +84,12 @@ def explain_errors(
             yield replace(error, reason=f"It cannot be contrasted, for {model.name} has no tokens for it.")
             continue
         log_prob, foil = max(forms)
-        found = replace(
-            error,
-            expected_probability=math.exp(log_prob),
-            explanation=explain(Contrast((first, stop - 1), foil)),
-        )
+        found = replace(error, expected_probability=math.exp(log_prob))
+        try:
+            found = replace(found, explanation=explain(Contrast((first, stop - 1), foil)))
+        except ValueError as problem:  # such as two words whose tokens are the same
+            yield replace(found, reason=f"It cannot be contrasted: {problem}")
+            continue
         yield replace(found, reason=_reason(found))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -207,12 +208,24 @@ def check_reference(
     if normalizer is None:
         normalizer = "english" if language in (None, "en") else "basic"
     differences, n_equal = _differences(written, expected, find_normalizer(normalizer))
-    if not n_equal and min(len(written), len(expected)) >= MIN_WORDS_TO_COMPARE:
+    is_long = min(len(written), len(expected)) >= MIN_WORDS_TO_COMPARE
+    if not n_equal and (is_long or _have_other_scripts(written, expected)):
         raise ValueError(
             f"the reference {reference!r:.80} and the text {''.join(tokens).strip()!r:.80} have no word in common: "
             "give what was said in this recording, in the language that the model writes."
         )
     return Compared(reference, places, numbers, differences)
+
+
+def _have_other_scripts(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Whether the letters of two lists of words belong to different scripts, such as Latin and Cyrillic."""
+    scripts = [
+        {unicodedata.name(letter, "").split(" ")[0] for letter in "".join(words) if letter.isalpha()}
+        for words in (first, second)
+    ]
+    japanese = {"CJK", "HIRAGANA", "KATAKANA"}
+    mixed = [found | japanese if found & japanese else found for found in scripts]
+    return all(scripts) and mixed[0].isdisjoint(mixed[1])
 
 
 def _differences(
