@@ -258,15 +258,17 @@ def test_the_cheapest_context_that_agrees(tiny_model, utterance, tokens, monkeyp
     tried = []
 
     def compare(self, candidate):
-        tried.append(1 if candidate.frozen is None else candidate.frozen.merged_by)
-        good = tried[-1] <= 2
+        tried.append((1, 0) if candidate.frozen is None else (candidate.frozen.merged_by, candidate.frozen.n_positions))
+        good = tried[-1][0] <= 2
         return Agreement(good, 1.0, [1.0] * 4, [False] * 4, [" a", " b", " c", " d"])
 
     monkeypatch.setattr(context._Probe, "compare", compare)
+    monkeypatch.setattr(context, "FORMS", ((8, 16), (8, 24), (4, 24), (2, 24), (1, 24)))
     found = fit_utterance(tiny_model, utterance, tokens)
-    assert tried == [8, 4, 2] and found.frozen.merged_by == 2 and found.context["merged_by"] == 2
-    assert found.context["computed_seconds"] == 0.62
-    assert "0.6 s are computed and the padding is frozen, merged by 2" in describe_context(tiny_model, found)
+    assert tried == [(8, 31), (8, 39), (4, 39), (2, 39)] and found.frozen.merged_by == 2
+    assert (found.context["merged_by"], found.context["margin"]) == (2, 24)
+    assert found.context["computed_seconds"] == 0.78
+    assert "0.8 s are computed and the padding is frozen, merged by 2" in describe_context(tiny_model, found)
     monkeypatch.setattr(context, "_has_fast_bfloat16", lambda device: True)
     lower = fit_utterance(tiny_model, utterance, tokens, dtype="auto")
     assert lower.dtype == torch.bfloat16 and lower.context["bfloat16"]["same_text"]
@@ -350,7 +352,9 @@ def test_metrics_score_in_the_explanations_context(tiny_model, audio):
     )
     restored, _ = restore_for_scores(tiny_model, explanation)
     assert restored.frozen.merged_by == 1
-    damaged = replace(explanation, metadata={**explanation.metadata, "context": {"used": "frozen", "merged_by": 3}})
+    damaged = replace(
+        explanation, metadata={**explanation.metadata, "context": {"used": "frozen", "merged_by": 3, "margin": 16}}
+    )
     with pytest.raises(ValueError, match="damaged"):
         restore_for_scores(tiny_model, damaged)
 

@@ -80,7 +80,8 @@ def plot_sentence(explanation: SpeechToTextExplanation, sign: Sign | None) -> Fi
         label = None if label is None else f"mean of the tokens: {label}"
     if label is None:
         label = MEAN_LABEL
-    return _plot(explanation, drawn, label, (0.0, float(drawn.spectrogram_attr.max())) if _is_positive(drawn) else None)
+    value_range = (0.0, min(float(drawn.spectrogram_attr.max()), 1.0)) if _is_positive(drawn) else None
+    return _plot(explanation, drawn, label, value_range)
 
 
 def plot_tokens(explanation: SpeechToTextExplanation, sign: Sign | None, **drawing: Any) -> Figure:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from captum_spes.explanation import SpeechToTextExplanation
-from captum_spes.models.context import MERGES, refreeze
+from captum_spes.models.context import FORMS, MARGIN, refreeze
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 
 DTYPE_NAMES = ("float32", "float16", "bfloat16", "float64")
@@ -86,7 +86,7 @@ def restore_for_scores(
         return utterance, tokens
     if not hasattr(model, "freeze_padding"):
         raise ValueError(f"the explanation's metadata is damaged: the padding of {model.name} cannot be frozen.")
-    return refreeze(model, utterance, context["merged_by"]), tokens
+    return refreeze(model, utterance, context["merged_by"], context["margin"]), tokens
 
 
 def _check(metadata: dict[str, Any]) -> None:
@@ -108,7 +108,9 @@ def _check(metadata: dict[str, Any]) -> None:
 
 
 def _is_context(context: object) -> bool:
-    return isinstance(context, dict) and (context.get("used") != "frozen" or context.get("merged_by") in MERGES)
+    return isinstance(context, dict) and (
+        context.get("used") != "frozen" or (context.get("merged_by"), context.get("margin")) in (*FORMS, (1, MARGIN))
+    )
 
 
 def _is_ids(ids: object) -> bool:

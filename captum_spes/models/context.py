@@ -20,12 +20,15 @@ Context = Literal["full", "frozen", "auto"]
 Dtype = torch.dtype | Literal["auto"]
 
 # Numbers of perturbed spectrograms whose padding states are averaged, and of others on which the scores are compared.
-N_REFERENCES, N_PROBES = 8, 16
+N_REFERENCES, N_PROBES = 4, 16
 PROBES_AT_ONCE = 4
 # If the speech fills a larger share of the window, freezing the rest saves less than the probe costs.
 MAX_SHARE = 0.8
-# numbers of padding positions that are averaged into one, from the cheapest to the most exact
-MERGES = (8, 4, 2, 1)
+# number of encoder positions after the speech that are computed, 0.02 s each
+MARGIN = 16
+# Ways to freeze the padding, from the cheapest to the most exact: how many of its positions are averaged into one, and
+# how many positions after the speech are computed. Punctuation may depend on the beginning of the padding.
+FORMS = ((8, MARGIN), *((merge, 64) for merge in (8, 4, 2, 1)))
 # The least correlations between scores of the probe and those of the full window: over all tokens, and for each token
 # whose mean impact is at least this share of the largest token's. The others are reported.
 MIN_CORRELATION, MIN_TOKEN_CORRELATION, WEAK_SHARE = 0.995, 0.95, 0.01
@@ -57,7 +60,7 @@ def fit_utterance(
         context: ``"full"``: every pass computes the full window. ``"frozen"``: the padding is frozen and not merged,
             with a warning if the probe fails. ``"auto"``: the cheapest of padding merged by 8, 4, 2 and unmerged
             padding that passes the probe, or else the full window, which is also used if the speech fills more than
-            80 % of it.
+            80 % of it. If padding merged by 8 does not pass, 1.3 s of the padding are computed instead of 0.3 s.
         dtype: the precision, such as ``torch.bfloat16``. ``"auto"`` uses bfloat16 autocast if the hardware has it
             and the same probe passes. Default: the precision of the model's weights.
         gen_args: arguments of the model's generation, with which the probe compares texts.
@@ -115,10 +118,10 @@ def check_context(model: SpeechToTextModel, context: Context, dtype: Dtype | Non
         )
 
 
-def refreeze(model: Any, utterance: Utterance, merged_by: int) -> Utterance:
+def refreeze(model: Any, utterance: Utterance, merged_by: int, margin: int = MARGIN) -> Utterance:
     """Freezes the padding of an utterance as in :func:`fit_utterance`, without a probe."""
     references, _ = _perturbed(model, utterance)
-    return replace(utterance, frozen=model.freeze_padding(utterance, references).merge(merged_by))
+    return replace(utterance, frozen=model.freeze_padding(utterance, references, margin).merge(merged_by))
 
 
 def freeze_unperturbed(model: Any, utterance: Utterance) -> Utterance:
@@ -153,7 +156,9 @@ def freeze_unperturbed(model: Any, utterance: Utterance) -> Utterance:
         return replace(utterance, context={"used": "full", "reason": str(error).rstrip(".")})
     seconds = round(2 * frozen.n_positions / model.frames_per_second, 3)
     return replace(
-        utterance, frozen=frozen, context={"used": "frozen", "merged_by": 1, "computed_seconds": seconds, "probe": None}
+        utterance,
+        frozen=frozen,
+        context={"used": "frozen", "merged_by": 1, "margin": MARGIN, "computed_seconds": seconds, "probe": None},
     )
 
 
@@ -300,14 +305,18 @@ def _reason_for_full(model: Any, utterance: Utterance, context: Context) -> str 
 
 def _freeze(model: Any, utterance: Utterance, context: Context, references: Tensor, full: _Probe) -> Utterance:
     """The utterance with the cheapest frozen padding that agrees with the full window."""
-    try:
-        recorded = model.freeze_padding(utterance, references)
-    except RuntimeError as error:
-        if context == "frozen":
-            raise
-        return replace(utterance, context={"used": "full", "reason": str(error).rstrip(".")})
-    for merge in MERGES if context == "auto" else (1,):
-        frozen = replace(utterance, frozen=recorded.merge(merge))
+    recorded: dict[int, Any] = {}
+    for merge, margin in FORMS if context == "auto" else ((1, MARGIN),):
+        if margin > MARGIN and 2 * model.computed_positions(utterance, margin) == utterance.n_frames:
+            break  # nothing is left to freeze
+        try:
+            if margin not in recorded:
+                recorded[margin] = model.freeze_padding(utterance, references, margin)
+        except RuntimeError as error:
+            if context == "frozen":
+                raise
+            return replace(utterance, context={"used": "full", "reason": str(error).rstrip(".")})
+        frozen = replace(utterance, frozen=recorded[margin].merge(merge))
         agreement = full.compare(frozen)
         if agreement.holds or context == "frozen":
             break
@@ -317,10 +326,9 @@ def _freeze(model: Any, utterance: Utterance, context: Context, references: Tens
         if context == "auto":
             return replace(utterance, context={"used": "full", "reason": message, "probe": found})
         warn(f"{message}: scores correlate {agreement.correlation:.3f}. Use context='full' or 'auto'.", stacklevel=4)
-    computed = 2 * recorded.n_positions / model.frames_per_second
-    return replace(
-        frozen, context={"used": "frozen", "merged_by": merge, "computed_seconds": round(computed, 3), **found}
-    )
+    seconds = round(2 * recorded[margin].n_positions / model.frames_per_second, 3)
+    how = {"used": "frozen", "merged_by": merge, "margin": margin, "computed_seconds": seconds}
+    return replace(frozen, context={**how, **found})
 
 
 def _perturbed(model: SpeechToTextModel, utterance: Utterance) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ Preset = Literal["instant", "fast", "paper"]
 MaskMaker = Callable[[float], Callable[[Tensor], Tensor]]
 
 # largest number of backwards of all tokens together with the fast budget
-FAST_BACKWARDS = 240
+FAST_BACKWARDS = 200
 # the reliability at which a run with the fast budget ends
 FAST_RELIABILITY = 0.7
 
@@ -284,7 +284,7 @@ def _bins(frames_per_second: float) -> Callable[[Tensor], Tensor]:
 
 def draws_by_tokens(n_tokens: int) -> int:
     """The largest number of masks for under a minute on 2 cores for 5 s; each mask costs a backward for each token."""
-    return max(min(FAST_BACKWARDS // n_tokens, 96), 6)
+    return max(min(FAST_BACKWARDS // n_tokens, 96), 8)
 
 
 _FAST_SAMPLES = {"n_samples": 2_000, "n_token_samples": 512}
