@@ -134,9 +134,10 @@ def frozen_rows(durations: list[float], n_samples: int, rounds: int) -> list[tup
             rows.append((*speech, "full window", "1", "1", "1", "1"))
             continue
         forwards, _ = alternate(Case(None, "full", duration).attribute, fitted.attribute, n_samples, rounds)
-        full, fitted = Case(GRADIENT_TOKENS, "full", duration), Case(GRADIENT_TOKENS, "auto", duration)
+        full, few_tokens = (Case(GRADIENT_TOKENS, "full", duration) for _ in range(2))
+        few_tokens.utterance = fitted.utterance
         few = max(n_samples // 24 // GRADIENT_BATCH, 1) * GRADIENT_BATCH
-        gradients, _ = alternate(full.attribute_by_gradients, fitted.attribute_by_gradients, few, rounds)
+        gradients, _ = alternate(full.attribute_by_gradients, few_tokens.attribute_by_gradients, few, rounds)
         form = "frozen" + (f", merged by {found['merged_by']}" if found["merged_by"] > 1 else "")
         agreement = f"{found['correlation']:.4f}", f"{found['lowest_token_correlation']:.3f}"
         rows.append((*speech, form, f"{forwards:.1f}x", f"{gradients:.1f}x", *agreement))
