@@ -50,7 +50,7 @@ def jpeg(png: str) -> str:
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     image.thumbnail((MAX_WIDTH, image.height), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=90, optimize=True)
+    image.save(file, "JPEG", quality=80, optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 
