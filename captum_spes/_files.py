@@ -42,6 +42,19 @@ def sha256(path: str | os.PathLike[str]) -> str:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
 
 
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a URL such as ``s3://bucket/speech.wav``; ``C:`` is a drive.
+
+    Example::
+
+        >>> from captum_spes._files import is_url
+        >>> is_url("https://example.org/speech.wav"), is_url("speech.wav")
+        (True, False)
+    """
+    parts = Path(path).parts
+    return bool(parts) and len(parts[0]) > 2 and parts[0].endswith(":")
+
+
 def why_unreadable(path: str | os.PathLike[str]) -> str | None:
     """Why a path cannot be opened as a file or a pipe, as the end of a sentence that begins with it; None if it can.
 

@@ -60,6 +60,7 @@ def write(path, samples):
     ("make", "words"),
     [
         (lambda folder: folder / "nothing.wav", "does not exist"),
+        (lambda folder: "https://example.org/speech.wav", "is a URL, which is not read: download the file"),
         (lambda folder: folder, "is a folder"),
         (lambda folder: (folder / "empty.wav").write_bytes(b"") or folder / "empty.wav", "is empty"),
         (

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from captum_spes._extras import require
-from captum_spes._files import sha256, why_unreadable
+from captum_spes._files import is_url, sha256, why_unreadable
 from captum_spes._log import warn
 from captum_spes.audio.decoding import blocks
 
@@ -240,6 +240,8 @@ def _read_file(audio: Any, name: str) -> tuple[np.ndarray, int]:
     if isinstance(audio, (str, os.PathLike)):
         reason = why_unreadable(audio)
         if reason is not None:
+            if is_url(audio):
+                raise ValueError(f"{name} is a URL, which is not read: download the file, and give its path.")
             raise ValueError(f"{name} {reason}: give the path of an audio file.")
         try:
             with open(audio, "rb") as file:

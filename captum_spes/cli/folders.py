@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
+from captum_spes._files import is_url
+
 _made: list[Path] = []  # folders that this command made, parents first
 
 
@@ -40,8 +42,7 @@ def check_writable(folder: Path) -> None:
 
 def _check_path(folder: Path) -> None:
     """Raises a ValueError for a URL, which would make a local folder with the name ``s3:``."""
-    scheme = folder.parts[0] if folder.parts else ""
-    if len(scheme) > 2 and scheme.endswith(":"):  # C: is a drive
+    if is_url(folder):
         raise ValueError(f"the output folder {folder} is a URL: give a path, to which object storage may be mounted.")
 
 
