@@ -148,7 +148,7 @@ def own_share(n_samples: int, rounds: int) -> list[tuple[str, ...]]:
     """The time that the methods add to the passes of the model, in both contexts."""
     ratios = []
     for context, name in (("full", "the full window"), ("auto", "frozen padding")):
-        four, eight, one, thirty = (Case(n, context) for n in (GRADIENT_TOKENS, 8, 1, 30))
+        four, eight = (Case(n, context) for n in (GRADIENT_TOKENS, 8))
         few = max(n_samples // 8 // GRADIENT_BATCH, 1) * GRADIENT_BATCH  # as many as the bare passes
         ratios += [
             (
@@ -161,8 +161,10 @@ def own_share(n_samples: int, rounds: int) -> list[tuple[str, ...]]:
                 alternate(four.attribute_by_gradients, four.bare_gradients, few, rounds),
                 "1.1",
             ),
-            (f"30 tokens / 1 token, {name}", alternate(thirty.attribute, one.attribute, n_samples, rounds), ""),
         ]
+    one, thirty = (Case(n, "full") for n in (1, 30))
+    tokens = alternate(thirty.attribute, one.attribute, n_samples, rounds)
+    ratios.append(("SPES, 30 tokens / 1 token, the full window", tokens, ""))
     few, many = peak_memory(200), peak_memory(2_000)
     name = f"2,000 samples ({many:.0f} MB) / 200 ({few:.0f} MB), peak memory"
     ratios.append((name, (many / few, [many / few]), "1.05"))
