@@ -21,7 +21,6 @@ from playwright.sync_api import sync_playwright
 import captum_spes
 from captum_spes import Contrast, SpeechToTextExplanation
 from captum_spes.audio import Recording, read_recording
-from captum_spes.explanation.page import html
 from captum_spes.models import load_model, prepare
 from captum_spes.speech_to_text.catalogue import find_method
 
@@ -55,12 +54,12 @@ def noisy(recording: Recording, decibels: float) -> Recording:
     return Recording((samples / max(1, np.abs(samples).max())).astype(np.float32), recording.sampling_rate)
 
 
-def save(name: str, page: str) -> None:
+def save(name: str, explanation: SpeechToTextExplanation, recording: Recording) -> None:
     """Writes a report that is small enough for the repository, and a picture of it."""
     path = FOLDER / f"{name}.html"
-    path.write_text(page, encoding="utf-8")
+    explanation.to_html(path, audio=recording)
     size = path.stat().st_size
-    print(f"{path.name}: {size / 1000:.0f} KB", flush=True)
+    print(f"{path.name}: {size / 1000:.0f} KB, {explanation.text!r}", flush=True)
     if size > MAX_BYTES:
         path.unlink()
         raise SystemExit(f"the gallery takes reports of at most {MAX_BYTES:,} bytes: shorten the recording.")
@@ -84,28 +83,28 @@ def picture(path: Path) -> None:
 
 def sentence() -> None:
     recording = read_recording(SAMPLE)
-    save("sentence", html(explain(recording), recording))
+    save("sentence", explain(recording), recording)
 
 
 def so_against_no() -> None:
     recording = read_recording(SAMPLE)
-    save("so_against_no", html(explain(recording, Contrast("So", foil="No")), recording))
+    save("so_against_no", explain(recording, Contrast("So", foil="No")), recording)
 
 
 def homophone() -> None:
     recording = spoken("We can see the sea.")
-    save("homophone", html(explain(recording, Contrast("sea", foil="see")), recording))
+    save("homophone", explain(recording, Contrast("sea", foil="see")), recording)
 
 
 def noise() -> None:
     recording = noisy(read_recording(SAMPLE), 5)
-    save("noise", html(explain(recording), recording))
+    save("noise", explain(recording), recording)
 
 
 def silence() -> None:
     faint = np.random.default_rng(0).normal(0, 1e-3, 2 * 16000).astype(np.float32)
     recording = Recording(faint, 16000)
-    save("silence", html(explain(recording), recording))
+    save("silence", explain(recording), recording)
 
 
 REPORTS = (sentence, so_against_no, homophone, noise, silence)

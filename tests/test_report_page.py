@@ -209,6 +209,12 @@ def test_signed_maps_have_two_colours(open_report):
     assert purple[2] > purple[1] and orange[0] > orange[2]
     assert page.locator("#legend-low").inner_text() == "−1.00"
     assert "strengthens" in page.locator("#legend-text").inner_text()
+    page = open_report(make())
+    assert "normalised to 0–1" in page.locator("#legend-text").inner_text()
+    positive = replace(make(signed=True), metadata={"method": "Saliency"})  # no contrast: negative values are left out
+    page = open_report(positive)
+    assert page.locator("#legend-low").inner_text() == "0.00"
+    assert "except outliers: larger = hiding it weakens" in page.locator("#legend-text").inner_text()
 
 
 def drag(page, first, last):

@@ -14,7 +14,7 @@ from torch import Tensor
 from captum_spes._files import sha256
 from captum_spes.audio import AudioLike, read_recording
 from captum_spes.explanation.errors import TextError
-from captum_spes.explanation.figures import drawn_maps, plot_times, relative
+from captum_spes.explanation.figures import drawn_maps, is_signed, plot_times, relative
 from captum_spes.explanation.listening import own_samples
 from captum_spes.explanation.notices import no_speech_notice
 from captum_spes.visualization.report import ReportMethod, ReportView, render_report
@@ -168,11 +168,13 @@ def _spans(explanation: SpeechToTextExplanation, view: str) -> list[tuple[int, i
 def _method(explanation: SpeechToTextExplanation) -> ReportMethod:
     """The data of one method for the report."""
     rows = _rows(explanation).values()
+    drawn = drawn_maps(explanation, None)[0].spectrogram_attr
     hidden = ("method", "token_ids", "previous_token_ids", "token_times", "audio_file", "compared")
     return ReportMethod(
         name=str(explanation.metadata.get("method", "unknown method")),
-        maps=drawn_maps(explanation, None)[0].spectrogram_attr,
+        maps=drawn,
         previous=[row.token_attr for row in rows],
         reliability=[e.reliability for e in rows if e.reliability is not None],
         facts={name: fact for name, fact in explanation.metadata.items() if name not in hidden},
+        positive=is_signed(explanation) and bool(drawn.min() >= 0),
     )

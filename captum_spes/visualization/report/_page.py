@@ -61,11 +61,12 @@ class ReportMethod:
 
     Attributes:
         name: the name of the method.
-        maps: the maps to colour, (K, T, C), from 0 to 1, or from −1 to 1 for both signs.
+        maps: the maps to colour, (K, T, C), from 0 to 1, or from −1 to 1 for both signs. Outliers may lie beyond.
         previous: for each view the attributions of the rows to the previous tokens, (R, J), from 0 to 1.
         reliability: for each view the reliability of the rows, (R,); empty if the method does not measure it.
         facts: facts about the explanation, by name.
         contrasts: maps of errors, (E, T, C), from −1 to 1. In the spans of views they follow those of the tokens.
+        positive: whether the maps are the positive values of maps with both signs, for the legend.
 
     Example::
 
@@ -80,6 +81,7 @@ class ReportMethod:
     reliability: Sequence[Tensor] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     contrasts: Tensor | None = None
+    positive: bool = False
 
 
 def render_report(
@@ -264,6 +266,7 @@ def _method_data(method: ReportMethod, views: Sequence[ReportView], mel: MelSpec
     ]
     return {
         "signed": bool((maps < 0).any()),
+        "positive": method.positive,
         "largest": largest,
         "maps": packed(levels),
         **contrasts,

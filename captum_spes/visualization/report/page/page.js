@@ -5,6 +5,7 @@ const LEGENDS = {
   ranks: "percentile rank of the bin in its map (%), the upper quarter coloured; grey: spectrogram",
   plain: "attribution, normalised to 0–1: larger = hiding it changes the prediction more; grey: spectrogram",
   mean: "mean attribution of the tokens: larger = hiding it changes their predictions more; grey: spectrogram",
+  positive: "attribution, of the largest except outliers: larger = hiding it weakens the prediction more; grey: spectrogram",
   signed:
     "attribution, of the largest except outliers: positive = hiding it weakens the prediction, negative = strengthens it; grey: spectrogram",
 };
@@ -252,7 +253,7 @@ class Page {
     const digits = this.report.compares ? 0 : 2;
     byId("legend-low").textContent = number(low, digits);
     byId("legend-high").textContent = number(high, digits);
-    const kind = this.map.signed ? "signed" : this.view.name === "sentence" ? "mean" : "plain";
+    const kind = this.map.signed ? "signed" : this.view.name === "sentence" ? "mean" : this.method.positive ? "positive" : "plain";
     byId("legend-text").textContent = LEGENDS[this.report.compares ? "ranks" : kind];
     drawLegend(byId("legend"), this.look(this.map).table, { dark: this.isDark, opacity: this.opacity });
   }
