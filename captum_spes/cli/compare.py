@@ -32,22 +32,31 @@ from captum_spes.evaluation.comparison import DEFAULT_METHODS, Comparison
 from captum_spes.models import load_model
 from captum_spes.speech_to_text.catalogue import describe_methods, find_method
 
+# options of this command alone
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Names of methods, with commas between them. Default: {','.join(DEFAULT_METHODS)}; of two models, "
+        "the one that `explain` takes.",
+        show_default=False,
+    ),
+]
+Models = Annotated[
+    str | None,
+    typer.Option(help="Two models in place of --model, with a comma between them: what each writes, and why."),
+]
+ListMethods = Annotated[bool, typer.Option("--list", help="List the methods and what they take.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<audio's name>-compare."),
+]
+
 
 def compare(
     audio: Audio = None,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Names of methods, with commas between them. Default: {','.join(DEFAULT_METHODS)}; of two models, "
-            "the one that `explain` takes.",
-            show_default=False,
-        ),
-    ] = None,
-    models: Annotated[
-        str | None,
-        typer.Option(help="Two models in place of --model, with a comma between them: what each writes, and why."),
-    ] = None,
-    list_methods: Annotated[bool, typer.Option("--list", help="List the methods and what they take.")] = False,
+    methods: Methods = None,
+    models: Models = None,
+    list_methods: ListMethods = False,
     model: Model = "whisper-tiny.en",
     language: Language = None,
     task: Task = "transcribe",
@@ -58,10 +67,7 @@ def compare(
     device: Device = None,
     batch_size: BatchSize = None,
     seed: Seed = 0,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<audio's name>-compare."),
-    ] = None,
+    output: Output = None,
 ) -> None:
     """Compare attribution methods on one utterance: figures on one scale, and a table of cost and infidelity.
 

@@ -35,70 +35,90 @@ from captum_spes.evaluation import Evaluation, Workers
 from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
 from captum_spes.evaluation.evaluation import Reference
 from captum_spes.evaluation.procedure import DEFAULT_METRICS, METRICS, Procedure
-from captum_spes.evaluation.results import DAGGER, MIN_PAIRS, Results
+from captum_spes.evaluation.results import DAGGER, MIN_PAIRS
 from captum_spes.evaluation.store import read_settings
 from captum_spes.evaluation.summary import findings
 from captum_spes.explanation.figures import LOW_RELIABILITY
 from captum_spes.metrics import Bleu, WordErrorRate
 from captum_spes.metrics.baselines import BASELINES
-from captum_spes.metrics.text import NormalizerName
+from captum_spes.metrics.text import NormalizerName, TextScore
 from captum_spes.models import load_model
 from captum_spes.speech_to_text.catalogue import FLOORS, NamedMethod, find_method
 
+METRIC_NAMES = ",".join(DEFAULT_METRICS)
+
+# options of this command alone
+Manifest = Annotated[
+    Path,
+    typer.Argument(help="Manifest (.csv or .jsonl with file_name and transcription), or a folder of audio files."),
+]
+Methods = Annotated[
+    str, typer.Option(help="Names of methods, with commas between them; random and energy are always added.")
+]
+Metrics = Annotated[str, typer.Option(help=f"Some of {','.join(METRICS)}.")]
+DeletionBaselines = Annotated[
+    str, typer.Option(help=f"Baselines of hidden bins in all metrics except size: some of {','.join(BASELINES)}.")
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(min=1, help="Perturbations of SPES, its variants and Bubble Noise, in place of the preset's."),
+]
+Draws = Annotated[
+    int | None,
+    typer.Option(min=1, help="Random masks of GradientSPES and its variants, in place of the preset's."),
+]
+Utterances = Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N utterances.")]
+TextReference = Annotated[
+    Reference | None,
+    typer.Option(help="Reference of the texts. Default: the transcriptions, if there are any."),
+]
+Score = Annotated[Literal["wer", "bleu"], typer.Option(help="wer for transcripts, bleu for translations.")]
+Normalizer = Annotated[
+    NormalizerName, typer.Option(help="Normaliser of the WER: Whisper's for English, its basic one, or none.")
+]
+Step = Annotated[float, typer.Option(help="Percent of the bins from step to step of deletion and insertion.")]
+Until = Annotated[float, typer.Option(help="Percent of the bins of the last step.")]
+Batch = Annotated[int, typer.Option(min=1, help="Perturbations evaluated at once.")]
+NumWorkers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes of Ray that share the utterances (extra cluster). Default: this process."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Address of a Ray cluster, auto or ray://host:10001; it has one worker per GPU by default."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<corpus's name>-evaluation."),
+]
+
 
 def evaluate(
-    corpus: Annotated[
-        Path,
-        typer.Argument(help="Manifest (.csv or .jsonl with file_name and transcription), or a folder of audio files."),
-    ],
-    methods: Annotated[
-        str, typer.Option(help="Names of methods, with commas between them; random and energy are always added.")
-    ] = "spes,feature_wise,bubble_noise,integrated_gradients",
-    metrics: Annotated[str, typer.Option(help=f"Some of {','.join(METRICS)}.")] = ",".join(DEFAULT_METRICS),
-    deletion_baselines: Annotated[
-        str, typer.Option(help=f"Baselines of hidden bins in all metrics except size: some of {','.join(BASELINES)}.")
-    ] = "mean",
+    corpus: Manifest,
+    methods: Methods = "spes,feature_wise,bubble_noise,integrated_gradients",
+    metrics: Metrics = METRIC_NAMES,
+    deletion_baselines: DeletionBaselines = "mean",
     model: Model = "whisper-tiny.en",
     language: Language = None,
     task: Task = "transcribe",
     preset: Budget = "fast",
-    n_samples: Annotated[
-        int | None,
-        typer.Option(min=1, help="Perturbations of SPES, its variants and Bubble Noise, in place of the preset's."),
-    ] = None,
-    n_draws: Annotated[
-        int | None,
-        typer.Option(min=1, help="Random masks of GradientSPES and its variants, in place of the preset's."),
-    ] = None,
+    n_samples: Samples = None,
+    n_draws: Draws = None,
     allow_outside: AllowOutside = False,
-    n_utterances: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N utterances.")] = None,
-    reference: Annotated[
-        Reference | None,
-        typer.Option(help="Reference of the texts. Default: the transcriptions, if there are any."),
-    ] = None,
-    score: Annotated[Literal["wer", "bleu"], typer.Option(help="wer for transcripts, bleu for translations.")] = "wer",
-    normalizer: Annotated[
-        NormalizerName, typer.Option(help="Normaliser of the WER: Whisper's for English, its basic one, or none.")
-    ] = "english",
-    step: Annotated[float, typer.Option(help="Percent of the bins from step to step of deletion and insertion.")] = 5,
-    until: Annotated[float, typer.Option(help="Percent of the bins of the last step.")] = 100,
+    n_utterances: Utterances = None,
+    reference: TextReference = None,
+    score: Score = "wer",
+    normalizer: Normalizer = "english",
+    step: Step = 5,
+    until: Until = 100,
     context: Context = None,
     num_beams: NumBeams = 1,
     device: Device = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Perturbations evaluated at once.")] = 16,
+    batch_size: Batch = 16,
     seed: Seed = 0,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes of Ray that share the utterances (extra cluster). Default: this process."),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Address of a Ray cluster, auto or ray://host:10001; it has one worker per GPU by default."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<corpus's name>-evaluation."),
-    ] = None,
+    workers: NumWorkers = None,
+    address: Address = None,
+    output: Output = None,
 ) -> None:
     """Evaluate attribution methods on a corpus: faithfulness and size, with intervals, tests and curves.
 
@@ -130,15 +150,7 @@ def evaluate(
     # with workers, this process only uses the settings of the model
     evaluation = Evaluation(load(device=device if pool is None else "cpu"), utterances, folder=folder, **options)
     interrupted = _run_evaluation(evaluation, pool)
-    try:
-        results = evaluation.results(text_score, reference)
-    except ValueError:
-        if interrupted:  # before there was one
-            raise typer.Exit(128 + signal.SIGINT) from None
-        raise
-    _report_results(results, folder)
-    if interrupted:
-        raise typer.Exit(128 + signal.SIGINT)
+    _report_results(evaluation, text_score, reference, folder, interrupted)
 
 
 def _find_methods(names: str, n_samples: int | None, n_draws: int | None) -> dict[str, NamedMethod]:
@@ -203,8 +215,16 @@ def _run_evaluation(evaluation: Evaluation, workers: Workers | None) -> bool:
     return False
 
 
-def _report_results(results: Results, folder: Path) -> None:
-    """Prints the tables of an evaluation and writes its files."""
+def _report_results(
+    evaluation: Evaluation, text_score: TextScore, reference: Reference | None, folder: Path, interrupted: bool
+) -> None:
+    """Prints the tables of an evaluation and writes its files. The exit code says that Ctrl-C ended the run."""
+    try:
+        results = evaluation.results(text_score, reference)
+    except ValueError:
+        if interrupted:  # before anything was finished
+            raise typer.Exit(128 + signal.SIGINT) from None
+        raise
     say("\n" + " ".join(findings(results)))
     print_table(results.table(), f"Areas of {len(results.utterances)} utterances [95 % interval]")
     print_table(results.cost_table(), "Cost of an explanation (median)")
@@ -221,6 +241,8 @@ def _report_results(results: Results, folder: Path) -> None:
         for name, reason in results.problems.items():
             say(f"  {name}: {reason}")
     say("\nWrote " + "\n      ".join(map(str, results.save(folder))))
+    if interrupted:
+        raise typer.Exit(128 + signal.SIGINT)
 
 
 def percentages(step: float, until: float) -> list[float]:

@@ -52,68 +52,78 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+# options of this command alone
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="Attribution method; `compare --list` has them all. Default: attn_lrp with the instant preset, "
+        "gradient_spes with the fast one, spes with the paper's."
+    ),
+]
+Samples = Annotated[int | None, typer.Option(min=1, help="Perturbations of the spectrogram, in place of the preset's.")]
+Reliability = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        max=0.99,
+        help="Stop as soon as two halves of the samples correlate so far; --n-samples is then the most.",
+    ),
+]
+Word = Annotated[
+    str | None,
+    typer.Option(help="Explain this word or phrase against --foil. A word's number from 0 is written 3 or :3."),
+]
+Foil = Annotated[
+    str | None,
+    typer.Option(
+        help="What might have been written in place of --word: a word, a phrase, '' for no word, or auto for the "
+        "most probable other word. The word auto itself is written ' auto', with a space."
+    ),
+]
+OtherText = Annotated[
+    Path | None,
+    typer.Option(
+        help="Text of another system to explain: JSON of Whisper or faster-whisper, WebVTT, SubRip, or plain text."
+    ),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="What was said: each word that differs is explained, in errors.md and in the report."),
+]
+PreviousText = Annotated[
+    bool,
+    typer.Option(
+        "--previous-text",
+        help="Let the decoder read what it wrote of the part before, as Whisper does of long recordings.",
+    ),
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<audio's name>.")
+]
+
+
 def explain(
     audio: Audio = None,
     model: Model = "whisper-tiny.en",
     language: Language = None,
     task: Task = "transcribe",
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="Attribution method; `compare --list` has them all. Default: attn_lrp with the instant preset, "
-            "gradient_spes with the fast one, spes with the paper's."
-        ),
-    ] = None,
+    method: Method = None,
     preset: Budget = "fast",
-    n_samples: Annotated[
-        int | None, typer.Option(min=1, help="Perturbations of the spectrogram, in place of the preset's.")
-    ] = None,
-    reliability: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01,
-            max=0.99,
-            help="Stop as soon as two halves of the samples correlate so far; --n-samples is then the most.",
-        ),
-    ] = None,
+    n_samples: Samples = None,
+    reliability: Reliability = None,
     context: Context = None,
     target: Target = None,
-    word: Annotated[
-        str | None,
-        typer.Option(help="Explain this word or phrase against --foil. A word's number from 0 is written 3 or :3."),
-    ] = None,
-    foil: Annotated[
-        str | None,
-        typer.Option(
-            help="What might have been written in place of --word: a word, a phrase, '' for no word, or auto for the "
-            "most probable other word. The word auto itself is written ' auto', with a space."
-        ),
-    ] = None,
-    transcript: Annotated[
-        Path | None,
-        typer.Option(
-            help="Text of another system to explain: JSON of Whisper or faster-whisper, WebVTT, SubRip, or plain text."
-        ),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(help="What was said: each word that differs is explained, in errors.md and in the report."),
-    ] = None,
+    word: Word = None,
+    foil: Foil = None,
+    transcript: OtherText = None,
+    reference: Reference = None,
     prompt: Prompt = None,
-    previous_text: Annotated[
-        bool,
-        typer.Option(
-            "--previous-text",
-            help="Let the decoder read what it wrote of the part before, as Whisper does of long recordings.",
-        ),
-    ] = False,
+    previous_text: PreviousText = False,
     num_beams: NumBeams = 1,
     device: Device = None,
     batch_size: BatchSize = None,
     seed: Seed = 0,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<audio's name>.")
-    ] = None,
+    output: Output = None,
 ) -> None:
     """Explain one utterance: the parts of the sound and the previous words on which each word depends."""
     _check_options(word, foil, reference, transcript, target)

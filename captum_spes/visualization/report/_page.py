@@ -142,15 +142,8 @@ def render_report(
     if not views or not methods:
         raise ValueError(f"give at least one view and one method: there are {len(views)} and {len(methods)}.")
     names = _distinct([clean(method.name) for method in methods])
-    energy = np.clip((mel.energy - mel.quiet) / mel.span, 0, 1)
     data = {
-        "duration": mel.duration,
-        "framesPerSecond": float(frames_per_second),
-        "frames": mel.energy.shape[0],
-        "channels": mel.energy.shape[1],
-        "frequencies": [round(float(frequency), 3) for frequency in mel.mel_frequencies],
-        "roundFrequencies": ROUND_FREQUENCIES,
-        "spectrogram": packed(np.round(255 * energy).astype(np.uint8)),
+        **_spectrogram_data(mel),
         "views": [_view_data(view) for view in views],
         "methods": [{"name": name, **_method_data(method, views, mel)} for name, method in zip(names, methods)],
         "colors": {
@@ -172,20 +165,39 @@ def render_report(
         has_errors=any(view.name == "errors" for view in views),
         has_audio=audio is not None,
         picture=None if picture is None else base64.b64encode(picture).decode("ascii"),
-        policy="; ".join(
-            (
-                "default-src 'none'",
-                "script-src " + " ".join(map(_source_hash, scripts)),
-                f"style-src {_source_hash(style)}",
-                "img-src data: blob:",
-                "media-src data: blob:",
-                "base-uri 'none'",
-                "form-action 'none'",
-            )
-        ),
+        policy=_policy(style, scripts),
         style=style,
         scripts=scripts,
         data=script_safe_json(data),
+    )
+
+
+def _spectrogram_data(mel: MelSpectrogram) -> dict[str, Any]:
+    """The spectrogram and its axes, as the page's scripts read them."""
+    energy = np.clip((mel.energy - mel.quiet) / mel.span, 0, 1)
+    return {
+        "duration": mel.duration,
+        "framesPerSecond": float(mel.frames_per_second),
+        "frames": mel.energy.shape[0],
+        "channels": mel.energy.shape[1],
+        "frequencies": [round(float(frequency), 3) for frequency in mel.mel_frequencies],
+        "roundFrequencies": ROUND_FREQUENCIES,
+        "spectrogram": packed(np.round(255 * energy).astype(np.uint8)),
+    }
+
+
+def _policy(style: str, scripts: Sequence[str]) -> str:
+    """The Content-Security-Policy that allows the page's own scripts and styles, and nothing else."""
+    return "; ".join(
+        (
+            "default-src 'none'",
+            "script-src " + " ".join(map(_source_hash, scripts)),
+            f"style-src {_source_hash(style)}",
+            "img-src data: blob:",
+            "media-src data: blob:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
     )
 
 
