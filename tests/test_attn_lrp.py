@@ -8,11 +8,18 @@ from captum.attr import InputXGradient
 from torch import nn
 from torch.nn import functional as F
 
-from captum_spes import ContrastiveProbability, KLDivergence, TokenLogit, TokenLogProbability, TokenProbability
+from captum_spes import (
+    ContrastiveProbability,
+    KLDivergence,
+    SpeechToTextAttribution,
+    TokenLogit,
+    TokenLogProbability,
+    TokenProbability,
+)
 from captum_spes.attr import AttnLRP
 from captum_spes.attr.attn_lrp import RelevanceRules
 from captum_spes.audio import load_audio
-from captum_spes.models.context import describe_context, freeze_unperturbed
+from captum_spes.models.context import describe_context, fit_utterance
 
 IDS = [60, 61, 62]
 
@@ -224,8 +231,8 @@ def test_contrasts_keep_their_gradient():
 def test_padding_that_is_frozen_at_the_utterance_itself(tiny_model, audio):
     """The scores are those of the full window, and the relevance nearly so."""
     full = tiny_model.utterance(audio[:2400])
-    frozen = freeze_unperturbed(tiny_model, full)
     tokens = tiny_model.tokens(IDS, full)
+    frozen = fit_utterance(tiny_model, full, tokens, "unperturbed")
 
     def forward(utterance):
         return lambda x: tiny_model.logits(tiny_model.encode(x, utterance), tokens)[:, 0]
@@ -233,7 +240,14 @@ def test_padding_that_is_frozen_at_the_utterance_itself(tiny_model, audio):
     assert frozen.context["used"] == "frozen" and "unprobed" in describe_context(tiny_model, frozen)
     exact, quick = (forward(utterance)(full.spectrogram) for utterance in (full, frozen))
     assert torch.allclose(exact, quick, atol=1e-4)
-    assert freeze_unperturbed(tiny_model, tiny_model.utterance(audio)).frozen is None  # which fills the window
+    found = SpeechToTextAttribution(AttnLRP(tiny_model)).attribute(full, tokens, context="unperturbed")
+    assert found.metadata["context"]["used"] == "full"  # an utterance is taken as it is
+    found = SpeechToTextAttribution(AttnLRP(tiny_model)).attribute(
+        audio[:2400], tokens, sampling_rate=16000, context="unperturbed"
+    )
+    assert found.metadata["context"]["used"] == "frozen" and found.spectrogram_attr.abs().max() > 0
+    whole = tiny_model.utterance(audio)  # which fills the window
+    assert fit_utterance(tiny_model, whole, tokens, "unperturbed").frozen is None
 
 
 def test_bfloat16_autocast_is_close(tiny_model, audio):

@@ -9,7 +9,7 @@ from captum_spes.audio import Recording
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.explanation.page import html
 from captum_spes.models import SpeechToTextModel, Utterance, prepare, text
-from captum_spes.models.context import fit_utterance, freeze_unperturbed
+from captum_spes.models.context import fit_utterance
 from captum_spes.speech_to_text.catalogue import METHODS
 from captum_spes.speech_to_text.parts import longest_seconds
 from captum_spes.speech_to_text.targets import Contrast, TextWords
@@ -87,7 +87,7 @@ class Session:
             preset: Literal["instant", "fast"] = "instant" if method == INSTANT else "fast"
             self._explanations[key] = METHODS[method].explain(
                 self.model,
-                freeze_unperturbed(self.model, self._utterance) if method == INSTANT else self._fit(callback),
+                self._unperturbed() if method == INSTANT else self._fit(callback),
                 self._tokens,
                 preset,
                 contrast=contrast,
@@ -98,6 +98,10 @@ class Session:
     def report(self, method: str, contrast: Contrast | None = None) -> str:
         """The interactive page of an explanation, which plays the recording."""
         return html(self.explain(method, contrast), self.recording)
+
+    def _unperturbed(self) -> Utterance:
+        """The utterance with padding that is frozen without a probe, for the method without perturbations."""
+        return fit_utterance(self.model, self._utterance, self._tokens, "unperturbed")
 
     def _fit(self, callback: Progress | None) -> Utterance:
         """The utterance in the cheapest context whose scores are those of the full window."""

@@ -12,7 +12,7 @@ from captum_spes import models
 from captum_spes.audio import Recording, read_recording
 from captum_spes.cli.options import DTYPES
 from captum_spes.cli.output import progress, say
-from captum_spes.models.context import Context, describe_context, fit_utterance, freeze_unperturbed
+from captum_spes.models.context import Context, describe_context, fit_utterance
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance, language_of
 from captum_spes.speech_to_text.catalogue import Preset
 
@@ -70,8 +70,6 @@ def fit(inputs: Inputs, preset: Preset, context: Context | None) -> Inputs:
             inputs.gen_args,
             callback,
         )
-    if context is None and preset == "instant":
-        utterance = freeze_unperturbed(model, utterance)
     precision = str(utterance.dtype).removeprefix("torch.")
     say(f"Context:    {describe_context(model, utterance)}; {precision} on {utterance.spectrogram.device}")
     return replace(inputs, utterance=utterance)
@@ -87,9 +85,9 @@ def language_line(model: SpeechToTextModel, language: str | None) -> str | None:
 
 
 def window_of(context: Context | None, preset: Preset) -> Context:
-    """How the window is run; by default in full for the instant preset, because the probe would take longer."""
+    """How the window is run; by default without a probe for the instant preset, because it would take longer."""
     if context is None:
-        return "full" if preset == "instant" else "auto"
+        return "unperturbed" if preset == "instant" else "auto"
     return context
 
 

@@ -48,7 +48,8 @@ Budget = Annotated[
 Context = Annotated[
     WindowContext | None,
     typer.Option(
-        help="How the window is run. auto: with frozen padding if the scores stay the same, otherwise in full."
+        help="How the window is run. auto: with frozen padding if the scores stay the same, otherwise in full. "
+        "unperturbed: with padding frozen without this check, for methods that do not perturb, as attn_lrp."
     ),
 ]
 Target = Annotated[str | None, typer.Option(help="Text to explain. Default: the text that the model writes.")]

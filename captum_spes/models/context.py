@@ -16,7 +16,7 @@ from captum_spes.forward_func import KLDivergence
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.segmentation import slic_feature_mask
 
-Context = Literal["full", "frozen", "auto"]
+Context = Literal["full", "frozen", "auto", "unperturbed"]
 Dtype = torch.dtype | Literal["auto"]
 
 # Numbers of perturbed spectrograms whose padding states are averaged, and of others on which the scores are compared.
@@ -61,6 +61,10 @@ def fit_utterance(
             with a warning if the probe fails. ``"auto"``: the cheapest of padding merged by 8, 4, 2 and unmerged
             padding that passes the probe, or else the full window, which is also used if the speech fills more than
             80 % of it. If padding merged by 8 does not pass, 1.3 s of the padding are computed instead of 0.3 s.
+            ``"unperturbed"``: the padding is frozen at its states for the utterance itself, in one pass and without a
+            probe, which would take longer than a method that does not perturb, such as
+            :class:`~captum_spes.attr.AttnLRP`. The scores of the utterance are those of the full window; their
+            gradients leave out the paths through the padding.
         dtype: the precision, such as ``torch.bfloat16``. ``"auto"`` uses bfloat16 autocast if the hardware has it
             and the same probe passes. Default: the precision of the model's weights.
         gen_args: arguments of the model's generation, with which the probe compares texts.
@@ -90,6 +94,8 @@ def fit_utterance(
     lowers = dtype == "auto" and utterance.dtype == torch.float32 and _has_fast_bfloat16(utterance.spectrogram.device)
     reason = _reason_for_full(model, utterance, context)
     utterance = replace(utterance, context={"used": "full", **({} if reason is None else {"reason": reason})})
+    if context == "unperturbed":
+        return utterance if reason is not None else _freeze_unperturbed(model, utterance)
     freezes = context != "full" and reason is None
     if not freezes and not lowers:
         return utterance
@@ -108,7 +114,7 @@ def fit_utterance(
 def check_context(model: SpeechToTextModel, context: Context, dtype: Dtype | None) -> None:
     """Raises a ValueError for a context or dtype that the model cannot take."""
     if context not in get_args(Context):
-        raise ValueError(f"context must be 'full', 'frozen' or 'auto', not {context!r}.")
+        raise ValueError(f"context must be one of {', '.join(get_args(Context))}, not {context!r}.")
     if dtype not in (None, "auto") and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype must be a floating-point torch.dtype or 'auto', not {dtype!r}.")
     if context == "frozen" and not hasattr(model, "freeze_padding"):
@@ -122,44 +128,6 @@ def refreeze(model: Any, utterance: Utterance, merged_by: int, margin: int = MAR
     """Freezes the padding of an utterance as in :func:`fit_utterance`, without a probe."""
     references, _ = _perturbed(model, utterance)
     return replace(utterance, frozen=model.freeze_padding(utterance, references, margin).merge(merged_by))
-
-
-def freeze_unperturbed(model: Any, utterance: Utterance) -> Utterance:
-    """Freezes the padding at its states for the utterance itself, in one pass of the full window and without a probe.
-
-    The scores of the utterance are those of the full window; their gradients leave out the paths through the padding.
-    This is for methods that do not perturb, such as :class:`~captum_spes.attr.AttnLRP`, for which the probe of
-    :func:`fit_utterance` would take longer than the explanation.
-
-    Args:
-        model: the model.
-        utterance: an utterance in its full window.
-
-    Returns:
-        Utterance: the utterance with ``frozen`` and ``context`` set; in the full window if no padding can be frozen.
-
-    Example::
-
-        >>> from captum_spes.audio import load_audio
-        >>> from captum_spes.models import load_model
-        >>> from captum_spes.models.context import freeze_unperturbed
-        >>> model = load_model("whisper-tiny.en")
-        >>> utterance = model.utterance(load_audio("speech.wav", model.sample_rate))
-        >>> freeze_unperturbed(model, utterance).context["used"]
-        'full'
-    """
-    if (reason := _reason_for_full(model, utterance, "auto")) is not None:
-        return replace(utterance, context={"used": "full", "reason": reason})
-    try:
-        frozen = model.freeze_padding(utterance, utterance.spectrogram)
-    except RuntimeError as error:
-        return replace(utterance, context={"used": "full", "reason": str(error).rstrip(".")})
-    seconds = round(2 * frozen.n_positions / model.frames_per_second, 3)
-    return replace(
-        utterance,
-        frozen=frozen,
-        context={"used": "frozen", "merged_by": 1, "margin": MARGIN, "computed_seconds": seconds, "probe": None},
-    )
 
 
 def context_seconds(model: SpeechToTextModel, utterance: Utterance) -> float:
@@ -298,9 +266,20 @@ def _reason_for_full(model: Any, utterance: Utterance, context: Context) -> str 
     if not hasattr(model, "freeze_padding"):
         return "the model has no window of fixed length"
     share = 2 * model.computed_positions(utterance) / utterance.n_frames
-    if share == 1 or (context == "auto" and share > MAX_SHARE):
+    if share == 1 or (context != "frozen" and share > MAX_SHARE):
         return f"the utterance and its margin fill {share:.0%} of the window"
     return None
+
+
+def _freeze_unperturbed(model: Any, utterance: Utterance) -> Utterance:
+    """Freezes the padding at its states for the utterance itself; the full window if the model does not allow it."""
+    try:
+        frozen = model.freeze_padding(utterance, utterance.spectrogram)
+    except RuntimeError as error:
+        return replace(utterance, context={"used": "full", "reason": str(error).rstrip(".")})
+    seconds = round(2 * frozen.n_positions / model.frames_per_second, 3)
+    how = {"used": "frozen", "merged_by": 1, "margin": MARGIN, "computed_seconds": seconds, "probe": None}
+    return replace(utterance, frozen=frozen, context=how)
 
 
 def _freeze(model: Any, utterance: Utterance, context: Context, references: Tensor, full: _Probe) -> Utterance:

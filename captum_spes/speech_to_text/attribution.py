@@ -228,7 +228,8 @@ class SpeechToTextAttribution(Attribution):
             gen_args: arguments of the model's generation, such as ``{"num_beams": 5}``; they are stored.
             context: how the model's window is run. ``"full"``: every pass computes all of it. ``"frozen"``: passes
                 compute the speech and attend to states of the padding that were recorded before. ``"auto"``: the
-                cheapest form of frozen padding whose scores agree with the full window's, or else the full window; see
+                cheapest form of frozen padding whose scores agree with the full window's, or else the full window.
+                ``"unperturbed"``: padding frozen without this check, for methods that do not perturb; see
                 :func:`~captum_spes.models.context.fit_utterance`. Text is always generated in the full window.
             dtype: precision of the model through autocast, or ``"auto"`` for bfloat16 under the same conditions.
                 Default: the precision of the model's weights.
@@ -277,13 +278,8 @@ class SpeechToTextAttribution(Attribution):
             given["min_reliability"] = min_reliability
 
         ranks = Ranks(process_group)
-        preparation: dict[str, Any] = {
-            "sampling_rate": sampling_rate,
-            "prompt": prompt,
-            "gen_args": gen_args,
-            "context": context,
-            "dtype": dtype,
-        }
+        preparation: dict[str, Any] = {"sampling_rate": sampling_rate, "prompt": prompt, "gen_args": gen_args}
+        preparation |= {"context": context, "dtype": dtype}
         utterance, tokens = _agreed(ranks, *ranks.together(lambda: prepare(model, inputs, target, **preparation)))
         plan = make_plan(
             method,
@@ -300,21 +296,8 @@ class SpeechToTextAttribution(Attribution):
             token_given=token_given,
         )
 
-        folder = None
-        if checkpoint is not None and isinstance(method, methods.ALL_TOKENS):
-            folder = Path(checkpoint)
-            folder.mkdir(parents=True, exist_ok=True)
-        options = RunOptions(perturbations_per_eval, seed, show_progress, callback, process_group, folder)
-        run = ranks.together(lambda: Run(plan, options))
-        maps = run.attribute()
-        metadata = _metadata(plan, run, maps, baselines, gen_args)
-        explanation = _explanation(plan, run, maps, metadata, word_times)
-        for message in quality_warnings(explanation, run.seconds_per_sample):
-            warn(message, stacklevel=2)
-        if folder is not None:
-            with suppress(OSError):  # the folder still holds the files of a run that was stopped
-                folder.rmdir()
-        return explanation
+        options = RunOptions(perturbations_per_eval, seed, show_progress, callback, process_group)
+        return _explained(plan, options, ranks, checkpoint, baselines, gen_args, word_times)
 
     def _prediction(
         self, ranks: Ranks, utterance: Utterance, tokens: Tokens, contrast: Contrast | None, sentence: bool
@@ -421,6 +404,32 @@ def _agreed(ranks: Ranks, utterance: Utterance, tokens: Tokens) -> tuple[Utteran
         return utterance, tokens
     device = utterance.spectrogram.device
     return ranks.from_first(utterance.to("cpu")).to(device), ranks.from_first(tokens.to("cpu")).to(device)
+
+
+def _explained(
+    plan: Plan,
+    options: RunOptions,
+    ranks: Ranks,
+    checkpoint: str | os.PathLike[str] | None,
+    baselines: Tensor | float | None,
+    gen_args: dict[str, Any] | None,
+    word_times: Sequence[Segment] | None,
+) -> SpeechToTextExplanation:
+    """Runs the method, in the folder of a checkpoint for methods that can go on there, and warns of doubtful maps."""
+    folder = None
+    if checkpoint is not None and isinstance(plan.method, methods.ALL_TOKENS):
+        folder = Path(checkpoint)
+        folder.mkdir(parents=True, exist_ok=True)
+    run = ranks.together(lambda: Run(plan, replace(options, checkpoints=folder)))
+    maps = run.attribute()
+    metadata = _metadata(plan, run, maps, baselines, gen_args)
+    explanation = _explanation(plan, run, maps, metadata, word_times)
+    for message in quality_warnings(explanation, run.seconds_per_sample):
+        warn(message, stacklevel=3)
+    if folder is not None:
+        with suppress(OSError):  # the folder still holds the files of a run that was stopped
+            folder.rmdir()
+    return explanation
 
 
 def _explanation(
