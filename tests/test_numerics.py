@@ -5,8 +5,20 @@ from functools import partial
 import pytest
 import torch
 
-from captum_spes import SPES, BubbleNoise, GradientSPES, SpeechToTextAttribution, TokenLogit, grid_feature_mask
+from captum_spes import (
+    SPES,
+    BubbleNoise,
+    GradientSPES,
+    KLDivergence,
+    SpeechToTextAttribution,
+    TokenLogit,
+    TokenLogProbability,
+    TokenProbability,
+    grid_feature_mask,
+)
 from captum_spes.models import load_model
+from captum_spes.speech_to_text.numerics import Outputs
+from captum_spes.speech_to_text.targets import TextPrediction, TokenPrediction
 
 METHODS = [SPES, BubbleNoise, GradientSPES]
 X = torch.rand(1, 6, 4, generator=torch.Generator().manual_seed(0))
@@ -149,3 +161,36 @@ def test_sums_are_wider_than_what_is_summed(n_samples):
     constant = SPES(lambda x: torch.where((x == 1).all(1), 1, 1 - weight.float()))
     found = constant.attribute(torch.ones(1, 20), n_samples=n_samples, perturbations_per_eval=7, centered=False)
     torch.testing.assert_close(found, torch.full_like(found, float(weight)), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("score", [KLDivergence, TokenLogProbability, TokenProbability, TokenLogit])
+def test_tokens_share_the_gradient_of_the_vocabulary(tiny_model, audio, score):
+    """The gradients are those of a backward pass for each token, and the vocabulary is passed once."""
+    utterance = tiny_model.utterance(audio)
+    tokens = tiny_model.tokens([5, 6, 7], utterance)
+    outputs = Outputs(TokenPrediction(tiny_model, tokens, score), utterance)
+    original = outputs.of_gate().detach()
+    plain = outputs.prediction.score(outputs.of_spectrogram, original)
+    x = (utterance.spectrogram + 0.1).repeat(2, 1, 1).requires_grad_()
+    passed = []
+    handle = tiny_model.head.register_full_backward_hook(lambda *_: passed.append(1))
+    found = jacobian(outputs.with_shared_vocabulary(plain), x)
+    assert len(passed) == 1
+    expected = jacobian(plain, x)
+    handle.remove()
+    assert len(passed) == 4 and expected.abs().max() > 0
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
+def jacobian(score, x):
+    """The gradients of each column of the scores (B, K)."""
+    scores = score(x)
+    return torch.stack([torch.autograd.grad(column.sum(), x, retain_graph=True)[0] for column in scores.T])
+
+
+def test_scores_of_several_tokens_share_nothing(tiny_model, audio):
+    utterance = tiny_model.utterance(audio)
+    tokens = tiny_model.tokens([5, 6, 7], utterance)
+    outputs = Outputs(TextPrediction(tiny_model, tokens, TokenLogit, "so"), utterance)
+    score = outputs.prediction.score(outputs.of_spectrogram, outputs.of_gate())
+    assert outputs.with_shared_vocabulary(score) is score

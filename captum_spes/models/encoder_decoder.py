@@ -180,7 +180,13 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
                     use_cache=cache is not None,
                     **mask,
                 )
-            return self.model.get_output_embeddings()(states.last_hidden_state[:, len(tokens.prompt) - 1 :])
+            return self.head(states.last_hidden_state[:, len(tokens.prompt) - 1 :])
+
+    @property
+    def head(self) -> nn.Module:
+        """The module that maps the decoder's states (B, K, D) to logits (B, K, V)."""
+        head: nn.Module = self.model.get_output_embeddings()
+        return head
 
     def task_of(self, utterance: Utterance, tokens: Tokens) -> Task:
         """The task: most models do not know the language of the speech, so that it is the task that was given."""

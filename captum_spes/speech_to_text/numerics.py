@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_spes._log import warn
 from captum_spes.models.protocol import Utterance
@@ -58,6 +58,22 @@ class Outputs:
 
         return lambda inputs: _FiniteGradients.apply(inputs, score, wide) if inputs.requires_grad else score(inputs)
 
+    def with_shared_vocabulary(self, score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The same scores, (B, K), whose gradients pass the vocabulary once for all rows and not once for each.
+
+        This is possible where a row's score depends on one row of the decoder's states, which the model's ``head``
+        maps to logits. Each of the K backward passes then begins at these states.
+        """
+        head = getattr(self.model, "head", None)
+        if head is None or not self.prediction.rows_apart:
+            return score
+
+        def shared(inputs: Tensor) -> Tensor:
+            needs_grad = inputs.requires_grad and torch.is_grad_enabled()
+            return _RowGradients.apply(inputs, score, head) if needs_grad else score(inputs)
+
+        return shared
+
     @cached_property
     def wide(self) -> Utterance | None:
         """The utterance in float32; None for a model whose weights are narrower."""
@@ -95,6 +111,37 @@ class Outputs:
 def _is_finite(outputs: Tensor | tuple[Tensor, ...]) -> bool:
     """Whether logits can be scored; -inf is allowed, for tokens that the model never writes."""
     return all(bool((part < torch.inf).all()) for part in (outputs if isinstance(outputs, tuple) else (outputs,)))
+
+
+class _RowGradients(torch.autograd.Function):
+    """Scores (B, K) whose row k depends on row k of the states (B, K, D) that enter a module."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, score: Callable[..., Tensor], head: nn.Module) -> Tensor:
+        entered: list[Tensor] = []
+        handle = head.register_forward_pre_hook(lambda module, args: entered.append(args[0]))
+        try:
+            with torch.enable_grad():
+                ctx.inputs = inputs.detach().requires_grad_()
+                ctx.scores = score(ctx.inputs)
+        finally:
+            handle.remove()
+        ctx.states, ctx.slopes = entered[-1], None
+        scores = ctx.scores.detach()
+        if not ctx.scores.requires_grad:
+            ctx.mark_non_differentiable(scores)
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        if ctx.slopes is None:
+            ones = torch.ones_like(ctx.scores)
+            (ctx.slopes,) = torch.autograd.grad(ctx.scores, ctx.states, ones, retain_graph=True)
+            ctx.scores = None  # frees the graph of the vocabulary
+        # a slope that overflows in one row is kept out of the others
+        weighted = torch.where(gradient[..., None] == 0, 0, gradient[..., None] * ctx.slopes).to(ctx.states)
+        (found,) = torch.autograd.grad(ctx.states, ctx.inputs, weighted, retain_graph=True)
+        return found, None, None
 
 
 class _FiniteGradients(torch.autograd.Function):

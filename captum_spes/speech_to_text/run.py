@@ -174,7 +174,7 @@ class Run:
             own["centered"] = False  # Eq. 3 of the paper
         if isinstance(method, GradientSPES):
             own |= {"perturbations_per_eval": self._gradient_batch_size(stage), "return_pooling": True}
-            score = self.outputs.with_finite_gradients(score)
+            score = self.outputs.with_finite_gradients(self.outputs.with_shared_vocabulary(score))
         found = rewrapped(method, score).attribute(inputs, **arguments, **own)
         self._count_samples(stage, method)
         if isinstance(method, GradientSPES):
@@ -199,7 +199,7 @@ class Run:
         if methods.is_hooked(method):
             passes = HookedPasses(self.prediction.model, score, n_rows, batch_size)
         else:
-            passes = SharedPasses(score, n_rows, batch_size)
+            passes = SharedPasses(self.outputs.with_shared_vocabulary(score), n_rows, batch_size)
         seed, callback = self.options.seed, self.options.callback
         show = self.options.show_progress
         total = passes.count(method, inputs, arguments, seed) if show or callback else 0
