@@ -118,13 +118,17 @@ TABLE1_SIZE = {
 }
 
 
+# other methods, which the paper does not have
+BESIDE = ("integrated_gradients", "gradient_spes", "attn_lrp", "cross_attention")
+
+
 def table1_methods(n_samples: int) -> Methods:
     return {
         **{
             name: bubbles(n_samples) if name == "bubble_noise" else spes(n_samples, name=name)
             for name in TABLE1_DELETION
         },
-        "integrated_gradients": METHODS["integrated_gradients"],
+        **{name: METHODS[name] for name in BESIDE},
         **floors(),
     }
 

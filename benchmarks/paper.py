@@ -1,20 +1,23 @@
 """Reproduces the paper's tables and figures with Whisper, and compares numbers and findings.
 
-    python benchmarks/make_corpus.py build/corpus
     python benchmarks/paper.py table1 --quick
     python benchmarks/paper.py table1 --n-samples 600 --n-utterances 12 --output benchmarks/results
 
-Without further options an experiment has the paper's budget, which is meant for a GPU: 20,000 samples, the full window,
-all utterances. The same command continues a run that was stopped. --quick ends within ten minutes on 2 cores, with few
-utterances, samples and methods. For every ordering in the paper, the table says whether it holds with Whisper: it holds
-if the 95 % interval of the paired difference is on the same side of 0, it does not hold if the interval is on the other
-side, and is undecided otherwise, and with fewer than six utterances.
+Without further options an experiment has the paper's budget, which is meant for a GPU: 20,000 samples, all utterances.
+The same command continues a run that was stopped. --quick ends within ten minutes on 2 cores, with few utterances,
+samples and methods. For every ordering in the paper, the table says whether it holds with Whisper: it holds if the
+95 % interval of the paired difference is on the same side of 0, it does not hold if the interval is on the other side,
+and is undecided otherwise, and with fewer than six utterances.
 
 --language de or es runs table1, table5 and table9 for translation from English, by multilingual Whisper with a forced
 language: BLEU in place of WER, against the model's own text of the whole spectrogram.
 
-Real speech comes first, then synthesised speech. Utterances that the model transcribes wrongly are left out (WER
-above 20 %). table2, the model's own error rate, needs a corpus without this filter: make_corpus.py --no-filter.
+The default corpus is human speech, ../shared/speech beside this checkout, where it is there, and otherwise
+build/corpus, which ``python benchmarks/make_corpus.py build/corpus`` makes. Any other manifest of speech with its
+transcriptions, such as one of MuST-C or LibriSpeech, is given by ``--corpus metadata.csv`` (columns file_name,
+transcription). Human speech comes first, the shortest utterances first, then synthesised speech. Utterances that the
+model transcribes wrongly are left out (WER above 20 %). table2, the model's own error rate, needs a corpus without
+this filter: make_corpus.py --no-filter.
 
 figure2 and figure4 are about duration. Recordings that are longer than the window, which the default corpus does not
 have, are cut in their pauses and explained in parts, as by SpeechToTextAttribution.attribute_long. Each part is an
@@ -83,8 +86,39 @@ PAPER_WER = {"the paper's model": 10.8, "SeamlessM4T": 15.8}  # Table 2, MuST-C 
 VERDICTS = {"better": "holds", "worse": "does not hold", "undecided": "undecided"}
 
 
+def default_corpus() -> Path:
+    """The human recordings beside this checkout, where they are there, or synthesised speech."""
+    human = Path(__file__).resolve().parents[2] / "shared" / "speech"
+    return human if human.is_dir() else Path("build/corpus")
+
+
+def read_corpus(path: Path) -> Corpus:
+    """A manifest or a folder with one, or all corpora in the folders of a folder, with voices and durations.
+
+    Speech of an unnamed voice is human, and durations that the manifest lacks are measured.
+    """
+    has_manifest = path.is_file() or any((path / f"metadata.{suffix}").is_file() for suffix in ("csv", "jsonl"))
+    folders = [] if has_manifest else sorted(entry for entry in path.iterdir() if entry.is_dir())
+    corpora = [load_corpus(folder) for folder in folders or [path]]
+    items = [item for corpus in corpora for item in corpus.utterances]
+    if len({item.id for item in items}) < len(items):
+        raise SystemExit(f"the corpora in {path} have files of the same name: give one of them.")
+    return Corpus(path, list(map(described, items)), {k: v for corpus in corpora for k, v in corpus.problems.items()})
+
+
+def described(item: CorpusUtterance) -> CorpusUtterance:
+    """The utterance with its voice and duration."""
+    known = {"voice": "human", "snr_db": ""} | item.fields
+    if "duration" not in known:
+        known["duration"] = f"{soundfile.info(item.path).duration:.3f}"
+    return replace(item, fields=known)
+
+
 def real_first(items: list[CorpusUtterance]) -> list[CorpusUtterance]:
-    return sorted(items, key=lambda item: item.fields["voice"] != "human")
+    """Human speech, the shortest first, and then the others in their order."""
+    human = [item for item in items if item.fields["voice"] == "human"]
+    others = [item for item in items if item.fields["voice"] != "human"]
+    return sorted(human, key=lambda item: float(item.fields["duration"])) + others
 
 
 @dataclass
@@ -124,7 +158,7 @@ class Study:
 
     def corpus(self, select: Callable[[list[CorpusUtterance]], list[CorpusUtterance]] = real_first) -> Corpus:
         """Utterances of the right length that the model transcribes correctly, in the order of ``select``."""
-        corpus = load_corpus(self.args.corpus)
+        corpus = read_corpus(self.args.corpus)
         chosen = filter(self.is_heard, select(list(filter(self.fits, corpus.utterances))))
         return replace(corpus, utterances=list(islice(chosen, self.n_utterances)))
 
@@ -298,7 +332,7 @@ def table(study: Study) -> None:
 
 def table2(study: Study) -> None:
     """The word error rate of the model itself, on a corpus without a filter (make_corpus.py --no-filter)."""
-    corpus = load_corpus(study.args.corpus)
+    corpus = read_corpus(study.args.corpus)
     items = list(islice(filter(study.fits, corpus.utterances), study.args.n_utterances))
     attribution = SpeechToTextAttribution(SPES(study.model))
     texts = []
@@ -354,7 +388,7 @@ def by_group(study: Study, evaluation: Evaluation, groups: dict[str, list[Corpus
 
 def figure2(study: Study) -> None:
     """Deletion for groups of utterances, or parts of recordings, of similar length."""
-    corpus = load_corpus(study.args.corpus)
+    corpus = read_corpus(study.args.corpus)
     fitting = list(filter(study.fits, corpus.utterances))
     groups: dict[str, list[CorpusUtterance]] = {}
     for shortest, longest in pairwise((0, *LENGTHS)):
@@ -404,7 +438,7 @@ def figure4(study: Study) -> None:
     ):
         rows.append((item.id, f"{length:.1f}", str(len(each)), *(f"{value:.1f} s" for value in taken)))
     study.report([*markdown_table(rows), *study.footer(run.utterances)])
-    every = [float(item.fields["duration"]) for item in load_corpus(study.args.corpus).utterances]
+    every = [float(item.fields["duration"]) for item in read_corpus(study.args.corpus).utterances]
     window = longest_seconds(study.model, max(every))
     study.write(f"{name}.png", draw_figure4(seconds, found, every, window))
 
@@ -436,7 +470,7 @@ def draw_figure4(seconds: list[float], found: dict[str, list[float]], every: lis
 
 def robustness(study: Study) -> None:
     """The main rows of Table 1 for levels of noise, on the same sentences, and for voices, without noise."""
-    corpus = load_corpus(study.args.corpus)
+    corpus = read_corpus(study.args.corpus)
     heard: dict[tuple[str, str], CorpusUtterance] = {}
     for item in tqdm(list(filter(study.fits, corpus.utterances)), desc="listening"):
         if study.is_heard(item):
@@ -492,7 +526,7 @@ def main() -> None:
     names += plausibility.EXPERIMENTS
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=names)
-    parser.add_argument("--corpus", type=Path, default=Path("build/corpus"), help="manifest made by make_corpus.py")
+    parser.add_argument("--corpus", type=Path, default=default_corpus(), help="manifest, or folder of corpora")
     parser.add_argument("--quick", action="store_true", help="in ten minutes on 2 cores")
     parser.add_argument("--n-utterances", type=int, help="at most so many, of each group where there are groups")
     parser.add_argument("--n-samples", type=int, help="N_X (default: the paper's 20,000; of the tokens a tenth)")

@@ -204,3 +204,18 @@ def test_figure_4_sums_the_parts(study):
     assert [row[0].strip("| ") for row in rows] == ["short", "long"]
     assert rows[1][2] == str(len(scores) - 1)
     assert rows[0][3] == f"{scores.pop('short'):.1f} s" and rows[1][3] == f"{sum(scores.values()):.1f} s"
+
+
+def test_a_folder_of_corpora(tmp_path):
+    """Human speech is sorted by its duration, which is measured where the manifest does not say it."""
+    paper = importlib.import_module("paper")
+    for folder, name, seconds in (("a", "long", 0.3), ("b", "short", 0.1)):
+        (tmp_path / folder).mkdir()
+        soundfile.write(tmp_path / folder / f"{name}.wav", np.zeros(int(seconds * RATE)), RATE)
+        (tmp_path / folder / f"{name}.txt").write_text("so")
+    corpus = paper.read_corpus(tmp_path)
+    assert [item.id for item in paper.real_first(corpus.utterances)] == ["short", "long"]
+    assert [item.fields["duration"] for item in corpus.utterances] == ["0.300", "0.100"]
+    (tmp_path / "a" / "short.wav").write_bytes((tmp_path / "b" / "short.wav").read_bytes())
+    with pytest.raises(SystemExit, match="files of the same name"):
+        paper.read_corpus(tmp_path)
