@@ -49,6 +49,7 @@ def evaluation(tmp_path, audio):
     return tmp_path / "run", speech
 
 
+@pytest.mark.slow
 def test_everything_that_can_be_computed_is(evaluation, tmp_path):
     folder, speech = evaluation
     report = analyze(folder, corpus=load_corpus(speech), min_count=4)
@@ -215,6 +216,7 @@ def test_analyze(run, evaluation):
     assert "Not computed:\n" in out and Path("elsewhere/analysis.md").is_file()
 
 
+@pytest.mark.slow
 def test_analyze_aligns(run, evaluation, sample):
     pytest.importorskip("pocketsphinx")
     folder, speech = evaluation

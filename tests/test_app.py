@@ -125,6 +125,7 @@ def files_in(folder):
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_from_a_file_to_a_contrast(app, browser, recording, tmp_path):
     url, temporary = app
     page = browser.new_page()
@@ -165,6 +166,7 @@ def test_from_a_file_to_a_contrast(app, browser, recording, tmp_path):
     page.close()
 
 
+@pytest.mark.slow
 def test_stop_and_switch_the_method(app, browser, recording):
     url, _ = app
     page = browser.new_page()

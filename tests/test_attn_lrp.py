@@ -263,7 +263,7 @@ def test_bfloat16_autocast_is_close(tiny_model, audio):
     assert torch.corrcoef(torch.stack(maps))[0, 1] > 0.95
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_speech_is_explained_within_its_words(bundled_model, sample):
     """The sample says "So what was the next step?" within its 2 s."""
     from captum_spes import SpeechToTextAttribution

@@ -65,7 +65,8 @@ def in_a_process(method, path, result, pipe, told_at, last):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-@pytest.mark.parametrize("method", [SPES, *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS if m is not SPES)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(method, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["captum_spes"])

@@ -128,6 +128,7 @@ def test_explain(run, tiny_folder, recording, tmp_path):
     assert "previous tokens: 100%" in err and "spectrogram    : 100%" in err
 
 
+@pytest.mark.slow
 def test_presets(run, tiny_folder, recording, tmp_path):
     code, _, err = run("explain", recording, "--model", tiny_folder, "--target", "so", "-o", "fast")
     assert code == 0, err
@@ -165,6 +166,7 @@ def test_fast_gradients_depend_on_the_number_of_tokens(tiny_model, n_tokens, n_s
     assert METHODS["gradient_spes"].arguments_of(tiny_model, "fast", n_tokens)["n_samples"] == n_samples
 
 
+@pytest.mark.slow
 def test_languages_and_tasks(run, multilingual_folder, recording, tmp_path):
     common = [recording, "--model", multilingual_folder]
     given = [*common, "--target", "so what"]
@@ -253,6 +255,7 @@ def test_a_numeral_that_may_be_a_word_or_a_number(text, words, ways):
         word_or_number(text, words, "--word")
 
 
+@pytest.mark.slow
 def test_a_numeral_of_the_text_is_no_number(run, tiny_folder, recording):
     common = ["explain", recording, "--model", tiny_folder, "--target", "I have 3 cats here", "--method", "energy"]
     code, _, err = run(*common, "--word", "3", "--foil", "4")
@@ -307,6 +310,7 @@ def test_wrong_methods_get_one_clear_sentence(run, tiny_folder, recording, argum
     assert not Path("spes-output").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_there_is_anything(tiny_folder, recording, tmp_path):
     code = "import sys, os, signal; sys.argv[1:] = ['explain', sys.argv[1], '--model', sys.argv[2]]\n"
     code += "from captum_spes.cli import explain, run\n"
@@ -319,6 +323,7 @@ def test_ctrl_c_before_there_is_anything(tiny_folder, recording, tmp_path):
     assert process.stderr == "Error: interrupted: unwritten results are lost.\n"
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_what_is_done(tiny_folder, recording, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "captum_spes", "explain", recording, "--model", tiny_folder, "--target", "so what",

@@ -131,6 +131,7 @@ def test_steps_of_evaluate(step, until, steps):
     assert percentages(step, until) == pytest.approx(steps)
 
 
+@pytest.mark.slow
 def test_evaluate_goes_on(evaluate, tmp_path):
     assert evaluate("--methods", "random", "--step", "50", "-o", "whole")[0] == 0
     code, out, err = evaluate("--methods", "random", "--step", "50", "--n-utterances", "1", "-o", "out")
@@ -250,7 +251,7 @@ def end_of(process):
         process.kill()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_evaluation_goes_on_as_if_it_had_not_been(evaluate, tmp_path):
     out = tmp_path / "out"
     code = send_when_finished(start(tmp_path, "out"), out, signal.SIGKILL, 1)
@@ -267,6 +268,7 @@ def test_a_killed_evaluation_goes_on_as_if_it_had_not_been(evaluate, tmp_path):
     assert kinds.count("explanations") == kinds.count("scores") == N_EXPLANATIONS and "results.json" in kinds
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(evaluate, tmp_path):
     out = tmp_path / "out"
     code = send_when_finished(start(tmp_path, "out"), out, signal.SIGINT, 3)  # of the first utterance all

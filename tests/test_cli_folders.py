@@ -42,6 +42,7 @@ def other_recording(recording, folder):
 
 
 @pytest.mark.parametrize("command", ["explain", "compare"])
+@pytest.mark.slow
 def test_another_recording_gets_another_folder(run, tiny_folder, recording, tmp_path, command):
     method = {"explain": "--method", "compare": "--methods"}[command]
     given = ["--model", tiny_folder, "--target", "so", method, "energy"]

@@ -184,7 +184,7 @@ needs_pgrep = pytest.mark.skipif(shutil.which("pgrep") is None, reason="pgrep is
 
 
 @needs_pgrep
-@pytest.mark.parametrize(("n_utterances", "n_kills"), [(6, 1), pytest.param(30, 20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("n_utterances", "n_kills"), [pytest.param(6, 1, marks=pytest.mark.slow), pytest.param(30, 20, marks=pytest.mark.long)])
 def test_workers_that_are_killed_lose_nothing(ray, evaluate, two_workers, make_speech, n_utterances, n_kills):
     speech = make_speech(n_utterances)
     killer = Killer(n_kills)
@@ -199,6 +199,7 @@ def test_workers_that_are_killed_lose_nothing(ray, evaluate, two_workers, make_s
     evaluate(speech, two_workers, callback=lambda *_: pytest.fail("there was nothing left to do"))
 
 
+@pytest.mark.slow
 def test_an_error_that_is_none_of_an_utterance_ends_the_run(ray, evaluate, make_speech, tmp_path):
     missing = Workers(partial(load_model, str(tmp_path / "none")), n_workers=2)
     with pytest.raises((ValueError, OSError), match="none"):
@@ -246,7 +247,7 @@ def wait_for(condition, process, told):
         time.sleep(0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_pgrep
 def test_the_command_goes_on_whatever_is_killed(launch, make_speech, tmp_path):
     """A worker, the head of the cluster, the command itself; and Ctrl-C."""

@@ -134,6 +134,7 @@ def ranks(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
+@pytest.mark.slow
 def test_ranks_find_what_one_process_finds(ranks, name):
     alone = ATTRIBUTES[name](return_reliability=True)
     for results in ranks:
@@ -224,6 +225,7 @@ def command(folder):
 
 
 @pytest.mark.filterwarnings("ignore:the maps are noisy")
+@pytest.mark.slow
 def test_ranks_explain_what_the_first_hears(tiny_whisper, tiny_processor, tiny_model, audio, tmp_path):
     tiny_whisper.save_pretrained(tmp_path / "model")
     tiny_processor.save_pretrained(tmp_path / "model")

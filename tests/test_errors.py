@@ -246,6 +246,7 @@ def test_the_page(tiny_model, audio, capsys):
 # The command line
 
 
+@pytest.mark.slow
 def test_command_line(run, tiny_folder, recording, tmp_path):
     common = ["explain", recording, "--model", tiny_folder, "--target", "so what to", "--n-samples", "6", "-o", "out"]
     code, out, err = run(*common, "--reference", "so his to")
@@ -278,7 +279,7 @@ def test_bad_references_get_one_sentence_before_anything_is_explained(
     assert not (tmp_path / "spes-output").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ill_disposed_on_real_speech(bundled_model, librivox, tmp_path, run):
     path = next(librivox.glob("*0880.wav"))
     reference = path.with_suffix(".txt").read_text()
@@ -291,7 +292,7 @@ def test_ill_disposed_on_real_speech(bundled_model, librivox, tmp_path, run):
     assert 1.1 < row.salient_begin < row.salient_end < 2.3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_sound_does_not_tell_homophones_apart(bundled_model, librivox):
     """Hiding a word's own sound takes the evidence against other words, of which there is none against a homophone."""
     path = next(librivox.glob("*0870.wav"))

@@ -130,7 +130,7 @@ def test_command_line(run, tiny_folder, recording):
     assert SpeechToTextExplanation.load("out/explanation.safetensors").tokens == ["what (not auto)"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_speech(bundled_model, sample, librivox):
     from captum_spes.models import prepare
 

@@ -359,6 +359,7 @@ def test_metrics_score_in_the_explanations_context(tiny_model, audio):
         restore_for_scores(tiny_model, damaged)
 
 
+@pytest.mark.slow
 def test_whisper_scores_perturbed_speech_as_in_the_full_window(bundled_model, sample):
     """The bundled model and recording, on perturbed spectrograms that the states were not recorded from."""
     utterance = bundled_model.utterance(load_audio(sample, 16000))

@@ -32,6 +32,7 @@ def cells(text):
     return [[cell.strip(" |") for cell in row] for row in rows]
 
 
+@pytest.mark.slow
 def test_everything_is_measured(gpu, tmp_path, capsys):
     path = tmp_path / "results" / "gpu.md"
     gpu.main(
@@ -85,6 +86,7 @@ def test_a_rate_leaves_the_first_batch_out(gpu, method, monkeypatch):
     assert batch in range(1, 17) and rate > 0 and 0 <= share <= 1
 
 
+@pytest.mark.slow
 def test_the_tests_that_need_a_gpu_are_found(gpu, monkeypatch):
     """By a run of pytest that only collects them."""
     run = gpu.subprocess.run

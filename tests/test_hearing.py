@@ -82,7 +82,7 @@ def test_explanations_tell_it(tiny_model, audio):
     assert explanation.word_rows()[0].verdict in ("heard", "guessed", "unsure")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_word_cut_out_of_real_speech(bundled_model, sample):
     from captum_spes.audio import load_audio
 

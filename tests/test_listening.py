@@ -143,7 +143,7 @@ def test_a_map_without_regions_is_told(explanation):
         flat.to_audio(noise(), "so", keep=0.1, sampling_rate=RATE)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:the maps are noisy")
 def test_a_model_hears_the_word_that_is_kept(bundled_model, sample):
     """A tenth of the bins is enough for Whisper to write a word again, if it is the word's own tenth."""

@@ -334,7 +334,7 @@ def test_words_without_room_are_counted():
 # The command line
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_explain_a_long_recording(run, tiny_folder, long_audio, tmp_path):
     soundfile.write(tmp_path / "talk.wav", long_audio, RATE)
     command = ["explain", "talk.wav", "--model", tiny_folder, "--n-samples", "4"]
@@ -368,7 +368,7 @@ def test_explain_a_long_recording(run, tiny_folder, long_audio, tmp_path):
 # The real model
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_text_is_lost_at_the_seams(bundled_model, speech, tmp_path):
     """Each part has one sentence, and is written as alone."""
     samples = np.concatenate([piece for _ in range(4) for piece in (silence(0.3), speech, silence(0.3))])
@@ -378,7 +378,7 @@ def test_no_text_is_lost_at_the_seams(bundled_model, speech, tmp_path):
     assert [word.text for word in long.words[:7]] == ["So", "what", "was", "the", "next", "step", "?"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_words_light_up_on_the_recordings_axis(bundled_model, librivox, tmp_path):
     """Two sentences, three times: their words peak where they are spoken, which alignments of the sentences tell."""
     names = [f"sense_and_sensibility_01_austen_64kb-{number}" for number in ("0930", "0920")] * 3

@@ -112,7 +112,7 @@ def test_joined_lengths(corpus, script):
 
 
 @needs_flite
-@pytest.mark.slow
+@pytest.mark.long
 def test_recordings_beyond_the_window(script, tmp_path):
     arguments = ["--n-sentences", "1", "--no-filter", "--no-real", "--joined", "2", "--joined-seconds", "30", "45"]
     script.main([str(tmp_path / "long"), *arguments])
@@ -241,7 +241,7 @@ def test_a_folder_that_is_not_empty_stays_as_it_is(script, tmp_path):
 
 
 @needs_flite
-@pytest.mark.slow
+@pytest.mark.long
 def test_minimal_pair(script, tmp_path):
     script.main([str(tmp_path / "new"), "--minimal-pair", "--no-filter", "--voices", "rms", "slt"])
     found = rows(tmp_path / "new")

@@ -354,6 +354,7 @@ def test_a_context_that_cannot_be_is_refused(tiny_model, audio, seconds):
         restore(tiny_model, explanation)
 
 
+@pytest.mark.slow
 def test_the_real_model_predicts_the_same(bundled_model, sample):
     utterance = bundled_model.utterance(load_audio(sample, 16000))
     tokens = bundled_model.tokens("So what was the next step?", utterance)

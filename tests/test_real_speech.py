@@ -1,4 +1,4 @@
-"""The maps of words in real recordings have their maxima where the words are spoken. Slow: pytest -m slow."""
+"""The maps of words in real recordings have their maxima where the words are spoken. They take minutes: pytest -m long."""
 
 import sys
 
@@ -10,7 +10,7 @@ from captum_spes.alignment import Alignment
 from captum_spes.metrics import time_localization
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["0870", "0880", "0890", "0920", "0930"])
 def test_words_light_up_where_they_are_spoken(name, librivox, bundled_model, tmp_path, monkeypatch):
     recording = librivox / f"sense_and_sensibility_01_austen_64kb-{name}.wav"

@@ -245,6 +245,7 @@ def test_commands_print_in_no_other_way():
         assert len(re.findall(r"(?<![.\w])print\(", path.read_text())) == (path.name == "output.py"), path.name
 
 
+@pytest.mark.slow
 def test_errors_are_shown_and_not_obeyed(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "captum_spes", "explain", tmp_path / "a\x1b[2J\nb.wav", "--model", tmp_path],

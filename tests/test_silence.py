@@ -116,7 +116,7 @@ def test_a_text_without_words_is_an_error(run, tiny_folder, tmp_path, monkeypatc
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:the audio is silent")
 def test_what_whisper_says_of_silence_and_speech(bundled_model, sample):
     noise = 0.05 * np.random.default_rng(0).normal(size=48000).astype(np.float32)

@@ -379,6 +379,7 @@ def test_bad_arguments(tiny_model, audio, arguments, words):
         SpeechToTextAttribution(SPES(tiny_model)).attribute(audio, **{"target": [60, 61], **QUICK, **arguments})
 
 
+@pytest.mark.slow
 def test_bundled_model_end_to_end(bundled_model, sample, tmp_path):
     """The real model: words light up in order, and the file keeps it all."""
     model = bundled_model

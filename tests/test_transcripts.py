@@ -138,6 +138,7 @@ def test_a_long_recording_by_its_transcript(tiny_model, audio, tmp_path):
         attribution.attribute_long(long, tmp_path / "a", **given)
 
 
+@pytest.mark.slow
 def test_command_line(run, tiny_folder, recording, audio, tmp_path):
     (tmp_path / "a.json").write_text(FORMS["whisper.json"][0])
     common = ["explain", recording, "--model", tiny_folder, "--method", "energy", "-o", "out", "--transcript", "a.json"]
