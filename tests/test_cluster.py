@@ -184,7 +184,10 @@ needs_pgrep = pytest.mark.skipif(shutil.which("pgrep") is None, reason="pgrep is
 
 
 @needs_pgrep
-@pytest.mark.parametrize(("n_utterances", "n_kills"), [pytest.param(6, 1, marks=pytest.mark.slow), pytest.param(30, 20, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("n_utterances", "n_kills"),
+    [pytest.param(6, 1, marks=pytest.mark.slow), pytest.param(30, 20, marks=pytest.mark.long)],
+)
 def test_workers_that_are_killed_lose_nothing(ray, evaluate, two_workers, make_speech, n_utterances, n_kills):
     speech = make_speech(n_utterances)
     killer = Killer(n_kills)

@@ -103,6 +103,17 @@ def test_recorded_keys_are_those_of_the_full_run(tiny_model, tiny_whisper, utter
         torch.testing.assert_close(keys[0], expected, atol=1e-5, rtol=0)
 
 
+def test_padding_beyond_more_positions_is_that_recorded_there(tiny_model, utterance):
+    references = perturbed(utterance, 2)
+    near, far = (tiny_model.freeze_padding(utterance, references, margin) for margin in (4, 9))
+    found = near.beyond(far.n_positions)
+    assert found.n_positions == far.n_positions > near.n_positions
+    for name, pair in far.states.items():
+        assert all(map(torch.equal, found.states[name], pair))
+    with pytest.raises(ValueError, match="merged already"):
+        near.merge(2).beyond(far.n_positions)
+
+
 @pytest.mark.parametrize("by", [2, 4, 8])
 def test_merging_equal_states_changes_nothing(tiny_model, utterance, tokens, by):
     """A key that stands for m equal keys must count m times; 19 positions leave a smaller last block."""

@@ -1,4 +1,4 @@
-"""The maps of words in real recordings have their maxima where the words are spoken. They take minutes: pytest -m long."""
+"""The maps of words in real recordings have their maxima where the words are spoken. For pytest -m long."""
 
 import sys
 

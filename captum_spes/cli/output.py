@@ -22,6 +22,8 @@ from captum_spes._files import printable
 if TYPE_CHECKING:
     from types import FrameType
 
+    from matplotlib.figure import Figure
+
     from captum_spes.audio import Recording
     from captum_spes.explanation import LongExplanation, SpeechToTextExplanation
 
@@ -116,11 +118,18 @@ def write_explanation(explanation: SpeechToTextExplanation, folder: Path, record
     explanation.save(paths[0])
     for name, plot in pictures.items():
         paths.append(folder / f"{name}.png")
-        # the default level of compression takes longer than drawing, and saves a sixth of the size
-        plot().savefig(paths[-1], dpi=150, pil_kwargs={"compress_level": 1})
+        _write_png(plot(), paths[-1])
     paths.append(folder / "report.html")
     explanation.to_html(paths[-1], audio=recording)
     return paths
+
+
+def _write_png(figure: Figure, path: Path) -> None:
+    """Writes a figure in half the time of ``savefig``, which draws it twice and compresses it more."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(150)
+    FigureCanvasAgg(figure).print_png(path, pil_kwargs={"compress_level": 1})
 
 
 def draw_overview(long: LongExplanation) -> list[Path]:

@@ -20,7 +20,7 @@ Context = Literal["full", "frozen", "auto", "unperturbed"]
 Dtype = torch.dtype | Literal["auto"]
 
 # Numbers of perturbed spectrograms whose padding states are averaged, and of others on which the scores are compared.
-N_REFERENCES, N_PROBES = 4, 16
+N_REFERENCES, N_PROBES = 4, 12
 PROBES_AT_ONCE = 4
 # If the speech fills a larger share of the window, freezing the rest saves less than the probe costs.
 MAX_SHARE = 0.8
@@ -284,18 +284,18 @@ def _freeze_unperturbed(model: Any, utterance: Utterance) -> Utterance:
 
 def _freeze(model: Any, utterance: Utterance, context: Context, references: Tensor, full: _Probe) -> Utterance:
     """The utterance with the cheapest frozen padding that agrees with the full window."""
-    recorded: dict[int, Any] = {}
+    try:
+        recorded = model.freeze_padding(utterance, references)
+    except RuntimeError as error:
+        if context == "frozen":
+            raise
+        return replace(utterance, context={"used": "full", "reason": str(error).rstrip(".")})
     for merge, margin in FORMS if context == "auto" else ((1, MARGIN),):
-        if margin > MARGIN and 2 * model.computed_positions(utterance, margin) == utterance.n_frames:
+        n_positions = model.computed_positions(utterance, margin)
+        if margin > MARGIN and 2 * n_positions == utterance.n_frames:
             break  # nothing is left to freeze
-        try:
-            if margin not in recorded:
-                recorded[margin] = model.freeze_padding(utterance, references, margin)
-        except RuntimeError as error:
-            if context == "frozen":
-                raise
-            return replace(utterance, context={"used": "full", "reason": str(error).rstrip(".")})
-        frozen = replace(utterance, frozen=recorded[margin].merge(merge))
+        padding = recorded.beyond(n_positions, model.positions_at_once).merge(merge)
+        frozen = replace(utterance, frozen=padding)
         agreement = full.compare(frozen)
         if agreement.holds or context == "frozen":
             break
@@ -305,7 +305,7 @@ def _freeze(model: Any, utterance: Utterance, context: Context, references: Tens
         if context == "auto":
             return replace(utterance, context={"used": "full", "reason": message, "probe": found})
         warn(f"{message}: scores correlate {agreement.correlation:.3f}. Use context='full' or 'auto'.", stacklevel=4)
-    seconds = round(2 * recorded[margin].n_positions / model.frames_per_second, 3)
+    seconds = round(2 * padding.n_positions / model.frames_per_second, 3)
     how = {"used": "frozen", "merged_by": merge, "margin": margin, "computed_seconds": seconds}
     return replace(frozen, context={**how, **found})
 

@@ -80,6 +80,33 @@ class FrozenPadding:
         log_sizes = torch.stack([size.sum() for size in sizes]).log() if positions.shape[2] else positions.new_zeros(0)
         return replace(self, states=states, log_sizes=log_sizes, merged_by=by)
 
+    def beyond(self, n_positions: int, positions_at_once: int = 1) -> FrozenPadding:
+        """The padding beyond the first ``n_positions`` positions, so that later passes compute more positions.
+
+        Args:
+            n_positions: number of positions that are computed, at least as many as now.
+            positions_at_once: number of encoder positions that one state of ``tail`` has been made of.
+
+        Example::
+
+            >>> from captum_spes.audio import load_audio
+            >>> from captum_spes.models import load_model
+            >>> model = load_model("whisper-tiny.en")
+            >>> utterance = model.utterance(load_audio("speech.wav", model.sample_rate))
+            >>> frozen = model.freeze_padding(utterance, utterance.spectrogram)
+            >>> frozen.beyond(frozen.n_positions + 1).n_positions == frozen.n_positions + 1
+            True
+        """
+        if self.log_sizes is not None:
+            raise ValueError("this padding is merged already: take the padding that was recorded.")
+        skip = n_positions - self.n_positions
+        return replace(
+            self,
+            n_positions=n_positions,
+            states={name: (keys[:, :, skip:], values[:, :, skip:]) for name, (keys, values) in self.states.items()},
+            tail=None if self.tail is None else self.tail[:, skip // positions_at_once :],
+        )
+
     def to(self, device: torch.device | str) -> FrozenPadding:
         """The same on another device."""
         return replace(

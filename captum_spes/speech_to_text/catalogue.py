@@ -41,7 +41,7 @@ Preset = Literal["instant", "fast", "paper"]
 MaskMaker = Callable[[float], Callable[[Tensor], Tensor]]
 
 # largest number of backwards of all tokens together with the fast budget
-FAST_BACKWARDS = 200
+FAST_BACKWARDS = 180
 # the reliability at which a run with the fast budget ends
 FAST_RELIABILITY = 0.7
 
