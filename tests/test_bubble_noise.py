@@ -74,7 +74,14 @@ def draw_by_definition(bubbles, index):
 
 @pytest.mark.parametrize(
     "size",
-    [(0.08, 6.0), (0.073, 5.5), (0.005, 0.5), (0.02, 100.0), (10.0, 2.0), (10.0, 100.0)],
+    [
+        (0.08, 6.0),
+        (0.073, 5.5),
+        (0.005, 0.5),
+        (0.02, 100.0),
+        (10.0, 2.0),
+        pytest.param((10.0, 100.0), marks=pytest.mark.slow),
+    ],
     ids=["even", "uneven", "less than a bin", "all channels", "all frames", "all"],
 )
 def test_the_profile_is_the_formula(size):

@@ -242,6 +242,7 @@ def with_small_files(path, pipe):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no limit of a file's size")
+@pytest.mark.slow
 def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path):
     path = tmp_path / "run.safetensors"
     stopped(SPES, path)

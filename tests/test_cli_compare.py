@@ -64,6 +64,7 @@ def test_compare_is_stopped_in_its_first_method(run, tiny_folder, recording, mon
     assert ("Wrote" in out) == (method == "energy")
 
 
+@pytest.mark.slow
 def test_compare_goes_on_after_ctrl_c(run, tiny_folder, recording, tmp_path, monkeypatch):
     explained, stops = [], [METHODS["saliency"]]
     original = NamedMethod.explain

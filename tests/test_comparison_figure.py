@@ -136,7 +136,10 @@ def test_many_words_go_on_in_a_band_beneath() -> None:
 
 @pytest.mark.parametrize(
     ("n_methods", "n_maps", "n_frames"),
-    [(1, 1, 200), (10, 1, 700), (10, 8, 200), (3, 20, 700), (2, 3, 30), (4, 2, 90), (2, 13, 90)],
+    [
+        *((1, 1, 200), (10, 1, 700), (2, 3, 30), (4, 2, 90), (2, 13, 90)),
+        *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((10, 8, 200), (3, 20, 700))),
+    ],
 )
 def test_texts_do_not_overlap(n_methods: int, n_maps: int, n_frames: int) -> None:
     figure = draw(torch.rand(n_methods, n_maps, n_frames, C), [LONG_NAME] * n_methods, [SENTENCE] * n_maps)

@@ -226,6 +226,7 @@ def test_token_metrics_and_baselines_are_those_of_the_metrics(evaluate, model):
 
 
 @pytest.mark.filterwarnings("ignore:with frozen padding the text")  # of a random model
+@pytest.mark.slow
 def test_explanations_are_those_of_the_methods(evaluate, model):
     given = {"perturbations_per_eval": 5, "seed": 3, "gen_args": {"num_beams": 2}}
     evaluation = evaluate(context="frozen", **given)
@@ -266,7 +267,7 @@ def test_the_batch_size_changes_nothing_but_rounding(evaluate, whole):
 # Stopped and continued
 
 
-@pytest.mark.parametrize("number", [1, 6, 16])
+@pytest.mark.parametrize("number", [6, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 16))])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(evaluate, whole, number):
     progress, rest = [], []
     with pytest.raises(KeyboardInterrupt):
@@ -313,7 +314,10 @@ def test_a_run_that_is_stopped_again_and_again(evaluate, whole):
     assert len(seconds) == 9 and all(json.loads(path.read_text())["seconds"] == took for path, took in seconds.items())
 
 
-@pytest.mark.parametrize(("number", "is_written"), [(1, True), (2, False), (3, False), (12, True)])
+@pytest.mark.parametrize(
+    ("number", "is_written"),
+    [(3, False), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, True), (2, False), (12, True)))],
+)
 def test_a_run_that_is_stopped_while_it_writes_a_file(evaluate, whole, monkeypatch, number, is_written):
     """The files are the settings, with the first result, then explanation and scores of each: 19."""
     with monkeypatch.context() as patch:
@@ -335,7 +339,7 @@ def test_a_run_that_is_stopped_while_it_writes_a_file(evaluate, whole, monkeypat
     check_same(evaluation, whole)
 
 
-@pytest.mark.parametrize("number", [2, 3, 10])
+@pytest.mark.parametrize("number", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 10))])
 def test_a_run_that_is_stopped_while_the_model_writes(evaluate, whole, model, monkeypatch, number):
     """Of each utterance it writes what is explained, then the texts of deletion and of insertion by each method."""
     with monkeypatch.context() as patch:

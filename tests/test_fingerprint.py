@@ -78,6 +78,7 @@ def test_other_content_is_another_fingerprint(make):
     assert json.loads(json.dumps(ones)) == ones
 
 
+@pytest.mark.slow
 def test_a_new_process_finds_the_same():
     code = (
         "import json, torch; from test_fingerprint import MAKERS, fingerprint\n"

@@ -268,6 +268,7 @@ def columns(spectrogram, n_columns):
     return ids.expand(1, spectrogram.shape[1], -1)
 
 
+@pytest.mark.slow
 def test_python_and_the_command_line_resume_each_other(run, tiny_folder, long_audio, tmp_path, monkeypatch):
     from captum_spes.models import load_model
 

@@ -181,6 +181,7 @@ def test_parts_of_long_recordings(study):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_figure_2_pools_the_parts(study):
     paper, figure = study("figure2")
     paper.figure2(figure)
@@ -193,6 +194,7 @@ def test_figure_2_pools_the_parts(study):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_figure_4_sums_the_parts(study):
     paper, figure = study("figure4")
     paper.figure4(figure)

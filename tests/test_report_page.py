@@ -13,6 +13,7 @@ from captum_spes.audio.masking import mask_audio
 from captum_spes.explanation.figures import is_signed, relative
 from captum_spes.maps import percentile_ranks
 
+pytestmark = pytest.mark.slow
 T, C, SECONDS = 120, 16, 1.2
 RATE = 16000
 SLOW = 120_000  # milliseconds that a busy machine may take for a step

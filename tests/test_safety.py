@@ -70,6 +70,7 @@ def patches(n_rows, n_frames):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits of memory are tested on Linux")
+@pytest.mark.slow
 def test_hostile_sizes_take_no_memory(tmp_path):
     folder = tmp_path / "files"
     folder.mkdir()
