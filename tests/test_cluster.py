@@ -193,10 +193,11 @@ def test_workers_that_are_killed_lose_nothing(ray, evaluate, two_workers, make_s
     killer = Killer(n_kills)
     evaluation = evaluate(speech, two_workers, callback=killer)
     assert len(killer.killed) == n_kills
-    items = evaluation.corpus.utterances
-    assert sorted(killer.finished) == sorted((i.id, name) for i in items if i.id != SILENT for name in CHOSEN)
     alone = evaluate(speech)
-    assert evaluation.problems == alone.problems and list(alone.problems) == [SILENT]
+    assert evaluation.problems == alone.problems and SILENT in alone.problems
+    explained = [item.id for item in evaluation.corpus.utterances if item.id not in alone.problems]
+    assert len(explained) >= n_utterances - 2  # the random model hears no words in one of the thirty
+    assert sorted(killer.finished) == sorted((name, method) for name in explained for method in CHOSEN)
     check_same(evaluation, alone)
     # nothing is left to do, and what is left out is left out again
     evaluate(speech, two_workers, callback=lambda *_: pytest.fail("there was nothing left to do"))
@@ -253,7 +254,7 @@ def wait_for(condition, process, told):
 @pytest.mark.long
 @needs_pgrep
 def test_the_command_goes_on_whatever_is_killed(launch, make_speech, tmp_path):
-    """A worker, the head of the cluster, the command itself; and Ctrl-C."""
+    """A worker, the command itself, Ctrl-C, and the head of the cluster."""
     pytest.importorskip("ray")
     speech, told, out = make_speech(12), tmp_path / "told.txt", tmp_path / "out"
 
@@ -263,8 +264,9 @@ def test_the_command_goes_on_whatever_is_killed(launch, make_speech, tmp_path):
     def is_at_work(process, before):
         return n_finished() > before and workers_of(process.pid)
 
-    for kill in ("worker", "head", "command", "Ctrl-C"):
+    for kill in ("worker", "command", "Ctrl-C", "head"):
         before = n_finished()
+        assert before < 10, "there was too little to do"
         process = launch("--workers", "2", speech=speech, folder="out")
         wait_for(partial(is_at_work, process, before), process, told)
         if kill == "worker":
@@ -277,10 +279,9 @@ def test_the_command_goes_on_whatever_is_killed(launch, make_speech, tmp_path):
         else:
             process.send_signal(signal.SIGKILL if kill == "command" else signal.SIGINT)
         code = process.wait(timeout=300)
-        assert code != 0 and n_finished() > before
-        if kill in ("worker", "Ctrl-C"):
-            assert code == 130
-    assert n_finished() < 11, "there was too little to do"
+        assert n_finished() > before
+        # Ray's workers do without a head for a minute, in which they may finish the rest
+        assert code == 130 if kill in ("worker", "Ctrl-C") else code != 0 or n_finished() == 11
     assert launch("--workers", "2", speech=speech, folder="out").wait(timeout=600) == 0, told.read_text()
     assert launch(speech=speech, folder="alone").wait(timeout=600) == 0, told.read_text()
     assert files_of(out) == files_of(tmp_path / "alone")
