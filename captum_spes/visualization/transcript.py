@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 WORD_SIZE = 8.0  # points
 MAX_ROWS = 8  # rows of words; the maps of all words may have their maximum at one time
 WORD_GAP = 0.06  # inches between neighbours in a row
-PAGE_SECONDS = 10.0  # seconds in the page's width if all lines are shorter
+PAGE_SECONDS = 5.0  # seconds in the page's width if all lines are shorter
 HEIGHT = 0.9  # height of a spectrogram in inches
 FAINTEST = 0.25  # share of the values that are drawn white
 
