@@ -153,8 +153,9 @@ def long_recording() -> None:
         soundfile.write(path, speech.samples, speech.sampling_rate)
         recording = read_recording(path)
         model = load_model("whisper-tiny.en", device="cpu")
+        arguments = METHOD.arguments_of(model, "fast", n_tokens=30)
         talk = METHOD.wrap(model).attribute_long(
-            recording, Path(folder) / "parts", max_seconds=LONG_SECONDS, **METHOD.arguments_of(model, "fast", n_tokens=30)
+            recording, Path(folder) / "parts", max_seconds=LONG_SECONDS, **arguments
         )
         save("long_recording", html(talk[0], recording))
         talk.plot().savefig(FOLDER / "long_recording.jpg", dpi=110, pil_kwargs={"quality": 85})
