@@ -141,6 +141,7 @@ def test_ranks_find_what_one_process_finds(ranks, name):
         torch.testing.assert_close(results[name], alone, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_stop_on_one_rank_ends_all_with_what_is_done(ranks):
     size, seen = len(ranks), ranks[0]["seen"]
     assert all(results["seen"] == seen for results in ranks)
@@ -162,6 +163,7 @@ def test_a_stop_on_one_rank_ends_all_with_what_is_done(ranks):
         torch.testing.assert_close(results["stopped"], expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_an_error_on_one_rank_ends_all(ranks):
     size = len(ranks)
     for rank, results in enumerate(ranks):
@@ -174,6 +176,7 @@ def test_an_error_on_one_rank_ends_all(ranks):
         assert ("ZeroDivisionError" if rank == 0 else "rank 0 of") in callback
 
 
+@pytest.mark.slow
 def test_ranks_go_on_from_their_checkpoints(ranks):
     size, folder = len(ranks), ranks[0]["folder"]
     for results in ranks:

@@ -118,6 +118,7 @@ def said(tmp_path_factory):
     return {name: "\n".join(line for line in lines if line.startswith(f"{name}.py:")) for name in scripts}
 
 
+@pytest.mark.slow
 def test_results_have_precise_types(said):
     assert "error" not in said["correct"], said["correct"]
     # older versions write builtins.tuple and Union
@@ -133,6 +134,7 @@ def test_overloads_name_all_arguments(method):
     assert typed == {name for name in by_name if not name.startswith("return_")}
 
 
+@pytest.mark.slow
 def test_wrong_arguments_are_errors(said):
     found = said["wrong"]
     places = dict.fromkeys(re.findall(r"^wrong\.py:(\d+): error", found, re.MULTILINE))
@@ -140,5 +142,6 @@ def test_wrong_arguments_are_errors(said):
     assert 'Unexpected keyword argument "n_sample"' in found and 'has no attribute "backwards"' in found
 
 
+@pytest.mark.slow
 def test_a_user_script_has_no_errors(said):
     assert said["user"] == ""

@@ -178,7 +178,9 @@ def test_lightness_falls_with_the_value() -> None:
     assert (np.diff(rgb @ [0.2126, 0.7152, 0.0722]) < 0).all()
 
 
-@pytest.mark.parametrize(("n_maps", "n_frames"), [(5, 30), (5, 700), (8, 200), (30, 200)])
+@pytest.mark.parametrize(
+    ("n_maps", "n_frames"), [(5, 30), (5, 700), (8, 200), pytest.param(30, 200, marks=pytest.mark.slow)]
+)
 def test_texts_of_panels_do_not_overlap(n_maps: int, n_frames: int) -> None:
     figure = draw_maps(torch.rand(n_maps, n_frames, C), titles=[SENTENCE] * n_maps)
     boxes = visible_texts(figure)
