@@ -79,7 +79,6 @@ from captum_spes.speech_to_text.parts import longest_seconds
 from captum_spes.visualization import CurvePanel, plot_curves
 
 MAX_WER = 20
-N_MASKS = 96  # of GradientSPES by default
 GEN_ARGS = {"max_new_tokens": 200}  # stops a model that repeats itself
 QUICK_UTTERANCES = 3
 QUICK_FORWARDS = 6_000  # for all methods and utterances together: some minutes, and the rest of the time for decoding
@@ -95,13 +94,13 @@ def default_corpus() -> Path:
 
 
 def read_corpus(path: Path) -> Corpus:
-    """A manifest or a folder with one, or all corpora in the folders of a folder, with voices and durations.
+    """A corpus, or all corpora in the folders of a folder that has no files, with voices and durations.
 
-    Speech of an unnamed voice is human, and durations that the manifest lacks are measured.
+    Speech of an unnamed voice is human, and durations that a manifest lacks are measured.
     """
-    has_manifest = path.is_file() or any((path / f"metadata.{suffix}").is_file() for suffix in ("csv", "jsonl"))
-    folders = [] if has_manifest else sorted(entry for entry in path.iterdir() if entry.is_dir())
-    corpora = [load_corpus(folder) for folder in folders or [path]]
+    entries = sorted(path.iterdir()) if path.is_dir() else []
+    holds_corpora = bool(entries) and all(entry.is_dir() for entry in entries)
+    corpora = [load_corpus(folder) for folder in (entries if holds_corpora else [path])]
     items = [item for corpus in corpora for item in corpus.utterances]
     if len({item.id for item in items}) < len(items):
         raise SystemExit(f"the corpora in {path} have files of the same name: give one of them.")
@@ -250,8 +249,7 @@ class Study:
         if "bubble_noise" in self.methods and self.n_samples > 1_000:
             fewer = ", of Bubble Noise at most 1,000"
         if "gradient_spes" in self.methods:
-            n_masks = self.methods["gradient_spes"].arguments.get("n_samples", N_MASKS)
-            fewer += f", of GradientSPES {n_masks}"
+            fewer += f", of GradientSPES {self.methods['gradient_spes'].arguments['n_samples']}"
         return [
             "",
             f"`{command()}`: {model or self.model.name} with {window}{data}, {self.n_samples:,} samples{fewer}, seed "

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from captum_spes._log import without_warnings
 from captum_spes.cli.folders import check_writable
-from captum_spes.cli.inputs import generation, language_line, window_of
+from captum_spes.cli.inputs import generation, language_line
 from captum_spes.cli.options import (
     DTYPES,
     AllowOutside,
@@ -131,7 +131,7 @@ def evaluate(
         "deletion_baselines": split_names(deletion_baselines, "--deletion-baselines"),
         "preset": preset,
         "seed": seed,
-        "context": window_of(context, preset),
+        "context": context or "auto",
         "dtype": DTYPES[preset],
         "gen_args": generation(num_beams),
         "percentages": percentages(step, until),

@@ -49,7 +49,7 @@ Context = Annotated[
     WindowContext | None,
     typer.Option(
         help="How the window is run. auto: with frozen padding if the scores stay the same, otherwise in full. "
-        "unperturbed: with padding frozen without this check, for methods that do not perturb, as attn_lrp."
+        "unperturbed: with padding frozen without this check, for methods that do not perturb, such as attn_lrp."
     ),
 ]
 Target = Annotated[str | None, typer.Option(help="Text to explain. Default: the text that the model writes.")]

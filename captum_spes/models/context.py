@@ -64,7 +64,7 @@ def fit_utterance(
             ``"unperturbed"``: the padding is frozen at its states for the utterance itself, in one pass and without a
             probe, which would take longer than a method that does not perturb, such as
             :class:`~captum_spes.attr.AttnLRP`. The scores of the utterance are those of the full window; their
-            gradients leave out the paths through the padding.
+            gradients leave out the paths through the padding. ``dtype="auto"`` then keeps the precision of the weights.
         dtype: the precision, such as ``torch.bfloat16``. ``"auto"`` uses bfloat16 autocast if the hardware has it
             and the same probe passes. Default: the precision of the model's weights.
         gen_args: arguments of the model's generation, with which the probe compares texts.
@@ -93,7 +93,7 @@ def fit_utterance(
         utterance = replace(utterance, dtype=dtype)
     lowers = dtype == "auto" and utterance.dtype == torch.float32 and _has_fast_bfloat16(utterance.spectrogram.device)
     reason = _reason_for_full(model, utterance, context)
-    utterance = replace(utterance, context={"used": "full", **({} if reason is None else {"reason": reason})})
+    utterance = _in_full(utterance, reason)
     if context == "unperturbed":
         return utterance if reason is not None else _freeze_unperturbed(model, utterance)
     freezes = context != "full" and reason is None
@@ -274,12 +274,10 @@ def _reason_for_full(model: Any, utterance: Utterance, context: Context) -> str 
 def _freeze_unperturbed(model: Any, utterance: Utterance) -> Utterance:
     """Freezes the padding at its states for the utterance itself; the full window if the model does not allow it."""
     try:
-        frozen = model.freeze_padding(utterance, utterance.spectrogram)
+        padding = model.freeze_padding(utterance, utterance.spectrogram)
     except RuntimeError as error:
-        return replace(utterance, context={"used": "full", "reason": str(error).rstrip(".")})
-    seconds = round(2 * frozen.n_positions / model.frames_per_second, 3)
-    how = {"used": "frozen", "merged_by": 1, "margin": MARGIN, "computed_seconds": seconds, "probe": None}
-    return replace(utterance, frozen=frozen, context=how)
+        return _in_full(utterance, str(error).rstrip("."))
+    return _frozen(model, utterance, padding, MARGIN, {"probe": None})
 
 
 def _freeze(model: Any, utterance: Utterance, context: Context, references: Tensor, full: _Probe) -> Utterance:
@@ -289,14 +287,13 @@ def _freeze(model: Any, utterance: Utterance, context: Context, references: Tens
     except RuntimeError as error:
         if context == "frozen":
             raise
-        return replace(utterance, context={"used": "full", "reason": str(error).rstrip(".")})
+        return _in_full(utterance, str(error).rstrip("."))
     for merge, margin in FORMS if context == "auto" else ((1, MARGIN),):
         n_positions = model.computed_positions(utterance, margin)
         if margin > MARGIN and 2 * n_positions == utterance.n_frames:
             break  # nothing is left to freeze
         padding = recorded.beyond(n_positions, model.positions_at_once).merge(merge)
-        frozen = replace(utterance, frozen=padding)
-        agreement = full.compare(frozen)
+        agreement = full.compare(replace(utterance, frozen=padding))
         if agreement.holds or context == "frozen":
             break
     found = agreement.describe()
@@ -305,9 +302,19 @@ def _freeze(model: Any, utterance: Utterance, context: Context, references: Tens
         if context == "auto":
             return replace(utterance, context={"used": "full", "reason": message, "probe": found})
         warn(f"{message}: scores correlate {agreement.correlation:.3f}. Use context='full' or 'auto'.", stacklevel=4)
+    return _frozen(model, utterance, padding, margin, found)
+
+
+def _in_full(utterance: Utterance, reason: str | None) -> Utterance:
+    """The utterance in its full window, with the reason if no padding can be frozen."""
+    return replace(utterance, context={"used": "full", **({} if reason is None else {"reason": reason})})
+
+
+def _frozen(model: Any, utterance: Utterance, padding: Any, margin: int, found: dict[str, Any]) -> Utterance:
+    """The utterance with frozen padding, and metadata that say how it was frozen and what the probe found."""
     seconds = round(2 * padding.n_positions / model.frames_per_second, 3)
-    how = {"used": "frozen", "merged_by": merge, "margin": margin, "computed_seconds": seconds}
-    return replace(frozen, context={**how, **found})
+    how = {"used": "frozen", "merged_by": padding.merged_by, "margin": margin, "computed_seconds": seconds}
+    return replace(utterance, frozen=padding, context={**how, **found})
 
 
 def _perturbed(model: SpeechToTextModel, utterance: Utterance) -> tuple[Tensor, Tensor]:

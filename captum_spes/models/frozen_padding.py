@@ -87,6 +87,12 @@ class FrozenPadding:
             n_positions: number of positions that are computed, at least as many as now.
             positions_at_once: number of encoder positions that one state of ``tail`` has been made of.
 
+        Returns:
+            FrozenPadding: the states that passes of the full window record from position ``n_positions`` on.
+
+        Raises:
+            ValueError: this padding is merged.
+
         Example::
 
             >>> from captum_spes.audio import load_audio

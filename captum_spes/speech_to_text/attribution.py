@@ -274,18 +274,18 @@ class SpeechToTextAttribution(Attribution):
         token_given = _given(n_samples=n_token_samples, perturbation_prob=token_perturbation_prob)
         token_given = methods.shared_with_tokens(kwargs) | token_given | (token_arguments or {})
         methods.check_known(method, given)
-        if min_reliability is not None:
-            given["min_reliability"] = min_reliability
+        given |= _given(min_reliability=min_reliability)
 
         ranks = Ranks(process_group)
         preparation: dict[str, Any] = {"sampling_rate": sampling_rate, "prompt": prompt, "gen_args": gen_args}
         preparation |= {"context": context, "dtype": dtype}
         utterance, tokens = _agreed(ranks, *ranks.together(lambda: prepare(model, inputs, target, **preparation)))
+        prediction = self._prediction(ranks, utterance, tokens, contrast, sentence)
         plan = make_plan(
             method,
             utterance,
             tokens,
-            self._prediction(ranks, utterance, tokens, contrast, sentence),
+            prediction,
             baselines=baselines,
             feature_mask=feature_mask,
             perturbations_per_eval=perturbations_per_eval,

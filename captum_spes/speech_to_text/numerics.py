@@ -1,4 +1,8 @@
-"""Outputs and gradients of a model, which are computed again in float32 if its precision overflows."""
+"""Outputs and gradients of a model.
+
+They are computed again in float32 if the precision overflows, and gradients of all tokens share the pass through the
+vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +69,7 @@ class Outputs:
         maps to logits. Each of the K backward passes then begins at these states.
         """
         head = getattr(self.model, "head", None)
-        if head is None or not self.prediction.rows_apart:
+        if head is None or not self.prediction.independent_rows:
             return score
 
         def shared(inputs: Tensor) -> Tensor:
@@ -114,7 +118,11 @@ def _is_finite(outputs: Tensor | tuple[Tensor, ...]) -> bool:
 
 
 class _RowGradients(torch.autograd.Function):
-    """Scores (B, K) whose row k depends on row k of the states (B, K, D) that enter a module."""
+    """Scores (B, K), of which score k depends on state k of the states (B, K, D) that enter a module.
+
+    One backward pass from the sum of the scores to the states gives the gradients of all scores by their own states.
+    Each gradient by the inputs then takes a backward pass from the states alone.
+    """
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, score: Callable[..., Tensor], head: nn.Module) -> Tensor:

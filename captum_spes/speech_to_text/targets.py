@@ -77,7 +77,7 @@ class Prediction:
         n_previous: for each row the number of previous tokens that are its features, (K,).
         score_name: the name of the forward function.
         grouped: whether the rows are not the model's tokens.
-        rows_apart: whether the score of each row depends on one row of the model's logits.
+        independent_rows: whether the score of each row depends on one row of the model's logits.
         contrast: the contrast in plain values; None for tokens.
     """
 
@@ -86,7 +86,7 @@ class Prediction:
     n_previous: Tensor
     score_name: str
     grouped = False
-    rows_apart = False
+    independent_rows = False
 
     def __init__(self, model: SpeechToTextModel) -> None:
         self.model = model
@@ -119,7 +119,7 @@ class TokenPrediction(Prediction):
         self.n_previous = n_features.clamp(max=len(self.previous))  # 0 for a model that writes all tokens at once
         self._score = score
         self.score_name = score.__name__
-        self.rows_apart = tokens.path is None and score in SCORES
+        self.independent_rows = tokens.path is None and score in SCORES
 
     def outputs(self, encoded: Any, token_gate: Tensor | None = None) -> Tensor:
         return self.model.logits(encoded, self.tokens, token_gate)
@@ -179,7 +179,7 @@ class TextPrediction(TokenPrediction):
     def __init__(self, model: SpeechToTextModel, tokens: Tokens, score: Score, text: str) -> None:
         super().__init__(model, tokens, score)
         self.rows = [text]
-        self.rows_apart = False
+        self.independent_rows = False
         self.n_previous = torch.tensor([len(self.previous)])
 
     def score(self, outputs: Callable[..., Any], original: Tensor) -> Callable[..., Tensor]:
