@@ -25,8 +25,10 @@ import captum_spes
 from captum_spes import SPES, GradientSPES, KLDivergence, slic_feature_mask
 from captum_spes._files import markdown_table
 from captum_spes.audio import load_audio
-from captum_spes.models import Tokens, load_model
+from captum_spes.models import Tokens, Utterance, load_model
 from captum_spes.models.context import Context, fit_utterance
+from captum_spes.speech_to_text.numerics import Outputs
+from captum_spes.speech_to_text.targets import TokenPrediction
 
 SAMPLE = Path(captum_spes.__file__).parent / "data" / "so_what_was_the_next_step.wav"
 BATCH, GRADIENT_BATCH, SEED = 16, 4, 0
@@ -36,7 +38,9 @@ GRADIENT_TOKENS = 4  # that GradientSPES explains where it is timed
 class Case:
     """The model, the sample, and the tokens to explain, in the full window or with frozen padding."""
 
-    def __init__(self, n_tokens: int | None, context: Context = "full", seconds: float | None = None) -> None:
+    def __init__(
+        self, n_tokens: int | None, context: Context | Utterance = "full", seconds: float | None = None
+    ) -> None:
         self.model = load_model("whisper-tiny.en", device="cpu")
         samples = load_audio(SAMPLE, self.model.sample_rate)
         if seconds is not None:
@@ -48,11 +52,14 @@ class Case:
             sentence = self.model.tokens("So what was the next step?", utterance)
             target = sentence.target.repeat(-(-n_tokens // len(sentence.target)))[:n_tokens]
             self.tokens = Tokens(sentence.prompt, target)
-        self.utterance = fit_utterance(self.model, utterance, self.tokens, context)
+        fitted = isinstance(context, Utterance)
+        self.utterance = context if fitted else fit_utterance(self.model, utterance, self.tokens, context)
         self.mask = slic_feature_mask(utterance.spectrogram)
+        outputs = Outputs(TokenPrediction(self.model, self.tokens, KLDivergence), self.utterance)
         with torch.no_grad():
-            reference = self._logits(utterance.spectrogram)
-        self.score = KLDivergence(self._logits, reference)
+            original = outputs.of_gate()
+        score = outputs.prediction.score(outputs.of_spectrogram, original)
+        self.score = outputs.with_shared_vocabulary(score)  # as SpeechToTextAttribution scores tokens
 
     def _logits(self, spectrogram: torch.Tensor) -> torch.Tensor:
         return self.model.logits(self.model.encode(spectrogram, self.utterance), self.tokens)
@@ -134,8 +141,8 @@ def frozen_rows(durations: list[float], n_samples: int, rounds: int) -> list[tup
             rows.append((*speech, "full window", "1", "1", "1", "1"))
             continue
         forwards, _ = alternate(Case(None, "full", duration).attribute, fitted.attribute, n_samples, rounds)
-        full, few_tokens = (Case(GRADIENT_TOKENS, "full", duration) for _ in range(2))
-        few_tokens.utterance = fitted.utterance
+        full = Case(GRADIENT_TOKENS, "full", duration)
+        few_tokens = Case(GRADIENT_TOKENS, fitted.utterance, duration)
         few = max(n_samples // 24 // GRADIENT_BATCH, 1) * GRADIENT_BATCH
         gradients, _ = alternate(full.attribute_by_gradients, few_tokens.attribute_by_gradients, few, rounds)
         form = "frozen" + (f", merged by {found['merged_by']}" if found["merged_by"] > 1 else "")

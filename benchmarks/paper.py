@@ -37,6 +37,7 @@ Figures 1, 3, 7 to 11, table10 and time_localisation are about plausibility (§8
 from __future__ import annotations
 
 import argparse
+import csv
 import glob
 import json
 import warnings
@@ -72,7 +73,7 @@ from captum_spes.audio import load_audio, split_at_pauses
 from captum_spes.evaluation import Evaluation
 from captum_spes.evaluation.corpus import Corpus, CorpusUtterance, load_corpus
 from captum_spes.evaluation.results import Results
-from captum_spes.metrics import wer
+from captum_spes.metrics import bleu, wer
 from captum_spes.models import load_model, prepare, text
 from captum_spes.speech_to_text.catalogue import FLOORS
 from captum_spes.speech_to_text.parts import longest_seconds
@@ -83,7 +84,8 @@ GEN_ARGS = {"max_new_tokens": 200}  # stops a model that repeats itself
 QUICK_UTTERANCES = 3
 QUICK_FORWARDS = 6_000  # for all methods and utterances together: some minutes, and the rest of the time for decoding
 TABLE2_MODELS = ("whisper-tiny.en", "whisper-base")
-PAPER_WER = {"the paper's model": 10.8, "SeamlessM4T": 15.8}  # Table 2, MuST-C tst-COMMON
+GERMAN = Path(__file__).with_name("references_de.csv")  # translated for this benchmark by its authors
+PAPER_TABLE2 = {"the paper's model": (10.8, 30.7), "SeamlessM4T": (15.8, 23.0)}  # WER, BLEU, MuST-C tst-COMMON
 VERDICTS = {"better": "holds", "worse": "does not hold", "undecided": "undecided"}
 
 
@@ -332,12 +334,15 @@ def table(study: Study) -> None:
 
 
 def table2(study: Study) -> None:
-    """The word error rates of the models themselves, on a corpus without a filter (make_corpus.py --no-filter)."""
+    """The scores of the models themselves, on a corpus without a filter (make_corpus.py --no-filter).
+
+    WER of transcripts, and BLEU of translations into German of the recordings that references_de.csv names.
+    """
     corpus = read_corpus(study.args.corpus)
     items = list(islice(filter(study.fits, real_first(corpus.utterances)), study.args.n_utterances))
     rows = [
-        ("model", "data", "WER ↓", "utterances above 20 %"),
-        *((name, "MuST-C tst-COMMON (paper)", f"{w:.1f}", "") for name, w in PAPER_WER.items()),
+        ("model", "data", "WER ↓", "utterances above 20 %", "BLEU en-de ↑"),
+        *((name, "MuST-C tst-COMMON (paper)", f"{w:.1f}", "", f"{b:.1f}") for name, (w, b) in PAPER_TABLE2.items()),
     ]
     references = [item.transcription or "" for item in items]
     left_out: dict[str, str] = {}
@@ -348,9 +353,27 @@ def table2(study: Study) -> None:
             texts.append(text(model, prepare(model, item.path, context="full", gen_args=GEN_ARGS)[1]))
         wrong = [wer([found], [true]) > MAX_WER for found, true in zip(texts, references)]
         left_out |= {item.id: name for item, is_wrong in zip(items, wrong) if is_wrong}
-        rows.append((name, f"{len(items)} utterances", f"{wer(texts, references):.1f}", str(sum(wrong))))
+        score = f"{wer(texts, references):.1f}"
+        rows.append((name, f"{len(items)} utterances", score, str(sum(wrong)), translated(study, name, items)))
     said = f"Above {MAX_WER} %, and left out of the studies: {', '.join(left_out)}." if left_out else ""
-    study.report([*markdown_table(rows), *(["", said] if said else []), "", f"`{command()}`; {machine()}."])
+    german = f"BLEU of translations from English speech against {GERMAN.name}, translated for this benchmark."
+    notes = [line for note in (said, german) if note for line in ("", note)]
+    study.report([*markdown_table(rows), *notes, "", f"`{command()}`; {machine()}."])
+
+
+def translated(study: Study, name: str, items: list[CorpusUtterance]) -> str:
+    """The BLEU of a multilingual model's translations into German; empty for another model, or without references."""
+    with GERMAN.open(encoding="utf-8", newline="") as file:
+        german = {Path(row["file_name"]).stem: row["translation"] for row in csv.DictReader(file)}
+    items = [item for item in items if item.path.stem in german]
+    if name.endswith(".en") or not items:
+        return ""
+    model = load_model(name, device=study.args.device, language="de")
+    texts = [
+        text(model, prepare(model, item.path, context="full", gen_args=GEN_ARGS)[1])
+        for item in tqdm(items, desc=f"{study.name}, {name}, German")
+    ]
+    return f"{bleu(texts, [german[item.path.stem] for item in items]):.1f} ({len(items)} utterances)"
 
 
 def table3(study: Study) -> None:
@@ -535,6 +558,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="in ten minutes on 2 cores")
     parser.add_argument("--n-utterances", type=int, help="at most so many, of each group where there are groups")
     parser.add_argument("--n-samples", type=int, help="N_X (default: the paper's 20,000; of the tokens a tenth)")
+    parser.add_argument(
+        "--seconds", type=float, nargs=2, metavar=("MIN", "MAX"), help="durations (default: the experiment's own)"
+    )
     parser.add_argument("--context", choices=["auto", "frozen", "full"], default="auto", help="how the window is run")
     parser.add_argument("--language", choices=LANGUAGES, help=f"translate English speech: {', '.join(TRANSLATION)}")
     parser.add_argument("--model", help="default: whisper-tiny.en; whisper-base with --language")
@@ -559,6 +585,8 @@ def main() -> None:
     # figures without an experiment of their own have the settings of Table 1
     experiment = EXPERIMENTS.get(args.experiment) or replace(EXPERIMENTS["table1"], title=TITLES[args.experiment])
     experiment = translation(args.experiment, args.language) if args.language else experiment
+    if args.seconds:
+        experiment = replace(experiment, seconds=tuple(args.seconds))
     name = "table1" if args.experiment in ("figure5", "figure6") else args.experiment  # whose run they draw
     OWN.get(args.experiment, table)(Study(name, experiment, args))
 
