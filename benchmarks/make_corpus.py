@@ -2,6 +2,7 @@
 
     python benchmarks/make_corpus.py OUTPUT [--voices rms slt espeak:en-gb-scotland] [--snr 20 10] [--real FOLDER]
     python benchmarks/make_corpus.py OUTPUT --joined 30 --joined-seconds 5 88
+    python benchmarks/make_corpus.py OUTPUT --joined 8 --join-real --real ../shared/speech/ljspeech
     python benchmarks/make_corpus.py OUTPUT --minimal-pair
 
 Speaks the first fifty Harvard sentences (lists 1 to 5 of "IEEE Recommended Practice for Speech Quality Measurements",
@@ -11,6 +12,8 @@ that the model transcribes wrongly. All files are 16 kHz, mono, 16 bit; the same
 
 --joined-seconds can make recordings that are longer than the model's window. They are transcribed in parts, cut in
 their pauses.
+
+--join-real joins the recordings of real speech in their order, and makes nothing else.
 
 --minimal-pair speaks sentences with *so* and the same sentences with *no*, each by every voice.
 
@@ -43,6 +46,7 @@ from tqdm import tqdm
 
 from captum_spes import SPES, SpeechToTextAttribution
 from captum_spes.audio import load_audio, split_at_pauses
+from captum_spes.evaluation import load_corpus
 from captum_spes.metrics import wer
 from captum_spes.models import load_model
 
@@ -284,47 +288,55 @@ def join(parts: list[Recording], name: str) -> Recording:
         parts[0],
         name=name,
         text=" ".join(part.text for part in parts),
-        source="Harvard sentences " + ", ".join(part.source.split()[-1] for part in parts),
+        source=f"{parts[0].source.rsplit(maxsplit=1)[0]}s " + ", ".join(part.source.split()[-1] for part in parts),
         samples=np.concatenate(samples[:-1]),
         alignments=alignments(words) if words else {},
         n_sentences=len(parts),
     )
 
 
-def joined(voices: list[str], count: int, seconds: tuple[float, float] = JOINED_SECONDS) -> Iterator[Recording]:
-    """Utterances with lengths spread over the range, alternating between voices, with the sentences in order."""
+def joined(
+    part_of: Callable[[int, int], Recording], count: int, seconds: tuple[float, float] = JOINED_SECONDS
+) -> Iterator[Recording]:
+    """Utterances with lengths spread over the range, whose sentences are in order.
+
+    ``part_of(utterance, sentence)`` returns the recording of a sentence; both numbers count from 0, the sentences
+    without an end.
+    """
     shortest, longest = seconds
     cursor = 0
     for index, target in enumerate(np.linspace(shortest + MARGIN, longest - MARGIN, count)):
-        voice = voices[index % len(voices)]
         parts: list[Recording] = []
         total = 0.0
         while True:
-            part = speak(voice, cursor % len(SENTENCES) + 1)
+            part = part_of(index, cursor)
             more = total + part.seconds + (GAP if parts else 0)
             # at least two sentences; otherwise the sum that is nearest to the intended length
             if len(parts) >= 2 and (more > longest or (total >= shortest and more - target > target - total)):
                 break
             parts.append(part)
             total, cursor = more, cursor + 1
-        yield join(parts, f"{slug(voice)}-joined-{index + 1:02}")
+        yield join(parts, f"{slug(parts[0].voice)}-joined-{index + 1:02}")
+
+
+def by_turns(voices: list[str]) -> Callable[[int, int], Recording]:
+    """The Harvard sentences, by another voice in each utterance."""
+    return lambda utterance, sentence: speak(voices[utterance % len(voices)], sentence % len(SENTENCES) + 1)
 
 
 def real(folder: Path) -> Iterator[Recording]:
-    """Recordings with .txt and, if they exist, .json and .phone.json beside them."""
-    paths = sorted(folder.glob("*.wav"))
-    if not paths:
-        raise SystemExit(f"{folder} holds no .wav files.")
-    corpus = {"librivox": "LibriVox"}.get(folder.name, folder.resolve().name)
-    for path in paths:
-        text = path.with_suffix(".txt")
-        if not text.is_file():
-            raise SystemExit(f"{path} has no transcript: {text} is missing.")
-        samples = pcm(load_audio(path, RATE))
-        files = {suffix: path.with_suffix(suffix) for suffix in (".json", ".phone.json")}
+    """Recordings of a manifest, or with .txt and, if they exist, .json and .phone.json beside them."""
+    corpus = {"librivox": "LibriVox", "ljspeech": "LJ Speech"}.get(folder.name, folder.resolve().name)
+    for item in load_corpus(folder).utterances:
+        if item.transcription is None:
+            raise SystemExit(
+                f"{item.path} has no transcript: give a manifest, or {item.path.with_suffix('.txt').name}."
+            )
+        files = {suffix: item.path.with_suffix(suffix) for suffix in (".json", ".phone.json")}
         words = {suffix: json.loads(file.read_text())["w"] for suffix, file in files.items() if file.is_file()}
-        source = f"{corpus} {path.stem}"
-        yield Recording(path.stem, " ".join(text.read_text().split()), "human", "", source, samples, words)
+        text = " ".join(item.transcription.split())
+        samples = pcm(load_audio(item.path, RATE))
+        yield Recording(item.path.stem, text, "human", "", f"{corpus} {item.path.stem}", samples, words)
 
 
 def with_noise(recording: Recording, snr: float, seed: int) -> Recording:
@@ -402,7 +414,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--snr", type=float, nargs="+", default=[], metavar="DB", help="each utterance also with noise")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
-    parser.add_argument("--real", type=Path, metavar="FOLDER", help="recordings: *.wav with .txt, .json, .phone.json")
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="recordings with a manifest, or .txt beside them")
+    parser.add_argument("--join-real", action="store_true", help="only those of --real, joined as by --joined")
     parser.add_argument("--no-real", action="store_true", help="no recordings, also where the default ones are there")
     parser.add_argument("--model", default="whisper-tiny.en", help="which should hear the utterances right")
     parser.add_argument("--max-wer", type=float, default=20, metavar="PERCENT", help="of what stays (default: 20)")
@@ -413,19 +426,26 @@ def main(arguments: list[str] | None = None) -> None:
     shortest, longest = args.joined_seconds
     if not JOINED_SECONDS[0] <= shortest <= longest - 2 * MARGIN:
         parser.error(f"--joined-seconds are {JOINED_SECONDS[0]:g} or more, and {2 * MARGIN} or more beyond them")
+    if args.join_real and args.real is None:
+        parser.error("--join-real needs --real FOLDER, whose recordings are joined")
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise SystemExit(f"{args.output} is there and not an empty folder: give a new one.")
-    check_voices(args.voices)
+    if not args.join_real:
+        check_voices(args.voices)
 
     plan = [(voice, number) for number in range(1, args.n_sentences + 1) for voice in args.voices]
     if not args.every_voice:
         plan = [(args.voices[index % len(args.voices)], index + 1) for index in range(args.n_sentences)]
+    lengths = args.joined, (shortest, longest)
+    folder = args.real or (REAL if REAL.is_dir() and not args.minimal_pair else None)
     if args.minimal_pair:
         recordings = list(minimal_pair(args.voices))
+    elif args.join_real:
+        human = list(real(args.real))
+        recordings = list(joined(lambda _, number: human[number % len(human)], *lengths))
     else:
-        recordings = [speak(*item) for item in plan] + list(joined(args.voices, args.joined, (shortest, longest)))
-    folder = args.real or (REAL if REAL.is_dir() and not args.minimal_pair else None)
-    if folder and not args.no_real:
+        recordings = [speak(*item) for item in plan] + list(joined(by_turns(args.voices), *lengths))
+    if folder and not args.no_real and not args.join_real:
         recordings += real(folder)
     recordings += [with_noise(recording, snr, args.seed) for snr in args.snr for recording in recordings]
 

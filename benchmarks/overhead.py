@@ -1,16 +1,17 @@
 """How much time frozen padding saves, and how much SPES and GradientSPES add to the passes of the model.
 
-    python benchmarks/overhead.py [--output benchmarks/results/overhead.md]
+    python benchmarks/overhead.py window --output benchmarks/results/overhead.md
+    python benchmarks/overhead.py own --output benchmarks/results/own_share.md
 
-The benchmark explains the bundled sample with the bundled Whisper tiny.en, and repeats the sample for longer
+*window* compares frozen padding with the full window, and *own* the methods with the bare passes of the model. The
+benchmark explains the bundled sample with the bundled Whisper tiny.en, and repeats the sample for longer
 durations. Times are ratios of runs that alternate within one process. Memory is the peak resident size of separate
-processes.
+processes, and needs Linux.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -126,7 +127,7 @@ def alternate(first, second, n_samples: int, rounds: int) -> tuple[float, list[f
 
 def peak_memory(n_samples: int) -> float:
     """The peak resident size, in MB, of a process that explains the sample with this number of samples."""
-    command = [sys.executable, __file__, "--memory-of", str(n_samples)]
+    command = [sys.executable, __file__, "own", "--memory-of", str(n_samples)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -154,13 +155,16 @@ def frozen_rows(durations: list[float], n_samples: int, rounds: int) -> list[tup
 def own_share(n_samples: int, rounds: int) -> list[tuple[str, ...]]:
     """The time that the methods add to the passes of the model, in both contexts."""
     ratios = []
-    for context, name in (("full", "the full window"), ("auto", "frozen padding")):
+    for context, name, n_passes in (
+        ("full", "the full window", n_samples),
+        ("auto", "frozen padding", 8 * n_samples),  # in as long a time
+    ):
         four, eight = (Case(n, context) for n in (GRADIENT_TOKENS, 8))
-        few = max(n_samples // 8 // GRADIENT_BATCH, 1) * GRADIENT_BATCH  # as many as the bare passes
+        few = max(n_passes // 8 // GRADIENT_BATCH, 1) * GRADIENT_BATCH
         ratios += [
             (
                 f"SPES / bare forwards, {name}",
-                alternate(eight.attribute, eight.bare_forwards, n_samples, rounds),
+                alternate(eight.attribute, eight.bare_forwards, n_passes, rounds),
                 "1.05",
             ),
             (
@@ -183,7 +187,8 @@ def own_share(n_samples: int, rounds: int) -> list[tuple[str, ...]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="also write the tables here")
+    parser.add_argument("table", choices=["window", "own"], help="frozen padding or the methods' own share")
+    parser.add_argument("--output", type=Path, help="also write the table here")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--n-samples", type=int, default=96, help="perturbations of a timed run")
     parser.add_argument("--durations", type=float, nargs="*", default=[2, 5, 7, 15, 29], help="seconds of speech")
@@ -191,16 +196,19 @@ def main() -> None:
     args = parser.parse_args()
     if args.memory_of:
         Case(8, "frozen").attribute(args.memory_of)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        # not resource.getrusage(), whose maximum begins at that of the parent process
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        print(int(status["VmHWM"].split()[0]) / 1024)
         return
-    by_duration = markdown_table(frozen_rows(args.durations, args.n_samples, args.rounds))
-    print("\n".join(by_duration), flush=True)  # the other tables take some minutes more
+    if args.table == "window":
+        rows = frozen_rows(args.durations, args.n_samples, args.rounds)
+    else:
+        rows = own_share(args.n_samples, args.rounds)
     lines = [
-        *by_duration,
+        *markdown_table(rows),
         "",
-        *markdown_table(own_share(args.n_samples, args.rounds)),
-        "",
-        f"`{command()}`: medians of {args.rounds} rounds of {args.n_samples} perturbations (of gradients fewer), "
+        f"`{command()}`: medians of {args.rounds} rounds of {args.n_samples} perturbations (of gradients fewer, of "
+        f"the methods' share with frozen padding eight times as many), "
         f"Whisper tiny.en in float32, batches of {BATCH} (of gradients {GRADIENT_BATCH}, of "
         f"{GRADIENT_TOKENS} tokens), seed {SEED}; {machine()}.",
     ]

@@ -21,6 +21,7 @@ from captum_spes.__main__ import main
 from captum_spes._files import markdown_table
 from captum_spes.cli import COMMANDS
 from captum_spes.cli.errors import DEBUG, TRACKER
+from captum_spes.cli.inputs import window_of
 from captum_spes.cli.options import word_or_number
 from captum_spes.speech_to_text.catalogue import METHODS, describe_methods
 from captum_spes.speech_to_text.profiles import accepted
@@ -158,6 +159,20 @@ def test_the_instant_preset_does_not_sample(run, tiny_folder, recording):
     assert explanation.metadata["passes"]["spectrogram"] == {"forward": 1, "backward": len(explanation.tokens)}
     code, _, err = run("explain", recording, "--model", tiny_folder, "--preset", "instant", "--method", "spes")
     assert code == 2 and "SPES draws samples, but the instant preset is for methods without samples" in err
+
+
+@pytest.mark.parametrize(
+    "method, context",
+    [
+        ("attn_lrp", "unperturbed"), ("saliency", "unperturbed"), ("cross_attention", "unperturbed"),
+        ("energy", "unperturbed"), ("occlusion", "auto"), ("integrated_gradients", "auto"), ("deep_lift", "auto"),
+        ("smooth_grad", "auto"),
+    ],
+)  # fmt: skip
+def test_instant_methods_that_perturb_are_probed(method, context):
+    assert window_of(None, "instant", METHODS[method]) == context
+    assert window_of(None, "fast", METHODS[method]) == "auto"
+    assert window_of("full", "instant", METHODS[method]) == "full"
 
 
 @pytest.mark.parametrize("n_tokens, n_samples", [(1, 96), (2, 90), (10, 18), (200, 8)])

@@ -106,7 +106,7 @@ def test_joined_lengths(corpus, script):
     assert min(durations) >= 5 and max(durations) <= 28
     assert durations == sorted(durations) and durations[-1] > 20
     assert all(row["transcription"].count(".") == int(row["n_sentences"]) for row in joined)
-    for recording in script.joined(["slt"], 3):
+    for recording in script.joined(script.by_turns(["slt"]), 3):
         assert 5 <= recording.seconds <= 28
         assert recording.text.count(".") == recording.n_sentences >= 2
 
@@ -206,6 +206,25 @@ def test_real_speech_comes_with_its_files(script, tmp_path):
     assert np.array_equal(soundfile.read(output / one["file_name"], dtype="int16")[0], samples)
     assert json.loads((output / one["alignment"]).read_text())["w"] == [word]
     assert two["alignment"] == ""
+
+
+def test_real_speech_is_joined_in_its_order(script, tmp_path):
+    folder, output = tmp_path / "readings", tmp_path / "new"
+    folder.mkdir()
+    sounds = np.random.default_rng(0).integers(-32768, 32768, (3, 4 * 16_000)).astype(np.int16)
+    for name, sound in zip(("one", "two", "three"), sounds):
+        soundfile.write(folder / f"{name}.wav", sound, 16_000)
+    names = "one.wav,one\ntwo.wav,two\nthree.wav,three\n"
+    (folder / "metadata.csv").write_text("file_name,transcription\n" + names)
+    options = ["--join-real", "--joined", "2", "--joined-seconds", "5", "15", "--no-filter"]
+    script.main([str(output), *options, "--real", str(folder)])
+    found = rows(output)
+    assert [row["transcription"] for row in found] == ["one two", "three one two"]
+    assert [float(row["duration"]) for row in found] == [8.2, 12.4]
+    samples = soundfile.read(output / found[0]["file_name"], dtype="int16")[0]
+    assert np.array_equal(samples, np.concatenate((sounds[0], np.zeros(3_200), sounds[1])))
+    with pytest.raises(SystemExit):
+        script.main([str(tmp_path / "other"), "--join-real"])
 
 
 @needs_flite

@@ -103,7 +103,7 @@ def compare(
             seed=seed,
         )
     speech_model = load_model(model, device=device, language=language, task=task)
-    inputs = fit(transcribe(recording, speech_model, target, num_beams), preset, context)
+    inputs = fit(transcribe(recording, speech_model, target, num_beams), preset, context or "auto")
     comparison = Comparison(
         inputs.model, inputs.utterance, inputs.tokens, preset, seed, batch_size, inputs.gen_args, folder
     )

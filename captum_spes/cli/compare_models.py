@@ -7,7 +7,7 @@ from pathlib import Path
 
 from captum_spes import Contrast
 from captum_spes.audio import Recording
-from captum_spes.cli.inputs import Inputs, fit, transcribe
+from captum_spes.cli.inputs import Inputs, fit, transcribe, window_of
 from captum_spes.cli.output import print_table, progress, say
 from captum_spes.evaluation.models import ModelComparison, Side
 from captum_spes.explanation import SpeechToTextExplanation
@@ -37,7 +37,7 @@ def compare_models(
     for number, name in enumerate(names, 1):
         say(f"\n[{number}/{len(names)}] {name}")
         model = load_model(name, device=device, language=language, task=task)
-        inputs = fit(transcribe(recording, model, None, num_beams), preset, context)
+        inputs = fit(transcribe(recording, model, None, num_beams), preset, window_of(context, preset, named))
 
         def explain(contrast: Contrast | None = None, inputs: Inputs = inputs) -> SpeechToTextExplanation:
             with progress(can_stop=False) as callback:

@@ -35,13 +35,13 @@ from captum_spes.evaluation import Evaluation, Workers
 from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
 from captum_spes.evaluation.evaluation import Reference
 from captum_spes.evaluation.procedure import DEFAULT_METRICS, METRICS, Procedure
-from captum_spes.evaluation.results import DAGGER, MIN_PAIRS
+from captum_spes.evaluation.results import DAGGER, MIN_PAIRS, Results
 from captum_spes.evaluation.store import read_settings
 from captum_spes.evaluation.summary import findings
 from captum_spes.explanation.figures import LOW_RELIABILITY
 from captum_spes.metrics import Bleu, WordErrorRate
 from captum_spes.metrics.baselines import BASELINES
-from captum_spes.metrics.text import NormalizerName, TextScore
+from captum_spes.metrics.text import NormalizerName
 from captum_spes.models import load_model
 from captum_spes.speech_to_text.catalogue import FLOORS, NamedMethod, find_method
 
@@ -150,7 +150,16 @@ def evaluate(
     # with workers, this process only uses the settings of the model
     evaluation = Evaluation(load(device=device if pool is None else "cpu"), utterances, folder=folder, **options)
     interrupted = _run_evaluation(evaluation, pool)
-    _report_results(evaluation, text_score, reference, folder, interrupted)
+    try:
+        results = evaluation.results(text_score, reference)
+    except ValueError:
+        if not interrupted:
+            raise
+    else:
+        _print_results(results)
+        say("\nWrote " + "\n      ".join(map(str, results.save(folder))))
+    if interrupted:
+        raise typer.Exit(128 + signal.SIGINT)
 
 
 def _find_methods(names: str, n_samples: int | None, n_draws: int | None) -> dict[str, NamedMethod]:
@@ -215,16 +224,8 @@ def _run_evaluation(evaluation: Evaluation, workers: Workers | None) -> bool:
     return False
 
 
-def _report_results(
-    evaluation: Evaluation, text_score: TextScore, reference: Reference | None, folder: Path, interrupted: bool
-) -> None:
-    """Prints the tables of an evaluation and writes its files. The exit code says that Ctrl-C ended the run."""
-    try:
-        results = evaluation.results(text_score, reference)
-    except ValueError:
-        if interrupted:  # before anything was finished
-            raise typer.Exit(128 + signal.SIGINT) from None
-        raise
+def _print_results(results: Results) -> None:
+    """Prints the tables of an evaluation, and what was left out."""
     say("\n" + " ".join(findings(results)))
     print_table(results.table(), f"Areas of {len(results.utterances)} utterances [95 % interval]")
     print_table(results.cost_table(), "Cost of an explanation (median)")
@@ -240,9 +241,6 @@ def _report_results(
         say("\nLeft out:")
         for name, reason in results.problems.items():
             say(f"  {name}: {reason}")
-    say("\nWrote " + "\n      ".join(map(str, results.save(folder))))
-    if interrupted:
-        raise typer.Exit(128 + signal.SIGINT)
 
 
 def percentages(step: float, until: float) -> list[float]:

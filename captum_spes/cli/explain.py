@@ -223,7 +223,7 @@ class _Request:
             written = self.model.token_texts(inputs.tokens.target)
             check_reference(reference, written, recording.seconds, language=language_of(self.model, inputs.tokens))
         contrast = None if word is None or foil is None else _contrast(inputs, word, foil)
-        inputs = fit(inputs, self.preset, self.context)
+        inputs = fit(inputs, self.preset, window_of(self.context, self.preset, self.named))
         given = self.named.arguments_of(self.model, self.preset, len(inputs.tokens.target))
         numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))
         ranks = "" if group is None else f", shared by {group.size()} ranks"
@@ -301,7 +301,7 @@ class _Request:
                     prompt=self.prompt,
                     previous_text=self.previous_text,
                     gen_args=generation(self.num_beams),
-                    context=window_of(self.context, self.preset),
+                    context=window_of(self.context, self.preset, self.named),
                     dtype=DTYPES[self.preset],
                     on_text=on_text,
                     on_explained=on_explained,

@@ -14,7 +14,7 @@ from captum_spes.cli.options import DTYPES
 from captum_spes.cli.output import progress, say
 from captum_spes.models.context import Context, describe_context, fit_utterance
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance, language_of
-from captum_spes.speech_to_text.catalogue import Preset
+from captum_spes.speech_to_text.catalogue import NamedMethod, Preset
 
 STDIN = Path("-")
 SAMPLE = "so_what_was_the_next_step.wav"
@@ -57,7 +57,7 @@ def transcribe(
     return Inputs(model, utterance, tokens, gen_args)
 
 
-def fit(inputs: Inputs, preset: Preset, context: Context | None) -> Inputs:
+def fit(inputs: Inputs, preset: Preset, context: Context) -> Inputs:
     """Chooses how the window is run and in which precision, and prints it."""
     model, utterance = inputs.model, inputs.utterance
     with progress(can_stop=False) as callback:
@@ -65,7 +65,7 @@ def fit(inputs: Inputs, preset: Preset, context: Context | None) -> Inputs:
             model,
             utterance,
             inputs.tokens,
-            window_of(context, preset),
+            context,
             DTYPES[preset],
             inputs.gen_args,
             callback,
@@ -84,10 +84,13 @@ def language_line(model: SpeechToTextModel, language: str | None) -> str | None:
     return f"Language:   {'any' if language is None else language + detected}, {task}"
 
 
-def window_of(context: Context | None, preset: Preset) -> Context:
-    """How the window is run; by default without a probe for the instant preset, because it would take longer."""
+def window_of(context: Context | None, preset: Preset, method: NamedMethod) -> Context:
+    """How the window is run for a method.
+
+    The default of the instant preset is without a probe, which would take longer than a method that does not perturb.
+    """
     if context is None:
-        return "unperturbed" if preset == "instant" else "auto"
+        return "unperturbed" if preset == "instant" and not method.perturbs else "auto"
     return context
 
 

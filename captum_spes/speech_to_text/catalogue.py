@@ -19,6 +19,7 @@ from captum.attr import (
     Lime,
     NoiseTunnel,
     Occlusion,
+    PerturbationAttribution,
     Saliency,
     ShapleyValueSampling,
 )
@@ -203,6 +204,14 @@ class NamedMethod:
     def takes_samples(self) -> bool:
         """Whether the method has an argument ``n_samples``."""
         return "n_samples" in accepted(self.make(_placeholder_model))
+
+    @property
+    def perturbs(self) -> bool:
+        """Whether the method scores other inputs than the utterance, unlike attention and gradients at it."""
+        method = self.make(_placeholder_model)
+        if self.takes_samples or isinstance(method, (NoiseTunnel, IntegratedGradients, DeepLift)):
+            return True
+        return isinstance(method, PerturbationAttribution) and asks_model(method)
 
     @property
     def samples_perturbations(self) -> bool:
