@@ -12,8 +12,8 @@ Each word of Whisper's text is explained by both decoders with SPES, in the same
 - *hit*: is the peak of the word's map within its time?
 - *outside*: the share of the positive part of the map that is more than 0.1 s away from the word;
 - *size*: the area under the curve of the map's size, smaller for compact maps;
-- *comprehensiveness*: the fall of the word's log-probability when the map's top 5, 10, 20 and 50 % are hidden, as a
-  share of its fall when everything is hidden;
+- *comprehensiveness*: the fall of the words' log-probability when the map's top 5, 10, 20 and 50 % are hidden, as a
+  share of their fall when everything is hidden;
 - *own sound*: the fall when the word's own time is hidden, as a share of the same;
 - *context*: the share of the word's importance that lies in the previous tokens, of which CTC has none.
 
@@ -60,14 +60,16 @@ VOICES = (
 )
 WORDS_AT_ONCE = 7
 MARGIN_SECONDS = 0.1
+DECODERS = ("Whisper", "CTC")
 STEPS = (5, 10, 20, 50, 100)
+# by title: a measure of the words, and the one of which it is a share (1 for none)
 MEASURES = {
-    "hit": "peak in the word's time",
-    "outside": "map outside the word's time",
-    "size": "size ↓",
-    "comprehensiveness": "comprehensiveness ↑",
-    "own sound": "fall without the word's own sound",
-    "context": "share of the previous tokens",
+    "peak in the word's time ↑": ("hit", "one"),
+    "map outside the word's time ↓": ("outside", "one"),
+    "size ↓": ("size", "one"),
+    "comprehensiveness ↑": ("fall", "whole"),
+    "fall without the word's own sound": ("own sound", "whole"),
+    "share of the previous tokens": ("context", "one"),
 }
 
 
@@ -79,6 +81,8 @@ class CtcWhisper(CtcModel, WhisperModel):
         head: maps encoder states (B, D, F) to logits (B, V, F).
         folder: a folder for the vocabulary.
     """
+
+    token_times = no_speech_probability = None  # which are of Whisper's decoder
 
     def __init__(self, whisper: WhisperModel, head: nn.Module, folder: Path) -> None:
         path = folder / "vocabulary.json"
@@ -224,7 +228,7 @@ def measure(model: Any, explanation: SpeechToTextExplanation, spans: list[tuple[
     ends = np.cumsum([len(text.strip()) for text in explanation.tokens])
     found = []
     for index, (row, (begin, end)) in enumerate(zip(rows, spans, strict=True)):
-        curve, whole = curve_of(words, row), float(falls[index, -1])
+        curve = curve_of(words, row)
         near = (seconds >= begin - MARGIN_SECONDS) & (seconds <= end + MARGIN_SECONDS)
         own = (ends > places[row]) & (ends <= places[row + 1])
         scaled = words.spectrogram_attr[row].double()
@@ -235,8 +239,10 @@ def measure(model: Any, explanation: SpeechToTextExplanation, spans: list[tuple[
                 "hit": float(near[curve.argmax()]),
                 "outside": float(curve[~near].sum() / curve.sum()),
                 "size": 100 * float(scaled.mean()),  # the area under the curve of the size, for all thresholds
-                "comprehensiveness": float(falls[index, :-1].mean() / whole) if whole > 0 else None,
-                "own sound": fall_without(model, words, row, near) / whole if whole > 0 else None,
+                "fall": float(falls[index, :-1].mean()),
+                "own sound": fall_without(model, words, row, near),
+                "whole": float(falls[index, -1]),
+                "one": 1.0,
                 "context": float(shares[own].mean()),
             }
         )
@@ -246,9 +252,9 @@ def measure(model: Any, explanation: SpeechToTextExplanation, spans: list[tuple[
 def fall_without(model: Any, words: SpeechToTextExplanation, row: int, frames: np.ndarray) -> float:
     """The fall of a word's log-probability when some frames are hidden."""
     marked = torch.from_numpy(frames).float()[:, None].expand(words.spectrogram_attr.shape[1:])
-    share = 100 * float(frames.mean()) + 1e-6  # percentages are rounded down to features
-    curve = comprehensiveness(model, words, percentages=(share,), maps=[marked.expand_as(words.spectrogram_attr)])
-    return float(curve.falls[0][row, 0])
+    share = min(100 * float(frames.mean()) + 1e-6, 100)  # percentages are rounded down to features
+    curve = comprehensiveness(model, words, percentages=(0, share), maps=[marked.expand_as(words.spectrogram_attr)])
+    return float(curve.falls[0][row, 1])
 
 
 def explain(whisper: WhisperModel, ctc: CtcWhisper, item: CorpusUtterance, args: argparse.Namespace) -> dict[str, Any]:
@@ -261,10 +267,8 @@ def explain(whisper: WhisperModel, ctc: CtcWhisper, item: CorpusUtterance, args:
     spans = [(word.begin, word.end) for word in force_align(item.path, plain(text)).words]
     found: dict[str, Any] = {"text": text, "ctc text": ctc_text(ctc, item), "spans": spans}
     method = METHODS["spes"].with_samples(args.n_samples)
-    for name, model, target in (
-        ("Whisper", whisper, tokens),
-        ("CTC", ctc, ctc.tokens(text, utterance)),
-    ):
+    targets = (whisper, tokens), (ctc, ctc.tokens(text, utterance))
+    for name, (model, target) in zip(DECODERS, targets):
         explanation = method.explain(model, utterance, target, "fast", seed=args.seed)
         words, rows = words_of(explanation)
         found[name] = measure(model, explanation, spans)
@@ -295,23 +299,17 @@ def table(results: list[dict[str, Any]], seed: int) -> list[str]:
     """The mean of each measure over the words by both decoders, and the interval of the paired difference."""
     rows = [("", "Whisper's decoder", "CTC head", "difference, 95 % interval")]
     drawn = np.random.default_rng(seed).integers(len(results), size=(10_000, len(results)))
-    for name, title in MEASURES.items():
-        pairs = [
-            np.array([
-                (a[name], b[name])
-                for a, b in zip(result["Whisper"], result["CTC"])
-                if a[name] is not None and b[name] is not None
-            ])
-            for result in results
-        ]  # fmt: skip
-        sums = np.array([pair.sum(0) for pair in pairs])
-        counts = np.array([len(pair) for pair in pairs])
-        means = sums.sum(0) / counts.sum()
-        draws = sums[drawn].sum(1) / counts[drawn].sum(1)[:, None]
+    for title, (measure_name, whole) in MEASURES.items():
+        sums = np.array(
+            [
+                [[sum(word[key] for word in result[name]) for key in (measure_name, whole)] for name in DECODERS]
+                for result in results
+            ]
+        )  # (recordings, decoders, 2)
+        values, draws = (total[..., 0] / total[..., 1] for total in (sums.sum(0), sums[drawn].sum(1)))
         low, high = interval(draws[:, 1] - draws[:, 0])
-        rows.append(
-            (title, f"{means[0]:.2f}", f"{means[1]:.2f}", f"{means[1] - means[0]:+.2f} [{low:+.2f}, {high:+.2f}]")
-        )
+        difference = f"{values[1] - values[0]:+.2f} [{low:+.2f}, {high:+.2f}]"
+        rows.append((title, f"{values[0]:.2f}", f"{values[1]:.2f}", difference))
     return markdown_table(rows)
 
 
@@ -320,7 +318,7 @@ def draw(result: dict[str, Any], frames_per_second: float = 100) -> Figure:
     names = [word["word"] for word in result["Whisper"]]
     figure = Figure(figsize=(10, 0.32 * len(names) + 1.4), layout="constrained")
     for axes, (name, title) in zip(
-        figure.subplots(1, 2, sharey=True), (("Whisper", "Whisper's decoder"), ("CTC", "CTC head, same encoder"))
+        figure.subplots(1, 2, sharey=True), zip(DECODERS, ("Whisper's decoder", "CTC head, same encoder"))
     ):
         curves = np.array(result[f"{name} curves"])
         seconds = curves.shape[1] / frames_per_second
