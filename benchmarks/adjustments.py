@@ -26,8 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
+from corpora import by_duration, read_corpus
 from provenance import command, machine
 from torch import Tensor
 from tqdm import tqdm
@@ -41,12 +41,6 @@ N_PAIRS, N_GRADIENT_PAIRS = 3_000, 96
 N_PASSES, N_GRADIENTS = (200, 400, 700), (12, 24)
 PENALTIES = (50.0, 200.0, 1_000.0)
 BATCH = 48
-
-
-def recordings(folder: Path, number: int) -> list[Path]:
-    """The shortest first."""
-    found = [path for suffix in ("wav", "flac") for path in folder.glob(f"*/*.{suffix}")]
-    return sorted(found, key=lambda path: soundfile.info(path).duration)[:number]
 
 
 def scored(path: Path, work: Path, seed: int) -> dict[str, Tensor]:
@@ -194,7 +188,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    paths = recordings(args.speech, args.n_recordings)
+    paths = [item.path for item in by_duration(read_corpus(args.speech).utterances)[: args.n_recordings]]
     results = [measure(scored(path, args.work, args.seed)) for path in paths]
     lines = [
         *table(results),

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from captum.attr import GradientAttribution
+from corpora import by_duration, read_corpus
 from matplotlib.figure import Figure
 from provenance import command, machine
 from torch.nn import functional as F
@@ -133,14 +134,6 @@ VARIANT_ROWS: dict[str, Explain] = {
 }
 
 
-def recordings(folder: Path) -> list[Path]:
-    """The shortest first."""
-    import soundfile
-
-    found = [*folder.glob("librivox/*.wav"), *folder.glob("ljspeech/*.flac")]
-    return sorted(found, key=lambda path: soundfile.info(path).duration)
-
-
 def alignment_of(path: Path, text: str) -> Alignment:
     known = path.with_suffix(".json")
     return Alignment.load(known) if known.is_file() else force_align(path, text)
@@ -165,7 +158,7 @@ def run(folder: Path, work: Path, rows: dict[str, Explain], n_recordings: int) -
     model = load_model("whisper-tiny.en", device="cpu")
     work.mkdir(parents=True, exist_ok=True)
     results = []
-    for path in recordings(folder)[:n_recordings]:
+    for path in [item.path for item in by_duration(read_corpus(folder).utterances)[:n_recordings]]:
         files = {name: work / f"{path.stem}-{name.replace(' ', '-')}.json" for name in rows}
         if not all(file.is_file() for file in files.values()):
             utterance, tokens = prepare(model, path)
@@ -217,7 +210,7 @@ def draw(results: list[dict[str, dict[str, float]]]) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("speech", type=Path, help="folder with librivox/*.wav and ljspeech/*.flac")
+    parser.add_argument("speech", type=Path, help="folder of corpora of human speech")
     parser.add_argument("--work", type=Path, required=True, help="folder of what is done")
     parser.add_argument("--output", type=Path, required=True, help="the table and the figure, without a suffix")
     parser.add_argument("--n-recordings", type=int, default=6)

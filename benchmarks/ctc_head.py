@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from corpora import by_duration, read_corpus
 from make_corpus import check_voices, say
 from matplotlib.figure import Figure
 from provenance import command, machine
@@ -44,7 +45,7 @@ from captum_spes import SpeechToTextExplanation
 from captum_spes._files import markdown_table
 from captum_spes.alignment import force_align
 from captum_spes.audio import load_audio
-from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
+from captum_spes.evaluation.corpus import CorpusUtterance
 from captum_spes.metrics import comprehensiveness, context_share, wer
 from captum_spes.metrics._bootstrap import interval
 from captum_spes.models import load_model, prepare
@@ -286,9 +287,8 @@ def ctc_text(ctc: CtcWhisper, item: CorpusUtterance) -> str:
 
 def corpora(folder: Path, n_explained: int) -> tuple[list[CorpusUtterance], list[CorpusUtterance]]:
     """The shortest recordings without digits, which are explained, and the others."""
-    items = [item for corpus in sorted(folder.iterdir()) if corpus.is_dir() for item in load_corpus(corpus).utterances]
+    items = by_duration(read_corpus(folder).utterances)
     items = [item for item in items if item.transcription and not any(c.isdigit() for c in item.transcription)]
-    items.sort(key=lambda item: len(load_audio(item.path, 16_000)))
     return items[:n_explained], items[n_explained:]
 
 

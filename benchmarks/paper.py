@@ -49,6 +49,7 @@ from pathlib import Path
 import numpy as np
 import plausibility
 import soundfile
+from corpora import by_duration, default_corpus, read_corpus
 from experiments import (
     AS_THEY_ARE,
     EXPERIMENTS,
@@ -71,7 +72,7 @@ from captum_spes._files import markdown_table
 from captum_spes.alignment import Alignment
 from captum_spes.audio import load_audio, split_at_pauses
 from captum_spes.evaluation import Evaluation
-from captum_spes.evaluation.corpus import Corpus, CorpusUtterance, load_corpus
+from captum_spes.evaluation.corpus import Corpus, CorpusUtterance
 from captum_spes.evaluation.results import Results
 from captum_spes.metrics import bleu, wer
 from captum_spes.models import load_model, prepare, text
@@ -89,39 +90,11 @@ PAPER_TABLE2 = {"the paper's model": (10.8, 30.7), "SeamlessM4T": (15.8, 23.0)} 
 VERDICTS = {"better": "holds", "worse": "does not hold", "undecided": "undecided"}
 
 
-def default_corpus() -> Path:
-    """The human recordings beside this checkout, where they are there, or synthesised speech."""
-    human = Path(__file__).resolve().parents[2] / "shared" / "speech"
-    return human if human.is_dir() else Path("build/corpus")
-
-
-def read_corpus(path: Path) -> Corpus:
-    """A corpus, or all corpora in the folders of a folder that has no files, with voices and durations.
-
-    Speech of an unnamed voice is human, and durations that a manifest lacks are measured.
-    """
-    entries = sorted(path.iterdir()) if path.is_dir() else []
-    holds_corpora = bool(entries) and all(entry.is_dir() for entry in entries)
-    corpora = [load_corpus(folder) for folder in (entries if holds_corpora else [path])]
-    items = [item for corpus in corpora for item in corpus.utterances]
-    if len({item.id for item in items}) < len(items):
-        raise SystemExit(f"the corpora in {path} have files of the same name: give one of them.")
-    return Corpus(path, list(map(described, items)), {k: v for corpus in corpora for k, v in corpus.problems.items()})
-
-
-def described(item: CorpusUtterance) -> CorpusUtterance:
-    """The utterance with its voice and duration."""
-    known = {"voice": "human", "snr_db": ""} | item.fields
-    if "duration" not in known:
-        known["duration"] = f"{soundfile.info(item.path).duration:.3f}"
-    return replace(item, fields=known)
-
-
 def real_first(items: list[CorpusUtterance]) -> list[CorpusUtterance]:
     """Human speech, the shortest first, and then the others in their order."""
     human = [item for item in items if item.fields["voice"] == "human"]
     others = [item for item in items if item.fields["voice"] != "human"]
-    return sorted(human, key=lambda item: float(item.fields["duration"])) + others
+    return by_duration(human) + others
 
 
 @dataclass

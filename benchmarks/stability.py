@@ -23,14 +23,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from corpora import by_duration, read_corpus
 from matplotlib.figure import Figure
 from provenance import command, machine
 from tqdm import tqdm
 
 from captum_spes import SpeechToTextExplanation
 from captum_spes._files import markdown_table
-from captum_spes.audio import load_audio
-from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
+from captum_spes.evaluation.corpus import CorpusUtterance
 from captum_spes.metrics import comprehensiveness, deletion, insertion, wer
 from captum_spes.models import SpeechToTextModel, load_model, prepare
 from captum_spes.models import text as text_of
@@ -151,12 +151,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", "the maps are noisy")
     args.work.mkdir(parents=True, exist_ok=True)
     model = load_model("whisper-tiny.en", device=args.device)
-    every = [
-        item for corpus in sorted(args.speech.iterdir()) if corpus.is_dir() for item in load_corpus(corpus).utterances
-    ]
-    every.sort(key=lambda item: len(load_audio(item.path, model.sample_rate)))
     items: list[CorpusUtterance] = []
-    for item in every:
+    for item in by_duration(read_corpus(args.speech).utterances):
         if len(items) == args.n_recordings:
             break
         heard = text_of(model, prepare(model, item.path, context="full")[1])
