@@ -127,6 +127,8 @@ VARIANT_ROWS: dict[str, Explain] = {
     "attn_lrp": named("attn_lrp"),
     "uniform rule": made(lambda model: AttnLRP(model, UNIFORM)),
     "logit": made(AttnLRP, TokenLogit),
+    "logit, uniform rule": made(lambda model: AttnLRP(model, UNIFORM), TokenLogit),
+    "logit, mean of 4 masks": made(lambda model: MeanLRP(model, 4), TokenLogit),
     "mean of 4 masks": made(lambda model: MeanLRP(model, 4)),
     "mean of 8 masks": made(lambda model: MeanLRP(model, 8)),
     "gradient_spes": named("gradient_spes"),

