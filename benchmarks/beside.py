@@ -8,7 +8,7 @@ The shortest recordings of LibriVox and LJ Speech are explained by each method w
 measured by the WER under deletion and insertion (AUC, against the model's own transcript), by the comprehensiveness and
 sufficiency of the maps of the tokens (mean over the steps, nats a token), by the pointing game (is the peak of a word's
 map in its aligned span?), and by processor time. ``--variants`` compares variants of AttnLRP: the uniform
-rule for both products of attention, the logit in place of the log-probability, the mean over random SPES masks, and a
+rule for both products of attention, the log-probability in place of the logit, the mean over random SPES masks, and a
 mean with GradientSPES's map.
 
 The measures of each map are a file in the work folder, and the same command continues a run that was stopped.
@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from provenance import command, machine
 from torch.nn import functional as F
 
-from captum_spes import SpeechToTextAttribution, TokenLogit, slic_feature_mask
+from captum_spes import SpeechToTextAttribution, TokenLogit, TokenLogProbability, slic_feature_mask
 from captum_spes.alignment import Alignment, force_align
 from captum_spes.attr import AttnLRP
 from captum_spes.attr._features import FeatureLayout, MaskSampler
@@ -125,12 +125,12 @@ METHOD_ROWS: dict[str, Explain] = {
 }
 VARIANT_ROWS: dict[str, Explain] = {
     "attn_lrp": named("attn_lrp"),
-    "uniform rule": made(lambda model: AttnLRP(model, UNIFORM)),
-    "logit": made(AttnLRP, TokenLogit),
-    "logit, uniform rule": made(lambda model: AttnLRP(model, UNIFORM), TokenLogit),
-    "logit, mean of 4 masks": made(lambda model: MeanLRP(model, 4), TokenLogit),
-    "mean of 4 masks": made(lambda model: MeanLRP(model, 4)),
-    "mean of 8 masks": made(lambda model: MeanLRP(model, 8)),
+    "uniform rule": made(lambda model: AttnLRP(model, UNIFORM), TokenLogit),
+    "mean of 4 masks": made(lambda model: MeanLRP(model, 4), TokenLogit),
+    "log-probability": made(AttnLRP, TokenLogProbability),
+    "log-probability, uniform rule": made(lambda model: AttnLRP(model, UNIFORM), TokenLogProbability),
+    "log-probability, mean of 4 masks": made(lambda model: MeanLRP(model, 4), TokenLogProbability),
+    "log-probability, mean of 8 masks": made(lambda model: MeanLRP(model, 8), TokenLogProbability),
     "gradient_spes": named("gradient_spes"),
     "mixed with gradient_spes": mixed,
 }

@@ -30,7 +30,8 @@ class AttnLRP(GradientAttribution):
     - linear layers, convolutions, additions: the plain gradient (the ε-rule with ε = 0). Biases absorb their share.
 
     The original AttnLRP divides the relevance of a product of weights and values between both. ``benchmarks/beside.py
-    --variants`` compares the two rules on speech.
+    --variants`` compares the two rules on speech. As there, scores should be logits:
+    :class:`~captum_spes.SpeechToTextAttribution` explains a token by its logit.
 
     The rules apply while :meth:`attribute` runs, to the functions of torch that the calling thread uses. The
     model itself is not changed. The scores must not contain a softmax; a log-softmax is left as it is. There is no rule

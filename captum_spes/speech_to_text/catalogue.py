@@ -73,8 +73,8 @@ class NamedMethod:
         >>> model = load_model("whisper-tiny.en")
         >>> method.arguments_of(model, "fast"), method.takes_samples
         ({'n_samples': 30}, True)
-        >>> method.samples_perturbations, method.samples_gradients, method.min_samples
-        (True, False, 3)
+        >>> method.perturbs, method.samples_perturbations, method.samples_gradients, method.min_samples
+        (True, True, False, 3)
         >>> utterance, tokens = method.wrap(model).prepare("speech.wav", "so what")
         >>> method.with_reliability(0.8).arguments_of(model, "fast")["min_reliability"]
         0.8

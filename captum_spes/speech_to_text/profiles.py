@@ -248,7 +248,7 @@ DEFAULTS: dict[type[Attribution], Defaults] = {
     ),
     DeepLift: Defaults(TokenLogit, None, "bins", "2 a token"),
     Saliency: Defaults(TokenLogProbability, None, "bins", "1", signed=False),
-    AttnLRP: Defaults(TokenLogProbability, None, "bins", "1"),
+    AttnLRP: Defaults(TokenLogit, None, "bins", "1"),
     CrossAttention: Defaults(
         KLDivergence, None, "encoder positions (0.02 s)", "1, without a backward", signed=False, knows_frequency=False
     ),
