@@ -28,6 +28,10 @@ def test_kl_matches_scipy(normalised):
     itself = KLDivergence(identity, reference)(reference)
     torch.testing.assert_close(itself, torch.zeros(1, 3), atol=1e-6, rtol=0)
     assert (itself <= 0).all()
+    # without gradients it works in place, on values of its own
+    before = prediction.clone().requires_grad_()
+    assert torch.equal(KLDivergence(identity, reference)(before).detach(), scores)
+    assert torch.equal(before, prediction)
 
 
 def test_kl_is_finite_and_never_positive():
