@@ -2,6 +2,7 @@
 
 import json
 import re
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,13 @@ def test_the_model_of_ones_own_is_that_of_the_page():
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     letters = next(source(cell) for cell in cells(NOTEBOOKS[4], "code") if "class LetterModel" in source(cell))
     assert letters in page
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_first_cell_installs_extras_that_exist(path):
+    """Nothing else runs this cell: the package is installed here, while Colab and Binder start without it."""
+    first = source(cells(path, "code")[0])
+    [extras] = re.findall(r"%pip install -q 'captum-spes\[([\w,]+)\] @ git\+https://\S+'", first)
+    settings = ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    assert set(extras.split(",")) <= set(settings["options.extras_require"])
