@@ -40,7 +40,7 @@ from captum_spes.models import load_model, prepare
 from captum_spes.speech_to_text.catalogue import METHODS
 
 FINE, COARSE = (400, 500, 600), (20, 40, 60)
-LONGEST, N_LONGEST = "SPES, 20,000", 4
+LONGEST = "SPES, 20,000"
 COLUMNS = {
     "seconds": False,
     "reliability": True,
@@ -80,11 +80,14 @@ RUNS = {
     "random": Run("random"),
     "energy": Run("energy", pooled=True),
     "cross-attention": Run("cross_attention"),
+    "cross-attention, alignment heads": Run("cross_attention_alignment"),
     "AttnLRP": Run("attn_lrp", pooled=True),
     "Integrated Gradients, 10 steps": Run("integrated_gradients", arguments={"n_steps": 10}),
     "Integrated Gradients, 50 steps": Run("integrated_gradients", arguments={"n_steps": 50}, pooled=True),
     "GradientSPES of bins, 24": Run("gradient_spes_bins", 24),
     **{f"GradientSPES, {n}": Run("gradient_spes", n) for n in (6, 24, 96)},
+    "Occlusion": Run("occlusion"),
+    "KernelShap": Run("kernel_shap"),
     "feature-wise, 1,000": Run("feature_wise", 1_000),
     "Bubble Noise, 1,000": Run("bubble_noise", 1_000),
     **{f"SPES, large patches, {n:,}": Run("spes", n, {"patches": COARSE}) for n in (300, 1_000, 3_000)},
@@ -145,7 +148,7 @@ def measured(model, run: Run, utterance, tokens, alignment) -> dict[str, dict[st
     return found
 
 
-def run_all(speech: Path, work: Path, number: int, report: bool) -> Results:
+def run_all(speech: Path, work: Path, number: int, n_longest: int, report: bool) -> Results:
     """The measures of all runs for each recording, as far as they are done."""
     model = load_model("whisper-tiny.en", device="cpu")
     work.mkdir(parents=True, exist_ok=True)
@@ -153,7 +156,7 @@ def run_all(speech: Path, work: Path, number: int, report: bool) -> Results:
     items = by_duration(read_corpus(speech).utterances)[:number]
     # the longest run comes last
     order = [(item, name) for item in items for name in RUNS if name != LONGEST]
-    order += [(item, LONGEST) for item in items[:N_LONGEST]]
+    order += [(item, LONGEST) for item in items[:n_longest]]
     prepared: dict[str, Any] = {}
     for item, name in order:
         file = work / f"{item.id}-{name.replace(' ', '-')}.json"
@@ -242,11 +245,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("spes-output/estimators"), help="what is done is kept here")
     parser.add_argument("--output", type=Path, help="also write the tables (.md) and the figure (.png) here")
     parser.add_argument("--n-recordings", type=int, default=6)
+    parser.add_argument("--n-longest", type=int, default=4, help="recordings with the longest run")
     parser.add_argument("--report", action="store_true", help="compute nothing, report what is there")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", "the maps are noisy")
     torch.set_num_threads(1)
-    results = run_all(args.speech, args.work, args.n_recordings, args.report)
+    results = run_all(args.speech, args.work, args.n_recordings, args.n_longest, args.report)
     if not results:
         raise SystemExit("no recording is complete: run the same command without --report.")
     lines = [
