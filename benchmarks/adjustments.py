@@ -15,8 +15,9 @@ scored once by Whisper tiny.en. The maps of N passes are then made in these ways
 For gradients at random masks, as of GradientSPES, a map is the mean of independent gradients of unit length, or of
 those at masks and their complements.
 
-The table has two numbers for each: the correlation (over bins, mean of the tokens) with the map of all passes that were
-not used, and that of two maps of N passes each. What is scored is kept in the work folder.
+The table has two numbers for each: the correlation (over bins, mean of the tokens) with the map of the second half of
+all masks and complements, which is not used otherwise, and that of two maps of N passes each. What is scored is kept in
+the work folder.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def scored(path: Path, work: Path, seed: int) -> dict[str, Tensor]:
         ),
         "areas": torch.bincount(ids.flatten()),
     }
-    torch.save(found, file)
+    torch.save(found, file.with_suffix(".part"))
+    file.with_suffix(".part").rename(file)
     return found
 
 

@@ -5,19 +5,20 @@
 The encoder of Whisper tiny.en is frozen. A small convolutional head is trained on its states to write characters by
 connectionist temporal classification (CTC), so that two decoders, one with autoregression and one without, hear through
 one encoder. The training data are random words, spoken by flite and espeak-ng, and the human recordings that are not
-explained. The recordings that are explained are the shortest that Whisper transcribes without digits.
+explained. The shortest recordings are explained, except those that Whisper transcribes with errors, digits or hyphens.
 
 Each word of Whisper's text is explained by both decoders with SPES, in the same patches and with the same masks:
 
 - *hit*: is the peak of the word's map within its time?
-- *outside*: the share of the positive part of the map that is more than 0.1 s away from the word;
+- *outside*: the share of the map above its mean that is outside of the word's time;
 - *size*: the area under the curve of the map's size, smaller for compact maps;
 - *comprehensiveness*: the fall of the words' log-probability when the map's top 5, 10, 20 and 50 % are hidden, as a
   share of their fall when everything is hidden;
 - *own sound*: the fall when the word's own time is hidden, as a share of the same;
 - *context*: the share of the word's importance that lies in the previous tokens, of which CTC has none.
 
-What is done is kept in the work folder, and the same command continues a run that was stopped.
+A word's time is that of a forced alignment, and 0.1 s on both sides. What is done is kept in the work folder, and the
+same command continues a run that was stopped.
 """
 
 from __future__ import annotations
@@ -43,13 +44,14 @@ from tqdm import tqdm
 from transformers import Wav2Vec2CTCTokenizer
 
 from captum_spes import SpeechToTextExplanation
-from captum_spes._files import markdown_table
-from captum_spes.alignment import force_align
+from captum_spes._files import markdown_table, write_atomically
+from captum_spes.alignment import force_align, match_words
 from captum_spes.audio import load_audio
 from captum_spes.evaluation.corpus import CorpusUtterance
 from captum_spes.metrics import comprehensiveness, context_share, wer
 from captum_spes.metrics._bootstrap import draw_utterances, interval
 from captum_spes.models import load_model, prepare
+from captum_spes.models import text as text_of
 from captum_spes.models.ctc import CtcModel
 from captum_spes.models.whisper import WhisperModel
 from captum_spes.speech_to_text.catalogue import METHODS
@@ -62,6 +64,7 @@ VOICES = (
 )
 WORDS_AT_ONCE = 7
 MARGIN_SECONDS = 0.1
+MAX_WER = 20
 DECODERS = ("Whisper", "CTC")
 STEPS = (5, 10, 20, 50, 100)
 # by title: a measure of the words, and the one of which it is a share (1 for none)
@@ -123,6 +126,12 @@ def plain(text: str) -> str:
     return " ".join(kept.split())
 
 
+def save(content: Any, path: Path) -> None:
+    part = path.with_suffix(".part")
+    torch.save(content, part)
+    part.rename(path)
+
+
 # Training
 
 
@@ -162,7 +171,7 @@ def sound(voice: str, text: str) -> np.ndarray:
 
 def training_data(whisper: WhisperModel, human: list[CorpusUtterance], args: argparse.Namespace) -> list[Any]:
     """Encoder states (F, D) and texts of the recordings to train on."""
-    path = args.work / f"states-{args.n_spoken}-{args.seed}.pt"
+    path = args.work / f"states-{args.n_explained}-{args.n_spoken}-{args.seed}.pt"
     if path.is_file():
         return torch.load(path)
     sounds = ((item.transcription or "", load_audio(item.path, whisper.sample_rate)) for item in human)
@@ -171,8 +180,8 @@ def training_data(whisper: WhisperModel, human: list[CorpusUtterance], args: arg
     for text, samples in tqdm(pairs, desc="encoding"):
         utterance = whisper.utterance(samples)
         with torch.no_grad():
-            found.append((states_of(whisper, utterance.spectrogram, utterance)[0], plain(text)))
-    torch.save(found, path)
+            found.append((states_of(whisper, utterance.spectrogram, utterance)[0].clone(), plain(text)))
+    save(found, path)
     return found
 
 
@@ -206,10 +215,10 @@ def train(data: list[tuple[Tensor, str]], epochs: int, n_human: int, seed: int) 
 
 
 def trained_head(whisper: WhisperModel, human: list[CorpusUtterance], args: argparse.Namespace) -> nn.Module:
-    path = args.work / f"head-{args.n_spoken}-{args.epochs}-{args.seed}.pt"
+    path = args.work / f"head-{args.n_explained}-{args.n_spoken}-{args.epochs}-{args.seed}.pt"
     if not path.is_file():
         head = train(training_data(whisper, human, args), args.epochs, len(human), args.seed)
-        torch.save(head.state_dict(), path)
+        save(head.state_dict(), path)
     head = new_head(whisper.model.config.d_model)
     head.load_state_dict(torch.load(path))
     return head
@@ -225,8 +234,9 @@ def words_of(explanation: SpeechToTextExplanation) -> tuple[SpeechToTextExplanat
 
 
 def curve_of(words: SpeechToTextExplanation, row: int) -> np.ndarray:
-    """The positive part of a word's map in each frame."""
-    return words.spectrogram_attr[row].clamp(min=0).sum(1).double().numpy()
+    """What a word's map has above its mean, in each frame."""
+    own = words.spectrogram_attr[row].double()
+    return (own - own.mean()).clamp(min=0).sum(1).numpy()
 
 
 def measure(model: Any, explanation: SpeechToTextExplanation, spans: list[tuple[float, float]]) -> list[dict[str, Any]]:
@@ -270,12 +280,15 @@ def fall_without(model: Any, words: SpeechToTextExplanation, row: int, frames: n
 
 def explain(whisper: WhisperModel, ctc: CtcWhisper, item: CorpusUtterance, args: argparse.Namespace) -> dict[str, Any]:
     """The measures of the words of a recording by both decoders, and the curves of their maps."""
-    path = args.work / f"words-{item.id}-{args.n_samples}-{args.seed}.json"
+    head = f"{args.n_explained}-{args.n_spoken}-{args.epochs}"
+    path = args.work / f"words-{item.id}-{head}-{args.n_samples}-{args.seed}.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
     utterance, tokens = prepare(whisper, item.path)
     text = "".join(whisper.token_texts(tokens.target[:-1])).strip()
-    spans = [(word.begin, word.end) for word in force_align(item.path, plain(text)).words]
+    words = [word for word in text.split() if is_word(word)]
+    spoken = match_words(words, force_align(item.path, plain(text)).words)
+    spans = [(word.begin, word.end) for word in spoken if word is not None]
     found: dict[str, Any] = {"text": text, "ctc text": ctc_text(ctc, item), "spans": spans}
     method = METHODS["spes"].with_samples(args.n_samples)
     targets = (whisper, tokens), (ctc, ctc.tokens(text, utterance))
@@ -286,20 +299,20 @@ def explain(whisper: WhisperModel, ctc: CtcWhisper, item: CorpusUtterance, args:
         found[f"{name} curves"] = [
             (curve_of(words, row) / curve_of(words, row).max()).round(3).tolist() for row in rows
         ]
-    path.write_text(json.dumps(found), encoding="utf-8")
+    write_atomically(path, json.dumps(found))
     return found
 
 
 def ctc_text(ctc: CtcWhisper, item: CorpusUtterance) -> str:
     utterance = ctc.utterance(load_audio(item.path, ctc.sample_rate))
-    return "".join(ctc.token_texts(ctc.generate(utterance).target))
+    return "".join(ctc.token_texts(ctc.generate(utterance).target)).replace("|", " ")
 
 
-def corpora(folder: Path, n_explained: int) -> tuple[list[CorpusUtterance], list[CorpusUtterance]]:
-    """The shortest recordings without digits, which are explained, and the others."""
-    items = by_duration(read_corpus(folder).utterances)
-    items = [item for item in items if item.transcription and not any(c.isdigit() for c in item.transcription)]
-    return items[:n_explained], items[n_explained:]
+def is_explained(whisper: WhisperModel, item: CorpusUtterance) -> bool:
+    """Whether Whisper transcribes a recording correctly, in words that the characters of CTC can write one by one."""
+    written = text_of(whisper, prepare(whisper, item.path, context="full")[1])
+    plainly = not any(character.isdigit() or character == "-" for character in written)
+    return plainly and wer([written], [item.transcription or ""]) <= MAX_WER
 
 
 # The report
@@ -348,7 +361,9 @@ def main() -> None:
     parser.add_argument("speech", type=Path, help="folder of corpora of human speech")
     parser.add_argument("--work", type=Path, default=Path("spes-output/ctc"), help="what is done is kept here")
     parser.add_argument("--output", type=Path, help="also write the table (.md), figure (.png) and numbers (.json)")
-    parser.add_argument("--n-explained", type=int, default=8, help="recordings that are explained")
+    parser.add_argument(
+        "--n-explained", type=int, default=8, help="the shortest recordings, on which the head is not trained"
+    )
     parser.add_argument("--n-spoken", type=int, default=800, help="synthesised recordings to train on")
     parser.add_argument("--n-samples", type=int, default=2_000)
     parser.add_argument("--epochs", type=int, default=30)
@@ -358,10 +373,12 @@ def main() -> None:
     check_voices(list(VOICES))
     args.work.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    explained, human = corpora(args.speech, args.n_explained)
+    items = [item for item in by_duration(read_corpus(args.speech).utterances) if item.transcription]
+    shortest, human = items[: args.n_explained], items[args.n_explained :]
     whisper = load_model("whisper-tiny.en", device="cpu")
     assert isinstance(whisper, WhisperModel)
     ctc = CtcWhisper(whisper, trained_head(whisper, human, args), args.work)
+    explained = [item for item in shortest if is_explained(whisper, item)]
     results = [explain(whisper, ctc, item, args) for item in tqdm(explained, desc="explaining")]
     n_words = sum(len(result["spans"]) for result in results)
     errors = [wer([plain(r[key]) for r in results], [plain(item.transcription or "") for item in explained])

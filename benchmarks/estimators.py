@@ -6,7 +6,8 @@
 The shortest human recordings are explained with Whisper tiny.en, with the padding frozen where the probe allows it.
 Each map is measured as in beside.py: the WER under deletion and insertion of the sentence's map (AUC),
 comprehensiveness and sufficiency of the tokens' maps, the pointing game, and processor time. Reliability is the
-correlation of the maps of two halves of the samples. Maps of methods with a value for each bin are also measured at the
+correlation of the maps of two halves of the samples. SPES takes its default patches, of which there are at most as many
+as samples, or large ones, 20, 40 and 60 a second. Maps of methods with a value for each bin are also measured at the
 resolution of SPES: *patches* has the sum over each patch, averaged over patches of 400, 500 and 600 a second. The
 longest run is of the first recordings only.
 
@@ -34,7 +35,7 @@ from provenance import command, machine
 from torch import Tensor
 
 from captum_spes import slic_feature_mask
-from captum_spes._files import markdown_table
+from captum_spes._files import markdown_table, write_atomically
 from captum_spes.metrics._bootstrap import MIN_PAIRS, draw_utterances, interval
 from captum_spes.models import load_model, prepare
 from captum_spes.speech_to_text.catalogue import METHODS
@@ -168,12 +169,12 @@ def run_all(speech: Path, work: Path, number: int, n_longest: int, report: bool)
                 text = "".join(model.token_texts(tokens.target[:-1]))
                 prepared = {item.id: (utterance, tokens, alignment_of(item.path, text))}
             found = measured(model, RUNS[name], *prepared[item.id])
-            file.write_text(json.dumps(found), encoding="utf-8")
+            write_atomically(file, json.dumps(found))
             print(item.id, name, {key: value and round(value, 2) for key, value in found[""].items()}, flush=True)
         for kind, values in json.loads(file.read_text(encoding="utf-8")).items():
             results.setdefault(item.id, {})[f"{name}, {kind}" if kind else name] = values
-    complete = len(RUNS) - 1
-    return {key: found for key, found in results.items() if sum(name in RUNS for name in found) >= complete}
+    needed = RUNS.keys() - {LONGEST}
+    return {key: found for key, found in results.items() if needed <= found.keys()}
 
 
 # The report

@@ -7,7 +7,7 @@ The shortest human recordings are explained as they are, and in noise with the s
 that Whisper tiny.en writes is explained. One parameter at a time differs from the paper's values: 400, 500 and 600
 patches a second, sigma 0, and p = 0.5. For each setting the table has the reliability, the comprehensiveness and
 sufficiency of the words' maps, which need no decoding, the size, and the correlation of the tokens' maps with those of
-the paper's values, which noise limits: two runs of the same setting correlate as its reliability says, or better.
+the paper's values. Each setting has a seed of its own, and two runs with the paper's values show how much is noise.
 
 Each explanation's measures are a file in the work folder, and the same command continues a run that was stopped.
 """
@@ -29,7 +29,7 @@ from provenance import command, machine
 from tqdm import tqdm
 
 from captum_spes import SpeechToTextExplanation, slic_feature_mask
-from captum_spes._files import markdown_table
+from captum_spes._files import markdown_table, write_atomically
 from captum_spes.audio import load_audio
 from captum_spes.metrics import comprehensiveness, size, sufficiency
 from captum_spes.models import load_model, prepare
@@ -44,6 +44,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "100, 125, 150 patches a second": ({"patches_per_second": (100, 125, 150)}, {}),
     "20, 40, 60 patches a second": ({"patches_per_second": (20, 40, 60)}, {}),
     "sigma 1": ({"sigma": 1}, {}),
+    "the paper's values, again": ({}, {}),
     "p = 0.3": ({}, {"perturbation_prob": 0.3}),
     "p = 0.7": ({}, {"perturbation_prob": 0.7}),
 }
@@ -75,11 +76,11 @@ def measure(model, samples: np.ndarray, args: argparse.Namespace) -> dict[str, d
     utterance, tokens = prepare(model, samples, sampling_rate=RATE, dtype="auto")
     found: dict[str, dict[str, float]] = {}
     first: SpeechToTextExplanation | None = None
-    for name, (mask, arguments) in SETTINGS.items():
+    for number, (name, (mask, arguments)) in enumerate(SETTINGS.items()):
         explanation = METHODS["spes"].with_samples(args.n_samples).explain(
             model, utterance, tokens, "fast", n_token_samples=48, perturbations_per_eval=args.batch_size,
-            feature_mask=partial(slic_feature_mask, frames_per_second=model.frames_per_second, **mask), seed=args.seed,
-            **arguments,
+            feature_mask=partial(slic_feature_mask, frames_per_second=model.frames_per_second, **mask),
+            seed=args.seed + number, **arguments,
         )  # fmt: skip
         first = first or explanation
         words = explanation.words()
@@ -115,7 +116,7 @@ def main() -> None:
             path = args.work / f"{item.id}-{snr}-{args.n_samples}-{args.seed}.json"
             if not path.is_file():
                 samples = heard(item.id, load_audio(item.path, RATE), snr)
-                path.write_text(json.dumps(measure(model, samples, args)), encoding="utf-8")
+                write_atomically(path, json.dumps(measure(model, samples, args)))
             results[name].append(json.loads(path.read_text(encoding="utf-8")))
     rows = [("speech", "setting", *MEASURES.values())]
     for condition, found in results.items():
@@ -126,7 +127,7 @@ def main() -> None:
         *markdown_table(rows),
         "",
         f"`{command()}`: mean of {len(items)} human recordings, SPES with {args.n_samples:,} samples; Whisper tiny.en; "
-        f"seed {args.seed}; {machine()}.",
+        f"seeds from {args.seed}; {machine()}.",
     ]
     print("\n".join(lines))
     if args.output:

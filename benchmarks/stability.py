@@ -2,9 +2,9 @@
 
     python benchmarks/stability.py ../shared/speech --work spes-output/stability --output benchmarks/results/stability
 
-The shortest recordings that Whisper tiny.en transcribes correctly are explained twice, by runs with different seeds. A
-run has pieces of 5,000 samples, each with a seed of its own; the map of 10,000 samples is the mean of the first two
-pieces, and so on up to 40,000. For each number of samples the table has
+The shortest recordings that Whisper tiny.en transcribes with a WER of 20 % or less are explained twice, by runs with
+different seeds. A run has pieces of 5,000 samples, each with a seed of its own; the map of 10,000 samples is the mean
+of the first two pieces, and so on up to 40,000. For each number of samples the table has
 
 - the correlation of the two runs' maps of the tokens, Pearson's over all bins, mean and lowest of the tokens;
 - the AUC of deletion and insertion (the sentence's map) and the comprehensiveness of the words, mean of all runs;
@@ -29,7 +29,7 @@ from provenance import command, machine
 from tqdm import tqdm
 
 from captum_spes import SpeechToTextExplanation
-from captum_spes._files import markdown_table
+from captum_spes._files import markdown_table, write_atomically
 from captum_spes.evaluation.corpus import CorpusUtterance
 from captum_spes.metrics import comprehensiveness, deletion, insertion, wer
 from captum_spes.models import SpeechToTextModel, load_model, prepare
@@ -74,7 +74,7 @@ def measured(model: SpeechToTextModel, path: Path, explanation: SpeechToTextExpl
             "insertion": insertion(model, explanation).auc,
             "comprehensiveness": comprehensiveness(model, explanation.words()).aopc,
         }
-        path.write_text(json.dumps(found), encoding="utf-8")
+        write_atomically(path, json.dumps(found))
     return json.loads(path.read_text(encoding="utf-8"))
 
 

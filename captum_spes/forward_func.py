@@ -94,7 +94,7 @@ class KLDivergence(_Score):
         >>> inputs = torch.rand(1, 8)
         >>> score = KLDivergence(model, reference=model(inputs).detach())
         >>> score(inputs)
-        tensor([-0.], grad_fn=<StackBackward0>)
+        tensor([0.], grad_fn=<StackBackward0>)
         >>> SPES(score).attribute(inputs, n_samples=500).shape
         torch.Size([1, 8])
     """
