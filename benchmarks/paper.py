@@ -139,7 +139,9 @@ class Study:
         return replace(corpus, utterances=list(islice(chosen, self.n_utterances)))
 
     def fits(self, item: CorpusUtterance) -> bool:
-        """Whether its length is right."""
+        """Whether its length is right, and it is not left out."""
+        if item.id in self.args.leave_out:
+            return False
         shortest, longest = self.experiment.seconds
         return shortest <= float(item.fields["duration"]) <= longest
 
@@ -531,6 +533,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="in ten minutes on 2 cores")
     parser.add_argument("--n-utterances", type=int, help="at most so many, of each group where there are groups")
     parser.add_argument("--n-samples", type=int, help="N_X (default: the paper's 20,000; of the tokens a tenth)")
+    parser.add_argument("--leave-out", nargs="+", default=[], metavar="ID", help="recordings that are not explained")
     parser.add_argument(
         "--seconds", type=float, nargs=2, metavar=("MIN", "MAX"), help="durations (default: the experiment's own)"
     )

@@ -153,7 +153,14 @@ def study(tiny_whisper, tiny_processor, tiny_model, sample, experiments, tmp_pat
     folder, output = tmp_path / "runs", tmp_path / "output"
 
     def make(name):
-        given = {"experiment": name, "corpus": corpus, "folder": folder, "output": output, "n_samples": 9}
+        given = {
+            "experiment": name,
+            "corpus": corpus,
+            "folder": folder,
+            "output": output,
+            "n_samples": 9,
+            "leave_out": [],
+        }
         free = dict.fromkeys(("language", "model", "device", "quick", "n_utterances", "context"))
         args = argparse.Namespace(**{**free, "context": "auto"}, **given, seed=0, batch_size=16)
         return paper, paper.Study(name, experiments.EXPERIMENTS[name], args)
