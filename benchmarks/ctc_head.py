@@ -364,6 +364,7 @@ def main() -> None:
     parser.add_argument(
         "--n-explained", type=int, default=8, help="the shortest recordings, on which the head is not trained"
     )
+    parser.add_argument("--n-recordings", type=int, help="explain at most so many of them")
     parser.add_argument("--n-spoken", type=int, default=800, help="synthesised recordings to train on")
     parser.add_argument("--n-samples", type=int, default=2_000)
     parser.add_argument("--epochs", type=int, default=30)
@@ -378,7 +379,7 @@ def main() -> None:
     whisper = load_model("whisper-tiny.en", device="cpu")
     assert isinstance(whisper, WhisperModel)
     ctc = CtcWhisper(whisper, trained_head(whisper, human, args), args.work)
-    explained = [item for item in shortest if is_explained(whisper, item)]
+    explained = [item for item in shortest if is_explained(whisper, item)][: args.n_recordings]
     results = [explain(whisper, ctc, item, args) for item in tqdm(explained, desc="explaining")]
     n_words = sum(len(result["spans"]) for result in results)
     errors = [wer([plain(r[key]) for r in results], [plain(item.transcription or "") for item in explained])
