@@ -345,7 +345,15 @@ def draw(result: dict[str, Any], frames_per_second: float = 100) -> Figure:
     ):
         curves = np.array(result[f"{name} curves"])
         seconds = curves.shape[1] / frames_per_second
-        axes.imshow(curves, aspect="auto", cmap="Blues", extent=(0, seconds, len(names) - 0.5, -0.5), vmin=0, vmax=1)
+        axes.imshow(
+            curves,
+            aspect="auto",
+            cmap="Blues",
+            interpolation="nearest",
+            extent=(0, seconds, len(names) - 0.5, -0.5),
+            vmin=0,
+            vmax=1,
+        )
         for row, (begin, end) in enumerate(result["spans"]):
             axes.plot(
                 [begin, begin, end, end, begin], row + 0.45 * np.array([-1, 1, 1, -1, -1]), color="#D55E00", lw=1.2
@@ -398,7 +406,8 @@ def main() -> None:
         print(f"{result['text']!r}: CTC {result['ctc text']!r}")
     if args.output:
         args.output.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        args.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        numbers = [{key: value for key, value in r.items() if not key.endswith("curves")} for r in results]
+        args.output.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
         draw(max(results[:4], key=lambda result: len(result["spans"]))).savefig(
             args.output.with_suffix(".png"), dpi=150
         )
