@@ -215,9 +215,8 @@ class Study:
         seconds = [float(item.fields["duration"]) for item in whole]
         length = f"{min(seconds):.1f} to {max(seconds):.1f} s"
         longer = f"; {len(set(parts))} longer than the window, in {len(parts)} parts" if parts else ""
-        return self.origin(
-            data=f", {len(whole)} utterances of {length} ({n_real} of real speech, the others synthesised{longer})",
-        )
+        kinds = "real speech" if n_real == len(whole) else f"{n_real} of real speech, the others synthesised"
+        return self.origin(data=f", {len(whole)} utterances of {length} ({kinds}{longer})")
 
     def origin(self, model: str | None = None, data: str = "") -> list[str]:
         """The footer without a corpus."""
