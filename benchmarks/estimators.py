@@ -42,6 +42,7 @@ from captum_spes.speech_to_text.catalogue import METHODS
 
 FINE, COARSE = (400, 500, 600), (20, 40, 60)
 LONGEST = "SPES, 20,000"
+SECONDS = (1, 3, 10, 30)  # of the ticks of the figure
 COLUMNS = {
     "seconds": False,
     "reliability": True,
@@ -235,6 +236,8 @@ def draw(results: Results) -> Figure:
         if measure_name != "reliability":
             axes.axhline(column(results, "energy", measure_name).mean(), color="0.6", ls=":", label="energy")
         axes.set(xscale="log", xlabel="processor time (s)", ylabel=measure_name)
+        axes.set_xticks(SECONDS, labels=[f"{seconds:g}" for seconds in SECONDS])
+        axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return figure
