@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,10 +95,11 @@ def mean_impact(masks: Tensor, impacts: Tensor) -> Tensor:
     return masks.T @ impacts / masks.sum(0)[:, None]
 
 
-def ridge(masks: Tensor, impacts: Tensor, penalty: float) -> Tensor:
+def ridge(masks: Tensor, centred_impacts: Tensor, penalty: float) -> Tensor:
+    """The coefficients (P, K) of a ridge regression of impacts (M, K), less their mean, on masks (M, P)."""
     centred = masks - 0.5
     kernel = centred @ centred.T + penalty * torch.eye(len(masks), dtype=masks.dtype)
-    return centred.T @ torch.linalg.solve(kernel, impacts - impacts.mean(0))
+    return centred.T @ torch.linalg.solve(kernel, centred_impacts)
 
 
 def ways(masks: Tensor, impacts: Tensor) -> dict[str, Callable[[int, int], Tensor]]:
@@ -114,20 +116,19 @@ def ways(masks: Tensor, impacts: Tensor) -> dict[str, Callable[[int, int], Tenso
 
     def difference(n: int, first: int, penalty: float) -> Tensor:
         own = some(first, n // 2)
-        half = (of_mask[own] - of_complement[own]) / 2
-        centred = masks[own] - 0.5
-        kernel = centred @ centred.T + penalty * torch.eye(len(centred), dtype=masks.dtype)
-        return centred.T @ torch.linalg.solve(kernel, half)
+        return ridge(masks[own], (of_mask[own] - of_complement[own]) / 2, penalty)
+
+    def regression(n: int, first: int, penalty: float) -> Tensor:
+        own = of_mask[some(first, n)]
+        return ridge(masks[some(first, n)], own - own.mean(0), penalty)
 
     found = {
         "Eq. 3": lambda n, first: mean_impact(masks[some(first, n)], of_mask[some(first, n)]),
         "pairs": pairs,
     }
     for penalty in PENALTIES:
-        found[f"ridge, penalty {penalty:g}"] = lambda n, first, penalty=penalty: ridge(
-            masks[some(first, n)], of_mask[some(first, n)], penalty
-        )
-        found[f"pairs, ridge, penalty {penalty:g}"] = lambda n, first, penalty=penalty: difference(n, first, penalty)
+        found[f"ridge, penalty {penalty:g}"] = partial(regression, penalty=penalty)
+        found[f"pairs, ridge, penalty {penalty:g}"] = partial(difference, penalty=penalty)
     return found
 
 

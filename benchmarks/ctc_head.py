@@ -286,8 +286,8 @@ def explain(whisper: WhisperModel, ctc: CtcWhisper, item: CorpusUtterance, args:
         return json.loads(path.read_text(encoding="utf-8"))
     utterance, tokens = prepare(whisper, item.path)
     text = "".join(whisper.token_texts(tokens.target[:-1])).strip()
-    words = [word for word in text.split() if is_word(word)]
-    spoken = match_words(words, force_align(item.path, plain(text)).words)
+    written = [word for word in text.split() if is_word(word)]
+    spoken = match_words(written, force_align(item.path, plain(text)).words)
     spans = [(word.begin, word.end) for word in spoken if word is not None]
     found: dict[str, Any] = {"text": text, "ctc text": ctc_text(ctc, item), "spans": spans}
     method = METHODS["spes"].with_samples(args.n_samples)

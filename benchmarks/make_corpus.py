@@ -396,6 +396,26 @@ def write_csv(path: Path, columns: list[str], rows: list[dict[str, str]]) -> Non
         writer.writerows(rows)
 
 
+def recordings_of(args: argparse.Namespace) -> list[Recording]:
+    """The recordings that the arguments ask for, and the same in noise."""
+    plan = [(voice, number) for number in range(1, args.n_sentences + 1) for voice in args.voices]
+    if not args.every_voice:
+        plan = [(args.voices[index % len(args.voices)], index + 1) for index in range(args.n_sentences)]
+    lengths = args.joined, tuple(args.joined_seconds)
+    folder = args.real or (REAL if REAL.is_dir() and not args.minimal_pair else None)
+    if args.minimal_pair:
+        recordings = list(minimal_pair(args.voices))
+    elif args.join_real:
+        human = list(real(args.real))
+        recordings = list(joined(lambda _, number: human[number % len(human)], *lengths))
+    else:
+        recordings = [speak(*item) for item in plan] + list(joined(by_turns(args.voices), *lengths))
+    if folder and not args.no_real and not args.join_real:
+        recordings += real(folder)
+    noisy = [with_noise(recording, snr, args.seed) for snr in args.snr for recording in recordings]
+    return recordings + noisy
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="a new or empty folder")
@@ -433,22 +453,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not args.join_real:
         check_voices(args.voices)
 
-    plan = [(voice, number) for number in range(1, args.n_sentences + 1) for voice in args.voices]
-    if not args.every_voice:
-        plan = [(args.voices[index % len(args.voices)], index + 1) for index in range(args.n_sentences)]
-    lengths = args.joined, (shortest, longest)
-    folder = args.real or (REAL if REAL.is_dir() and not args.minimal_pair else None)
-    if args.minimal_pair:
-        recordings = list(minimal_pair(args.voices))
-    elif args.join_real:
-        human = list(real(args.real))
-        recordings = list(joined(lambda _, number: human[number % len(human)], *lengths))
-    else:
-        recordings = [speak(*item) for item in plan] + list(joined(by_turns(args.voices), *lengths))
-    if folder and not args.no_real and not args.join_real:
-        recordings += real(folder)
-    recordings += [with_noise(recording, snr, args.seed) for snr in args.snr for recording in recordings]
-
+    recordings = recordings_of(args)
     transcribe = None if args.no_filter else transcriber(args.model)
     rows, left_out = [], []
     for recording in tqdm(recordings, unit="utterance"):

@@ -41,7 +41,7 @@ from captum_spes.evaluation.summary import findings
 from captum_spes.explanation.figures import LOW_RELIABILITY
 from captum_spes.metrics import Bleu, WordErrorRate
 from captum_spes.metrics.baselines import BASELINES
-from captum_spes.metrics.text import NormalizerName
+from captum_spes.metrics.text import NormalizerName, TextScore
 from captum_spes.models import load_model
 from captum_spes.speech_to_text.catalogue import FLOORS, NamedMethod, find_method
 
@@ -150,12 +150,7 @@ def evaluate(
     # with workers, this process only uses the settings of the model
     evaluation = Evaluation(load(device=device if pool is None else "cpu"), utterances, folder=folder, **options)
     interrupted = _run_evaluation(evaluation, pool)
-    try:
-        results = evaluation.results(text_score, reference)
-    except ValueError:
-        if not interrupted:
-            raise
-    else:
+    if (results := _results(evaluation, text_score, reference, interrupted)) is not None:
         _print_results(results)
         say("\nWrote " + "\n      ".join(map(str, results.save(folder))))
     if interrupted:
@@ -222,6 +217,18 @@ def _run_evaluation(evaluation: Evaluation, workers: Workers | None) -> bool:
             tqdm.write("Stopped. Finished results are kept; the same command continues with the rest.", sys.stderr)
             return True
     return False
+
+
+def _results(
+    evaluation: Evaluation, text_score: TextScore, reference: Reference | None, interrupted: bool
+) -> Results | None:
+    """The results of an evaluation; None if Ctrl-C ended it before anything was finished."""
+    try:
+        return evaluation.results(text_score, reference)
+    except ValueError:
+        if interrupted:
+            return None
+        raise
 
 
 def _print_results(results: Results) -> None:
