@@ -523,6 +523,22 @@ def test_the_cascade_runs_from_the_output_to_the_input(tiny_model, audio):
 
 
 @pytest.mark.filterwarnings("ignore:with frozen padding the text")
+def test_the_padding_has_the_states_of_the_randomised_model(tiny_model, audio):
+    arguments = {"feature_mask": grid_feature_mask(tiny_model.utterance(audio).spectrogram, (30, 16))}
+    seen = []
+
+    class Spy(FeatureAblation):
+        def __init__(self, forward_func):
+            seen.append(forward_func)
+            super().__init__(forward_func)
+
+    result = parameter_randomization(tiny_model, Spy, audio, context="frozen", **QUICK, **arguments)
+    other = SpeechToTextAttribution(FeatureAblation(seen[-1]))
+    expected = other.attribute(*other.prepare(audio, context="frozen", **QUICK), **arguments)
+    torch.testing.assert_close(result.randomized[0].spectrogram_attr, expected.spectrogram_attr)
+
+
+@pytest.mark.filterwarnings("ignore:with frozen padding the text")
 def test_the_same_tokens_are_explained(tiny_model, audio):
     result = parameter_randomization(
         tiny_model, Energy, audio, sampling_rate=16000, gen_args={"max_new_tokens": 5}, context="frozen"

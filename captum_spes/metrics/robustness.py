@@ -21,6 +21,7 @@ from captum_spes.maps import rank_correlation
 from captum_spes.metrics._additive import without_offset
 from captum_spes.metrics._checks import check_positive
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare
+from captum_spes.models.context import refreeze
 from captum_spes.speech_to_text import SpeechToTextAttribution
 
 PREPARATION = signature(SpeechToTextAttribution.prepare).parameters.keys() - {"self", "inputs", "target"}
@@ -163,7 +164,8 @@ def parameter_randomization(
     (``benchmarks/sanity.py``). The correlation of a constant map counts as 0.
 
     The values of a randomised parameter are shuffled. So mean, deviation and norm of every tensor stay, and
-    activations keep their scale, but everything learned is lost. Buffers stay. With ``cascade`` the blocks of the
+    activations keep their scale, but everything learned is lost. Buffers stay. Frozen padding has the states of the
+    randomised model. With ``cascade`` the blocks of the
     model are randomised one after another, from the output to the input, and the maps of each step are compared.
     A block is a numbered layer or another module that holds parameters itself, in the reverse of the
     order in which the model registers them: for Whisper the decoder from its last normalisation and layers down to the
@@ -212,7 +214,9 @@ def parameter_randomization(
         # maps of a randomised model are expected to be noisy or constant
         with without_warnings("the maps (are noisy|of .* are the same everywhere)"):
             attribution = SpeechToTextAttribution(method(other))
-            randomized.append(attribution.attribute(utterance, tokens, seed=seed, **arguments))
+            randomized.append(
+                attribution.attribute(_with_own_padding(other, utterance), tokens, seed=seed, **arguments)
+            )
     maps = [explanation.spectrogram_attr for explanation in randomized]
     return ParameterRandomization(
         blocks,
@@ -221,6 +225,13 @@ def parameter_randomization(
         original,
         randomized,
     )
+
+
+def _with_own_padding(model: SpeechToTextModel, utterance: Utterance) -> Utterance:
+    """The utterance with padding that is frozen, if it is, in the same form at the states of this model."""
+    if utterance.frozen is None:
+        return utterance
+    return refreeze(model, utterance, utterance.context["merged_by"], utterance.context["margin"])
 
 
 @torch.no_grad()
