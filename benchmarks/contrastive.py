@@ -1,9 +1,10 @@
 """Compares contrastive maps of minimal pairs with plain maps of the same words by correlation and flip rate.
 
-    python benchmarks/contrastive.py [--output benchmarks/results/contrastive.md] [--figure docs/images/contrast.png]
+    python benchmarks/contrastive.py --output benchmarks/results/contrastive.md --figure docs/images/contrast.png
 
 The sentences are spoken by flite (a speech synthesiser; Debian package: flite) and transcribed by the bundled Whisper
-tiny.en. Sentences that the model transcribes wrongly are left out. Flips are those of Conti et al. (2025), see
+tiny.en. Sentences that the model transcribes wrongly are left out. The padding is frozen where the probe allows it, and
+texts are decoded in the full window. Flips are those of Conti et al. (2025), see
 ``captum_spes.metrics.flip_rate``: the number of 20 texts, written without the top 1, 2, … 20 % of the bins, that have
 the foil in the word's place.
 """
@@ -17,16 +18,16 @@ import subprocess
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 from captum.attr import IntegratedGradients
-from provenance import machine
+from make_corpus import run
+from provenance import command, machine
 
 from captum_spes import SPES, Contrast, SpeechToTextAttribution, models, slic_feature_mask
-from captum_spes.audio import load_audio
 from captum_spes.maps import percentile_ranks
 from captum_spes.metrics import rank_correlation
 from captum_spes.metrics.contrast import FlipRate, flip_rate
@@ -34,8 +35,6 @@ from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model
 from captum_spes.speech_to_text.targets import WordPrediction
 from captum_spes.visualization import plot_comparison
 
-PADDING_FRAMES = 800  # frames of silence after the utterance's own frames, in place of the 30 s window
-DTYPE = torch.bfloat16
 MAX_NEW_TOKENS = 30  # limit for sentences that the model transcribes wrongly, and perhaps repeats
 COARSE = partial(slic_feature_mask, patches_per_second=(20, 40, 60))
 SEED = 0
@@ -81,10 +80,8 @@ class Case:
 def prepare(model: SpeechToTextModel, pair: Pair) -> Case | None:
     """Synthesises and transcribes the sentence of a pair; None if the transcript is wrong."""
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-        subprocess.run(["flite", "-voice", pair.voice, "-t", pair.sentence, "-o", file.name], check=True)
-        utterance = model.utterance(load_audio(file.name, model.sample_rate))
-    utterance = replace(utterance, padding=utterance.padding[:, :PADDING_FRAMES], dtype=DTYPE)
-    tokens = model.generate(utterance, max_new_tokens=MAX_NEW_TOKENS)
+        run("flite", "-voice", pair.voice, "-t", pair.sentence, "-o", file.name)
+        utterance, tokens = models.prepare(model, file.name, dtype="auto", gen_args={"max_new_tokens": MAX_NEW_TOKENS})
     text = models.text(model, tokens)
     if text.lower().rstrip(".") != pair.sentence.lower().rstrip("."):
         print(f"left out: {pair.sentence!r} ({pair.voice}) is heard as {text!r}", flush=True)
@@ -163,8 +160,7 @@ def figure(case: Case, method: str):
 
 
 def flite_version() -> str:
-    output = subprocess.run(["flite", "--version"], capture_output=True, text=True).stdout
-    found = re.search(r"flite-([\w.]+)", output)
+    found = re.search(r"flite-([\w.]+)", subprocess.run(["flite", "--version"], capture_output=True, text=True).stdout)
     return found[1] if found else "of unknown version"
 
 
@@ -172,8 +168,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="also write the table here")
     parser.add_argument("--figure", type=Path, help="draw the pair whose maps differ most in flips here")
-    parser.add_argument("--n-samples", type=int, default=400, help="perturbations of SPES")
-    parser.add_argument("--n-steps", type=int, default=20, help="of Integrated Gradients")
+    parser.add_argument("--n-samples", type=int, default=2_000, help="perturbations of SPES")
+    parser.add_argument("--n-steps", type=int, default=50, help="of Integrated Gradients")
     parser.add_argument("--pairs", type=int, default=len(PAIRS), help="only so many of them")
     args = parser.parse_args()
     if shutil.which("flite") is None:
@@ -206,13 +202,10 @@ def main() -> None:
         "texts written without the map's top 1, 2, … 20 % of the bins have the foil in the word's place / the foil or "
         "the word.",
         "",
-        f"`python benchmarks/contrastive.py --pairs {args.pairs} "
-        f"--n-samples {args.n_samples} --n-steps {args.n_steps}`: {len(cases)} of "
-        f"{min(args.pairs, len(PAIRS))} sentences, which Whisper tiny.en ({PADDING_FRAMES // 100} s of silence after "
-        f"the sentence, {str(DTYPE).removeprefix('torch.')} autocast) writes as they were spoken; SPES: "
-        f"{args.n_samples} samples, patches 20-40-60, KL divergence for the plain map; Integrated Gradients: "
-        f"{args.n_steps} steps, log-probability for the plain map; seed {SEED}; "
-        f"{(time.perf_counter() - start) / 60:.0f} minutes on {machine()}, flite {flite_version()}.",
+        f"`{command()}`: {len(cases)} of {min(args.pairs, len(PAIRS))} sentences, which Whisper tiny.en writes as they "
+        "were spoken, with frozen padding and bfloat16 where the probe allows them; "
+        f"SPES: {args.n_samples:,} samples, patches 20-40-60, KL divergence for the plain map; Integrated Gradients: "
+        f"{args.n_steps} steps, log-probability for the plain map; seed {SEED}; {machine()}, flite {flite_version()}.",
     ]
     print("\n".join(lines))
     if args.output:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,32 +25,24 @@ from captum.attr import (
     Lime,
     NoiseTunnel,
     Occlusion,
-    PerturbationAttribution,
     Saliency,
     ShapleyValueSampling,
 )
-from provenance import machine
+from provenance import command, machine
 
 import captum_spes
 from captum_spes import SPES, BubbleNoise, grid_feature_mask, slic_feature_mask
-from captum_spes.audio import load_audio
+from captum_spes.attr import AttnLRP, CrossAttention, Energy, GradientSPES
 from captum_spes.metrics import parameter_randomization, rank_correlation
-from captum_spes.models import load_model
+from captum_spes.models import load_model, prepare
+from captum_spes.models.context import describe_context
 
 SAMPLE = Path(captum_spes.__file__).parent / "data" / "so_what_was_the_next_step.wav"
 TEXT = "So what was the next step?"
-PADDING_FRAMES = 200  # frames of silence after the utterance's 202, in place of the 30 s window
 SEEDS = (0, 1)
 FEW = {"n_token_samples": 1}  # the maps of the previous tokens are not used
 COARSE = partial(slic_feature_mask, patches_per_second=(20, 40, 60))
 SINGLE_BINS = partial(grid_feature_mask, patch_size=(1, 1))
-
-
-class Energy(PerturbationAttribution):
-    """A control that does not depend on the model and must fail the test: |X − baseline|."""
-
-    def attribute(self, inputs, baselines, feature_mask=None):
-        return (inputs - baselines).abs()
 
 
 def methods(n_samples: int) -> dict[str, tuple]:
@@ -64,6 +55,9 @@ def methods(n_samples: int) -> dict[str, tuple]:
             {"n_samples": n_samples, "feature_mask": SINGLE_BINS, "perturbation_prob": 0.7, **FEW},
         ),
         "Bubble Noise": (BubbleNoise, {"n_samples": n_samples, **FEW}),
+        "GradientSPES": (GradientSPES, {"n_samples": max(n_samples // 20, 1), **FEW}),
+        "AttnLRP": (AttnLRP, {}),
+        "cross-attention": (CrossAttention, {}),
         "Feature Ablation": (FeatureAblation, {}),
         "Occlusion": (Occlusion, {}),
         "Shapley Value Sampling": (ShapleyValueSampling, {"token_arguments": {"n_samples": 1}}),
@@ -77,9 +71,8 @@ def methods(n_samples: int) -> dict[str, tuple]:
     }
 
 
-def row(name: str, method, model, utterance, arguments: dict) -> str:
+def row(name: str, method, model, utterance, tokens, arguments: dict) -> str:
     start = time.perf_counter()
-    tokens = model.tokens(TEXT, utterance)
     results = [parameter_randomization(model, method, utterance, tokens, seed=seed, **arguments) for seed in SEEDS]
     first, second = (result.original.spectrogram_attr for result in results)
     passes = results[0].original.metadata["passes"].get("spectrogram", {"forward": 0, "backward": 0})
@@ -101,25 +94,23 @@ def is_constant(maps: torch.Tensor) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="also write the table here")
-    parser.add_argument("--n-samples", type=int, default=300, help="perturbations of SPES and Bubble Noise")
+    parser.add_argument("--n-samples", type=int, default=1_000, help="perturbations of SPES and Bubble Noise")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", "the maps are noisy")
     model = load_model("whisper-tiny.en", device="cpu")
-    utterance = model.utterance(load_audio(SAMPLE, model.sample_rate))
-    utterance = replace(utterance, padding=utterance.padding[:, :PADDING_FRAMES])
+    utterance, tokens = prepare(model, SAMPLE, TEXT)
     lines = [
         "| method | passes, forward + backward | with another seed | with random weights | the tokens' range | of the "
         "absolute values |",
         "|---|---|---|---|---|---|",
-        *(row(name, method, model, utterance, own) for name, (method, own) in methods(args.n_samples).items()),
+        *(row(name, method, model, utterance, tokens, own) for name, (method, own) in methods(args.n_samples).items()),
     ]
     lines += [
         "",
-        f"`python benchmarks/sanity.py --n-samples {args.n_samples}`: rank correlations of a token's map by the model "
+        f"`{command()}`: rank correlations of a token's map by the model "
         "with the map by a copy whose parameters have their own values in random order, mean over the tokens of "
         f'"{TEXT}" and over the seeds {SEEDS[0]} and {SEEDS[1]} (of weights and method); the range is that of the '
-        f"tokens' means. Whisper tiny.en (the utterance and {PADDING_FRAMES / 100:g} s of silence, float32); "
-        f"{machine()}.",
+        f"tokens' means. Whisper tiny.en in float32 (window: {describe_context(model, utterance)}); {machine()}.",
     ]
     print("\n".join(lines))
     if args.output:

@@ -1,4 +1,4 @@
-"""The pictures of the page on concepts: ``python docs/draw_concepts.py``, some minutes on 2 cores."""
+"""The first picture of the page on concepts: ``python docs/draw_concepts.py``, a minute on 2 cores."""
 
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from captum_spes.models import load_model
 
 SAMPLE = Path(captum_spes.__file__).parent / "data" / "so_what_was_the_next_step.wav"
 IMAGES = Path(__file__).parent / "images"
-N_SAMPLES = 600
+N_SAMPLES = 2_000
 PATCHES = (20, 40, 60)  # a second; large ones, to be seen
 
 
@@ -32,7 +32,7 @@ def draw_perturbation(explanation: SpeechToTextExplanation) -> Figure:
             torch.where(hidden, baseline, spectrogram),
             "Greys",
         ),
-        f"4. the mean impact of hiding each patch\non “next”, over {N_SAMPLES} such perturbations": (
+        f"4. the mean impact of hiding each patch\non “next”, over {N_SAMPLES:,} such perturbations": (
             explanation.spectrogram_attr[row],
             "Purples",
         ),
@@ -54,16 +54,8 @@ def draw_perturbation(explanation: SpeechToTextExplanation) -> Figure:
 def main() -> None:
     attribution = SpeechToTextAttribution(SPES(load_model("whisper-tiny.en", device="cpu")))
     patches = partial(slic_feature_mask, patches_per_second=PATCHES)
-    explanation = attribution.attribute(
-        str(SAMPLE), feature_mask=patches, n_samples=N_SAMPLES, context=6, seed=0, show_progress=True
-    )
-    figures = {
-        "perturbation": draw_perturbation(explanation),
-        "words": explanation.plot_words(),
-        "previous_tokens": explanation.plot_previous_tokens(),
-    }
-    for name, figure in figures.items():
-        figure.savefig(IMAGES / f"{name}.png", dpi=110)
+    explanation = attribution.attribute(str(SAMPLE), feature_mask=patches, n_samples=N_SAMPLES, seed=0)
+    draw_perturbation(explanation).savefig(IMAGES / "perturbation.png", dpi=110)
 
 
 if __name__ == "__main__":
