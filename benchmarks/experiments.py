@@ -141,6 +141,8 @@ def table1_orderings(paper: Paper, higher_is_better: bool = True) -> list[Orderi
     ]
 
 
+# the paper tests the map of the sentence; comprehensiveness and sufficiency test those of the tokens
+TESTS = ("deletion", "insertion", "comprehensiveness", "sufficiency", "size")
 OTHERS = ("integrated_gradients", "gradient_spes", "attn_lrp", "energy")
 TABLE1_PAPER = {"deletion": TABLE1_DELETION, "size": TABLE1_SIZE}
 TABLE1 = Experiment(
@@ -149,7 +151,7 @@ TABLE1 = Experiment(
     TABLE1_PAPER,
     # the last are not the paper's
     [*table1_orderings(TABLE1_PAPER), *(pair("deletion", "spes", name) for name in OTHERS)],
-    metrics=("deletion", "insertion", "size"),
+    metrics=TESTS,
 )
 
 # Table 3: patches, smoothing, probability, and whether tokens are normalised
@@ -372,7 +374,7 @@ EXPERIMENTS = {
         table9_methods,
         TABLE9_PAPER,
         table9_orderings(TABLE9_PAPER),
-        metrics=("deletion", "insertion", "size"),
+        metrics=TESTS,
     ),
     "figure2": Experiment(
         "Figure 2: deletion by duration",

@@ -253,9 +253,10 @@ class Study:
 
 
 def cell(results: Results, metric: str, method: str) -> str:
+    digits = 2 if metric in ("comprehensiveness", "sufficiency") else 1  # nats, and not percent
     low, high = results.interval(metric, method)
-    interval = f" [{low:.1f}, {high:.1f}]" if len(results.utterances) > 1 else ""
-    return f"{results.areas(metric)[method]:.1f}{interval}"
+    interval = f" [{low:.{digits}f}, {high:.{digits}f}]" if len(results.utterances) > 1 else ""
+    return f"{results.areas(metric)[method]:.{digits}f}{interval}"
 
 
 def values(study: Study, results: Results) -> list[str]:
