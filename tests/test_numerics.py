@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from captum_spes import (
     SPES,
@@ -51,6 +52,34 @@ def test_a_model_that_overflows_is_run_in_float32(method, tiny_whisper, tiny_pro
     assert found.spectrogram_attr.std() > 0
     assert torch.equal(found.spectrogram_attr, expected.spectrogram_attr)
     assert torch.equal(found.token_attr, expected.token_attr)
+
+
+class Casts(TorchDispatchMode):
+    """Counts how often parameters are converted to another precision."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.parameters = {parameter.data_ptr() for parameter in model.parameters()}
+        self.number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self.parameters:
+            self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_are_cast_once_for_all_samples(method, tiny_model, audio):
+    attribution = SpeechToTextAttribution(method(tiny_model))
+    utterance, tokens = attribution.prepare(audio, [60, 61], sampling_rate=16000, dtype=torch.bfloat16)
+    numbers = []
+    for n_samples in (4, 12):
+        with Casts(tiny_model.model) as casts:
+            attribution.attribute(utterance, tokens, n_samples=n_samples, n_token_samples=2, perturbations_per_eval=2)
+        numbers.append(casts.number)
+    assert numbers[0] == numbers[1] > 0
+    assert not torch.is_autocast_enabled("cpu")
 
 
 def overflowing(monkeypatch, model, dtype):

@@ -6,7 +6,8 @@ vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,21 @@ from torch import Tensor, nn
 from captum_spes._log import warn
 from captum_spes.models.protocol import Utterance
 from captum_spes.speech_to_text.targets import Prediction
+
+
+@contextmanager
+def weights_cast_once(utterance: Utterance) -> Iterator[None]:
+    """A context in which autocast keeps the weights in the utterance's precision from one pass to the next.
+
+    Autocast drops them at the end of its outermost context, which would be that of each pass. To cast them again takes
+    a fifth of the time of 16 perturbations on a CPU.
+    """
+    if utterance.dtype == torch.float32:
+        yield
+        return
+    device = utterance.spectrogram.device.type
+    with torch.autocast(device, torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device)):
+        yield
 
 
 class Outputs:

@@ -17,7 +17,7 @@ from torch import Tensor
 import captum_spes.speech_to_text.profiles as methods
 from captum_spes.attr import SPES, BubbleNoise, CrossAttention, GradientSPES
 from captum_spes.attr._batches import fastest_batch_size
-from captum_spes.speech_to_text.numerics import Outputs
+from captum_spes.speech_to_text.numerics import Outputs, weights_cast_once
 from captum_spes.speech_to_text.passes import HookedPasses, SharedPasses, rewrapped
 from captum_spes.speech_to_text.plan import Plan
 from captum_spes.speech_to_text.targets import TokenPrediction
@@ -98,8 +98,11 @@ class Run:
 
     def attribute(self) -> Maps:
         """The attributions of the spectrogram and of the previous tokens."""
-        if self.plan.joint:
-            return self._attribute_jointly()
+        with weights_cast_once(self.plan.utterance):
+            return self._attribute_jointly() if self.plan.joint else self._attribute_separately()
+
+    def _attribute_separately(self) -> Maps:
+        """Attributions of both inputs, of which one is perturbed at a time."""
         # The tokens come first: they take little time, so that a run that is stopped has their maps.
         tokens = self._attribute_tokens()
         spectrogram, reliability = self._attribute_spectrogram()
