@@ -4,12 +4,12 @@
         --output benchmarks/results/estimators
 
 The shortest human recordings are explained with Whisper tiny.en, with the padding frozen where the probe allows it.
-Each map is measured as in beside.py: the WER under deletion and insertion of the sentence's map (AUC),
-comprehensiveness and sufficiency of the tokens' maps, the pointing game, and processor time. Reliability is the
-correlation of the maps of two halves of the samples. SPES takes its default patches, of which there are at most as many
-as samples, or large ones, 20, 40 and 60 a second. Maps of methods with a value for each bin are also measured at the
-resolution of SPES: *patches* has the sum over each patch, averaged over patches of 400, 500 and 600 a second. The
-longest run is of the first recordings only.
+Each map is measured by the WER under deletion and insertion of the sentence's map (AUC), by the comprehensiveness and
+sufficiency of the maps of the tokens (nats a token), by the pointing game (is the peak of a word's map in its aligned
+span?), and by processor time. Reliability is the correlation of the maps of two halves of the samples. SPES takes its
+default patches, of which there are at most as many as samples, or large ones, 20, 40 and 60 a second. Maps of methods
+with a value for each bin are also measured at the resolution of SPES: *patches* has the sum over each patch, averaged
+over patches of 400, 500 and 600 a second. The longest run is of the first recordings only.
 
 The measures of each map are a file in the work folder, and the same command continues a run that was stopped; --report
 computes nothing.
@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from beside import MEASURES, alignment_of, measure
 from corpora import by_duration, read_corpus
 from matplotlib.figure import Figure
+from measures import MEASURES, alignment_of, measure
 from provenance import command, machine
 from torch import Tensor
 
@@ -106,6 +106,8 @@ CURVES = {
     "cross-attention": ["cross-attention"],
     "Bubble Noise": ["Bubble Noise, 1,000"],
     "feature-wise": ["feature-wise, 1,000"],
+    "Occlusion": ["Occlusion"],
+    "KernelShap": ["KernelShap"],
 }
 PAIRS = (
     ("GradientSPES, 24", "SPES, 1,000"),
@@ -231,7 +233,7 @@ def draw(results: Results) -> Figure:
     for axes, measure_name in zip(panels, ("reliability", "deletion", "comprehensiveness")):
         for index, (title, names) in enumerate(CURVES.items()):
             points = [[column(results, name, key).mean() for key in ("seconds", measure_name)] for name in names]
-            marker = {"marker": "osD^vPX*"[index], "markersize": 5}
+            marker = {"marker": "osD^vPX*<>"[index], "markersize": 5}
             axes.plot(*np.array(points).T, color=f"C{index}", label=title, **marker)
         if measure_name != "reliability":
             axes.axhline(column(results, "energy", measure_name).mean(), color="0.6", ls=":", label="energy")

@@ -9,7 +9,7 @@ own map is compared with three others and the same number of bins: the maps of t
 patches of the same sizes; the energy of the spectrogram; and a random order.
 
 For each utterance, words are drawn that occur once. A text may have a few tokens more than the original. The texts are
-stored in listening.json beside the table, and the same command continues a run that was stopped.
+stored in the work folder, and the same command continues a run that was stopped.
 """
 
 from __future__ import annotations
@@ -57,10 +57,12 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--n-utterances", type=int, default=8)
     parser.add_argument("--n-words", type=int, default=5, help="of an utterance, at most")
+    parser.add_argument("--work", type=Path, default=Path("spes-output/listening"), help="what is done is kept here")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
     model = load_model("whisper-tiny.en", device="cpu")
-    data = args.output / "listening.json"
+    args.work.mkdir(parents=True, exist_ok=True)
+    data = args.work / "texts.json"
     found = json.loads(data.read_text()) if data.is_file() else {}
     items = in_turn(load_corpus(args.corpus).utterances)
     chosen: list[CorpusUtterance] = []

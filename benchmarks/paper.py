@@ -553,6 +553,8 @@ def main() -> None:
         parser.error(f"--language is for {', '.join(TRANSLATION)}")
     args.model = args.model or ("whisper-base" if args.language else "whisper-tiny.en")
     warnings.filterwarnings("ignore", "the maps are noisy")
+    if args.seconds and args.experiment in plausibility.EXPERIMENTS:
+        parser.error(f"--seconds is not for {', '.join(plausibility.EXPERIMENTS)}: they have recordings of their own.")
     if args.experiment in plausibility.EXPERIMENTS:
         title, run = plausibility.EXPERIMENTS[args.experiment]
         # experiments share the explanations of a corpus

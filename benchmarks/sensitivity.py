@@ -1,7 +1,7 @@
 """How much SPES depends on its patches, their smoothing and the probability of hiding, in clean speech and in noise.
 
     python benchmarks/sensitivity.py ../shared/speech --work spes-output/sensitivity \\
-        --output benchmarks/results/sensitivity.md
+        --output benchmarks/results/sensitivity
 
 The shortest human recordings are explained as they are, and in noise with the spectrum of speech; each time the text
 that Whisper tiny.en writes is explained. One parameter at a time differs from the paper's values: 400, 500 and 600
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from corpora import by_duration, read_corpus
 from make_corpus import Recording, pcm, with_noise
+from matplotlib.figure import Figure
 from provenance import command, machine
 from tqdm import tqdm
 
@@ -55,6 +56,8 @@ MEASURES = {
     "size": "size ↓",
     "correlation": "correlation with the paper's values",
 }
+
+Results = dict[str, list[dict[str, dict[str, float]]]]  # by condition, recording, setting and measure
 
 
 def heard(name: str, samples: np.ndarray, snr: float | None) -> np.ndarray:
@@ -94,11 +97,31 @@ def measure(model, samples: np.ndarray, args: argparse.Namespace) -> dict[str, d
     return found
 
 
+def draw(results: Results) -> Figure:
+    """Draws a panel for each measure with a row for each setting: a dot for each recording, and a bar at the mean."""
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    panels = figure.subplots(1, len(MEASURES), sharey=True)
+    for axes, (key, title) in zip(panels, MEASURES.items()):
+        for index, (condition, found) in enumerate(results.items()):
+            for row, setting in enumerate(SETTINGS):
+                values, height = [each[setting][key] for each in found], row + 0.25 * index
+                label = condition if row == 0 else None
+                axes.plot(values, [height] * len(values), "o", color=f"C{index}", alpha=0.35, markersize=4, label=label)
+                axes.plot([np.mean(values)] * 2, [height - 0.12, height + 0.12], color=f"C{index}", linewidth=2)
+        axes.set_title(title.replace(" with", "\nwith"), fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(SETTINGS)), labels=SETTINGS)
+    panels[0].invert_yaxis()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("speech", type=Path, help="folder of corpora of human speech")
     parser.add_argument("--work", type=Path, default=Path("spes-output/sensitivity"), help="what is done is kept here")
-    parser.add_argument("--output", type=Path, help="also write the table here")
+    parser.add_argument("--output", type=Path, help="also write the table (.md) and the figure (.png) here")
     parser.add_argument("--n-recordings", type=int, default=4)
     parser.add_argument("--n-samples", type=int, default=2_000)
     parser.add_argument("--snr", type=float, nargs="*", default=[10.0], metavar="DB", help="levels of noise")
@@ -110,7 +133,7 @@ def main() -> None:
     model = load_model("whisper-tiny.en")
     items = by_duration(read_corpus(args.speech).utterances)[: args.n_recordings]
     conditions: dict[str, float | None] = {"as recorded": None, **{f"noise at {snr:g} dB": snr for snr in args.snr}}
-    results: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in conditions}
+    results: Results = {name: [] for name in conditions}
     for item in tqdm(items, desc="recordings"):
         for name, snr in conditions.items():
             path = args.work / f"{item.id}-{snr}-{args.n_samples}-{args.seed}.json"
@@ -131,7 +154,8 @@ def main() -> None:
     ]
     print("\n".join(lines))
     if args.output:
-        args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        args.output.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        draw(results).savefig(args.output.with_suffix(".png"), dpi=150)
 
 
 if __name__ == "__main__":

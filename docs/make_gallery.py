@@ -96,7 +96,7 @@ def picture(path: Path, word: str | None, height: int) -> None:
             words.click()
         if word is not None:
             page.get_by_role("radio", name=word, exact=True).click()
-        page.screenshot(path=path.with_suffix(".jpg"), type="jpeg", quality=80)
+        page.screenshot(path=path.with_suffix(".jpg"), type="jpeg", quality=80, animations="disabled")
         browser.close()
 
 

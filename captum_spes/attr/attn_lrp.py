@@ -29,8 +29,8 @@ class AttnLRP(GradientAttribution):
     - attention and GLU: the weights are constants, and the relevance goes to the values;
     - linear layers, convolutions, additions: the plain gradient (the ε-rule with ε = 0). Biases absorb their share.
 
-    The original AttnLRP divides the relevance of a product of weights and values between both. ``benchmarks/beside.py
-    --variants`` compares the two rules on speech. As there, scores should be logits:
+    The original AttnLRP divides the relevance of a product of weights and values between both.
+    ``benchmarks/attn_lrp.py`` compares the two rules on speech. As there, scores should be logits:
     :class:`~captum_spes.SpeechToTextAttribution` explains a token by its logit.
 
     The rules apply while :meth:`attribute` runs, to the functions of torch that the calling thread uses. The

@@ -161,20 +161,6 @@ def _errors(explanation: SpeechToTextExplanation, words: Compared, times: Times 
     return errors
 
 
-def correct_words(explanation: SpeechToTextExplanation, errors: Sequence[TextError]) -> list[int]:
-    """The numbers of the words that do not belong to an error.
-
-    Example::
-
-        >>> from captum_spes.errors.finding import correct_words, find_errors
-        >>> correct_words(explanation, find_errors(explanation, "So, yes."))
-        [0]
-    """
-    wrong = {number for error in errors for number in range(*error.words)}
-    words = explanation.words(normalize=False).tokens
-    return [number for number, word in enumerate(words) if is_word(word) and number not in wrong]
-
-
 def check_reference(
     reference: str,
     tokens: Sequence[str],

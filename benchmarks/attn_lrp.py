@@ -1,15 +1,10 @@
-"""Compares SPES with attention, relevance propagation, gradients and Shapley values on human speech.
+"""Compares variants of AttnLRP on human speech.
 
-    python benchmarks/beside.py ../shared/speech --work spes-output/beside --output benchmarks/results/beside
-    python benchmarks/beside.py ../shared/speech --work spes-output/beside --variants \\
-        --output benchmarks/results/attn_lrp
+    python benchmarks/attn_lrp.py ../shared/speech --work spes-output/attn_lrp --output benchmarks/results/attn_lrp
 
-The shortest recordings of LibriVox and LJ Speech are explained by each method with Whisper tiny.en. Each map is
-measured by the WER under deletion and insertion (AUC, against the model's own transcript), by the comprehensiveness and
-sufficiency of the maps of the tokens (mean over the steps, nats a token), by the pointing game (is the peak of a word's
-map in its aligned span?), and by processor time. ``--variants`` compares variants of AttnLRP: the uniform
-rule for both products of attention, the log-probability in place of the logit, the mean over random SPES masks, and a
-mean with GradientSPES's map.
+The shortest recordings of LibriVox and LJ Speech are explained with Whisper tiny.en by AttnLRP, with the uniform rule
+for both products of attention, the log-probability in place of the logit, the mean over random SPES masks, and a mean
+with GradientSPES's map. The measures are those of measures.py.
 
 The measures of each map are a file in the work folder, and the same command continues a run that was stopped.
 """
@@ -18,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,30 +22,16 @@ import torch
 from captum.attr import GradientAttribution
 from corpora import by_duration, read_corpus
 from matplotlib.figure import Figure
+from measures import MEASURES, STEPS, TOKEN_STEPS, Explain, alignment_of, measure
 from provenance import command, machine
 from torch.nn import functional as F
 
 from captum_spes import SpeechToTextAttribution, TokenLogit, TokenLogProbability, slic_feature_mask
-from captum_spes.alignment import Alignment, force_align
 from captum_spes.attr import AttnLRP
 from captum_spes.attr._features import FeatureLayout, MaskSampler
 from captum_spes.attr.attn_lrp import RULES
-from captum_spes.metrics import comprehensiveness, deletion, insertion, sufficiency, time_localization
 from captum_spes.models import load_model, prepare
 from captum_spes.speech_to_text.catalogue import METHODS
-
-STEPS = (0, 5, 10, 20, 50, 100)
-TOKEN_STEPS = (5, 20, 50)
-# by column: whether a good map has a high value
-MEASURES = {
-    "deletion": True,
-    "insertion": False,
-    "comprehensiveness": True,
-    "sufficiency": False,
-    "pointing game": True,
-    "seconds": False,
-}
-Explain = Callable[..., object]
 
 
 def scaled(tensor: torch.Tensor, share: float) -> torch.Tensor:
@@ -91,13 +70,8 @@ class MeanLRP(GradientAttribution):
         return method
 
 
-def named(name: str) -> Explain:
-    method = METHODS[name].with_samples(1_000) if name == "spes" else METHODS[name]
-    return lambda model, utterance, tokens: (
-        method.explain(model, utterance, tokens, "fast", n_token_samples=64)
-        if (method.samples_perturbations or method.samples_gradients)
-        else method.explain(model, utterance, tokens, "fast")
-    )
+def gradient_spes(model, utterance, tokens):
+    return METHODS["gradient_spes"].explain(model, utterance, tokens, "fast", n_token_samples=64)
 
 
 def made(make, score=None) -> Explain:
@@ -107,7 +81,7 @@ def made(make, score=None) -> Explain:
 def mixed(model, utterance, tokens):
     """The weighted mean of the z-scored maps, with a third for AttnLRP."""
     first = METHODS["attn_lrp"].explain(model, utterance, tokens, "fast")
-    second = named("gradient_spes")(model, utterance, tokens)
+    second = gradient_spes(model, utterance, tokens)
     maps = [
         (e.spectrogram_attr - e.spectrogram_attr.mean((1, 2), keepdim=True))
         / e.spectrogram_attr.std((1, 2), keepdim=True).clamp(min=1e-12)
@@ -116,59 +90,33 @@ def mixed(model, utterance, tokens):
     return replace(second, spectrogram_attr=0.35 * maps[0] + 0.65 * maps[1])
 
 
-METHOD_ROWS: dict[str, Explain] = {
-    name: named(name)
-    for name in (
-        *("random", "energy", "attn_lrp", "cross_attention", "cross_attention_alignment", "gradient_spes"),
-        *("integrated_gradients", "occlusion", "kernel_shap", "spes"),
-    )
-}
-VARIANT_ROWS: dict[str, Explain] = {
-    "attn_lrp": named("attn_lrp"),
+VARIANTS: dict[str, Explain] = {
+    "attn_lrp": made(AttnLRP, TokenLogit),
     "uniform rule": made(lambda model: AttnLRP(model, UNIFORM), TokenLogit),
     "mean of 4 masks": made(lambda model: MeanLRP(model, 4), TokenLogit),
     "log-probability": made(AttnLRP, TokenLogProbability),
     "log-probability, uniform rule": made(lambda model: AttnLRP(model, UNIFORM), TokenLogProbability),
     "log-probability, mean of 4 masks": made(lambda model: MeanLRP(model, 4), TokenLogProbability),
     "log-probability, mean of 8 masks": made(lambda model: MeanLRP(model, 8), TokenLogProbability),
-    "gradient_spes": named("gradient_spes"),
+    "gradient_spes": gradient_spes,
     "mixed with gradient_spes": mixed,
 }
 
 
-def alignment_of(path: Path, text: str) -> Alignment:
-    known = path.with_suffix(".json")
-    return Alignment.load(known) if known.is_file() else force_align(path, text)
-
-
-def measure(explain: Explain, model, utterance, tokens, alignment: Alignment) -> dict[str, float]:
-    start = time.process_time()
-    explanation = explain(model, utterance, tokens)
-    seconds = time.process_time() - start
-    return {
-        "deletion": deletion(model, explanation, percentages=STEPS).auc,
-        "insertion": insertion(model, explanation, percentages=STEPS).auc,
-        "comprehensiveness": comprehensiveness(model, explanation, percentages=TOKEN_STEPS).aopc,
-        "sufficiency": sufficiency(model, explanation, percentages=TOKEN_STEPS).aopc,
-        "pointing game": 100 * time_localization(explanation, alignment).mean("hit"),
-        "seconds": seconds,
-    }
-
-
-def run(folder: Path, work: Path, rows: dict[str, Explain], n_recordings: int) -> list[dict[str, dict[str, float]]]:
-    """The measures of each method for each recording."""
+def run(folder: Path, work: Path, n_recordings: int) -> list[dict[str, dict[str, float]]]:
+    """The measures of each variant for each recording."""
     model = load_model("whisper-tiny.en", device="cpu")
     work.mkdir(parents=True, exist_ok=True)
     results = []
     for path in [item.path for item in by_duration(read_corpus(folder).utterances)[:n_recordings]]:
-        files = {name: work / f"{path.stem}-{name.replace(' ', '-')}.json" for name in rows}
+        files = {name: work / f"{path.stem}-{name.replace(' ', '-')}.json" for name in VARIANTS}
         if not all(file.is_file() for file in files.values()):
             utterance, tokens = prepare(model, path)
             text = "".join(model.token_texts(tokens.target[:-1]))
             alignment = alignment_of(path, text)
             for name, file in files.items():
                 if not file.is_file():
-                    found = measure(rows[name], model, utterance, tokens, alignment)
+                    found = measure(VARIANTS[name], model, utterance, tokens, alignment)
                     print(path.stem, name, {key: round(value, 2) for key, value in found.items()}, flush=True)
                     file.write_text(json.dumps({"text": text, **found}))
         results.append({name: json.loads(file.read_text()) for name, file in files.items()})
@@ -192,7 +140,7 @@ def table(results: list[dict[str, dict[str, float]]]) -> list[str]:
 
 
 def draw(results: list[dict[str, dict[str, float]]]) -> Figure:
-    """Draws a panel for each measure with a row for each method: a dot for each recording, and a bar at the mean."""
+    """Draws a panel for each measure with a row for each variant: a dot for each recording, and a bar at the mean."""
     names = list(results[0])
     figure = Figure(figsize=(11, 0.3 * len(names) + 1.2), layout="constrained")
     for axes, (title, high) in zip(figure.subplots(1, len(MEASURES), sharey=True), MEASURES.items()):
@@ -216,11 +164,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of what is done")
     parser.add_argument("--output", type=Path, required=True, help="the table and the figure, without a suffix")
     parser.add_argument("--n-recordings", type=int, default=6)
-    parser.add_argument("--variants", action="store_true", help="of AttnLRP, in place of the methods")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", "the maps are noisy")
     torch.set_num_threads(1)
-    results = run(args.speech, args.work, VARIANT_ROWS if args.variants else METHOD_ROWS, args.n_recordings)
+    results = run(args.speech, args.work, args.n_recordings)
     lines = [
         *table(results),
         "",
