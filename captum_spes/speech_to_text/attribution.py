@@ -275,7 +275,6 @@ class SpeechToTextAttribution(Attribution):
         token_given = methods.shared_with_tokens(kwargs) | token_given | (token_arguments or {})
         methods.check_known(method, given)
         given |= _given(min_reliability=min_reliability)
-
         ranks = Ranks(process_group)
         preparation: dict[str, Any] = {"sampling_rate": sampling_rate, "prompt": prompt, "gen_args": gen_args}
         preparation |= {"context": context, "dtype": dtype}
@@ -295,7 +294,6 @@ class SpeechToTextAttribution(Attribution):
             given=given,
             token_given=token_given,
         )
-
         options = RunOptions(perturbations_per_eval, seed, show_progress, callback, process_group)
         return _explained(plan, options, ranks, checkpoint, baselines, gen_args, word_times)
 
