@@ -79,7 +79,7 @@ def made(make, score=None) -> Explain:
 
 
 def mixed(model, utterance, tokens):
-    """The weighted mean of the z-scored maps, with a third for AttnLRP."""
+    """The weighted mean of the z-scored maps."""
     first = METHODS["attn_lrp"].explain(model, utterance, tokens, "fast")
     second = gradient_spes(model, utterance, tokens)
     maps = [
