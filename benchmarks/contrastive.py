@@ -138,8 +138,9 @@ def table(cases: list[Case], methods: list[str], results: dict[tuple[str, str], 
 
 
 def best(cases: list[Case], results: dict[tuple[str, str], FlipRate], method: str) -> Case:
-    """The pair with the largest difference between the flips of its contrastive and of its plain map."""
-    more = results[method, "contrastive"].flips.sum(1) - results[method, "plain"].flips.sum(1)
+    """The pair whose contrastive map flips most texts in comparison with its plain map and with a random order."""
+    flips = {kind: results[method, kind].flips.sum(1) for kind in MAPS}
+    more = flips["contrastive"] - torch.maximum(flips["plain"], flips["random"])
     return cases[int(more.argmax())]
 
 

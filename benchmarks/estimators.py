@@ -201,9 +201,9 @@ def table(results: Results) -> list[str]:
         for measure_name in COLUMNS:
             values = column(results, name, measure_name)
             digits = 1 if np.nanmax(np.abs(values), initial=0) >= 10 else 2
-            error = values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-            cells.append("" if np.isnan(values).any() else f"{values.mean():.{digits}f} ± {error:.{digits}f}")
-        rows.append((name if n == len(results) else f"{name} ({n} recordings)", *cells))
+            error = f" ± {values.std(ddof=1) / np.sqrt(n):.{digits}f}" if n > 1 else ""
+            cells.append("" if np.isnan(values).any() else f"{values.mean():.{digits}f}{error}")
+        rows.append((name if n == len(results) else f"{name} (recordings: {n})", *cells))
     return markdown_table(rows)
 
 
