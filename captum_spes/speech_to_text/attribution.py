@@ -274,7 +274,6 @@ class SpeechToTextAttribution(Attribution):
         token_given = _given(n_samples=n_token_samples, perturbation_prob=token_perturbation_prob)
         token_given = methods.shared_with_tokens(kwargs) | token_given | (token_arguments or {})
         methods.check_known(method, given)
-        given |= _given(min_reliability=min_reliability)
         ranks = Ranks(process_group)
         preparation: dict[str, Any] = {"sampling_rate": sampling_rate, "prompt": prompt, "gen_args": gen_args}
         preparation |= {"context": context, "dtype": dtype}
@@ -291,7 +290,7 @@ class SpeechToTextAttribution(Attribution):
             joint=joint,
             token_values=token_values,
             adapt_patches=adapt_patches and min_reliability is not None,
-            given=given,
+            given=given | _given(min_reliability=min_reliability),
             token_given=token_given,
         )
         options = RunOptions(perturbations_per_eval, seed, show_progress, callback, process_group)
