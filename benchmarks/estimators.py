@@ -120,6 +120,12 @@ PAIRS = (
     ("SPES, 1,000", "feature-wise, 1,000"),
     ("SPES, 1,000", "Bubble Noise, 1,000"),
     ("SPES, 1,000", "energy"),
+    ("GradientSPES, 24", "energy"),
+    ("AttnLRP", "energy"),
+    ("Integrated Gradients, 10 steps", "energy"),
+    ("Integrated Gradients, 10 steps", "GradientSPES, 24"),
+    ("SPES, 1,000", "Occlusion"),
+    ("SPES, 1,000", "KernelShap"),
     ("SPES, 1,000", "energy, patches"),
 )
 Results = dict[str, dict[str, dict[str, float | None]]]  # by recording, map and measure

@@ -164,11 +164,12 @@ def parameter_randomization(
     (``benchmarks/sanity.py``). The correlation of a constant map counts as 0.
 
     The values of a randomised parameter are shuffled. So mean, deviation and norm of every tensor stay, and
-    activations keep their scale, but everything learned is lost. Buffers stay. Frozen padding has the states of the
-    randomised model. With ``cascade`` the blocks of the
-    model are randomised one after another, from the output to the input, and the maps of each step are compared.
-    A block is a numbered layer or another module that holds parameters itself, in the reverse of the
-    order in which the model registers them: for Whisper the decoder from its last normalisation and layers down to the
+    activations keep their scale, but everything learned is lost. Buffers stay. Padding that is frozen for the utterance
+    is frozen again, at the states of the randomised model.
+
+    With ``cascade`` the blocks of the model are randomised one after another, from the output to the input, and the
+    maps of each step are compared. A block is a numbered layer or another module that holds parameters itself, in the
+    reverse of the order in which the model registers them: for Whisper the decoder from its last normalisation and layers down to the
     token embeddings (which are its output matrix too), then the encoder from top to bottom.
 
     It costs two explanations, or with ``cascade`` one more than there are blocks (17 for Whisper tiny), and the memory
@@ -228,7 +229,7 @@ def parameter_randomization(
 
 
 def _with_own_padding(model: SpeechToTextModel, utterance: Utterance) -> Utterance:
-    """The utterance with padding that is frozen, if it is, in the same form at the states of this model."""
+    """The utterance; if its padding is frozen, with the states of this model in the same form."""
     if utterance.frozen is None:
         return utterance
     return refreeze(model, utterance, utterance.context["merged_by"], utterance.context["margin"])
