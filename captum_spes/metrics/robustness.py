@@ -169,8 +169,8 @@ def parameter_randomization(
 
     With ``cascade`` the blocks of the model are randomised one after another, from the output to the input, and the
     maps of each step are compared. A block is a numbered layer or another module that holds parameters itself, in the
-    reverse of the order in which the model registers them: for Whisper the decoder from its last normalisation and layers down to the
-    token embeddings (which are its output matrix too), then the encoder from top to bottom.
+    reverse of the order in which the model registers them: for Whisper the decoder from its last normalisation and
+    layers down to the token embeddings (which are its output matrix too), then the encoder from top to bottom.
 
     It costs two explanations, or with ``cascade`` one more than there are blocks (17 for Whisper tiny), and the memory
     of a second model.
