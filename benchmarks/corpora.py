@@ -33,7 +33,7 @@ def read_corpus(path: Path) -> Corpus:
 
 def described(item: CorpusUtterance) -> CorpusUtterance:
     """The utterance with its voice and duration."""
-    known = {"voice": "human", "snr_db": ""} | item.fields
+    known = {"voice": "human", "condition": ""} | item.fields
     if "duration" not in known:
         known["duration"] = f"{soundfile.info(item.path).duration:.3f}"
     return replace(item, fields=known)

@@ -395,7 +395,7 @@ EXPERIMENTS = {
         long=True,
     ),
     "robustness": Experiment(
-        "Robustness: noise and voices",
+        "Robustness: noise, babble, speed and voices",
         main_methods,
         {},
         [

@@ -81,7 +81,7 @@ def in_turn(items: list[CorpusUtterance]) -> list[CorpusUtterance]:
     """Single sentences without added noise, alternating between voices, the shortest first."""
     voices = defaultdict(list)
     for item in sorted(items, key=lambda item: float(item.fields["duration"])):
-        if item.fields["n_sentences"] == "1" and not item.fields["snr_db"]:
+        if item.fields["n_sentences"] == "1" and not item.fields["condition"]:
             voices[item.fields["voice"]].append(item)
     rows = max(map(len, voices.values()))
     return [item for row in range(rows) for voice in sorted(voices) for item in voices[voice][row : row + 1]]

@@ -1,6 +1,7 @@
 """Makes a small corpus of synthesised speech with known transcripts, word times and phone times.
 
-    python benchmarks/make_corpus.py OUTPUT [--voices rms slt espeak:en-gb-scotland] [--snr 20 10] [--real FOLDER]
+    python benchmarks/make_corpus.py OUTPUT [--voices rms slt espeak:en-gb-scotland] [--real FOLDER]
+    python benchmarks/make_corpus.py OUTPUT --n-sentences 0 --joined 0 --snr 20 10 5 --babble 10 --speed 0.8 1.25
     python benchmarks/make_corpus.py OUTPUT --joined 30 --joined-seconds 5 88
     python benchmarks/make_corpus.py OUTPUT --joined 8 --join-real --real ../shared/speech/ljspeech
     python benchmarks/make_corpus.py OUTPUT --minimal-pair
@@ -20,8 +21,9 @@ their pauses.
 OUTPUT/metadata.csv follows the audiofolder convention of Hugging Face datasets. A WAV file with known times has a
 .json (words) and a .phone.json (words and their phones) beside it; b = begin and d = duration, in seconds.
 
-The noise of --snr is speech-shaped: random, with the long-term spectrum of the utterance itself. Its ratio is that of
-the speech's power, without pauses, to the noise's.
+The noise of --snr is speech-shaped: random, with the long-term spectrum of the utterance itself. That of --babble is
+six other recordings of the corpus at a time. The ratio is that of the speech's power, without pauses, to the noise's.
+--speed resamples, which also changes the pitch. The column condition names what was done to a recording.
 """
 
 from __future__ import annotations
@@ -37,16 +39,18 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from corpora import read_corpus
+from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from captum_spes import SPES, SpeechToTextAttribution
 from captum_spes.audio import load_audio, split_at_pauses
-from captum_spes.evaluation import load_corpus
 from captum_spes.metrics import wer
 from captum_spes.models import load_model
 
@@ -56,9 +60,12 @@ JOINED_SECONDS = (5.0, 28.0)
 MARGIN = 2  # seconds by which joined sentences may differ from the intended length
 GAP = 0.2  # seconds between joined sentences, beside the synthesiser's own pauses
 WINDOW = 30  # seconds of Whisper's window
+BABBLERS = 6  # recordings that are mixed to babble
+CORPORA = {"librivox": "LibriVox", "ljspeech": "LJ Speech"}  # names of corpora by their folders
 MAX_NEW_TOKENS = 200  # of what the model misses, and perhaps repeats
 REAL = Path(__file__).resolve().parents[2] / "shared" / "speech" / "librivox"  # included where it is there
-COLUMNS = ["file_name", "transcription", "voice", "gender", "snr_db", "duration", "n_sentences", "alignment", "source"]
+COLUMNS = ["file_name", "transcription", "voice", "gender", "condition", "duration", "n_sentences"]
+COLUMNS += ["alignment", "source"]
 
 SENTENCES = """\
 The birch canoe slid on the smooth planks.
@@ -139,7 +146,7 @@ class Recording:
     source: str
     samples: np.ndarray  # int16, what the file will hold
     alignments: dict[str, list[dict]]  # words, by the suffix of their file; {} where their times are not known
-    snr: float | None = None
+    condition: str = ""  # what was done to it: "noise 10 dB"
     n_sentences: int = 1
 
     @property
@@ -288,7 +295,7 @@ def join(parts: list[Recording], name: str) -> Recording:
         parts[0],
         name=name,
         text=" ".join(part.text for part in parts),
-        source=f"{parts[0].source.rsplit(maxsplit=1)[0]}s " + ", ".join(part.source.split()[-1] for part in parts),
+        source=f"{parts[0].source}, " + ", ".join(part.source.split()[-1] for part in parts[1:]),
         samples=np.concatenate(samples[:-1]),
         alignments=alignments(words) if words else {},
         n_sentences=len(parts),
@@ -325,9 +332,8 @@ def by_turns(voices: list[str]) -> Callable[[int, int], Recording]:
 
 
 def real(folder: Path) -> Iterator[Recording]:
-    """Recordings of a manifest, or with .txt and, if they exist, .json and .phone.json beside them."""
-    corpus = {"librivox": "LibriVox", "ljspeech": "LJ Speech"}.get(folder.name, folder.resolve().name)
-    for item in load_corpus(folder).utterances:
+    """Recordings of a manifest, or with .txt and, if they exist, .json and .phone.json beside them, or of corpora."""
+    for item in read_corpus(folder).utterances:
         if item.transcription is None:
             raise SystemExit(
                 f"{item.path} has no transcript: give a manifest, or {item.path.with_suffix('.txt').name}."
@@ -336,23 +342,67 @@ def real(folder: Path) -> Iterator[Recording]:
         words = {suffix: json.loads(file.read_text())["w"] for suffix, file in files.items() if file.is_file()}
         text = " ".join(item.transcription.split())
         samples = pcm(load_audio(item.path, RATE))
-        yield Recording(item.path.stem, text, "human", "", f"{corpus} {item.path.stem}", samples, words)
+        corpus = item.path.resolve().parent.name
+        source = f"{CORPORA.get(corpus, corpus)} {item.path.stem}"
+        yield Recording(item.path.stem, text, "human", "", source, samples, words)
+
+
+def changed(recording: Recording, condition: str, samples: np.ndarray) -> Recording:
+    """The recording with other samples, which are turned down if they would clip."""
+    samples = samples / max(1, np.abs(samples).max() / 0.999)
+    return replace(recording, name=f"{recording.name}-{slug(condition)}", samples=pcm(samples), condition=condition)
+
+
+def frames_of(speech: np.ndarray) -> np.ndarray:
+    """The samples in frames of 20 ms."""
+    size = RATE // 50
+    return speech[: len(speech) // size * size].reshape(-1, size)
+
+
+def mixed(recording: Recording, noise: np.ndarray, snr: float, condition: str) -> Recording:
+    """The recording with a noise that is scaled to a ratio in decibels."""
+    speech = recording.samples / 32768
+    power = np.square(frames_of(speech)).mean(1)
+    power = power[power > power.max() * 1e-4].mean()  # of what is within 40 dB of the loudest frame: no pauses
+    return changed(recording, condition, speech + noise * np.sqrt(power / 10 ** (snr / 10) / np.square(noise).mean()))
+
+
+def generator(name: str, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 def with_noise(recording: Recording, snr: float, seed: int) -> Recording:
-    name = f"{recording.name}-snr{snr:g}"
-    speech = recording.samples / 32768
-    size = RATE // 50
-    frames = speech[: len(speech) // size * size].reshape(-1, size)
-    power = np.square(frames).mean(1)
-    power = power[power > power.max() * 1e-4].mean()  # of what is within 40 dB of the loudest 20 ms: no pauses
-    spectrum = np.sqrt(np.square(np.abs(np.fft.rfft(frames * np.hanning(size)))).mean(0))
-    white = np.fft.rfft(np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(len(speech)))
+    """The recording with random noise that has its own long-term spectrum."""
+    frames = frames_of(recording.samples / 32768)
+    n_samples = len(recording.samples)
+    spectrum = np.sqrt(np.square(np.abs(np.fft.rfft(frames * np.hanning(frames.shape[1])))).mean(0))
+    white = np.fft.rfft(generator(f"{recording.name}-snr{snr:g}", seed).standard_normal(n_samples))
     shape = np.interp(np.linspace(0, 1, len(white)), np.linspace(0, 1, len(spectrum)), spectrum)
-    noise = np.fft.irfft(white * shape, len(speech))
-    noisy = speech + noise * np.sqrt(power / 10 ** (snr / 10) / np.square(noise).mean())
-    noisy /= max(1, np.abs(noisy).max() / 0.999)  # turned down where it would clip, which leaves the ratio as it is
-    return replace(recording, name=name, samples=pcm(noisy), snr=snr)
+    return mixed(recording, np.fft.irfft(white * shape, n_samples), snr, f"noise {snr:g} dB")
+
+
+def with_babble(recording: Recording, others: list[Recording], snr: float, seed: int) -> Recording:
+    """The recording with some of the others, which speak at the same time and equally loudly."""
+    others = [other for other in others if other.name != recording.name]
+    if not others:
+        raise SystemExit("--babble needs other recordings: give more sentences, or a folder of several.")
+    chosen = generator(recording.name, seed).permutation(len(others))[:BABBLERS]
+    voices = (np.resize(others[number].samples / 32768, len(recording.samples)) for number in chosen)
+    return mixed(recording, sum(voice / voice.std() for voice in voices), snr, f"babble {snr:g} dB")
+
+
+def at_speed(recording: Recording, speed: float) -> Recording:
+    """The recording played faster or more slowly, with its times."""
+    ratio = Fraction(speed).limit_denominator(100)
+    samples = resample_poly(recording.samples / 32768, ratio.denominator, ratio.numerator)
+    words = {suffix: [scaled(word, 1 / speed) for word in found] for suffix, found in recording.alignments.items()}
+    return replace(changed(recording, f"speed {speed:g}", samples), alignments=words)
+
+
+def scaled(word: dict, factor: float) -> dict:
+    """A word or phone of an alignment with other times, and the phones of a word as well."""
+    times = {"b": round(factor * word["b"], 3), "d": round(factor * word["d"], 3)}
+    return word | times | ({"w": [scaled(phone, factor) for phone in word["w"]]} if "w" in word else {})
 
 
 def transcriber(name: str) -> Callable[[Path], str]:
@@ -381,7 +431,7 @@ def write(recording: Recording, output: Path) -> dict[str, str]:
         "transcription": recording.text,
         "voice": recording.voice,
         "gender": recording.gender,
-        "snr_db": "" if recording.snr is None else f"{recording.snr:g}",
+        "condition": recording.condition,
         "duration": f"{recording.seconds:.3f}",
         "n_sentences": str(recording.n_sentences),
         "alignment": aligned,
@@ -397,7 +447,7 @@ def write_csv(path: Path, columns: list[str], rows: list[dict[str, str]]) -> Non
 
 
 def recordings_of(args: argparse.Namespace) -> list[Recording]:
-    """The recordings that the arguments ask for, and the same in noise."""
+    """The recordings that the arguments ask for, and the same in noise, in babble, and at other speeds."""
     plan = [(voice, number) for number in range(1, args.n_sentences + 1) for voice in args.voices]
     if not args.every_voice:
         plan = [(args.voices[index % len(args.voices)], index + 1) for index in range(args.n_sentences)]
@@ -412,8 +462,12 @@ def recordings_of(args: argparse.Namespace) -> list[Recording]:
         recordings = [speak(*item) for item in plan] + list(joined(by_turns(args.voices), *lengths))
     if folder and not args.no_real and not args.join_real:
         recordings += real(folder)
-    noisy = [with_noise(recording, snr, args.seed) for snr in args.snr for recording in recordings]
-    return recordings + noisy
+    return [
+        *recordings,
+        *(with_noise(recording, snr, args.seed) for snr in args.snr for recording in recordings),
+        *(with_babble(recording, recordings, snr, args.seed) for snr in args.babble for recording in recordings),
+        *(at_speed(recording, speed) for speed in args.speed for recording in recordings),
+    ]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -433,6 +487,8 @@ def main(arguments: list[str] | None = None) -> None:
         help="how long they are (default: 5 28)",
     )
     parser.add_argument("--snr", type=float, nargs="+", default=[], metavar="DB", help="each utterance also with noise")
+    parser.add_argument("--babble", type=float, nargs="+", default=[], metavar="DB", help="each also in other voices")
+    parser.add_argument("--speed", type=float, nargs="+", default=[], help="each also at these speeds, 0.5 to 2")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--real", type=Path, metavar="FOLDER", help="recordings with a manifest, or .txt beside them")
     parser.add_argument("--join-real", action="store_true", help="only those of --real, joined as by --joined")
@@ -441,8 +497,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--max-wer", type=float, default=20, metavar="PERCENT", help="of what stays (default: 20)")
     parser.add_argument("--no-filter", action="store_true", help="every utterance stays, no model is run")
     args = parser.parse_args(arguments)
-    if not 1 <= args.n_sentences <= len(SENTENCES):
-        parser.error(f"--n-sentences is 1 to {len(SENTENCES)}, not {args.n_sentences}")
+    if not 0 <= args.n_sentences <= len(SENTENCES):
+        parser.error(f"--n-sentences is 0 to {len(SENTENCES)}, not {args.n_sentences}")
+    if wrong := [speed for speed in args.speed if not 0.5 <= speed <= 2]:
+        parser.error(f"--speed is 0.5 to 2, not {wrong[0]:g}")
     shortest, longest = args.joined_seconds
     if not JOINED_SECONDS[0] <= shortest <= longest - 2 * MARGIN:
         parser.error(f"--joined-seconds are {JOINED_SECONDS[0]:g} or more, and {2 * MARGIN} or more beyond them")
@@ -450,7 +508,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--join-real needs --real FOLDER, whose recordings are joined")
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise SystemExit(f"{args.output} is there and not an empty folder: give a new one.")
-    if not args.join_real:
+    if not args.join_real and (args.n_sentences or args.joined or args.minimal_pair):
         check_voices(args.voices)
 
     recordings = recordings_of(args)

@@ -63,6 +63,7 @@ from experiments import (
     Methods,
     translation,
 )
+from make_corpus import slug
 from matplotlib.figure import Figure
 from provenance import command, machine
 from tqdm import tqdm
@@ -472,26 +473,26 @@ def draw_figure4(seconds: list[float], found: dict[str, list[float]], every: lis
 
 
 def robustness(study: Study) -> None:
-    """The main rows of Table 1 for levels of noise, on the same sentences, and for voices, without noise."""
+    """The main rows of Table 1 for the same recordings in several conditions, and for voices if there are several."""
     corpus = read_corpus(study.args.corpus)
-    heard: dict[tuple[str, str], CorpusUtterance] = {}
-    for item in tqdm(list(filter(study.fits, corpus.utterances)), desc="listening"):
-        if study.is_heard(item):
-            noise = item.fields["snr_db"]
-            heard[item.path.stem.removesuffix(f"-snr{noise}"), noise] = item
-    levels = sorted({noise for _, noise in heard if noise}, key=float, reverse=True)
-    groups: dict[str, list[CorpusUtterance]] = {}
-    for stem in {stem: None for stem, _ in heard}:
-        versions = [heard.get((stem, noise)) for noise in ("", *levels)]
-        if all(versions):
-            for noise, item in zip(("no noise", *(f"{level} dB" for level in levels)), versions):
-                groups.setdefault(noise, []).append(item)
-    for (_, noise), item in heard.items():
-        if not noise:
-            groups.setdefault(f"voice {item.fields['voice']}", []).append(item)
-    groups = {name: items[: study.n_utterances] for name, items in groups.items()}
-    items = {item.id: item for group in groups.values() for item in group}
-    by_group(study, study.run(replace(corpus, utterances=list(items.values()))), groups)
+    items = [item for item in real_first(corpus.utterances) if study.fits(item)]
+    conditions = list(dict.fromkeys(item.fields["condition"] for item in corpus.utterances))
+    versions: dict[str, dict[str, CorpusUtterance]] = {}
+    for item in items:
+        condition = item.fields["condition"]
+        stem = item.path.stem.removesuffix(f"-{slug(condition)}") if condition else item.path.stem
+        versions.setdefault(stem, {})[condition] = item
+    complete = (each for each in versions.values() if len(each) == len(conditions))
+    heard = (each for each in complete if all(map(study.is_heard, each.values())))
+    chosen = list(islice(heard, study.n_utterances))
+    groups = {condition or "as recorded": [each[condition] for each in chosen] for condition in conditions}
+    plain = [item for item in items if not item.fields["condition"]]
+    voices = list(dict.fromkeys(item.fields["voice"] for item in plain))
+    for voice in voices if len(voices) > 1 else []:
+        of_voice = (item for item in plain if item.fields["voice"] == voice and study.is_heard(item))
+        groups[f"voice {voice}"] = list(islice(of_voice, study.n_utterances))
+    used = {item.id: item for group in groups.values() for item in group}
+    by_group(study, study.run(replace(corpus, utterances=list(used.values()))), groups)
 
 
 def curves(study: Study) -> None:

@@ -16,7 +16,8 @@ pytest.importorskip("transformers")
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "make_corpus.py"
 SMALL = ["--n-sentences", "3", "--no-filter"]
-COLUMNS = ["file_name", "transcription", "voice", "gender", "snr_db", "duration", "n_sentences", "alignment", "source"]
+COLUMNS = ["file_name", "transcription", "voice", "gender", "condition", "duration", "n_sentences"]
+COLUMNS += ["alignment", "source"]
 
 needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
 needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
@@ -24,6 +25,7 @@ needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="esp
 
 @pytest.fixture(scope="module")
 def script():
+    sys.path.insert(0, str(SCRIPT.parent))
     spec = importlib.util.spec_from_file_location("make_corpus", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look their annotations up
@@ -58,7 +60,7 @@ def test_manifest(corpus):
     assert list(found[0]) == COLUMNS
     assert [row["voice"] for row in found[:3]] == ["rms", "awb", "slt"]
     assert [row["gender"] for row in found[:3]] == ["male", "male", "female"]
-    assert [row["snr_db"] for row in found] == [""] * 5 + ["10"] * 5 + ["0"] * 5
+    assert [row["condition"] for row in found] == [""] * 5 + ["noise 10 dB"] * 5 + ["noise 0 dB"] * 5
     assert found[2]["source"] == "Harvard sentence 3"
     assert len({row["file_name"] for row in found}) == len(found)
     assert len(list((corpus / "audio").iterdir())) == 3 * len(found)
@@ -100,7 +102,7 @@ def test_silence_is_silent_and_words_are_not(corpus):
 
 
 def test_joined_lengths(corpus, script):
-    joined = [row for row in rows(corpus) if int(row["n_sentences"]) > 1 and not row["snr_db"]]
+    joined = [row for row in rows(corpus) if int(row["n_sentences"]) > 1 and not row["condition"]]
     durations = [float(row["duration"]) for row in joined]
     assert len(joined) == 2
     assert min(durations) >= 5 and max(durations) <= 28
@@ -147,7 +149,7 @@ def test_noise_has_the_ratio_asked_for(corpus):
             if word["t"] != "<sil>":
                 spoken[int(word["b"] * rate) : int((word["b"] + word["d"]) * rate)] = True
         for snr in ("10", "0"):
-            noisy, _ = soundfile.read(corpus / row["file_name"].replace(".wav", f"-snr{snr}.wav"))
+            noisy, _ = soundfile.read(corpus / row["file_name"].replace(".wav", f"-noise-{snr}-db.wav"))
             if np.abs(noisy).max() > 0.99:
                 continue  # turned down, so that the difference is not the noise
             noise = noisy - samples
@@ -165,6 +167,58 @@ def test_noise_that_would_clip_is_turned_down(script):
     noise = noisy - gain * samples
     ratio = np.square(gain * samples).mean() / np.square(noise).mean()
     assert 10 * np.log10(ratio) == pytest.approx(0, abs=0.3)
+
+
+def recordings_of_noise(script, n=3):
+    """Recordings of white noise of one second, with a word that has one phone."""
+    rng = np.random.default_rng(0)
+    phone = {"b": 0.2, "d": 0.4, "p": 1.0, "t": "S"}
+    words = {".phone.json": [{**phone, "t": "so", "w": [phone]}]}
+    return [
+        script.Recording(f"r{number}", "so", "human", "", "", script.pcm(rng.normal(0, 0.1, 16_000)), words)
+        for number in range(n)
+    ]
+
+
+def test_babble_is_made_of_the_other_recordings(script):
+    first, *others = recordings = recordings_of_noise(script)
+    babble = script.with_babble(first, recordings, 10, seed=0)
+    assert (babble.name, babble.condition) == ("r0-babble-10-db", "babble 10 dB")
+    noise = (babble.samples.astype(float) - first.samples) / 32768
+    assert 10 * np.log10(np.square(first.samples / 32768).mean() / np.square(noise).mean()) == pytest.approx(
+        10, abs=0.1
+    )
+    of_others = sum(other.samples / other.samples.std() for other in others)
+    assert np.corrcoef(noise, of_others)[0, 1] > 0.999
+    assert abs(np.corrcoef(noise, first.samples)[0, 1]) < 0.05
+    with pytest.raises(SystemExit, match="needs other recordings"):
+        script.with_babble(first, [first], 10, seed=0)
+
+
+@pytest.mark.parametrize("speed", [0.8, 1.25])
+def test_speed_changes_the_duration_and_the_times(script, speed):
+    [recording] = recordings_of_noise(script, 1)
+    faster = script.at_speed(recording, speed)
+    assert faster.condition == f"speed {speed:g}" and faster.seconds == pytest.approx(1 / speed)
+    [word] = faster.alignments[".phone.json"]
+    assert (word["b"], word["d"]) == (word["w"][0]["b"], word["w"][0]["d"]) == (0.2 / speed, 0.4 / speed)
+    assert recording.alignments[".phone.json"][0]["b"] == 0.2
+
+
+def test_recordings_alone_in_conditions(script, tmp_path):
+    for corpus in ("one", "two"):
+        (tmp_path / "corpora" / corpus).mkdir(parents=True)
+        for recording in recordings_of_noise(script, 2):
+            path = tmp_path / "corpora" / corpus / f"{corpus}-{recording.name}.wav"
+            soundfile.write(path, recording.samples, 16_000)
+            path.with_suffix(".txt").write_text("so")
+    options = ["--n-sentences", "0", "--joined", "0", "--no-filter", "--real", str(tmp_path / "corpora")]
+    script.main([str(tmp_path / "new"), *options, "--snr", "5", "--babble", "10", "--speed", "1.25"])
+    found = rows(tmp_path / "new")
+    assert [row["condition"] for row in found[::4]] == ["", "noise 5 dB", "babble 10 dB", "speed 1.25"]
+    assert [row["source"] for row in found[:4]] == ["one one-r0", "one one-r1", "two two-r0", "two two-r1"]
+    with pytest.raises(SystemExit):
+        script.main([str(tmp_path / "other"), *options, "--speed", "3"])
 
 
 def test_the_same_command_makes_the_same_files(corpus, script, tmp_path):

@@ -215,6 +215,32 @@ def test_figure_4_sums_the_parts(study):
     assert rows[0][3] == f"{scores.pop('short'):.1f} s" and rows[1][3] == f"{sum(scores.values()):.1f} s"
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
+def test_robustness_compares_the_same_recordings(study):
+    """A recording that is not there in every condition is left out of the conditions, and voices have their groups."""
+    paper, robustness = study("robustness")
+    corpus = robustness.args.corpus
+    speech = (corpus / "short.wav").read_bytes()
+    lines = ["file_name,transcription,voice,condition,duration"]
+    for name, voice, condition in (
+        ("one", "slt", ""),
+        ("one-noise-10-db", "slt", "noise 10 dB"),
+        ("two", "rms", ""),
+    ):
+        (corpus / f"{name}.wav").write_bytes(speech)
+        lines.append(f"{name}.wav,so what,{voice},{condition},0.8")
+    (corpus / "metadata.csv").write_text("\n".join(lines) + "\n")
+    paper.robustness(robustness)
+    found = json.loads((robustness.args.output / "robustness.json").read_text())
+    assert {name: list(group["utterances"]) for name, group in found.items()} == {
+        "as recorded": ["one"],
+        "noise 10 dB": ["one-noise-10-db"],
+        "voice slt": ["one"],
+        "voice rms": ["two"],
+    }
+
+
 def test_a_folder_of_corpora(tmp_path):
     """Human speech is sorted by its duration, which is measured where the manifest does not say it."""
     paper = importlib.import_module("paper")
