@@ -156,35 +156,29 @@ def frozen_rows(durations: list[float], n_samples: int, rounds: int) -> list[tup
 
 def own_share(n_samples: int, rounds: int) -> list[tuple[str, ...]]:
     """The time that the methods add to the passes of the model, in both contexts."""
-    ratios = []
+    rows: list[tuple[str, ...]] = []
+
+    def add(name: str, ratios: tuple[float, list[float]], goal: str = "") -> None:
+        median, found = ratios
+        rows.append((name, f"{median:.3f}", f"{min(found):.3f} – {max(found):.3f}", goal and f"≤ {goal}"))
+        print(*rows[-1], sep=", ", flush=True)  # it takes minutes
+
     for context, name, n_passes in (
         ("full", "the full window", n_samples),
         ("auto", "frozen padding", 8 * n_samples),  # in as long a time
     ):
         four, eight = (Case(n, context) for n in (GRADIENT_TOKENS, 8))
         few = max(n_passes // 8 // GRADIENT_BATCH, 1) * GRADIENT_BATCH
-        ratios += [
-            (
-                f"SPES / bare forwards, {name}",
-                alternate(eight.attribute, eight.bare_forwards, n_passes, rounds),
-                "1.05",
-            ),
-            (  # each bare backward begins at the vocabulary, which GradientSPES passes once for all tokens
-                f"GradientSPES / bare forwards and backwards, {name}",
-                alternate(four.attribute_by_gradients, four.bare_gradients, few, rounds),
-                "1.1",
-            ),
-        ]
+        passes = alternate(eight.attribute, eight.bare_forwards, n_passes, rounds)
+        add(f"SPES / bare forwards, {name}", passes, "1.05")
+        # each bare backward begins at the vocabulary, which GradientSPES passes once for all tokens
+        passes = alternate(four.attribute_by_gradients, four.bare_gradients, few, rounds)
+        add(f"GradientSPES / bare forwards and backwards, {name}", passes, "1.1")
     one, thirty = (Case(n, "full") for n in (1, 30))
-    tokens = alternate(thirty.attribute, one.attribute, n_samples, rounds)
-    ratios.append(("SPES, 30 tokens / 1 token, the full window", tokens, ""))
+    add("SPES, 30 tokens / 1 token, the full window", alternate(thirty.attribute, one.attribute, n_samples, rounds))
     few, many = peak_memory(200), peak_memory(2_000)
-    name = f"2,000 samples ({many:.0f} MB) / 200 ({few:.0f} MB), peak memory"
-    ratios.append((name, (many / few, [many / few]), "1.05"))
-    rows = [("", "ratio", "range of the runs", "goal")]
-    for name, (median, found), goal in ratios:
-        rows.append((name, f"{median:.3f}", f"{min(found):.3f} – {max(found):.3f}", goal and f"≤ {goal}"))
-    return rows
+    add(f"2,000 samples ({many:.0f} MB) / 200 ({few:.0f} MB), peak memory", (many / few, [many / few]), "1.05")
+    return [("", "ratio", "range of the runs", "goal"), *rows]
 
 
 def main() -> None:
