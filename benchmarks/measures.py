@@ -1,4 +1,4 @@
-"""The measures of a map that studies of methods share: faithfulness, the pointing game, and processor time."""
+"""The measures of maps that studies share: faithfulness, the pointing game, processor time, and correlation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+from captum_spes import SpeechToTextExplanation
 from captum_spes.alignment import Alignment, force_align
 from captum_spes.metrics import comprehensiveness, deletion, insertion, sufficiency, time_localization
 
@@ -41,3 +44,9 @@ def measure(explain: Explain, model, utterance, tokens, alignment: Alignment) ->
         "pointing game": 100 * time_localization(explanation, alignment).mean("hit"),
         "seconds": seconds,
     }
+
+
+def correlations(first: SpeechToTextExplanation, second: SpeechToTextExplanation) -> list[float]:
+    """Pearson's correlation of the maps of each token."""
+    pairs = zip(first.spectrogram_attr.flatten(1).numpy(), second.spectrogram_attr.flatten(1).numpy())
+    return [float(np.corrcoef(*pair)[0, 1]) for pair in pairs]

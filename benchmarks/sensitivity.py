@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from corpora import by_duration, read_corpus
 from make_corpus import Recording, pcm, with_noise
 from matplotlib.figure import Figure
+from measures import correlations
 from provenance import command, machine
 from tqdm import tqdm
 
@@ -68,12 +68,6 @@ def heard(name: str, samples: np.ndarray, snr: float | None) -> np.ndarray:
     return with_noise(recording, snr, seed=0).samples.astype(np.float32) / 32768
 
 
-def correlation(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Pearson's correlation of maps (K, T, C), mean of the tokens."""
-    pairs = zip(first.flatten(1).numpy(), second.flatten(1).numpy())
-    return float(np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs]))
-
-
 def measure(model, samples: np.ndarray, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """The measures of each setting for a recording."""
     utterance, tokens = prepare(model, samples, sampling_rate=RATE, dtype="auto")
@@ -92,7 +86,7 @@ def measure(model, samples: np.ndarray, args: argparse.Namespace) -> dict[str, d
             "comprehensiveness": comprehensiveness(model, words, percentages=STEPS).aopc,
             "sufficiency": sufficiency(model, words, percentages=STEPS).aopc,
             "size": size(explanation).auc,
-            "correlation": correlation(explanation.spectrogram_attr, first.spectrogram_attr),
+            "correlation": float(np.mean(correlations(explanation, first))),
         }
     return found
 

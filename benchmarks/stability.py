@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from corpora import by_duration, read_corpus
 from matplotlib.figure import Figure
+from measures import correlations
 from provenance import command, machine
 from tqdm import tqdm
 
@@ -45,18 +46,18 @@ MAX_WER = 20
 
 def explained(model: SpeechToTextModel, items: list[CorpusUtterance], args: argparse.Namespace) -> list[list[Path]]:
     """Explains each recording in pieces; returns the files of the pieces of all runs for each recording."""
-    files = [
-        [args.work / f"{item.id}-{args.seed + number}.safetensors" for number in range(RUNS * max(PIECES))]
-        for item in items
-    ]
-    missing = [(path, item) for number in range(RUNS * max(PIECES)) for path, item in zip(
-        (own[number] for own in files), items) if not path.is_file()]  # fmt: skip
+    seeds = range(args.seed, args.seed + RUNS * max(PIECES))
+    files = [[args.work / f"{item.id}-{seed}.safetensors" for seed in seeds] for item in items]
     method = METHODS["spes"].with_samples(PIECE)
-    for path, item in tqdm(missing, desc="explaining"):
-        utterance, tokens = prepare(model, item.path, dtype="auto")
-        seed = int(path.stem.rsplit("-", 1)[1])
-        arguments = {"n_token_samples": 48, "perturbations_per_eval": args.batch_size, "seed": seed}
-        method.explain(model, utterance, tokens, "paper", **arguments).save(path)
+    missing = sum(not path.is_file() for own in files for path in own)
+    with tqdm(total=missing, desc="explaining") as bar:
+        for item, own in zip(items, files):
+            pieces = [(path, seed) for path, seed in zip(own, seeds) if not path.is_file()]
+            prepared = prepare(model, item.path, dtype="auto") if pieces else None
+            for path, seed in pieces:
+                arguments = {"n_token_samples": 48, "perturbations_per_eval": args.batch_size, "seed": seed}
+                method.explain(model, *prepared, "paper", **arguments).save(path)
+                bar.update()
     return files
 
 
@@ -76,12 +77,6 @@ def measured(model: SpeechToTextModel, path: Path, explanation: SpeechToTextExpl
         }
         write_atomically(path, json.dumps(found))
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def correlations(first: SpeechToTextExplanation, second: SpeechToTextExplanation) -> list[float]:
-    """Pearson's correlation of the maps of each token."""
-    pairs = zip(first.spectrogram_attr.flatten(1).numpy(), second.spectrogram_attr.flatten(1).numpy())
-    return [float(np.corrcoef(*pair)[0, 1]) for pair in pairs]
 
 
 def study(model: SpeechToTextModel, items: list[CorpusUtterance], args: argparse.Namespace) -> list[dict]:
