@@ -10,6 +10,11 @@ import numpy as np
 
 # scripts written without spaces, in which every character counts as a word
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+# their vowel signs, tones and voicing marks, which belong to the character before
+_UNSPACED_SIGNS = (
+    "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u1056-\u1059\u105e-\u1060"
+    "\u1062-\u1064\u1067-\u106d\u1071-\u1074\u1082-\u108d\u109a-\u109d\u17b4-\u17d3\u17dd\u3099\u309a"
+)
 _MARK = r"<\|?[\w./]+\|?>"  # such as <|endoftext|> and </s>
 # combining marks, which \w leaves out: accents, Hebrew and Arabic points, the vowel signs of India's scripts, joiners
 _SIGNS = (
@@ -18,7 +23,11 @@ _SIGNS = (
 )
 _LETTERS = rf"(?:(?![{_UNSPACED}])[\w{_SIGNS}])+"
 _INSIDE = r"(?:['’\-‐–]|(?<=\d)[.,:/](?=\d))"  # what may join letters or digits in a word
-_WORD = re.compile(rf"{_MARK}|[{_UNSPACED}]|{_LETTERS}(?:{_INSIDE}{_LETTERS})*|(?:(?!{_MARK})[^\w\s{_SIGNS}])+")
+_WORD = re.compile(
+    rf"{_MARK}|[{_UNSPACED}][{_UNSPACED_SIGNS}]*|{_LETTERS}(?:{_INSIDE}{_LETTERS})*|(?:(?!{_MARK})[^\w\s{_SIGNS}])+"
+)
+# signs that distinguish words, unlike accents and the points of Hebrew and Arabic
+_DISTINCTIVE = re.compile(rf"[\u0900-\u0fff{_UNSPACED_SIGNS}]")
 
 
 def word_spans(tokens: Sequence[str]) -> list[tuple[int, int]]:
@@ -76,8 +85,21 @@ def is_mark(text: str) -> bool:
 
 
 def letters(text: str) -> str:
-    """The letters and digits of a text, without case and accents; an empty text for a mark."""
+    """The letters and digits of a text, with vowel signs, without case and accents; an empty text for a mark."""
     if is_mark(text):
         return ""
     plain = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(character for character in plain if character.isalnum())
+    return "".join(character for character in plain if character.isalnum() or signs(character))
+
+
+def signs(text: str) -> str:
+    """The marks of a text that change its words: vowel signs, tones and voicing marks, but no accents.
+
+    Example::
+
+        >>> from captum_spes.words import signs
+        >>> len(signs("की")), len(signs("café"))
+        (1, 0)
+    """
+    plain = unicodedata.normalize("NFKD", text)
+    return "".join(c for c in plain if unicodedata.category(c).startswith("M") and _DISTINCTIVE.match(c))

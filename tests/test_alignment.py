@@ -38,6 +38,19 @@ def test_files_come_back(tmp_path, suffix, phones):
     assert Alignment.load(tmp_path / f"a{suffix}") == alignment
 
 
+def test_words_that_overlap_are_written_as_json(tmp_path):
+    alignment = Alignment(
+        [Segment("yes", 0.0, 1.0), Segment("no", 0.5, 1.5)],
+        [Segment("Y", 0.0, 0.6), Segment("N", 0.5, 0.9), Segment("S", 0.6, 1.0), Segment("O", 0.9, 1.5)],
+        "two speakers",
+    )
+    alignment.save(tmp_path / "a.json")
+    assert Alignment.load(tmp_path / "a.json") == alignment
+    pytest.importorskip("praatio")
+    with pytest.raises(ValueError, match=r"cannot hold words or phones that overlap: write a \.json file"):
+        alignment.save(tmp_path / "a.TextGrid")
+
+
 def test_json_of_pocketsphinx_loses_silence_and_numbers_of_pronunciations(tmp_path):
     words = [
         {"b": 0.0, "d": 0.2, "p": 0.9, "t": "<sil>", "w": [{"b": 0.0, "d": 0.2, "t": "SIL"}]},

@@ -134,13 +134,14 @@ def test_words_without_a_time_are_listed(evaluation, tmp_path):
 
 
 def test_names_of_the_layouts(tmp_path):
-    for place in ("a/explanation", "b-compare/spes", "b-compare/energy", "c", "explanations/occlusion/c", "d/c"):
+    places = ("a/explanation", "b-compare/spes", "b-compare/energy", "c", "explanations/occlusion/c", "d/c")
+    for place in (*places, "e/a/explanation"):
         path = tmp_path / f"{place}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         make().save(path)
     found = find_explanations(tmp_path)
     assert {method: set(paths) for method, paths in found.items()} == {
-        "SPES": {"a", "c", "d+c"},
+        "SPES": {"a", "c", "d+c", "e+a"},
         "spes": {"b"},
         "energy": {"b"},
         "occlusion": {"c"},

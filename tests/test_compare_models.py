@@ -73,6 +73,27 @@ def test_what_differs_is_explained_in_both(sides, audio, tmp_path):
     assert "## 1. what / his" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
 
 
+def test_texts_without_a_common_word(sides, tiny_model, audio, tmp_path):
+    other = SpeechToTextAttribution(SPES(tiny_model))
+    prepared = other.prepare(audio, "to his", sampling_rate=16000)
+    side = Side(tiny_model, *prepared, other.attribute(*prepared, n_samples=6), lambda contrast: None)
+    comparison = ModelComparison(["a", "b"], [sides[0], side])
+    assert not comparison.shared or len(comparison.shared) < 2
+    comparison.shared = []
+    paths = comparison.save(tmp_path, None)
+    assert {path.name for path in paths} == {"comparison.json", "comparison.md", "report.html"}
+    [errors] = content((tmp_path / "report.html").read_text(encoding="utf-8"))["views"]
+    assert len(errors["rows"]) == len(comparison.differences)
+
+
+def test_a_model_that_repeats_itself_is_compared():
+    """It writes more words than can be said."""
+    plain, loop = written("so what", seconds=0.6), written("so " * 15, seconds=0.6)
+    for first, second in ((plain, loop), (loop, plain)):
+        pairs, shared = differing_words(first, second)
+        assert shared == [(0, 0)] and len(pairs) == 1
+
+
 def test_models_that_hear_otherwise_are_refused(sides):
     from dataclasses import replace
 

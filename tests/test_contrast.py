@@ -234,6 +234,11 @@ CASES = {
     "a foil that goes on": ("I can not do it", ("I can do it", Contrast("can", "can not")), "can not"),
     "a word that goes on": ("I can do it", ("I can do it", Contrast("can", "can not")), "can"),
     "a foil of two words in part": ("Ice screams.", ("Cream screams.", Contrast("Cream", "ice cream")), None),
+    "both, and the foil is longer": (
+        "Put the pan pen tip on it.",
+        ("Put the pan on it.", Contrast("pan", "pen tip")),
+        "pan",
+    ),
     "an apostrophe": ("They were here.", ("They we're here.", Contrast("we're", "were")), "were"),
     "no word for a word": ("Put the on it.", ("Put the pan on it.", Contrast("pan", "")), ""),
     "no word, but another": ("Put the pin on it.", ("Put the pan on it.", Contrast("pan", "")), None),

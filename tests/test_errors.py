@@ -111,6 +111,23 @@ def test_references_that_cannot_be(reference, words):
         find_errors(written(text).sentence(), "so what")
 
 
+@pytest.mark.parametrize(
+    "language, tokens, reference, expected",
+    [
+        ("ja", ["ハ", "ス", "に", "の", "る"], "バスにのる", [("ハ", "バ")]),
+        ("hi", ["राम", " की", " किताब"], "राम के किताब", [("की", "के")]),
+        ("th", ["มี", "น", "า"], "มูนา", [("มี", "มู")]),
+        ("fr", ["un", " élève"], "un eleve", []),
+        ("ar", ["كَتَبَ", " هو"], "كتب هو", []),
+    ],
+)
+def test_signs_that_change_a_word_are_no_accents(language, tokens, reference, expected):
+    """Vowel signs, tones and voicing marks distinguish words; accents and the points of Arabic do not."""
+    explanation = replace(written(" ".join("a" * len(tokens)), language=language), tokens=[*tokens, "<|endoftext|>"])
+    found = find_errors(explanation, reference)
+    assert [(error.written, error.expected) for error in found] == expected
+
+
 @pytest.mark.parametrize("text, reference", [("семь", "7"), ("はい", "拝"), ("you", "it")])
 def test_short_texts_may_have_no_word_in_common(text, reference):
     assert [error.expected for error in find_errors(written(text), reference)] == [reference]

@@ -440,6 +440,8 @@ def test_results_of_some_utterances(evaluate, whole, speech):
     write_manifest(speech, {name: TRANSCRIPTIONS[name] for name in ("a", "c")})
     expected = without_seconds(evaluate("whole").results().to_dict())
     assert without_seconds(whole.results(only={"c", "a"}).to_dict()) == expected
+    with pytest.raises(ValueError, match="only names no utterance of the corpus"):
+        whole.results(only={"another"})
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,7 @@ def test_reading(attribution, long_audio, tmp_path):
     begin = long.parts[1].start
     [ax, _] = long.plot(begin + 0.1, begin + 0.3).axes
     assert ax.images[0].get_extent()[:2] == pytest.approx([begin + 0.1, begin + 0.3], abs=0.011)
+    assert len(long.plot(0, begin + 0.001).axes) == 2  # the next part has no frame in it
     with pytest.raises(ValueError, match="there are no words between 90 and 95 s"):
         long.plot(90, 95)
     with pytest.raises(ValueError, match="does not exist: give the folder"):

@@ -14,6 +14,7 @@ from captum_spes import (
     SPES,
     BubbleNoise,
     Contrast,
+    GradientSPES,
     KLDivergence,
     SpeechToTextAttribution,
     SpeechToTextExplanation,
@@ -199,6 +200,17 @@ def test_the_offset_of_bubble_noise_is_its_mean_impact():
     assert explanation.spectrogram_attr.mean() > 1.01 * mean_impact  # the plain mean is none
     # noise of 0.5 in a bin lowers the score by 0.5
     assert additive_attributions(explanation).sum() == pytest.approx(0.5 * 600, rel=0.02)
+
+
+def test_pooled_gradients_are_divided_by_the_area_of_their_patches():
+    """Of several granularities as well; a map of bins stays."""
+    masks = torch.cat([grid_feature_mask(FEATURES, size) for size in ((4, 4), (20, 8))])
+    effects = (LinearModel.weights - LinearModel.weights.mean(0))[1:].double()
+    given = {"feature_mask": masks[:, None], "n_samples": 2, "n_token_samples": 1, "normalize": False}
+    pooled = additive_attributions(explain(GradientSPES, **given))
+    torch.testing.assert_close(pooled.sum((1, 2)), effects.sum((1, 2)), atol=1e-4, rtol=1e-4)
+    bins = explain(GradientSPES, **given, pool_features=False)
+    assert torch.equal(additive_attributions(bins), bins.spectrogram_attr.double())
 
 
 def test_maps_of_bins_and_unknown_methods_stay():
@@ -426,6 +438,11 @@ def test_a_seed_a_noise():
     values = [sensitivity_max(*prepared(Energy, features=features), n_perturb_samples=2, seed=s) for s in (0, 0, 1)]
     assert torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_sentence_has_one_sensitivity():
+    features = torch.rand(1, T, C, generator=torch.Generator().manual_seed(0))
+    assert sensitivity_max(*prepared(IntegratedGradients, features=features), sentence=True, n_steps=2).shape == (1,)
 
 
 def test_gradients_and_contrasts_on_a_tiny_whisper(tiny_model, audio):

@@ -469,6 +469,13 @@ def test_intervals_draw_utterances_not_values():
     assert compare_means([np.ones(1), np.zeros(0)], [np.zeros(0), np.zeros(1)]).difference == 1
 
 
+def test_a_group_in_one_utterance_decides_nothing():
+    """The mean of a single woman among nine men does not vary over the draws, whatever she says."""
+    woman, none = [np.full(5, 9.0), *[np.zeros(0)] * 9], np.zeros(0)
+    found = compare_means(woman, [none, *np.random.default_rng(0).normal(0, 1, (9, 5))])
+    assert found.n_utterances == 1 and np.isnan(found.low) and found.verdict == "undecided"
+
+
 @pytest.mark.parametrize("alternative", ["greater", "less", "two-sided"])
 def test_welch(alternative):
     random_state = np.random.default_rng(0)

@@ -408,6 +408,22 @@ def test_metrics_that_a_method_lacks_are_left_out():
     assert not {"insertion", "SRG", "token size"} & set(found.to_dict()["methods"]["spes"])
 
 
+def test_srg_and_the_headline_do_not_depend_on_order_and_baseline():
+    deleted, inserted = ([[0, 2, 10]] * 6, [[10, 9, 0]] * 6), ([[10, 9, 0]] * 6, [[0, 1, 10]] * 6)
+    rows = {"spes": (deleted[0], deleted[1]), "b": (inserted[0], inserted[1])}
+    found = {}
+    for baseline in ("", " (noise)"):
+        for order in (("deletion", "insertion"), ("insertion", "deletion")):
+            methods = {}
+            for name, of_name in rows.items():
+                curves = {"deletion": curve(of_name[0]), "insertion": curve(of_name[1])}
+                methods[name] = MethodResult({f"{one}{baseline}": curves[one] for one in order}, **NO_COSTS)
+            results = results_of(methods)
+            assert set(results.metrics) == {f"{one}{baseline}" for one in ("deletion", "insertion", "SRG")}
+            found[baseline, order] = results.markdown().splitlines()[2].replace(" (noise)", "")
+    assert len(set(found.values())) == 1 and found["", ("deletion", "insertion")].startswith("By SRG, ")
+
+
 @pytest.mark.parametrize(
     ("utterances", "methods"),
     [

@@ -99,6 +99,11 @@ def test_parts_are_as_long_as_can_be():
     assert [(span, part.text) for span, part in parts] == [((1.0, 8.5), "a b"), ((8.5, 10.4), "c")]
 
 
+def test_a_long_pause_belongs_to_no_part():
+    parts = Transcript("So no", [Segment("So.", 0, 5), Segment("No.", 65, 70)]).parts(max_seconds=30, duration=75)
+    assert [(span, part.text) for span, part in parts] == [((0.0, 6), "So."), ((64, 71), "No.")]
+
+
 @pytest.mark.parametrize(
     "transcript, words",
     [

@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,15 @@ def read_textgrid(path: Path, tier: str | None = None) -> Contents:
 
 
 def textgrid_text(words: list[Segment], phones: list[Segment], source: str, duration: float) -> str:
-    """An alignment as a TextGrid, which names the source in a separate tier."""
+    """An alignment as a TextGrid, which names the source in a separate tier.
+
+    Raises:
+        ValueError: words or phones overlap.
+        ImportError: the extra ``alignment`` is missing.
+    """
     textgrid = require("praatio.textgrid", "alignment")
+    if overlap(words) or overlap(phones):
+        raise ValueError("a tier of a TextGrid cannot hold words or phones that overlap: write a .json file.")
     duration = round(duration, 6)
     grid = textgrid.Textgrid(0, duration)
     tiers = {"words": words, "phones": phones, SOURCE_TIER: [Segment(source, 0, duration)]}
@@ -168,9 +176,16 @@ def _json_tiers(tiers: Any) -> list[Tier]:
 
 
 def _pocketsphinx(whole: dict[str, Any]) -> Contents:
-    words = whole["w"]
-    phones = [phone for word in words for phone in word.get("w", [])]
-    return list(map(_timed, words)), list(map(_timed, phones)), str(whole.get("source", ""))
+    words = list(map(_timed, whole["w"]))
+    phones = [_timed(phone) for word in whole["w"] for phone in word.get("w", [])]
+    if overlap(words):  # they share phones
+        phones = sorted(dict.fromkeys(phones), key=lambda phone: phone.begin)
+    return words, phones, str(whole.get("source", ""))
+
+
+def overlap(segments: Sequence[Segment]) -> bool:
+    """Whether segments are spoken at the same time, such as words of several speakers."""
+    return any(after.begin < before.end for before, after in pairwise(segments))
 
 
 def _timed(item: dict[str, Any]) -> Segment:

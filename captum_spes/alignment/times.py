@@ -118,7 +118,8 @@ class Alignment:
             duration: seconds of the whole utterance. Default: the end of the last word.
 
         Raises:
-            ValueError: the suffix is another one, or the duration is shorter than the words.
+            ValueError: the suffix is another one, or the duration is shorter than the words, or a TextGrid is to hold
+                words or phones that overlap.
             ImportError: the extra ``alignment``, which writes TextGrids, is missing.
 
         Example::

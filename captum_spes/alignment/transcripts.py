@@ -84,7 +84,7 @@ source=''))]
     def parts(self, max_seconds: float, duration: float) -> list[tuple[tuple[float, float], Transcript]]:
         """Groups whole segments into parts that are not longer than the model's window.
 
-        A part begins and ends in the middle of the pauses around its segments.
+        A part begins and ends in the middle of the pauses around its segments, but at most a second away from them.
 
         Args:
             max_seconds: the longest duration of a part.
@@ -106,21 +106,21 @@ source=''))]
                 f"the transcript {self.source} goes on until {self.segments[-1].end:g} s, and the recording lasts "
                 f"{duration:g} s: give the transcript of this recording."
             )
-        pairs = pairwise(self.segments)
-        edges = [max(self.segments[0].begin - 1, 0.0), *((a.end + b.begin) / 2 for a, b in pairs), duration]
-        edges[-1] = min(duration, self.segments[-1].end + 1)
+        middles = [(one.end + other.begin) / 2 for one, other in pairwise(self.segments)]
+        begins = [max(one.begin - 1, edge) for one, edge in zip(self.segments, (0.0, *middles))]
+        ends = [min(one.end + 1, edge) for one, edge in zip(self.segments, (*middles, duration))]
         groups: list[list[int]] = []
         for number, segment in enumerate(self.segments):
-            if edges[number + 1] - edges[number] > max_seconds:
+            if ends[number] - begins[number] > max_seconds:
                 raise ValueError(
                     f"the segment {segment.text!r:.60} of the transcript {self.source} lasts longer than the "
                     f"{max_seconds:g} s that are explained at once."
                 )
-            if groups and edges[number + 1] - edges[groups[-1][0]] <= max_seconds:
+            if groups and ends[number] - begins[groups[-1][0]] <= max_seconds:
                 groups[-1].append(number)
             else:
                 groups.append([number])
-        return [self._part(group, edges[group[0]], edges[group[-1] + 1]) for group in groups]
+        return [self._part(group, begins[group[0]], ends[group[-1]]) for group in groups]
 
     def _part(self, group: list[int], begin: float, end: float) -> tuple[tuple[float, float], Transcript]:
         segments = [_moved(self.segments[number], begin) for number in group]

@@ -25,7 +25,8 @@ def find_explanations(folder: Path) -> dict[str, dict[str, Path]]:
         method, utterance = _names(path)
         by_utterance = found.setdefault(method, {})
         if utterance in by_utterance:  # there is an explanation of another run
-            utterance = path.relative_to(folder).with_suffix("").as_posix().replace("/", "+")
+            whole = path.relative_to(folder).with_suffix("")
+            utterance = (whole.parent if whole.name == "explanation" else whole).as_posix().replace("/", "+")
         by_utterance[utterance] = path
     if not found:
         raise ValueError(f"{folder} holds no explanations (.safetensors): give the folder of explain or evaluate.")

@@ -135,9 +135,9 @@ def measured_curves(methods: Mapping[str, MethodResult], draws: np.ndarray) -> d
         if baseline != "mean":
             metric_curves = replace(metric_curves, title=f"{metric_curves.title}, {baseline}")
         curves[name] = metric_curves
-        deletion = curves.get(with_baseline("deletion", baseline))
-        if metric == "insertion" and deletion is not None:
-            curves[with_baseline("SRG", baseline)] = relevance_gain(deletion, metric_curves)
+        deletion, insertion = (curves.get(with_baseline(one, baseline)) for one in ("deletion", "insertion"))
+        if metric in ("deletion", "insertion") and deletion is not None and insertion is not None:
+            curves[with_baseline("SRG", baseline)] = relevance_gain(deletion, insertion)
     return curves
 
 

@@ -236,7 +236,7 @@ class Evaluation:
             Results: areas, intervals, tests, curves; ``results().save(folder)`` writes them.
 
         Raises:
-            ValueError: no utterance is finished, or there is no such score or reference.
+            ValueError: no utterance is finished, ``only`` names none of them, or there is no such score or reference.
         """
         if reference not in (None, *get_args(Reference)):
             raise ValueError(f"reference must be one of {', '.join(get_args(Reference))}, not {reference!r}.")
@@ -246,6 +246,8 @@ class Evaluation:
         writes = self.procedure.writes
         found, references, problems = self._finished(text_score if writes else None, reference, only)
         if not found:
+            if not problems:
+                raise ValueError("there are no results: only names no utterance of the corpus.")
             name, reason = next(iter(problems.items()))
             raise ValueError(f"there are no results, because no utterance is finished; {name}: {reason}")
         methods = {

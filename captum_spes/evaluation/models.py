@@ -213,6 +213,7 @@ class ModelComparison:
                 for pair in self.differences
             ]
             views.append(ReportView("errors", titles, spans, [], [0] * len(titles), notes=notes))
+        views = views if shared else views[1:]
         methods = [
             ReportMethod(
                 name,
@@ -230,7 +231,7 @@ class ModelComparison:
             first.spectrogram,
             first.frames_per_second,
             first.mel_frequencies,
-            views if shared else views[1:],
+            views,
             methods,
             audio=None if recording is None else (recording.samples, recording.sampling_rate),
             audio_name="" if recording is None else Path(recording.source.get("audio_file", "")).name,

@@ -53,7 +53,8 @@ def summary(results: Results) -> str:
 
 def findings(results: Results) -> list[str]:
     """Two sentences on the best method and on the methods that are better than the baselines, by paired tests."""
-    metric = next((name for name in HEADLINES if name in results.metrics), results.metrics[0])
+    ranked = (name for one in HEADLINES for name in results.metrics if split_baseline(name)[0] == one)
+    metric = next(ranked, results.metrics[0])
     best = results.ranking(metric)[0]
     area = results.area_text(metric, best)
     others = [name for name in results.methods if name != best]

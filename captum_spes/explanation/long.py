@@ -213,6 +213,8 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
             rate = sentence.frames_per_second
             # the frames of the part that are in the section
             first, last = (round(max(time - part.start, 0) * rate) for time in (start, stop))
+            if first >= min(last, len(sentence.spectrogram)):  # less than half a frame
+                continue
             begin = part.start + first / rate
             lines.append(
                 TranscriptLine(

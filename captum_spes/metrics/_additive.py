@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_spes.attr import SPES, BubbleNoise
+from captum_spes.attr import SPES, BubbleNoise, GradientSPES
 from captum_spes.attr.bubble_noise import _Bubbles
 from captum_spes.explanation import SpeechToTextExplanation
 
@@ -39,6 +39,8 @@ def additive_attributions(explanation: SpeechToTextExplanation) -> Tensor:
       arguments. The map stays blurred, because the noise of a bubble never hides a single bin.
     - **Maps with one value for each patch** (FeatureAblation, ShapleyValueSampling, KernelShap, Lime, …): the value is
       divided by the patch's area.
+    - **GradientSPES** pools gradients over patches: its map is divided by the patch's area, which for several
+      granularities is the mean as above. With ``pool_features=False`` it stays unchanged.
     - **All other maps** stay unchanged. The maps of IntegratedGradients, GradientShap and DeepLift are additive. Those
       of Occlusion are additive up to a constant factor, the area of its window, which a normalised infidelity removes.
       Those of Saliency and InputXGradient do not estimate a fall: Saliency is the size of a local slope, and
@@ -81,7 +83,8 @@ def additive_attributions(explanation: SpeechToTextExplanation) -> Tensor:
     if method == BubbleNoise.get_name():
         share, variation = _noise_share(explanation)
         return (attr - _mean_impact_of_bubbles(attr, variation)) / (attr[0].numel() * variation * share)
-    return attr / _mean_area(explanation) if _is_painted(explanation) else attr
+    is_pooled = method == GradientSPES.get_name() and _stored(explanation, "arguments").get("pool_features", True)
+    return attr / _mean_area(explanation) if is_pooled or _is_painted(explanation) else attr
 
 
 def without_offset(explanation: SpeechToTextExplanation) -> Tensor:

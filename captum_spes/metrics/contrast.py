@@ -78,8 +78,8 @@ def flip_rate(
     another word or none.
 
     The place of the word is between the nearest words before and after it that did not change. Letter case and
-    punctuation are ignored. If both word and foil occur there, the word has not flipped. With an empty foil the word
-    has flipped if its two neighbours did not change and no word is between them.
+    punctuation are ignored. If both word and foil occur there, the word has not flipped, unless the foil contains the
+    word. With an empty foil the word has flipped if its two neighbours did not change and no word is between them.
 
     The rate is the share of foils among the places where the word or the foil was found, and the coverage is the share
     of such places among all, as in the paper. A text that changes everywhere has no such place. A text that repeats
@@ -182,14 +182,12 @@ class _Case:
             yield written
 
     def _form(self, words: list[str]) -> list[str] | None:
-        """The word or the foil if it is in the word's place; the longer one if it contains the other."""
+        """The word or the foil if it is in the word's place; the word if both are, unless the foil contains it."""
         place = _place(self.original, self.span, words)
         if not self.foil:
             return self._word_or_none(words, place)
-        for form in sorted((self.word, self.foil), key=len, reverse=True):  # the word first if both have one length
-            if _has(words[place], form):
-                return form
-        return None
+        forms = (self.foil, self.word) if _has(self.foil, self.word) else (self.word, self.foil)
+        return next((form for form in forms if _has(words[place], form)), None)
 
     def _word_or_none(self, words: list[str], place: slice) -> list[str] | None:
         """The word, or the empty foil if the word's place is empty and its neighbours did not change."""

@@ -65,7 +65,7 @@ def sensitivity_max(
         **arguments: arguments of :meth:`.SpeechToTextAttribution.attribute`, such as ``n_samples``.
 
     Returns:
-        Tensor: float32 (K,), 0 for a map that does not change; (1,) for a ``contrast``.
+        Tensor: float32 (K,), 0 for a map that does not change; (1,) for a ``contrast`` or a ``sentence``.
 
     Raises:
         ValueError: the radius or the number of samples is not positive, or ``attribute`` refuses an argument.
@@ -88,7 +88,7 @@ def sensitivity_max(
         raise ValueError(f"perturb_radius must be positive, a share of the spectrogram's range, not {perturb_radius}.")
     if isinstance(attribution.attr_method, methods.ALL_TOKENS):
         arguments = {"n_token_samples": 1, **arguments}
-    n_rows = 1 if arguments.get("contrast") else len(tokens.target)
+    n_rows = 1 if arguments.get("contrast") or arguments.get("sentence") else len(tokens.target)
     generator = torch.Generator().manual_seed(seed)
 
     def perturb(rows: Tensor, radius: float) -> Tensor:

@@ -22,13 +22,14 @@ class MeanComparison:
 
     Attributes:
         difference: the mean of the first group minus that of the second.
-        low: lower end of its 95 % interval over the utterances (2,000 bootstrap draws); NaN with a single utterance.
+        low: lower end of its 95 % interval over the utterances (2,000 bootstrap draws); NaN if a group has a single
+            utterance, whose mean would not vary.
         high: upper end of the interval.
         statistic: the statistic t of the t-test.
         p_value: the p-value of the t-test, which treats the values as independent; NaN if there are too few.
         test: the name of the t-test.
         n: the number of values in each group.
-        n_utterances: the number of utterances that have values in one of the groups.
+        n_utterances: the number of utterances that have values, of the group in which fewer have them.
 
     Example::
 
@@ -102,7 +103,7 @@ def compare_means(
         float(found.pvalue),
         f"{'paired' if paired else 'Welch'} t-test, {'two' if alternative == 'two-sided' else 'one'}-sided",
         (len(a), len(b)),
-        sum(len(one) + len(other) > 0 for one, other in zip(first, second)),
+        min(sum(len(values) > 0 for values in group) for group in (first, second)),
     )
 
 
@@ -124,20 +125,16 @@ def mean_band(values: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
 def _interval_of_difference(
     first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int
 ) -> tuple[float, float]:
-    drawn = [_drawn_means(values, seed, min_utterances=1) for values in (first, second)]
-    n_utterances = sum(len(a) + len(b) > 0 for a, b in zip(first, second))
-    if n_utterances < 2 or drawn[0] is None or drawn[1] is None:
+    drawn = [_drawn_means(values, seed) for values in (first, second)]
+    if drawn[0] is None or drawn[1] is None:
         return np.nan, np.nan
     return interval(drawn[0] - drawn[1])
 
 
-def _drawn_means(values: Sequence[np.ndarray], seed: int, min_utterances: int = 2) -> np.ndarray | None:
-    """The mean of each draw, (R,) or (R, C), NaN for a draw without values.
-
-    The result is None if fewer than ``min_utterances`` utterances have values.
-    """
+def _drawn_means(values: Sequence[np.ndarray], seed: int) -> np.ndarray | None:
+    """The mean of each draw, (R,) or (R, C), NaN for a draw without values; None if a single utterance has values."""
     counts = np.array([len(group) for group in values])
-    if (counts > 0).sum() < min_utterances:
+    if (counts > 0).sum() < 2:
         return None
     sums = np.array([group.sum(0) for group in values])
     draws = draw_utterances(len(values), seed)
