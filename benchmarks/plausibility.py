@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING
 
@@ -78,15 +79,20 @@ def interval(value: float, ends: tuple[float, float], digits: int = 2) -> str:
     return f"{value:.{digits}f}" + ("" if np.isnan(ends[0]) else f" [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]")
 
 
-def explained(study: Study, corpus: Corpus, methods: list[str]) -> dict[str, tuple[Items, list, list]]:
-    """For each method the utterances with a known alignment, their explanations, and the alignments."""
+def explained(study: Study, corpus: Corpus, methods: list[str]) -> dict[str, tuple[Items, list]]:
+    """For each method the utterances, and their explanations."""
     evaluation = study.run(corpus, {name: study.methods[name] for name in methods})
-    found: dict[str, tuple[Items, list, list]] = {}
-    for name in methods:
-        items = [item for item in corpus.utterances if item.id not in evaluation.problems and find_alignment(item.path)]
-        explanations = [SpeechToTextExplanation.load(evaluation.explanation_path(item, name)) for item in items]
-        found[name] = items, explanations, [Alignment.load(find_alignment(item.path)) for item in items]
-    return found
+    items = [item for item in corpus.utterances if item.id not in evaluation.problems]
+    paths = {name: [evaluation.explanation_path(item, name) for item in items] for name in methods}
+    return {name: (items, list(map(SpeechToTextExplanation.load, paths[name]))) for name in methods}
+
+
+def aligned(study: Study, corpus: Corpus, methods: list[str]) -> dict[str, tuple[Items, list, list]]:
+    """For each method the utterances whose alignment is known, their explanations, and the alignments."""
+    known = {item.id: path for item in corpus.utterances if (path := find_alignment(item.path))}
+    corpus = replace(corpus, utterances=[item for item in corpus.utterances if item.id in known])
+    found = explained(study, corpus, methods)
+    return {name: (*both, [Alignment.load(known[item.id]) for item in both[0]]) for name, both in found.items()}
 
 
 def in_turn(items: Items) -> Items:
@@ -143,7 +149,7 @@ def figure3(study: Study) -> None:
 
 def figure7(study: Study) -> None:
     """The frequencies of the minimal pair so and no, and of so for women and men."""
-    items, explanations, alignments = explained(study, study.corpus(in_turn), ["gradient_spes"])["gradient_spes"]
+    items, explanations, alignments = aligned(study, study.corpus(in_turn), ["gradient_spes"])["gradient_spes"]
     so, no = (frequency_profile(explanations, alignments, word) for word in ("so", "no"))
     s, n = (frequency_profile(explanations, alignments, phone, level="phone") for phone in ("S", "N"))
     voices = by_gender(so, items)
@@ -174,7 +180,7 @@ def example(study: Study, word: str) -> None:
     """One map of a word (paper, Fig. 8 and 9)."""
     study.n_utterances = 1
     corpus = study.corpus(lambda items: [item for item in items if word_of(item) == word])
-    items, [explanation], _ = explained(study, corpus, [fine(study)])[fine(study)]
+    items, [explanation] = explained(study, corpus, [fine(study)])[fine(study)]
     words = explanation.words()
     attr = words.spectrogram_attr[words.index(word)]
     title = f"{word}, in {explanation.text!r}"
@@ -194,7 +200,7 @@ def figure9(study: Study) -> None:
 
 def figure10(study: Study) -> None:
     """Kurtosis by token, and which words were heard and which guessed."""
-    items, explanations, _ = explained(study, study.corpus(), [spes(study)])[spes(study)]
+    items, explanations = explained(study, study.corpus(), [spes(study)])[spes(study)]
     kurtosis = token_kurtosis(explanations, min_count=study.args.min_count)
     if kurtosis.means:
         study.write("figure10.png", kurtosis.plot(N_TOP))
@@ -218,7 +224,7 @@ def figure10(study: Study) -> None:
 
 def figure11(study: Study) -> None:
     """Previous tokens by position."""
-    items, explanations, _ = explained(study, study.corpus(), [spes(study)])[spes(study)]
+    items, explanations = explained(study, study.corpus(), [spes(study)])[spes(study)]
     saliency = previous_token_saliency(explanations, min_count=study.args.min_count)
     study.write("figure11.png", saliency.plot())
     found = [
@@ -233,7 +239,7 @@ def figure11(study: Study) -> None:
 
 def table10(study: Study) -> None:
     """Tokens that an intermediate token explains most."""
-    items, explanations, _ = explained(study, study.corpus(), [spes(study)])[spes(study)]
+    items, explanations = explained(study, study.corpus(), [spes(study)])[spes(study)]
     saliency = previous_token_saliency(explanations, min_count=study.args.min_count)
     rows = [("token", "occurrences", "explained by an intermediate token", "by")]
     for item in saliency.explained:
@@ -251,7 +257,7 @@ def table10(study: Study) -> None:
 def time_localisation(study: Study) -> None:
     """Words in time, for real and for synthesised speech, with the control and the baseline methods."""
     methods = [spes(study), "gradient_spes", "energy", "random"]
-    runs = explained(study, study.corpus(), methods)
+    runs = aligned(study, study.corpus(), methods)
     items = next(iter(runs.values()))[0]
     groups = {
         kind: [n for n, item in enumerate(items) if (item.fields["voice"] == "human") == (kind == "real")]
