@@ -172,11 +172,7 @@ def token_confidence(
         [['b', 'c'], []]
     """
     token_ids = token_ids.cpu()
-    probabilities = log_probs.detach().cpu().double().softmax(-1)
-    if path is not None:
-        rows = torch.zeros(len(token_ids), probabilities.shape[1], dtype=torch.float64)
-        counts = torch.bincount(path.cpu(), minlength=len(token_ids)).clamp(min=1)
-        probabilities = rows.index_add(0, path.cpu(), probabilities) / counts[:, None]
+    probabilities = _distributions(log_probs, len(token_ids), path)
     written = probabilities.gather(1, token_ids[:, None])[:, 0].clamp(0, 1)
     entropy = (torch.special.entr(probabilities).sum(1) / math.log(2)).clamp(min=0)
     others = probabilities.scatter(1, token_ids[:, None], 0).topk(min(N_ALTERNATIVES, probabilities.shape[1] - 1))
@@ -187,6 +183,30 @@ def token_confidence(
         for ids, shares in zip(others.indices.tolist(), others.values.tolist())
     ]
     return Confidence(written.tolist(), written.tolist(), entropy.tolist(), alternatives)
+
+
+def token_probabilities(log_probs: Tensor, token_ids: Tensor, path: Tensor | None = None) -> Tensor:
+    """The probabilities of tokens alone, float64 (K,); the arguments are those of :func:`token_confidence`.
+
+    Example::
+
+        >>> import torch
+        >>> from captum_spes.confidence import token_probabilities
+        >>> token_probabilities(torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.tensor([0])).tolist()
+        [0.5]
+    """
+    probabilities = _distributions(log_probs, len(token_ids), path)
+    return probabilities.gather(1, token_ids.cpu()[:, None])[:, 0].clamp(0, 1)
+
+
+def _distributions(log_probs: Tensor, n_tokens: int, path: Tensor | None) -> Tensor:
+    """The distribution of each token, float64 (K, V) on the CPU; with a path the mean over the token's frames."""
+    probabilities = log_probs.detach().cpu().double().softmax(-1)
+    if path is None:
+        return probabilities
+    rows = torch.zeros(n_tokens, probabilities.shape[1], dtype=torch.float64)
+    counts = torch.bincount(path.cpu(), minlength=n_tokens).clamp(min=1)
+    return rows.index_add(0, path.cpu(), probabilities) / counts[:, None]
 
 
 def _is_number(value: object) -> bool:

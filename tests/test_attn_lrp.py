@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from captum.attr import InputXGradient
+from captum.attr import InputXGradient, NoiseTunnel
 from torch import nn
 from torch.nn import functional as F
 
@@ -275,3 +275,23 @@ def test_real_speech_is_explained_within_its_words(bundled_model, sample):
     step = explanation.tokens.index(" step")
     assert explanation.text == "So what was the next step?"
     assert peaks[explanation.tokens.index(" So")] < peaks[step] and 1.2 < peaks[step] < 2
+
+
+def test_the_divergence_is_refused(tiny_model):
+    """Its gradient is 0 at the unperturbed input, where AttnLRP takes it."""
+    with pytest.raises(ValueError, match="gradient of KLDivergence is 0"):
+        SpeechToTextAttribution(AttnLRP(tiny_model), KLDivergence)
+
+
+def test_noise_tunnel_and_inputs_after_an_error():
+    linear, x = torch.nn.Linear(4, 2), torch.rand(1, 4)
+    assert NoiseTunnel(AttnLRP(linear)).attribute(x, target=1, nt_samples=3).shape == x.shape
+    with pytest.raises(TypeError, match="AttnLRP takes no n_steps"):
+        AttnLRP(linear).attribute(x, target=1, n_steps=3)
+
+    def broken(x):
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        AttnLRP(broken).attribute(x)
+    assert not x.requires_grad

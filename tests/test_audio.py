@@ -293,6 +293,14 @@ def test_rates_that_are_none(rate):
         read_audio(tone(8000), rate)
 
 
+def test_a_rate_that_contradicts_a_file_is_refused(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
+    assert read_audio(tmp_path / "a.wav", 16000)[1] == 16000
+    for audio in (tmp_path / "a.wav", (tmp_path / "a.wav").read_bytes()):
+        with pytest.raises(ValueError, match="has a sampling rate of 16000, not 8000: leave out sampling_rate"):
+            read_audio(audio, 8000)
+
+
 def test_rates_that_contradict_each_other():
     with pytest.raises(ValueError, match="has a sampling rate of 8000, not 16000"):
         read_audio((tone(8000), 8000), 16000)

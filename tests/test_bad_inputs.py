@@ -422,3 +422,31 @@ def test_bad_arguments(arguments, words, audio, tiny_model, tmp_path, monkeypatc
     assert words in said and "Traceback" not in err
     if "Error: " in err:
         assert len([line for line in err.splitlines() if line.startswith("Error: ")]) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"word_times": [("so", 0, 0.2)]}, "word_times must be a list of Segment"),
+        ({"word_times": 3}, "word_times must be a list of Segment"),
+        ({"min_reliability": 1.5}, "min_reliability must lie strictly between 0 and 1"),
+        ({"baselines": torch.zeros(7)}, r"baselines of shape \(7,\) do not broadcast to the spectrogram of shape"),
+        ({"baselines": torch.zeros(1, 59, 16)}, "do not broadcast to the spectrogram"),
+    ],
+)
+def test_arguments_are_refused_before_the_run(tiny_model, audio, arguments, words):
+    def callback(stage, done, total):
+        raise AssertionError("something was computed")
+
+    with pytest.raises(ValueError, match=words):
+        SpeechToTextAttribution(SPES(tiny_model)).attribute(
+            audio, "so what", sampling_rate=16000, n_samples=6, callback=callback, **arguments
+        )
+
+
+def test_a_checkpoint_is_a_folder(tiny_model, audio, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file: give a folder"):
+        SpeechToTextAttribution(SPES(tiny_model)).attribute(
+            audio, "so what", sampling_rate=16000, n_samples=6, checkpoint=tmp_path / "file"
+        )

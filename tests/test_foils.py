@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from captum_spes import SPES, Contrast, SpeechToTextAttribution, SpeechToTextExplanation
+from captum_spes.audio import load_audio
 from captum_spes.models.protocol import Tokens, Utterance
 from captum_spes.speech_to_text.foils import strongest_foil, word_log_prob
 from captum_spes.speech_to_text.targets import WordPrediction
@@ -141,3 +142,25 @@ def test_real_speech(bundled_model, sample, librivox):
     assert foil(sample, "step") in ("stop", "steps", "stepped", "stab", "tip")
     path = next(librivox.glob("*0880.wav"))
     assert foil(path, "old-sposed").casefold() in ("ill-disposed", "old", "old-disposed")
+
+
+@pytest.mark.parametrize("text, word, foil", [('"so what', "so", "to"), ("so what (so", (3, 3), "what")])
+def test_foils_are_written_as_in_the_place_of_the_word(tiny_model, audio, text, word, foil):
+    """Without a space after a quotation mark, as the word itself."""
+    utterance = tiny_model.utterance(audio)
+    tokens = tiny_model.tokens(text, utterance)
+    prediction = WordPrediction(tiny_model, tokens, Contrast(word, foil), utterance)
+    assert "".join(tiny_model.token_texts(prediction.foil_ids)) == foil
+    assert "".join(tiny_model.token_texts(prediction.word_ids)) == "so"
+
+
+def test_punctuation_as_a_foil(bundled_model, sample):
+    """A full stop follows a word without a space, which is another token."""
+    utterance = bundled_model.utterance(load_audio(sample, 16000))
+    tokens = bundled_model.generate(utterance)
+    prediction = WordPrediction(bundled_model, tokens, Contrast("?", "."), utterance)
+    assert bundled_model.token_texts(prediction.foil_ids) == ["."]
+    with torch.no_grad():
+        encoded = bundled_model.encode(utterance.spectrogram, utterance)
+        at_end = word_log_prob(bundled_model, encoded, prediction.previous, prediction.foil_ids)
+    assert math.exp(at_end) > 1e-3  # with a space it is improbable

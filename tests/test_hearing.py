@@ -109,3 +109,23 @@ def test_a_word_cut_out_of_real_speech(bundled_model, sample):
     # So what was the next step: "the … step" is enough for half of "next"
     assert spoken[:3] + spoken[5:6] == ["heard"] * 4 and spoken[4] != "heard"
     assert cut[:3] == ["heard"] * 3 and cut[3] != "heard" and cut[5] == "heard"
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+@pytest.mark.parametrize("heads", [[[7, 0]], [[0, 9]], [[1, 0], [-1, 0]]])
+def test_heads_of_another_model_give_no_times(tiny_model, audio, heads):
+    """A distilled model may name the heads of its teacher."""
+    tiny_model.model.generation_config.alignment_heads = heads
+    explanation = SpeechToTextAttribution(SPES(tiny_model)).attribute(
+        audio, "so what", sampling_rate=16000, n_samples=6, n_token_samples=4
+    )
+    assert tiny_model.alignment_heads is None and explanation.confidence.unheard is None
+
+
+def test_several_end_tokens(tiny_model, audio):
+    utterance = tiny_model.utterance(audio)
+    tokens = tiny_model.tokens("so what", utterance)
+    tiny_model.model.generation_config.alignment_heads = [[1, 0]]
+    one = token_times(tiny_model, utterance, tokens)
+    tiny_model.model.generation_config.eos_token_id = [0, 2]
+    assert one is not None and token_times(tiny_model, utterance, tokens) == one

@@ -57,6 +57,18 @@ def test_parts_begin_and_end_in_pauses(speech):
         assert any(first < end < last for first, last in pauses)
 
 
+@pytest.mark.parametrize("rate", [11025, 22050, 44100])
+def test_cuts_do_not_drift_at_other_rates(speech, rate):
+    """A frame of 10 ms is no whole number of samples at 22.05 kHz."""
+    soxr = pytest.importorskip("soxr")
+    period = len(speech) / RATE + 0.6
+    samples = np.tile(np.concatenate((speech, silence(0.6))), 120)
+    parts = split_at_pauses(soxr.resample(samples, RATE, rate), rate, max_seconds=8)
+    assert len(parts) > 30
+    for begin, _ in parts[1:]:
+        assert begin / rate % period > len(speech) / RATE
+
+
 @pytest.mark.parametrize("seconds, max_seconds", [(2.51, 1.0), (70, 30), (30.001, 30), (61.7, 10.3)])
 def test_without_pauses_nothing_is_lost(seconds, max_seconds):
     samples = np.random.default_rng(1).normal(0, 0.2, int(seconds * RATE)).astype(np.float32)

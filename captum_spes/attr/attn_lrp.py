@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from captum_spes.attr._template import Inputs
+from captum_spes.attr._template import Inputs, attribute_method
 
 
 class AttnLRP(GradientAttribution):
@@ -67,6 +67,7 @@ class AttnLRP(GradientAttribution):
         """Whether gradients are multiplied by the inputs. They are, by the inputs minus their baselines."""
         return True
 
+    @attribute_method
     def attribute(
         self,
         inputs: Inputs,
@@ -95,12 +96,14 @@ class AttnLRP(GradientAttribution):
         if len(references) != len(formatted):
             raise ValueError(f"there are {len(references)} baselines for {len(formatted)} inputs: give one for each.")
         required = apply_gradient_requirements(formatted, warn=False)
-        with RelevanceRules(self.rules):
-            gradients = self.gradient_func(self.forward_func, formatted, target, additional_forward_args)
+        try:
+            with RelevanceRules(self.rules):
+                gradients = self.gradient_func(self.forward_func, formatted, target, additional_forward_args)
+        finally:
+            undo_gradient_requirements(formatted, required)
         relevance = tuple(
             (tensor - reference) * gradient for tensor, reference, gradient in zip(formatted, references, gradients)
         )
-        undo_gradient_requirements(formatted, required)
         return _format_output(is_tuple, tuple(part.detach() for part in relevance))
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -43,10 +44,12 @@ def split_at_pauses(samples: np.ndarray, sampling_rate: int, max_seconds: float)
         raise ValueError(f"max_seconds must be at least 1, not {max_seconds}.")
     if len(samples) <= max_seconds * sampling_rate:
         return [(0, len(samples))]
-    hop = sampling_rate // 100  # samples in a frame of 10 ms
-    n_frames, longest = -(-len(samples) // hop), int(max_seconds * 100)
-    frames = np.pad(samples, (0, n_frames * hop - len(samples))).reshape(n_frames, hop)
-    quiet = uniform_filter1d(np.square(frames).mean(1), 10)  # the mean power of 0.1 s
+    n_frames, longest = math.ceil(100 * len(samples) / sampling_rate), int(max_seconds * 100)  # of 10 ms
+    # where frames begin, which at 22.05 kHz is no multiple of a number of samples
+    starts = (np.arange(n_frames) * sampling_rate // 100).astype(int)
+    lengths = np.diff(starts, append=len(samples))
+    power = np.add.reduceat(np.square(samples, dtype=np.float64), starts) / lengths
+    quiet = uniform_filter1d(power, 10)  # the mean power of 0.1 s
     pauses = ~_is_speech(samples, sampling_rate, n_frames, mode=3)
     cuts = [0]
     while n_frames - cuts[-1] > longest:
@@ -62,7 +65,8 @@ def split_at_pauses(samples: np.ndarray, sampling_rate: int, max_seconds: float)
     heard = _is_speech(samples, sampling_rate, n_frames, mode=0)  # the mode that misses the least speech
     if heard.any():
         parts = [(begin, end) for begin, end in parts if heard[begin:end].any()]
-    return [(begin * hop, min(end * hop, len(samples))) for begin, end in parts]
+    places = [*starts.tolist(), len(samples)]
+    return [(places[begin], places[end]) for begin, end in parts]
 
 
 def speech_seconds(samples: np.ndarray, sampling_rate: int) -> float:

@@ -153,7 +153,8 @@ def read_audio(
     if isinstance(audio, Mapping) and audio.get("array", audio.get("raw")) is None:
         audio, name = _undecoded(audio)
     if isinstance(audio, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(audio, "read"):
-        samples, rate = _read_file(audio, name)
+        samples, own_rate = _read_file(audio, name)
+        rate = _checked_rate(own_rate, sampling_rate)
     else:
         given, own_rate = _with_rate(audio)
         rate = _checked_rate(own_rate, sampling_rate)

@@ -13,7 +13,7 @@ from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.explanation.errors import TextError
 from captum_spes.explanation.rows import salient_box
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
-from captum_spes.speech_to_text.foils import word_log_prob
+from captum_spes.speech_to_text.foils import ids_in_place, word_log_prob
 from captum_spes.speech_to_text.targets import Contrast, TextWords
 
 Explain = Callable[[Contrast], SpeechToTextExplanation]
@@ -74,11 +74,12 @@ def explain_errors(
             why = "nothing was written after them" if first >= len(spans) else "the model writes all words at once"
             yield replace(error, reason=f"It cannot be contrasted, for {why}.")
             continue
-        previous = torch.cat((tokens.prompt, tokens.target[: spans[first][0]]))
+        place = spans[first][0], spans[min(stop, len(spans)) - 1][1]
+        previous = torch.cat((tokens.prompt, tokens.target[: place[0]]))
         with torch.no_grad():
             forms = [
                 (word_log_prob(model, encoded, previous, ids), form)
-                for form, ids in _forms(model, utterance, error.expected)
+                for form, ids in _forms(model, utterance, tokens, place, error.expected)
             ]
         if not forms:
             yield replace(error, reason=f"It cannot be contrasted, for {model.name} has no tokens for it.")
@@ -93,12 +94,14 @@ def explain_errors(
         yield replace(found, reason=_reason(found))
 
 
-def _forms(model: SpeechToTextModel, utterance: Utterance, expected: str) -> Iterator[tuple[str, Tensor]]:
-    """Yields the expected words as they are, in lower case, and with a capital letter, each with its token ids."""
+def _forms(
+    model: SpeechToTextModel, utterance: Utterance, tokens: Tokens, place: tuple[int, int], expected: str
+) -> Iterator[tuple[str, Tensor]]:
+    """Yields the expected words as they are, in lower case, and with a capital letter, with their ids in the place."""
     small = expected.lower()
     for form in dict.fromkeys((expected, small, small[:1].upper() + small[1:])):
         try:
-            yield form, model.tokens(form, utterance).target
+            yield form, ids_in_place(model, utterance, tokens, *place, form)
         except ValueError:  # the tokenizer cannot encode this form
             continue
 

@@ -22,7 +22,10 @@ from captum_spes.models.protocol import Task, Tokens, Utterance
 
 DEFAULT_NEW_TOKENS = 448  # the limit of Whisper for its window
 # arguments of generate() that the adapter sets
-RESERVED_GEN_ARGS = {"input_ids", "inputs_embeds", "input_features", "attention_mask", "return_dict_in_generate"}
+RESERVED_GEN_ARGS = {
+    *("input_ids", "inputs_embeds", "input_features", "attention_mask", "return_dict_in_generate"),
+    "num_return_sequences",
+}
 
 
 class Encoded:
@@ -115,6 +118,7 @@ class AudioLanguageModel(WhisperFeatures, ABC):
     def write(self, encoded: Encoded, prompt: Tensor, **gen_args: Any) -> list[Tensor]:
         """The ids (K,) that the decoder writes for each row of encoded spectrograms after the instruction."""
         config = self.model.generation_config
+        gen_args = {name: value for name, value in gen_args.items() if value is not None}
         if (
             not gen_args.keys() & {"max_new_tokens", "max_length"}
             and config.max_length is config.max_new_tokens is None

@@ -20,7 +20,7 @@ from captum_spes.models.protocol import Task, Tokens, Utterance
 # arguments of generate() that the adapter sets, or that would change the prompt of the decoder
 RESERVED_GEN_ARGS = {
     *("decoder_input_ids", "encoder_outputs", "input_features", "attention_mask", "prompt_ids"),
-    *("return_dict_in_generate", "forced_bos_token_id"),
+    *("return_dict_in_generate", "forced_bos_token_id", "num_return_sequences"),
 }
 
 
@@ -129,10 +129,13 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
         """The ids (K,) that the decoder writes after ``prompt`` for each row of the encoder's states."""
         n_positions = self._n_positions() - len(prompt)
         config = self.model.generation_config
+        gen_args = {name: value for name, value in gen_args.items() if value is not None}
+        # at most the decoder's positions: transformers raises an error for a larger limit
         if "max_new_tokens" in gen_args:
-            # at most the decoder's positions: transformers raises an error for a larger limit
             gen_args["max_new_tokens"] = min(gen_args["max_new_tokens"], n_positions)
-        elif "max_length" not in gen_args:
+        elif "max_length" in gen_args:
+            gen_args["max_length"] = min(gen_args["max_length"], self._n_positions())
+        else:
             # the limit is given explicitly, because versions of transformers interpret the limits of the config
             # differently, and stop at 20 without one
             limit = n_positions if config.max_length is None else config.max_length - len(prompt)

@@ -13,6 +13,7 @@ from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 from transformers.utils import logging
 
 from captum_spes.models.protocol import Task, Utterance
+from captum_spes.words import is_mark
 
 
 class HuggingFaceModel:
@@ -149,7 +150,10 @@ class HuggingFaceModel:
     def _special_ids(self) -> set[int]:
         if self.tokenizer is not None:
             added = self.tokenizer.added_tokens_decoder  # in mistral-common a method that is not implemented
-            return set(self.tokenizer.all_special_ids) | set(added if isinstance(added, Mapping) else ())
+            items = added.items() if isinstance(added, Mapping) else ()
+            # words may be added as well; time stamps are marks that are not special
+            marks = {token_id for token_id, token in items if token.special or is_mark(str(token))}
+            return set(self.tokenizer.all_special_ids) | marks
         names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
         configs = (self.model.config, self.model.config.get_text_config(decoder=True))
         found = (getattr(config, name, None) for name in names for config in configs)

@@ -64,15 +64,16 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
         where the path reaches it, and ends where the next token begins.
 
         Raises:
-            ValueError: the generation config names no heads.
+            ValueError: the generation config names no heads, or heads that the model does not have.
         """
         if self.alignment_heads is None:
             raise ValueError(
-                f"the generation config of {self.name} has no alignment_heads, from which times are computed: use "
-                "another alignment."
+                f"the generation config of {self.name} has no alignment_heads of this model, from which times are "
+                "computed: use another alignment."
             )
-        end = torch.tensor([self.model.generation_config.eos_token_id], device=tokens.target.device)
-        target = tokens.target if tokens.target[-1] == end else torch.cat((tokens.target, end))
+        ends = torch.tensor(self.model.generation_config.eos_token_id, device=tokens.target.device).flatten()
+        has_end = torch.isin(tokens.target[-1], ends)
+        target = tokens.target if has_end else torch.cat((tokens.target, ends[:1]))
         cross, _ = self.attention_weights(utterance, Tokens(tokens.prompt, target))
         weights = torch.stack([cross[layer, head] for layer, head in self.alignment_heads])
         begins = torch.from_numpy(_warp(weights, self.model.config.median_filter_width))
@@ -82,9 +83,17 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
 
     @property
     def alignment_heads(self) -> list[tuple[int, int]] | None:
-        """The cross-attention heads, as (layer, head), that follow the speech; None if the model does not name them."""
-        heads = getattr(self.model.generation_config, "alignment_heads", None)
-        return [(int(layer), int(head)) for layer, head in heads] if heads else None
+        """The cross-attention heads, as (layer, head), that follow the speech.
+
+        None if the model names none, or heads that it does not have: a distilled model may name those of its teacher.
+        """
+        config = self.model.config
+        named = getattr(self.model.generation_config, "alignment_heads", None) or []
+        heads = [(int(layer), int(head)) for layer, head in named]
+        exist = all(
+            0 <= layer < config.decoder_layers and 0 <= head < config.decoder_attention_heads for layer, head in heads
+        )
+        return heads if heads and exist else None
 
     def attention_weights(self, utterance: Utterance, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """The decoder's attention while it writes each target token, in one pass of the full window.

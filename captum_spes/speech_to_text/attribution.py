@@ -16,7 +16,7 @@ from torch import Tensor
 
 import captum_spes.speech_to_text.profiles as methods
 from captum_spes._log import warn
-from captum_spes.alignment import Segment, Transcript
+from captum_spes.alignment import Alignment, Segment, Transcript
 from captum_spes.attr import CrossAttention
 from captum_spes.attr._ranks import Ranks
 from captum_spes.audio import AudioLike
@@ -164,7 +164,7 @@ class SpeechToTextAttribution(Attribution):
         contrast: Contrast | None = None,
         sentence: bool = False,
         prompt: str | None = None,
-        word_times: Sequence[Segment] | None = None,
+        word_times: Sequence[Segment] | Alignment | Transcript | None = None,
         gen_args: dict[str, Any] | None = None,
         context: Context = "auto",
         dtype: Dtype | None = None,
@@ -222,9 +222,9 @@ class SpeechToTextAttribution(Attribution):
             prompt: text that Whisper's decoder reads before it writes, such as names or previous text. Its tokens are
                 previous tokens, which are perturbed and shown like the others, so that words caused by the prompt
                 depend on them.
-            word_times: the times of words, such as the words of a :class:`~captum_spes.alignment.Transcript` or an
-                :class:`~captum_spes.alignment.Alignment`. Default: the times at which the model attends to them, for
-                models that have them (Whisper).
+            word_times: the times of words: a :class:`~captum_spes.alignment.Transcript`, an
+                :class:`~captum_spes.alignment.Alignment`, or the words of one. Default: the times at which the model
+                attends to them, for models that have them (Whisper).
             gen_args: arguments of the model's generation, such as ``{"num_beams": 5}``; they are stored.
             context: how the model's window is run. ``"full"``: every pass computes all of it. ``"frozen"``: passes
                 compute the speech and attend to states of the padding that were recorded before. ``"auto"``: the
@@ -274,6 +274,7 @@ class SpeechToTextAttribution(Attribution):
         token_given = _given(n_samples=n_token_samples, perturbation_prob=token_perturbation_prob)
         token_given = methods.shared_with_tokens(kwargs) | token_given | (token_arguments or {})
         methods.check_known(method, given)
+        words = _checked(word_times, checkpoint)
         ranks = Ranks(process_group)
         preparation: dict[str, Any] = {"sampling_rate": sampling_rate, "prompt": prompt, "gen_args": gen_args}
         preparation |= {"context": context, "dtype": dtype}
@@ -294,7 +295,7 @@ class SpeechToTextAttribution(Attribution):
             token_given=token_given,
         )
         options = RunOptions(perturbations_per_eval, seed, show_progress, callback, process_group)
-        return _explained(plan, options, ranks, checkpoint, baselines, gen_args, word_times)
+        return _explained(plan, options, ranks, checkpoint, baselines, gen_args, words)
 
     def _prediction(
         self, ranks: Ranks, utterance: Utterance, tokens: Tokens, contrast: Contrast | None, sentence: bool
@@ -393,6 +394,18 @@ class SpeechToTextAttribution(Attribution):
     def attribute_future(self) -> None:
         """Not implemented."""
         raise NotImplementedError("attribute_future is not implemented for SpeechToTextAttribution: use attribute.")
+
+
+def _checked(
+    word_times: Sequence[Segment] | Alignment | Transcript | None, checkpoint: str | os.PathLike[str] | None
+) -> Sequence[Segment] | None:
+    """The times of words, after a check of arguments that are needed at the end of a run."""
+    if checkpoint is not None and Path(checkpoint).is_file():
+        raise ValueError(f"the checkpoint {checkpoint} is a file: give a folder, which is made if necessary.")
+    words: Any = getattr(word_times, "words", word_times)
+    if words is not None and not (isinstance(words, Sequence) and all(isinstance(word, Segment) for word in words)):
+        raise ValueError(f"word_times must be a list of Segment, an Alignment or a Transcript, not {word_times!r:.80}.")
+    return words
 
 
 def _agreed(ranks: Ranks, utterance: Utterance, tokens: Tokens) -> tuple[Utterance, Tokens]:

@@ -52,6 +52,28 @@ def strongest_foil(
     return best
 
 
+def ids_in_place(
+    model: SpeechToTextModel, utterance: Utterance, tokens: Tokens, start: int, stop: int, text: str
+) -> Tensor:
+    """The ids of a text in the place of the tokens ``start`` … ``stop`` − 1, with the space before them, if any, (n,).
+
+    Tokenizers write a word otherwise after a space than after a quotation mark, and punctuation without a space.
+
+    Raises:
+        ValueError: the tokenizer cannot encode the text.
+    """
+    alone = model.tokens(text, utterance).target
+    if not start:
+        return alone
+    texts = model.token_texts(tokens.target[:stop])
+    before, word = "".join(texts[:start]), "".join(texts[start:])
+    try:
+        whole = model.tokens(before + (" " if word[:1].isspace() else "") + text, utterance).target
+    except ValueError:  # such as for special tokens before it
+        return alone
+    return whole[start:] if len(whole) > start and torch.equal(whole[:start], tokens.target[:start]) else alone
+
+
 def word_log_prob(model: SpeechToTextModel, encoded: Any, previous: Tensor, ids: Tensor) -> float:
     """The log-probability of the tokens ``ids`` (n,) after the tokens ``previous`` (J,)."""
     log_probs = model.logits(encoded, Tokens(previous, ids))[0].double().log_softmax(-1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_spes.alignment import Segment, match_words
-from captum_spes.confidence import Confidence
+from captum_spes.confidence import Confidence, token_probabilities
 from captum_spes.explanation.notices import lacks_speech
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.words import is_word, word_spans
@@ -104,12 +104,11 @@ def unheard_probabilities(
         last = round((times[stop - 1][1] + MARGIN) * model.frames_per_second)
         hidden[row, first:last] = (torch.zeros_like(original) + baseline)[0, first:last]
     found: list[float] = []
+    frames = None if tokens.path is None else tokens.path[tokens.path >= 0]
     with torch.no_grad():
         for part, words in zip(hidden.split(WORDS_AT_ONCE), _split(spans)):
-            log_probs = model.logits(model.encode(part, utterance), tokens).double().log_softmax(-1)
-            for row, (start, stop) in enumerate(words):
-                ids = tokens.target[start:stop, None]
-                found += log_probs[row, start:stop].gather(1, ids)[:, 0].exp().clamp(0, 1).tolist()
+            for logits, (start, stop) in zip(model.logits(model.encode(part, utterance), tokens), words):
+                found += token_probabilities(logits, tokens.target, frames)[start:stop].tolist()
     return None if any(map(math.isnan, found)) else found
 
 

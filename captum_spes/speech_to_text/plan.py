@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from captum._utils.common import _is_mask_valid
 from captum.attr import Attribution
 from torch import Tensor
 
@@ -186,6 +187,11 @@ def _format_baseline(baseline: Tensor | float, utterance: Utterance) -> Tensor |
     if not isinstance(baseline, Tensor) or not baseline.dim():
         return float(baseline)
     spectrogram = utterance.spectrogram
+    if not _is_mask_valid(baseline, spectrogram):
+        raise ValueError(
+            f"baselines of shape {tuple(baseline.shape)} do not broadcast to the spectrogram of shape "
+            f"{tuple(spectrogram.shape)}: give a number, or a tensor such as (1, 1, {spectrogram.shape[-1]})."
+        )
     return baseline.to(spectrogram.device).reshape(*[1] * (spectrogram.dim() - baseline.dim()), *baseline.shape)
 
 

@@ -38,6 +38,7 @@ from captum.attr import (
 from torch import Tensor, nn
 
 from captum_spes.attr import SPES, AttnLRP, BubbleNoise, CrossAttention, Energy, GradientSPES, Random
+from captum_spes.attr._stopping import check_reliability
 from captum_spes.forward_func import CTCLogLikelihood, KLDivergence, TokenLogit, TokenLogProbability, TokenProbability
 from captum_spes.models.protocol import SpeechToTextModel
 from captum_spes.models.wrappers import is_quantized
@@ -56,7 +57,7 @@ MULTI_SCALE = (SPES, GradientSPES)
 # They put hooks on the model's modules.
 HOOKED = (DeepLift, GuidedBackprop, Deconvolution)
 # The gradient of a KL divergence is 0 where nothing is perturbed, which is where these take it.
-LOCAL = (Saliency, InputXGradient, GuidedBackprop, Deconvolution)
+LOCAL = (Saliency, InputXGradient, GuidedBackprop, Deconvolution, AttnLRP)
 # of the spectrogram alone: the previous tokens have no window, and noise would shake embeddings
 SPECTROGRAM_ONLY = {
     *("sliding_window_shapes", "strides", "stdevs", "perturbation_prob", "n_samples", "heads"),
@@ -459,7 +460,8 @@ def check_arguments(
     process_group: object = None,
     min_reliability: object = None,
 ) -> None:
-    """Raises a TypeError for arguments that the method does not use."""
+    """Raises a TypeError for arguments that the method does not use, and a ValueError for an impossible reliability."""
+    check_reliability(min_reliability)
     known = accepted(method)
     is_spes = isinstance(method, SPES)
     useless = {

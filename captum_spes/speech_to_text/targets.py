@@ -13,7 +13,7 @@ from torch import Tensor
 from captum_spes.confidence import Confidence, token_confidence
 from captum_spes.forward_func import ContrastiveProbability, CTCLogLikelihood
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
-from captum_spes.speech_to_text.foils import strongest_foil
+from captum_spes.speech_to_text.foils import ids_in_place, strongest_foil
 from captum_spes.speech_to_text.profiles import SCORES, Score
 from captum_spes.words import word_spans
 
@@ -225,7 +225,7 @@ class WordPrediction(Prediction):
         self.difference, self.word_boundaries = contrast.difference, contrast.word_boundaries
         self.word_ids = tokens.target[start:stop]
         if foil:
-            self.foil_ids = self.model.tokens(foil, utterance).target
+            self.foil_ids = ids_in_place(model, utterance, tokens, start, stop, foil)
             self.word_boundaries &= not any(self.model.is_special(self.word_ids))  # nothing begins after the end
         else:
             shift, self.word_ids, self.foil_ids = _deletion(tokens.target, start, stop, words.end_of_next(stop))

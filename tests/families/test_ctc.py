@@ -21,6 +21,7 @@ from captum_spes import (
     grid_feature_mask,
 )
 from captum_spes.__main__ import main
+from captum_spes.confidence import token_confidence
 from captum_spes.evaluation import Evaluation
 from captum_spes.evaluation.corpus import load_corpus
 from captum_spes.metrics import deletion, infidelity, size
@@ -28,6 +29,7 @@ from captum_spes.metrics._restore import restore
 from captum_spes.models import load_model
 from captum_spes.models.ctc import best_path, collapse
 from captum_spes.speech_to_text.catalogue import METHODS
+from captum_spes.speech_to_text.hearing import unheard_probabilities
 
 
 @pytest.mark.parametrize("n_samples", LENGTHS)
@@ -205,3 +207,20 @@ def test_a_text_of_ctc_as_a_whole(ctc_case, audio, tmp_path):
         audio, "so what", sampling_rate=16000, n_samples=4, sentence=True
     )
     assert drawn.metadata["passes"]["spectrogram"]["backward"] == 4 and drawn.spectrogram_attr.abs().max() > 0
+
+
+def test_words_are_heard_by_the_frames_of_their_tokens(ctc_case, audio):
+    """Beyond the audio nothing is hidden, so that every probability stays."""
+    model = ctc_case.adapter
+    utterance = model.utterance(audio)
+    tokens = model.generate(utterance)
+    texts = model.token_texts(tokens.target)
+    times = [[9.0, 9.1]] * len(texts)
+    with torch.no_grad():
+        original = model.logits(model.encode(utterance.spectrogram, utterance), tokens)[0]
+    frames = tokens.path[tokens.path >= 0]
+    expected = token_confidence(original, tokens.target, model.token_texts, frames).probabilities
+    found = unheard_probabilities(model, utterance, tokens, times, 0.0)
+    assert found == pytest.approx(expected, abs=1e-5)
+    hidden = unheard_probabilities(model, utterance, tokens, [[0.0, 9.0]] * len(texts), 0.0)
+    assert hidden != pytest.approx(expected, abs=1e-4)
