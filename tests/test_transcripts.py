@@ -99,6 +99,17 @@ def test_parts_are_as_long_as_can_be():
     assert [(span, part.text) for span, part in parts] == [((1.0, 8.5), "a b"), ((8.5, 10.4), "c")]
 
 
+def test_the_last_segment_of_a_pipeline_may_have_no_end(tmp_path):
+    chunks = [{"text": " so", "timestamp": [0.0, 1.0]}, {"text": " what", "timestamp": [1.5, None]}]
+    (tmp_path / "pipeline.json").write_text(json.dumps({"text": " so what", "chunks": chunks}))
+    [(span, part)] = Transcript.load(tmp_path / "pipeline.json").parts(max_seconds=30, duration=4.0)
+    assert span == (0.0, 4.0) and part.segments[-1] == Segment("what", 1.5, 4.0)
+    chunks[0]["timestamp"][1] = None
+    (tmp_path / "pipeline.json").write_text(json.dumps({"chunks": chunks}))
+    with pytest.raises(ValueError, match="a segment has the text ' so' and the times 0.0 and None"):
+        Transcript.load(tmp_path / "pipeline.json")
+
+
 def test_a_long_pause_belongs_to_no_part():
     parts = Transcript("So no", [Segment("So.", 0, 5), Segment("No.", 65, 70)]).parts(max_seconds=30, duration=75)
     assert [(span, part.text) for span, part in parts] == [((0.0, 6), "So."), ((64, 71), "No.")]
@@ -108,7 +119,7 @@ def test_a_long_pause_belongs_to_no_part():
     "transcript, words",
     [
         (Transcript("so what", source="a.txt"), "the transcript a.txt has no times, by which a long recording is cut"),
-        (Transcript("so", [Segment("so", 30, 31)]), "goes on until 31 s, and the recording lasts 20 s"),
+        (Transcript("so", [Segment("so", 30, 31)]), "begins at 30 s, and the recording lasts 20 s"),
         (Transcript("so", [Segment("so", 2, 12)]), "lasts longer than the 5 s that are explained at once"),
     ],
 )

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class Transcript:
 
     Attributes:
         text: the whole text, on one line.
-        segments: segments of the text with their times; empty for plain text.
+        segments: segments of the text with their times; empty for plain text. The last may have no end (infinity).
         words: words of the text with their times; empty if these are unknown.
         source: the name of the file.
 
@@ -103,14 +103,16 @@ source=''))]
             )
         if self.segments[-1].begin >= duration:
             raise ValueError(
-                f"the transcript {self.source} goes on until {self.segments[-1].end:g} s, and the recording lasts "
-                f"{duration:g} s: give the transcript of this recording."
+                f"the last segment of the transcript {self.source} begins at {self.segments[-1].begin:g} s, and the "
+                f"recording lasts {duration:g} s: give the transcript of this recording."
             )
-        middles = [(one.end + other.begin) / 2 for one, other in pairwise(self.segments)]
-        begins = [max(one.begin - 1, edge) for one, edge in zip(self.segments, (0.0, *middles))]
-        ends = [min(one.end + 1, edge) for one, edge in zip(self.segments, (*middles, duration))]
+        last = self.segments[-1]
+        segments = [*self.segments[:-1], replace(last, end=duration) if math.isinf(last.end) else last]
+        middles = [(one.end + other.begin) / 2 for one, other in pairwise(segments)]
+        begins = [max(one.begin - 1, edge) for one, edge in zip(segments, (0.0, *middles))]
+        ends = [min(one.end + 1, edge) for one, edge in zip(segments, (*middles, duration))]
         groups: list[list[int]] = []
-        for number, segment in enumerate(self.segments):
+        for number, segment in enumerate(segments):
             if ends[number] - begins[number] > max_seconds:
                 raise ValueError(
                     f"the segment {segment.text!r:.60} of the transcript {self.source} lasts longer than the "
@@ -120,10 +122,10 @@ source=''))]
                 groups[-1].append(number)
             else:
                 groups.append([number])
-        return [self._part(group, begins[group[0]], ends[group[-1]]) for group in groups]
+        return [self._part(segments[group[0] : group[-1] + 1], begins[group[0]], ends[group[-1]]) for group in groups]
 
-    def _part(self, group: list[int], begin: float, end: float) -> tuple[tuple[float, float], Transcript]:
-        segments = [_moved(self.segments[number], begin) for number in group]
+    def _part(self, group: list[Segment], begin: float, end: float) -> tuple[tuple[float, float], Transcript]:
+        segments = [_moved(segment, begin) for segment in group]
         words = [_moved(word, begin) for word in self.words if begin <= word.middle < end]
         return (begin, end), Transcript(_line(" ".join(one.text for one in segments)), segments, words, self.source)
 
@@ -157,7 +159,10 @@ def _json_contents(whole: Any) -> tuple[list[Segment], list[Segment], str]:
         raise ValueError("its JSON is not that of Whisper, faster-whisper, whisper.cpp or Transformers")
     if not all(isinstance(item.get("text"), str) for item in items):
         raise ValueError("its JSON has segments without text, unlike that of Whisper and faster-whisper")
-    segments = [_segment(item["text"], *_times(item)) for item in items]
+    segments = [_segment(item["text"], *_times(item)) for item in items[:-1]]
+    begin, end = _times(items[-1])
+    # a pipeline of Transformers leaves out the last end if the model wrote none
+    segments.append(_segment(items[-1]["text"], begin, math.inf if end is None and "timestamp" in items[-1] else end))
     words = [word for item in items for word in item.get("words") or []]
     if isinstance(whole, dict) and not words and isinstance(whole.get("words"), list):
         words = whole["words"]
@@ -185,9 +190,9 @@ def _times(item: dict[str, Any]) -> tuple[Any, Any]:
 
 def _segment(text: Any, begin: Any, end: Any) -> Segment:
     times = (begin, end)
-    if not isinstance(text, str) or any(type(time) not in (int, float) or not math.isfinite(time) for time in times):
+    if not isinstance(text, str) or any(type(time) not in (int, float) or math.isnan(time) for time in times):
         raise ValueError(f"a segment has the text {text!r:.60} and the times {begin!r:.40} and {end!r:.40}")
-    if not 0 <= begin <= end:
+    if not 0 <= begin <= end or math.isinf(begin):
         raise ValueError(f"the segment {text.strip()!r:.60} lasts from {begin} to {end} s")
     return Segment(_line(text), float(begin), float(end))
 
