@@ -135,7 +135,7 @@ def test_words_without_a_time_are_listed(evaluation, tmp_path):
 
 def test_names_of_the_layouts(tmp_path):
     places = ("a/explanation", "b-compare/spes", "b-compare/energy", "c", "explanations/occlusion/c", "d/c")
-    for place in (*places, "e/a/explanation"):
+    for place in (*places, "e/a/explanation", "checkpoint/spectrogram", "f/checkpoints/spes/b/previous-tokens"):
         path = tmp_path / f"{place}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         make().save(path)

@@ -120,7 +120,9 @@ def test_baselines_have_no_relevance():
     first, second = AttnLRP(lambda a, b: network(a + b)).attribute((x, x), baselines=(x, 0.0))
     assert not first.any() and second.any()
     assert not x.requires_grad
-    with pytest.raises(ValueError, match="1 baselines for 2 inputs"):
+    assert torch.equal(AttnLRP(network).attribute(x, baselines=None), whole)
+    assert torch.allclose(AttnLRP(network).attribute(x, baselines=[x / 2]), half)
+    with pytest.raises(ValueError, match="baselines has 1 values for 2 inputs"):
         AttnLRP(network).attribute((x, x), baselines=(x,))
 
 
@@ -295,3 +297,23 @@ def test_noise_tunnel_and_inputs_after_an_error():
     with pytest.raises(RuntimeError, match="broken"):
         AttnLRP(broken).attribute(x)
     assert not x.requires_grad
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_attention_of_torch_is_that_by_hand(need_weights):
+    attention, x = nn.MultiheadAttention(8, 2, batch_first=True).eval(), torch.randn(1, 5, 8)
+
+    def by_hand(x):
+        projected = (x @ attention.in_proj_weight.T + attention.in_proj_bias).chunk(3, -1)
+        query, key, value = (part.view(1, 5, 2, 4).transpose(1, 2) for part in projected)
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(1, 5, 8)
+        return attention.out_proj(mixed)[:, 0, 0]
+
+    found = AttnLRP(lambda x: attention(x, x, x, need_weights=need_weights)[0][:, 0, 0]).attribute(x)
+    torch.testing.assert_close(found, AttnLRP(by_hand).attribute(x), atol=1e-5, rtol=1e-4)
+
+
+def test_activations_by_name():
+    x = torch.rand(2, 4)
+    by_name, by_position = (AttnLRP(f) for f in (lambda x: F.gelu(input=x).sum(1), lambda x: F.gelu(x).sum(1)))
+    assert torch.equal(by_name.attribute(x), by_position.attribute(x))

@@ -384,6 +384,11 @@ def test_unreliable_panels_are_hatched_and_figures_say_how_they_were_made():
 
 
 def test_the_sentence_of_maps_of_both_signs_has_its_zero_in_the_middle():
+    contrast = replace(make(), metadata={"contrast": {"word": "a"}}).sentence(normalize=False)
+    attr = contrast.spectrogram_attr.clone()
+    attr[0, 0, 0], attr[0, 1, 1] = 100.0, -100.0  # outliers
+    [outliers] = overlays(replace(contrast, spectrogram_attr=attr, metadata={"contrast": {}}).plot_sentence())
+    assert outliers.norm.vmin == -1 and outliers.norm.vmax == 1
     [panel] = overlays(make().plot_sentence(sign="all"))
     assert panel.norm.vmin == -panel.norm.vmax < 0
 

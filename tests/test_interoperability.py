@@ -13,7 +13,8 @@ import torch
 from captum.attr import FeatureAblation, Lime, NoiseTunnel, PerturbationAttribution
 from captum.metrics import infidelity, sensitivity_max
 
-from captum_spes import SPES
+from captum_spes import SPES, BubbleNoise
+from captum_spes.attr import Energy, Random
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You are providing multiple inputs for Lime"),
@@ -691,3 +692,25 @@ def test_visualize_image_attr():
     _, axes = visualization.visualize_image_attr(image, sign="all", outlier_perc=0, use_pyplot=False)
     drawn = torch.as_tensor(axes.images[0].get_array().data)
     torch.testing.assert_close(drawn, attribution.T / attribution.abs().max(), check_dtype=False)
+
+
+@pytest.mark.parametrize("method", [Random, Energy])
+def test_floors_go_where_captums_methods_go(method):
+    x = torch.rand(2, 4)
+    assert NoiseTunnel(method(MODEL)).attribute(x, nt_samples=2).shape == x.shape
+    assert sensitivity_max(method(MODEL).attribute, x).shape == (2,)
+    first, second = method(MODEL).attribute((x, x[:, :2]))
+    assert first.shape == x.shape and second.shape == (2, 2)
+    integers = method(MODEL).attribute(torch.tensor([[3, 4]]))
+    assert integers.any()
+
+
+def test_graphs_of_a_model_that_needs_gradients_are_not_kept():
+    def forward(x):
+        with torch.enable_grad():
+            return (x * torch.ones(4, requires_grad=True)).sum(1)
+
+    for method in (SPES, BubbleNoise):
+        x = torch.rand(1, 4) if method is SPES else torch.rand(1, 20, 16)
+        score = forward if method is SPES else lambda x: forward(x[:, :4, 0])
+        assert not method(score).attribute(x, n_samples=8).requires_grad

@@ -339,6 +339,11 @@ def test_words_without_room_are_counted():
     spectrogram = torch.rand(1500, 16, generator=torch.Generator().manual_seed(0))
     words = [(f"word{number}", 63.0) for number in range(11)] + [("aside", 70.0)]
     figure = plot_transcript([TranscriptLine(60, spectrogram, spectrogram, words)], 100, torch.linspace(40, 7700, 16))
+    signed = spectrogram.clone()
+    signed[0, 0] = -0.5  # a single negative value
+    lines = [TranscriptLine(60, spectrogram, signed, words)]
+    scale = plot_transcript(lines, 100, torch.linspace(40, 7700, 16)).axes[0].images[-1].norm
+    assert scale.vmin == -scale.vmax < 0
     ax = figure.axes[0]
     texts = [text.get_text() for text in ax.texts]
     assert texts.count("and 3 more") == 1 and "aside" in texts and len(texts) == 8 + 1 + 1

@@ -99,6 +99,7 @@ SHARED_PRIVATELY = {
     "captum_spes.attr._batches",
     "captum_spes.attr._features",
     "captum_spes.attr._ranks",
+    "captum_spes.attr._stopping",
     "captum_spes.metrics._bootstrap",
     "captum_spes.metrics._checks",
     "captum_spes.metrics._curve",

@@ -22,6 +22,7 @@ from hypothesis.extra.numpy import arrays
 from test_report_page import HOSTILE, RATE, SECONDS, make
 
 from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
+from captum_spes.confidence import Confidence
 from captum_spes.explanation.page import html as page_html
 from captum_spes.visualization.report._data import LEVELS, packed, quantized, script_safe_json
 
@@ -198,3 +199,13 @@ def test_explain_writes_a_report_that_plays(run, tiny_folder, recording, tmp_pat
     shutil.move(recording, tmp_path / "moved.wav")
     code, _, err = run("report", "spes-output/recording/explanation.safetensors", "-o", "again.html")
     assert code == 0 and content((tmp_path / "again.html").read_text())["audio"] is None, err
+
+
+def test_a_text_alone_is_neither_doubtful_nor_heard():
+    """A product of many probabilities is small."""
+    explanation = make()
+    n = len(explanation.tokens)
+    sure = Confidence([0.6] * n, [0.6] * n, [0.5] * n, [[] for _ in range(n)], [0.1] * n)
+    sentence = replace(explanation, confidence=sure).sentence()
+    [row] = content(page_html(sentence))["views"][0]["rows"]
+    assert row["probability"] < 0.2 and not row["doubtful"] and row["verdict"] is None

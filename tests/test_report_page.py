@@ -472,14 +472,17 @@ def test_widget(browser, speech):
             const listeners = {};
             window.model = {
                 get: (name) => values[name],
-                set: (changed) => Object.assign(values, changed),
+                set: (changed) => Object.entries(changed).forEach(([name, value]) => {
+                    if (values[name] !== value) model.change(name, value);
+                }),
                 save_changes: () => setInPython(values),
                 on: (name, listener) => (listeners[name] = listener),
                 off: (name) => delete listeners[name],
                 change: (name, value) => { values[name] = value; listeners[`change:${name}`]?.(); },
                 listeners,
             };
-            window.cleanUp = widget.render({ model, el: document.querySelector("main") });
+            window.again = () => widget.render({ model, el: document.querySelector("main") });
+            window.cleanUp = again();
         }""",
         [view._esm, {name: getattr(view, name) for name in ("page", "height", "selected_index")}],
     )
@@ -499,9 +502,35 @@ def test_widget(browser, speech):
     page.evaluate("model.change('selected_index', 0)")
     wait(page, "model.get('selected_word') === 'So'")
     assert view.selected_word == "So"
+    frame.locator("#rows [role=radio]").nth(2).click()  # the second token of a word
+    wait(page, "model.get('selected_word') === \"what's\"")
+    assert frame.locator("#rows [aria-checked=true]").inner_text() == "'s"
     page.evaluate("cleanUp()")
     assert page.evaluate("Object.keys(model.listeners)") == []
+    page.evaluate("model.change('selected_index', 2)")  # before it is shown again
+    page.evaluate("cleanUp = again()")
+    wait(page, "model.get('selected_word') === 'next'")
+    assert page.frame_locator("iframe >> nth=-1").locator("#rows [aria-checked=true]").inner_text() == "next"
     page.close()
+
+
+def test_rows_of_words_are_no_previous_tokens(open_report):
+    page = open_report(make(tokens=(" So", " walk", "ing", " talk", "ing", " next")).words())
+    page.locator("#rows [role=radio]").nth(3).click()
+    assert chosen(page) == "next" and page.locator("#before .chip").count() == 6
+    assert "“next”" in page.locator("#summary").inner_text()
+
+
+def test_marking_by_keys_begins_where_the_pointer_is(open_report):
+    page = open_report(make())
+    plot = page.locator(".plot")
+    plot.focus()
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("Escape")
+    plot.hover(position={"x": 200, "y": 50})
+    start = page.evaluate("page.bin.frame")
+    page.keyboard.press("Shift+ArrowRight")
+    assert page.evaluate("page.region.firstFrame") == start
 
 
 def test_contrasts_and_models_without_previous_tokens(open_report):

@@ -22,6 +22,8 @@ def find_explanations(folder: Path) -> dict[str, dict[str, Path]]:
         raise ValueError(f"{folder} is not a folder: give one with explanations, as captum-spes evaluate writes it.")
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.rglob("*.safetensors")):
+        if {"checkpoint", "checkpoints"} & set(path.relative_to(folder).parts[:-1]):  # of a run that was stopped
+            continue
         method, utterance = _names(path)
         by_utterance = found.setdefault(method, {})
         if utterance in by_utterance:  # there is an explanation of another run

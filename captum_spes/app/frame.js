@@ -13,14 +13,15 @@ watch("value", () => {
 
 addEventListener("message", ({ source, data }) => {
   if (!frame() || source !== frame().contentWindow || !data?.captumSpes) return;
-  const { height, view, word } = data.captumSpes;
+  const { height, view, word, clicked } = data.captumSpes;
   frame().style.height = `${height}px`;
   if (!word || view === "explained") return; // the report of a contrast has no other words
-  if (isNew && word.index !== chosen) {
+  if (isNew && word.index !== chosen && !clicked) {
     frame().contentWindow.postMessage({ captumSpes: { chooseWord: chosen } }, "*");
-  } else if (word.index !== chosen) {
-    chosen = word.index;
-    trigger("select", { index: chosen });
+    return; // until the page has followed
   }
   isNew = false;
+  if (word.index === chosen && !clicked) return;
+  chosen = word.index;
+  trigger("select", { index: chosen });
 });

@@ -52,7 +52,7 @@ class ImpactEstimator(Estimator):
 
     def begin(self, ranks: Ranks) -> None:
         with torch.no_grad():
-            original = ranks.together(lambda: self.evaluate(self.inputs))
+            original = ranks.together(lambda: self.evaluate(self.inputs)).detach()
         self.sums = ImpactSums(self.layout, original, len(self.inputs[0]), self.per_eval, self.centered)
 
     @abstractmethod
@@ -60,7 +60,8 @@ class ImpactEstimator(Estimator):
 
     def observe(self, perturbed: Perturbed, repeatedly: bool) -> Tensor:
         with torch.no_grad():
-            return self.evaluate(perturbed.inputs, perturbed.n_samples)
+            # a model may switch gradients on by itself, whose graph would be kept with the sums
+            return self.evaluate(perturbed.inputs, perturbed.n_samples).detach()
 
     def add(self, observed: Tensor, perturbed: Perturbed, stop: int | None = None) -> None:
         self.sums.add(observed, perturbed.groups, self.seed, stop)

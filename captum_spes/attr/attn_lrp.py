@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from captum._utils.common import _format_output, _format_tensor_into_tuples, _is_tuple
+from captum._utils.common import _format_output, _is_tuple
 from captum._utils.gradient import apply_gradient_requirements, undo_gradient_requirements
 from captum.attr import GradientAttribution
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from captum_spes.attr._features import format_inputs
 from captum_spes.attr._template import Inputs, attribute_method
 
 
@@ -71,7 +72,7 @@ class AttnLRP(GradientAttribution):
     def attribute(
         self,
         inputs: Inputs,
-        baselines: Any = 0.0,
+        baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
     ) -> Inputs:
@@ -80,7 +81,7 @@ class AttnLRP(GradientAttribution):
         Args:
             inputs: a tensor whose first dimension is the batch, or a tuple of them.
             baselines: for each input a number or a tensor that broadcasts to it. A value that equals its baseline
-                has the relevance 0.
+                has the relevance 0. Default: 0.
             target: selects one of several scores, as in Captum's methods.
             additional_forward_args: further arguments of ``forward_func``.
 
@@ -88,13 +89,11 @@ class AttnLRP(GradientAttribution):
             The relevance in the inputs' shapes, a tensor for a tensor and a tuple for a tuple.
 
         Raises:
-            ValueError: the number of baselines is not that of the inputs.
+            ValueError: baselines do not fit the inputs.
         """
         is_tuple = _is_tuple(inputs)
-        formatted = _format_tensor_into_tuples(inputs)
-        references = baselines if isinstance(baselines, tuple) else (baselines,) * len(formatted)
-        if len(references) != len(formatted):
-            raise ValueError(f"there are {len(references)} baselines for {len(formatted)} inputs: give one for each.")
+        several = isinstance(baselines, (tuple, list))
+        formatted, references = format_inputs(inputs, tuple(baselines) if several else baselines)
         required = apply_gradient_requirements(formatted, warn=False)
         try:
             with RelevanceRules(self.rules):
@@ -156,18 +155,21 @@ def constant(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
 def attention(
     func: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Attention with constant weights; masks and relative positions, which are added to them, are constants as well."""
+    """Attention with constant weights; masks and relative positions, which are added to them, are constants as well.
+
+    Query, key and value are also the first arguments of what torch.nn.MultiheadAttention calls.
+    """
     kwargs = {name: item.detach() if isinstance(item, Tensor) else item for name, item in kwargs.items()}
     return func(query.detach(), key.detach(), value, *args, **kwargs)
 
 
-def activation(func: Callable[..., Tensor], x: Tensor, **kwargs: Any) -> Tensor:
-    """f(x) as x times the constant f(x) / x, or at 0 its limit."""
+def activation(func: Callable[..., Tensor], input: Tensor, **kwargs: Any) -> Tensor:
+    """f(x) as x times the constant f(x) / x, or at 0 its limit; torch calls x ``input``."""
     with torch.no_grad():
-        value, wide = func(x, **kwargs), x.float()
+        value, wide = func(input, **kwargs), input.float()
         safe = torch.where(wide.abs() < 1e-6, 1e-6, wide)
-        ratio = (func(safe, **kwargs) / safe).to(x.dtype)
-    return _valued(value, x * ratio)
+        ratio = (func(safe, **kwargs) / safe).to(input.dtype)
+    return _valued(value, input * ratio)
 
 
 def gated(func: Callable[..., Tensor], x: Tensor, dim: int = -1) -> Tensor:
@@ -217,7 +219,7 @@ def _valued(value: Tensor, linear: Tensor) -> Tensor:
 
 #: The rules of :class:`AttnLRP`, by the function of torch that each replaces.
 RULES: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.scaled_dot_product_attention: attention,
+    **dict.fromkeys((F.scaled_dot_product_attention, F.multi_head_attention_forward), attention),
     **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax, torch.rsqrt, Tensor.rsqrt), constant),
     F.gelu: activation,
     F.silu: lambda func, x, inplace=False: activation(func, x),

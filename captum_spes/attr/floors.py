@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import torch
+from captum._utils.common import _format_output, _is_tuple
+from captum._utils.typing import BaselineType
 from captum.attr import PerturbationAttribution
-from torch import Tensor
+
+from captum_spes.attr._features import format_inputs
+from captum_spes.attr._template import Inputs, attribute_method
 
 
 class Random(PerturbationAttribution):
@@ -21,9 +25,15 @@ class Random(PerturbationAttribution):
         torch.Size([1, 20, 80])
     """
 
-    def attribute(self, inputs: Tensor) -> Tensor:
-        """Random numbers in the inputs' shape, from torch's global generator."""
-        return torch.rand(inputs.shape).to(inputs)
+    @attribute_method
+    def attribute(self, inputs: Inputs) -> Inputs:
+        """Random numbers in the inputs' shapes, from torch's global generator; floating-point also for integers."""
+        formatted, _ = format_inputs(inputs, None)
+        numbers = (
+            torch.rand(each.shape).to(each.device, each.dtype if each.is_floating_point() else None)
+            for each in formatted
+        )
+        return _format_output(_is_tuple(inputs), tuple(numbers))
 
 
 class Energy(PerturbationAttribution):
@@ -40,6 +50,9 @@ class Energy(PerturbationAttribution):
         tensor([[2., 0.]])
     """
 
-    def attribute(self, inputs: Tensor, baselines: Tensor | float = 0.0) -> Tensor:
-        """The difference, in the inputs' shape."""
-        return inputs - baselines
+    @attribute_method
+    def attribute(self, inputs: Inputs, baselines: BaselineType = None) -> Inputs:
+        """The difference, in the inputs' shapes. Default of the baselines: 0."""
+        formatted, references = format_inputs(inputs, baselines)
+        differences = tuple(each - reference for each, reference in zip(formatted, references))
+        return _format_output(_is_tuple(inputs), differences)

@@ -32,7 +32,7 @@ from captum_spes.cli.options import (
 from captum_spes.cli.output import print_table, say
 from captum_spes.cli.ranks import refuse_ranks
 from captum_spes.evaluation import Evaluation, Workers
-from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
+from captum_spes.evaluation.corpus import MANIFESTS, CorpusUtterance, load_corpus
 from captum_spes.evaluation.evaluation import Reference
 from captum_spes.evaluation.procedure import DEFAULT_METRICS, METRICS, Procedure
 from captum_spes.evaluation.results import DAGGER, MIN_PAIRS, Results
@@ -142,6 +142,8 @@ def evaluate(
     utterances = load_corpus(corpus, allow_outside=allow_outside)
     utterances = replace(utterances, utterances=utterances.utterances[:n_utterances])
     name = (corpus.parent if corpus.is_file() else corpus).resolve().name
+    if corpus.is_file() and corpus.name not in MANIFESTS:  # a folder may have several, such as train.csv and test.csv
+        name += f"-{corpus.stem}"
     folder = output or Path("spes-output") / f"{name}-evaluation"
     read_settings(folder)
     check_writable(folder)

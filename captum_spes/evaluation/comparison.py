@@ -181,6 +181,7 @@ class Comparison:
             "model": self.model.name,
             "spectrogram": fingerprint(self.utterance.spectrogram),
             **{key: inputs[key] for key in ("token_ids", "previous_token_ids", "context_seconds", "dtype")},
+            "context": {key: inputs["context"].get(key) for key in ("used", "merged_by", "margin")},
             "preset": self.preset,
             "seed": self.seed,
             "arguments": describe_arguments(arguments),

@@ -80,7 +80,9 @@ def plot_sentence(explanation: SpeechToTextExplanation, sign: Sign | None) -> Fi
         label = None if label is None else f"mean of the tokens: {label}"
     if label is None:
         label = MEAN_LABEL
-    value_range = (0.0, min(float(drawn.spectrogram_attr.max()), 1.0)) if _is_positive(drawn) else None
+    attr = drawn.spectrogram_attr
+    largest = min(float(attr.abs().max()), 1.0)  # beyond which outliers are
+    value_range = (0.0 if attr.min() >= 0 else -largest, largest) if largest > 0 else None
     return _plot(explanation, drawn, label, value_range)
 
 
@@ -165,8 +167,3 @@ def caption(explanation: SpeechToTextExplanation) -> str | None:
     if explanation.reliability is not None:
         parts.append(f"reliability {float(explanation.reliability.mean()):.2f}")
     return ", ".join(parts) or None
-
-
-def _is_positive(explanation: SpeechToTextExplanation) -> bool:
-    attr = explanation.spectrogram_attr
-    return bool(attr.min() >= 0 and attr.max() > 0)

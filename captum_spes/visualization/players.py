@@ -75,5 +75,5 @@ def plot_interactions(values: Tensor, pairs: Tensor, players: Sequence[str], tit
     bar = figure.colorbar(image, ax=right, shrink=0.9, pad=0.04)
     bar.set_label(scale.label, fontsize=LABEL_SIZE)
     bar.ax.tick_params(labelsize=TICK_SIZE, length=2)
-    figure.suptitle(title, fontsize=TITLE_SIZE)
+    figure.suptitle(clean_labels([title])[0], fontsize=TITLE_SIZE, **token_text())
     return figure

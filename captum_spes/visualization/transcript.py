@@ -95,7 +95,7 @@ def plot_transcript(
     values = np.concatenate(maps)
     # the lowest values of maps without signs are an offset of all bins, which would use up the colours
     low, high = (float(np.quantile(values, quantile)) for quantile in (FAINTEST, 1))
-    scale = Scale.of(values, value_label, (low, high) if 0 <= low < high else None)
+    scale = Scale.of(values, value_label, (low, high) if values.min() >= 0 and low < high else None)
     seconds = max(PAGE_SECONDS, max(mel.duration for mel in mels))
     inches = PAGE_WIDTH / seconds
     rows = [_rows([(text, inches * (time - line.start)) for text, time in line.words]) for line in lines]

@@ -235,11 +235,15 @@ def _view_data(view: ReportView) -> dict[str, Any]:
     ]
     for row, note in zip(rows, view.notes):
         row["note"] = clean(note)
+    # the text as a whole, also where it is all that is explained
+    is_text = view.name == "sentence" or (
+        view.name == "explained" and len(rows) == 1 and " " in rows[0]["title"].strip()
+    )
     if view.confidence is not None:
         for row, sure in zip(rows, _confidence_data(view.confidence), strict=True):
             row.update(sure)
-            row["doubtful"] &= view.name != "sentence"  # a product of many probabilities is small
-            if view.name == "sentence" or not is_word(row["title"]):
+            row["doubtful"] &= not is_text  # a product of many probabilities is small
+            if is_text or not is_word(row["title"]):
                 row["verdict"] = None
     previous = [clean(token) for token in view.previous]
     return {"name": view.name, "rows": rows, "previous": previous, "nPrevious": [int(n) for n in view.n_previous]}

@@ -190,7 +190,8 @@ class Report {
    * itself where the region is no more salient than the rest.
    */
   salientPart(map, { firstFrame, stopFrame, firstChannel, stopChannel }, share) {
-    const salient = map.mostSalient(share);
+    const salient = (map.salient ??= new Map()).get(share) ?? map.mostSalient(share);
+    map.salient.set(share, salient); // a region is marked by many moves
     let count = 0;
     for (let frame = firstFrame; frame < stopFrame; frame++) {
       for (let channel = firstChannel; channel < stopChannel; channel++) count += salient[frame * this.channels + channel];

@@ -90,7 +90,7 @@ class Page {
     this.bin = null; // that is looked at
     this.opacity = 1;
     this.views = new Choices(byId("views"), (index) => this.showView(report.views[index]));
-    this.rows = new Choices(byId("rows"), (index) => this.choose(index));
+    this.rows = new Choices(byId("rows"), (index) => this.choose(index, true));
     this.plots = report.methods.map((method) => this.#makePlot(method));
     this.sound = report.audio ? new Sound(this) : null;
     this.#listen();
@@ -132,8 +132,10 @@ class Page {
     this.view = view;
     const { rows, previous, nPrevious } = view;
     this.views.mark(this.report.views.indexOf(view));
-    // rows of errors are no previous tokens: all of these stand before them
-    const shown = view.name === "errors" ? Math.max(...nPrevious) : nPrevious[0];
+    // rows that are not the previous tokens, such as errors or words, have all of these before them
+    const own = previous.slice(nPrevious[0]);
+    const areRows = view.name !== "errors" && own.every((title, index) => title === rows[index]?.title);
+    const shown = areRows ? nPrevious[0] : Math.max(...nPrevious);
     const prompt = previous.slice(0, shown).map((title) => element("span", { className: "chip", textContent: title, dir: "auto" }));
     byId("before").replaceChildren(...prompt);
     this.rows.fill(
@@ -172,7 +174,7 @@ class Page {
     );
   }
 
-  choose(row) {
+  choose(row, clicked = false) {
     this.row = row;
     this.rows.mark(row);
     this.#markError();
@@ -182,11 +184,11 @@ class Page {
     this.#fillTable();
     this.#showRegion();
     this.draw();
-    this.tell();
+    this.tell(clicked);
   }
 
-  /** Tells the page that holds this one what is chosen and marked here, and how high this page is. */
-  tell() {
+  /** Tells the page that holds this one what is chosen and marked here, whether just now, and how high this page is. */
+  tell(clicked = false) {
     if (!EMBEDDED) return;
     const { region, report, view } = this;
     const seconds = (frame) => frame / report.framesPerSecond;
@@ -198,7 +200,7 @@ class Page {
       high: edge(region.stopChannel),
     };
     const height = Math.ceil(document.body.getBoundingClientRect().height);
-    parent.postMessage({ captumSpes: { height, view: view.name, word: this.#word(), region: marked } }, "*");
+    parent.postMessage({ captumSpes: { height, view: view.name, word: this.#word(), region: marked, clicked } }, "*");
   }
 
   /** The word that the chosen row is or belongs to, with its number; null for the text as a whole. */
@@ -206,7 +208,7 @@ class Page {
     if (this.view.name === "sentence") return null;
     const { first } = this.view.rows[this.row];
     const index = this.words.findIndex((row) => row.first <= first && first < row.stop);
-    return { index, text: this.words[index].title };
+    return index < 0 ? null : { index, text: this.words[index].title }; // the contrast of an error is no word's
   }
 
   get words() {
@@ -218,7 +220,8 @@ class Page {
     const word = this.words[index];
     if (!word) return;
     if (this.view.name === "sentence") this.showView(this.report.views[0]);
-    this.choose(this.view.rows.findIndex((row) => row.first <= word.first && word.first < row.stop));
+    const row = this.view.rows.findIndex((row) => row.first <= word.first && word.first < row.stop);
+    if (row >= 0) this.choose(row);
   }
 
   setMethod(method) {
@@ -379,6 +382,7 @@ class Page {
 
   mark(region) {
     this.region = region;
+    if (!region) this.corner = null; // where marking by keys began
     this.#showRegion();
     this.drawOverlays();
     this.tell();
@@ -427,6 +431,7 @@ class Page {
     });
     place.addEventListener("pointermove", (event) => {
       const bin = plot.binAt(event.clientX, event.clientY);
+      this.corner = null;
       const moved = start && Math.hypot(event.clientX - start.x, event.clientY - start.y) > 4;
       if (moved) this.mark(Page.regionOf(start.bin, bin));
       this.lookAt(bin, plot);
@@ -438,7 +443,10 @@ class Page {
     });
     place.addEventListener("pointercancel", () => (start = null));
     place.addEventListener("pointerleave", () => this.lookAt(null));
-    place.addEventListener("blur", () => this.lookAt(null));
+    place.addEventListener("blur", () => {
+      this.corner = null;
+      this.lookAt(null);
+    });
     place.addEventListener("keydown", (event) => this.#onPlotKey(event, plot));
     return plot;
   }
@@ -540,7 +548,10 @@ class Sound {
       this.share = event.target.value / 100;
       document.querySelector("output[for=share]").textContent = `${event.target.value} %`;
     });
-    this.audio.addEventListener("pause", () => this.#press(null));
+    this.audio.addEventListener("pause", () => {
+      if (this.audio.paused) this.stopAt = Infinity; // play on from here, beyond the span
+      this.#press(null);
+    });
     this.audio.addEventListener("timeupdate", () => page.drawOverlays());
     this.audio.addEventListener("play", () => this.#follow());
   }
