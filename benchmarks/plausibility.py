@@ -30,7 +30,7 @@ from captum_spes.metrics import (
 )
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model
 from captum_spes.segmentation import slic_feature_mask
-from captum_spes.visualization import plot_attributions, plot_segmentation
+from captum_spes.visualization import plot_segmentation
 
 if TYPE_CHECKING:
     from paper import Study
@@ -181,12 +181,7 @@ def example(study: Study, word: str) -> None:
     study.n_utterances = 1
     corpus = study.corpus(lambda items: [item for item in items if word_of(item) == word])
     items, [explanation] = explained(study, corpus, [fine(study)])[fine(study)]
-    words = explanation.words()
-    attr = words.spectrogram_attr[words.index(word)]
-    title = f"{word}, in {explanation.text!r}"
-    of_spectrogram = words.spectrogram, words.frames_per_second, words.mel_frequencies
-    figure = plot_attributions(attr[None], *of_spectrogram, [title])
-    study.write(f"{study.args.experiment}.png", figure)
+    study.write(f"{study.args.experiment}.png", explanation.plot_words(subset=[word], figsize=(6.5, 4)))
     study.report([f"The map of *{word}* in {explanation.text!r}, by {fine(study)}.", *study.footer(items)])
 
 
