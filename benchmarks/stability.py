@@ -113,23 +113,25 @@ def table(found: list[dict]) -> list[str]:
 
 
 def draw(found: list[dict], items: list[CorpusUtterance]) -> Figure:
-    """Draws the correlation and the deletion of each recording by the number of samples."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    """Draws the correlation and two measures of each recording by the number of samples."""
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    left, *others = figure.subplots(1, 3)
     numbers = [row["n_samples"] for row in found]
     for index, item in enumerate(items):
-        left.plot(numbers, [np.mean(row["correlations"][index]) for row in found], "o-", label=item.id[-9:])
-        for run in range(RUNS):
-            values = [row["measures"][index][run]["deletion"] for row in found]
-            right.plot(numbers, values, "o-" if run == 0 else "o--", color=f"C{index}", markersize=4)
+        name = item.id.rsplit("_", 1)[-1]
+        left.plot(numbers, [np.mean(row["correlations"][index]) for row in found], "o-", label=name)
+        for axes, measure in zip(others, ("deletion", "comprehensiveness")):
+            for run in range(RUNS):
+                values = [row["measures"][index][run][measure] for row in found]
+                axes.plot(numbers, values, "o-" if run == 0 else "o--", color=f"C{index}", markersize=4)
+            axes.set(ylabel=measure)
     left.set(ylabel="correlation of two runs", ylim=(None, 1))
-    right.set(ylabel="deletion, AUC of the WER (a line for each run)")
-    for axes in (left, right):
+    for axes in (left, *others):
         axes.set(xlabel="samples", xscale="log")
         axes.set_xticks(numbers, labels=[f"{number:,}" for number in numbers])
         axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
 
