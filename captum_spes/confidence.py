@@ -192,8 +192,8 @@ def token_probabilities(log_probs: Tensor, token_ids: Tensor, path: Tensor | Non
 
         >>> import torch
         >>> from captum_spes.confidence import token_probabilities
-        >>> token_probabilities(torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.tensor([0])).tolist()
-        [0.5]
+        >>> round(float(token_probabilities(torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.tensor([0]))), 3)
+        0.5
     """
     probabilities = _distributions(log_probs, len(token_ids), path)
     return probabilities.gather(1, token_ids.cpu()[:, None])[:, 0].clamp(0, 1)
