@@ -13,7 +13,7 @@ import soundfile
 from test_evaluation import without_seconds, write_words
 
 from captum_spes import SpeechToTextExplanation
-from captum_spes.cli.evaluate import percentages
+from captum_spes.cli.evaluate import _name, percentages
 
 # for a process of its own
 ALONE = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -53,6 +53,13 @@ def files_of(folder):
             is_json = path.suffix == ".json"
             found[name] = without_seconds(json.loads(path.read_text())) if is_json else path.read_bytes()
     return {name: content for name, content in found.items() if name not in RESULTS[1:]}
+
+
+def test_manifests_of_one_folder_have_their_own_results(tmp_path):
+    for name in ("metadata.csv", "train.csv", "test.csv"):
+        (tmp_path / name).write_text("")
+    assert _name(tmp_path) == _name(tmp_path / "metadata.csv") == tmp_path.name
+    assert _name(tmp_path / "train.csv") == f"{tmp_path.name}-train" != _name(tmp_path / "test.csv")
 
 
 def test_evaluate(evaluate, tmp_path):

@@ -10,8 +10,9 @@ from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
 
 from captum_spes import SPES, Contrast, GradientSPES, KLDivergence, SpeechToTextAttribution, slic_feature_mask
 from captum_spes.audio import load_audio
+from captum_spes.evaluation.comparison import Comparison
 from captum_spes.metrics._restore import restore_for_scores
-from captum_spes.models import Tokens
+from captum_spes.models import Tokens, prepare
 from captum_spes.models.context import Agreement, check_context, describe_context, fit_utterance, refreeze
 from captum_spes.models.frozen_padding import attention_replaced
 
@@ -395,3 +396,13 @@ def test_attention_functions_may_be_nested(tiny_whisper):
     with attention_replaced(modules, print), attention_replaced(modules, len):
         assert modules[0].config is not tiny_whisper.config
     assert_unchanged(before, state_of(tiny_whisper))
+
+
+def test_a_comparison_is_made_again_in_another_context(tiny_model, audio, tmp_path):
+    """The maps of frozen padding are not those of the full window."""
+    utterance, tokens = prepare(tiny_model, audio[:4800], "so what", sampling_rate=16000, context="full")
+    used = []
+    for fitted in (fit_utterance(tiny_model, utterance, tokens, "frozen"), utterance):
+        found = Comparison(tiny_model, fitted, tokens, folder=tmp_path).run("saliency")
+        used.append(found.metadata["context"]["used"])
+    assert used == ["frozen", "full"]

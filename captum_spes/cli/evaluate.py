@@ -141,10 +141,7 @@ def evaluate(
     text_score = WordErrorRate(normalizer) if score == "wer" else Bleu()
     utterances = load_corpus(corpus, allow_outside=allow_outside)
     utterances = replace(utterances, utterances=utterances.utterances[:n_utterances])
-    name = (corpus.parent if corpus.is_file() else corpus).resolve().name
-    if corpus.is_file() and corpus.name not in MANIFESTS:  # a folder may have several, such as train.csv and test.csv
-        name += f"-{corpus.stem}"
-    folder = output or Path("spes-output") / f"{name}-evaluation"
+    folder = output or Path("spes-output") / f"{_name(corpus)}-evaluation"
     read_settings(folder)
     check_writable(folder)
     load = partial(load_model, model, language=language, task=task)
@@ -157,6 +154,13 @@ def evaluate(
         say("\nWrote " + "\n      ".join(map(str, results.save(folder))))
     if interrupted:
         raise typer.Exit(128 + signal.SIGINT)
+
+
+def _name(corpus: Path) -> str:
+    """The name of the results of a folder or manifest."""
+    name = (corpus.parent if corpus.is_file() else corpus).resolve().name
+    # a folder may have several manifests, such as train.csv and test.csv
+    return f"{name}-{corpus.stem}" if corpus.is_file() and corpus.name not in MANIFESTS else name
 
 
 def _find_methods(names: str, n_samples: int | None, n_draws: int | None) -> dict[str, NamedMethod]:
