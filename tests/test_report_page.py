@@ -508,7 +508,7 @@ def test_widget(browser, speech):
     page.evaluate("cleanUp()")
     assert page.evaluate("Object.keys(model.listeners)") == []
     page.evaluate("model.change('selected_index', 2)")  # before it is shown again
-    page.evaluate("cleanUp = again()")
+    page.evaluate("() => { window.cleanUp = again(); }")  # not what it returns, which Playwright would call
     wait(page, "model.get('selected_word') === 'next'")
     assert page.frame_locator("iframe >> nth=-1").locator("#rows [aria-checked=true]").inner_text() == "next"
     page.close()
