@@ -105,7 +105,12 @@ def point(page, frame, channel, plot=0):
 
 def wait(page, condition):
     """Until a condition holds; Playwright's own way would need eval(), which the page forbids."""
-    page.evaluate(f"new Promise((done) => setInterval(() => ({condition}) && done(), 10))")
+    page.evaluate(
+        f"""new Promise((done, fail) => {{
+            setInterval(() => ({condition}) && done(), 10);
+            setTimeout(() => fail(new Error("it never came")), {SLOW});
+        }})"""
+    )
 
 
 def hover(page, frame, channel, plot=0):
