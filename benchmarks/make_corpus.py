@@ -470,7 +470,8 @@ def recordings_of(args: argparse.Namespace) -> list[Recording]:
     ]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """The arguments, after a check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="a new or empty folder")
     parser.add_argument("--voices", nargs="+", default=VOICES, help="of flite, or espeak:NAME (default: rms awb slt)")
@@ -506,6 +507,11 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--joined-seconds are {JOINED_SECONDS[0]:g} or more, and {2 * MARGIN} or more beyond them")
     if args.join_real and args.real is None:
         parser.error("--join-real needs --real FOLDER, whose recordings are joined")
+    return args
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parsed(arguments)
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise SystemExit(f"{args.output} is there and not an empty folder: give a new one.")
     if not args.join_real and (args.n_sentences or args.joined or args.minimal_pair):

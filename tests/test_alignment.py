@@ -47,6 +47,8 @@ def test_words_that_overlap_are_written_as_json(tmp_path):
     alignment.save(tmp_path / "a.json")
     assert Alignment.load(tmp_path / "a.json") == alignment
     pytest.importorskip("praatio")
+    touching = Alignment([Segment("so", 0.1, 0.1 + 0.2), Segment("what", 0.3, 0.5)])  # 0.1 + 0.2 is above 0.3
+    touching.save(tmp_path / "b.TextGrid")
     with pytest.raises(ValueError, match=r"cannot hold words or phones that overlap: write a \.json file"):
         alignment.save(tmp_path / "a.TextGrid")
 

@@ -184,8 +184,8 @@ def _pocketsphinx(whole: dict[str, Any]) -> Contents:
 
 
 def overlap(segments: Sequence[Segment]) -> bool:
-    """Whether segments are spoken at the same time, such as words of several speakers."""
-    return any(after.begin < before.end for before, after in pairwise(segments))
+    """Whether segments overlap by more than a rounding error, such as the words of several speakers."""
+    return any(round(after.begin, 6) < round(before.end, 6) for before, after in pairwise(segments))
 
 
 def _timed(item: dict[str, Any]) -> Segment:
