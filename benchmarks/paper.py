@@ -2,12 +2,14 @@
 
     python benchmarks/paper.py table1 --quick
     python benchmarks/paper.py table1 --n-samples 600 --n-utterances 12 --output benchmarks/results
+    python benchmarks/paper.py table1 --n-samples 600 --n-utterances 20 --earlier benchmarks/results/table1.json
 
 Without further options an experiment has the paper's budget, which is meant for a GPU: 20,000 samples, all utterances.
-The same command continues a run that was stopped. --quick ends within ten minutes on 2 cores, with few utterances,
-samples and methods. For every ordering in the paper, the table says whether it holds with Whisper: it holds if the
-95 % interval of the paired difference is on the same side of 0, it does not hold if the interval is on the other side,
-and is undecided otherwise, and with fewer than six utterances.
+The same command continues a run that was stopped, and --earlier adds utterances to the results of an earlier run.
+--quick ends within ten minutes on 2 cores, with few utterances, samples and methods. For every ordering in the paper,
+the table says whether it holds with Whisper: it holds if the 95 % interval of the paired difference is on the same side
+of 0, it does not hold if the interval is on the other side, and is undecided otherwise, and with fewer than six
+utterances.
 
 --language de or es runs table1, table5 and table9 for translation from English, by multilingual Whisper with a forced
 language: BLEU in place of WER, against the model's own text of the whole spectrogram.
@@ -45,10 +47,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plausibility
 import soundfile
+from areas import Areas, Utterances, n_words
 from corpora import by_duration, default_corpus, read_corpus
 from experiments import (
     AS_THEY_ARE,
@@ -69,7 +73,7 @@ from provenance import command, machine
 from tqdm import tqdm
 
 from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
-from captum_spes._files import markdown_table
+from captum_spes._files import differences, markdown_table
 from captum_spes.alignment import Alignment
 from captum_spes.audio import load_audio, split_at_pauses
 from captum_spes.evaluation import Evaluation
@@ -117,6 +121,9 @@ class Study:
         self.n_samples = self.args.n_samples or (self._quick_samples() if quick else N_SAMPLES)
         self.name += f"-{language}" if language else ""
         self.folder = self.args.folder / (self.name + ("-quick" if quick else ""))
+        earlier = json.loads(self.args.earlier.read_text(encoding="utf-8")) if self.args.earlier else {}
+        self.earlier: Utterances = earlier.get("utterances", {})
+        self.earlier_settings: dict[str, Any] = earlier.get("settings", {})
 
     def _quick_utterances(self) -> int:
         return 1 if self.experiment.n_groups > 1 else QUICK_UTTERANCES
@@ -136,8 +143,10 @@ class Study:
     def corpus(self, select: Callable[[list[CorpusUtterance]], list[CorpusUtterance]] = real_first) -> Corpus:
         """Utterances of the right length that the model transcribes correctly, in the order of ``select``."""
         corpus = read_corpus(self.args.corpus)
-        chosen = filter(self.is_heard, select(list(filter(self.fits, corpus.utterances))))
-        return replace(corpus, utterances=list(islice(chosen, self.n_utterances)))
+        fitting = [item for item in corpus.utterances if self.fits(item) and item.id not in self.earlier]
+        chosen = filter(self.is_heard, select(fitting))
+        n_missing = None if self.n_utterances is None else max(self.n_utterances - len(self.earlier), 0)
+        return replace(corpus, utterances=list(islice(chosen, n_missing)))
 
     def fits(self, item: CorpusUtterance) -> bool:
         """Whether its length is right, and it is not left out."""
@@ -194,6 +203,13 @@ class Study:
             gen_args=GEN_ARGS,
             perturbations_per_eval=self.args.batch_size,
         )
+        if self.earlier_settings:
+            compared = evaluation.settings.keys() - {"metrics"}  # a metric covers the utterances that have it
+            before, now = (
+                {key: of.get(key) for key in compared} for of in (self.earlier_settings, evaluation.settings)
+            )
+            if changed := list(differences(before, now)):
+                raise SystemExit(f"the settings of {self.args.earlier} are others: {'; '.join(changed)}.")
         n_done, total = evaluation.progress()
         with tqdm(total=total, initial=n_done, desc=self.name) as bar:
 
@@ -253,14 +269,14 @@ class Study:
         self.write(f"{self.args.experiment}{language}.md", text + "\n")
 
 
-def cell(results: Results, metric: str, method: str) -> str:
+def cell(results: Results | Areas, metric: str, method: str) -> str:
     digits = 2 if metric in ("comprehensiveness", "sufficiency") else 1  # nats, and not percent
     low, high = results.interval(metric, method)
     interval = f" [{low:.{digits}f}, {high:.{digits}f}]" if len(results.utterances) > 1 else ""
     return f"{results.areas(metric)[method]:.{digits}f}{interval}"
 
 
-def values(study: Study, results: Results) -> list[str]:
+def values(study: Study, results: Results | Areas) -> list[str]:
     """A row for each method with the paper's areas and ours."""
     paper = study.experiment.paper
     arrows = {metric: "↑" if results.higher_is_better(metric) else "↓" for metric in results.metrics}
@@ -279,7 +295,7 @@ def values(study: Study, results: Results) -> list[str]:
     return markdown_table(rows)
 
 
-def verdicts(study: Study, results: Results) -> list[str]:
+def verdicts(study: Study, results: Results | Areas) -> list[str]:
     """A row for each claim with the paper's difference, ours, and the verdict."""
     rows = [("claim", "metric", "paper", "ours", "verdict")]
     for ordering in study.experiment.orderings:
@@ -303,8 +319,15 @@ def table(study: Study) -> None:
     """A table of methods, their areas, and the paper's claims."""
     evaluation = study.run(study.corpus())
     results = study.results(evaluation)
-    study.report([*values(study, results), "", *verdicts(study, results), *study.footer(evaluation.corpus.utterances)])
-    study.write(f"{study.name}.json", json.dumps(results.to_dict(), indent=1) + "\n")
+    known = {item.id: item for item in read_corpus(study.args.corpus).utterances}
+    shown: Results | Areas = results
+    if study.earlier:
+        words = {name: n_words(item.transcription or "") for name, item in known.items()}
+        by_utterance = {**study.earlier, **results.to_dict()["utterances"]}
+        shown = Areas(by_utterance, words, results.settings, study.args.seed)
+    items = [known[name] for name in shown.utterances]
+    study.report([*values(study, shown), "", *verdicts(study, shown), *study.footer(items)])
+    study.write(f"{study.name}.json", json.dumps(shown.to_dict(), indent=1) + "\n")
     if "size" in study.experiment.metrics:
         study.write(f"{study.name}.png", results.plot(["deletion", "insertion", "size"]))
 
@@ -364,7 +387,8 @@ def table3(study: Study) -> None:
                 replace(explanation, normalized=True).save(path)
     both = {name + kind: method for name, method in study.methods.items() for kind in (NORMALIZED, AS_THEY_ARE)}
     results = study.run(evaluation.corpus, both).results()
-    study.report([*values(study, results), "", *verdicts(study, results), *study.footer(evaluation.corpus.utterances)])
+    items = [item for item in evaluation.corpus.utterances if item.id in results.utterances]
+    study.report([*values(study, results), "", *verdicts(study, results), *study.footer(items)])
     study.write(f"{study.name}.json", json.dumps(results.to_dict(), indent=1) + "\n")
 
 
@@ -384,7 +408,8 @@ def by_group(study: Study, evaluation: Evaluation, groups: dict[str, list[Corpus
             difference = results.compare(ordering.metric, ordering.better, ordering.worse)
             ours = f"{difference.value:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
             claims.append((group, ordering.claim, ordering.metric, ours, VERDICTS[difference.verdict]))
-    items = {item.id: item for group in groups.values() for item in group}
+    measured = {name for results in found.values() for name in results.utterances}
+    items = {item.id: item for group in groups.values() for item in group if item.id in measured}
     study.report([*lines, "", *markdown_table(claims), *study.footer(list(items.values()))])
     study.write(f"{study.name}.json", json.dumps({name: r.to_dict() for name, r in found.items()}, indent=1) + "\n")
     return found
@@ -534,6 +559,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="in ten minutes on 2 cores")
     parser.add_argument("--n-utterances", type=int, help="at most so many, of each group where there are groups")
     parser.add_argument("--n-samples", type=int, help="N_X (default: the paper's 20,000; of the tokens a tenth)")
+    parser.add_argument(
+        "--earlier", type=Path, metavar="JSON", help="results of the same settings, whose utterances are not run again"
+    )
     parser.add_argument("--leave-out", nargs="+", default=[], metavar="ID", help="recordings that are not explained")
     parser.add_argument(
         "--seconds", type=float, nargs=2, metavar=("MIN", "MAX"), help="durations (default: the experiment's own)"
@@ -552,6 +580,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.language and args.experiment not in TRANSLATION:
         parser.error(f"--language is for {', '.join(TRANSLATION)}")
+    if args.earlier and (args.experiment in OWN or args.experiment in plausibility.EXPERIMENTS or args.language):
+        parser.error("--earlier is for tables of transcriptions, except for table2 and table3")
     args.model = args.model or ("whisper-base" if args.language else "whisper-tiny.en")
     warnings.filterwarnings("ignore", "the maps are noisy")
     if args.seconds and args.experiment in plausibility.EXPERIMENTS:

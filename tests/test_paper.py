@@ -5,15 +5,18 @@ import csv
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from test_evaluation import write_words
 
 from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
-from captum_spes.metrics import MeanComparison
+from captum_spes.evaluation.results import MethodResult, Results
+from captum_spes.metrics import DeletionCurve, MeanComparison, SizeCurve, WordErrorRate
 
 pytest.importorskip("transformers")
 
@@ -152,7 +155,7 @@ def study(tiny_whisper, tiny_processor, tiny_model, sample, experiments, tmp_pat
         writer.writerow(("long.wav", " ".join(word["t"] for word in words), "slt", str(len(long) / RATE)))
     folder, output = tmp_path / "runs", tmp_path / "output"
 
-    def make(name):
+    def make(name, **changed):
         given = {
             "experiment": name,
             "corpus": corpus,
@@ -161,8 +164,8 @@ def study(tiny_whisper, tiny_processor, tiny_model, sample, experiments, tmp_pat
             "n_samples": 9,
             "leave_out": [],
         }
-        free = dict.fromkeys(("language", "model", "device", "quick", "n_utterances", "context"))
-        args = argparse.Namespace(**{**free, "context": "auto"}, **given, seed=0, batch_size=16)
+        free = dict.fromkeys(("language", "model", "device", "quick", "n_utterances", "context", "earlier"))
+        args = argparse.Namespace(**{**free, "context": "auto", "seed": 0, "batch_size": 16, **given, **changed})
         return paper, paper.Study(name, experiments.EXPERIMENTS[name], args)
 
     return make
@@ -239,6 +242,65 @@ def test_robustness_compares_the_same_recordings(study):
         "voice slt": ["one"],
         "voice rms": ["two"],
     }
+
+
+def test_areas_of_utterances_give_the_results_of_one_run():
+    """Of the single utterances' areas follow the areas, intervals and verdicts of the corpus."""
+    areas = importlib.import_module("areas")
+    names = [f"u{number}" for number in range(7)]
+    references = ["so what was the next step", "so", "what", "so what", "no", "yes he did", "no no"]
+    steps, random = (0, 50, 100), np.random.default_rng(0)
+
+    def method():
+        texts = [[" ".join(reference.split()[: random.integers(4)]) for _ in steps] for reference in references]
+        sizes = torch.tensor(random.uniform(0, 100, (len(names), len(steps))))
+        scores = {
+            "deletion": DeletionCurve(steps, texts, references, WordErrorRate()),
+            "insertion": DeletionCurve(steps, [text[::-1] for text in texts], references, WordErrorRate()),
+            "size": SizeCurve(steps, sizes),
+        }
+        return MethodResult(scores, *([0] * len(names) for _ in range(4)))
+
+    results = Results(names, {name: method() for name in ("spes", "a", "b")})
+    n_words = {name: areas.n_words(reference) for name, reference in zip(names, references)}
+    found = areas.Areas(results.to_dict()["utterances"], n_words, {})
+    assert found.metrics == results.metrics == ["deletion", "insertion", "SRG", "size"]
+    assert found.methods == list(results.methods) and found.utterances == results.utterances
+    for metric in found.metrics:
+        assert found.higher_is_better(metric) == results.higher_is_better(metric)
+        assert found.areas(metric) == pytest.approx(results.areas(metric))
+        assert found.interval(metric, "a") == pytest.approx(results.interval(metric, "a"))
+        ours, theirs = (one.compare(metric, ["spes", "a"], "b") for one in (found, results))
+        assert ours.verdict == theirs.verdict
+        assert (ours.value, ours.low, ours.high) == pytest.approx((theirs.value, theirs.low, theirs.high))
+    more = {**found.by_utterance, "new": {"size": {"spes": 1.0, "a": 2.0, "b": 3.0}}}
+    joined = areas.Areas(more, n_words, {})
+    assert joined.areas("deletion") == found.areas("deletion")  # of the utterances that have it
+    assert joined.areas("size")["a"] == pytest.approx((7 * found.areas("size")["a"] + 2) / 8)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
+def test_a_table_adds_utterances_to_earlier_results(study, tmp_path):
+    def run(name, **arguments):
+        paper, table8 = study("table8", **arguments, output=tmp_path / name, folder=tmp_path / "run" / name)
+        corpus = table8.args.corpus
+        (corpus / "long.wav").write_bytes((corpus / "short.wav").read_bytes())  # the window of 1 s holds it
+        table8.experiment = replace(table8.experiment, seconds=(0, 10))
+        paper.table(table8)
+        return tmp_path / name / "table8.json"
+
+    every = run("every")
+    earlier = run("earlier", leave_out=["short"])
+    joined = run("joined", earlier=earlier)
+    assert [path.name for path in (tmp_path / "run" / "joined").glob("*/scores/*/*.json")] == ["short.json"] * 3
+    found, expected = (json.loads(path.read_text()) for path in (joined, every))
+    assert list(found["utterances"]) == ["long", "short"] and found["utterances"] == expected["utterances"]
+    for name, method in found["methods"].items():
+        assert method["deletion"]["auc"] == pytest.approx(expected["methods"][name]["deletion"]["auc"])
+    assert "2 utterances" in (tmp_path / "joined" / "table8.md").read_text()
+    with pytest.raises(SystemExit, match="settings of .* are others: .*n_samples was 9 and is 12 now"):
+        run("other", earlier=earlier, n_samples=12)
 
 
 def test_a_folder_of_corpora(tmp_path):

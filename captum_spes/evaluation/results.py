@@ -218,11 +218,7 @@ class Results:
             np.subtract(*(np.mean([curves.area(found[name]) for name in group], axis=0) for group in groups))
             for found in (curves.corpus, curves.drawn)
         )
-        low, high = interval(drawn)
-        sign = 1 if self.higher_is_better(metric) else -1
-        decided = len(self.utterances) >= MIN_PAIRS and (low > ROUNDING or high < -ROUNDING)
-        verdict: Verdict = "undecided" if not decided else "better" if sign * low > 0 else "worse"
-        return Difference(float(of_corpus), low, high, verdict)
+        return paired_difference(float(of_corpus), drawn, self.higher_is_better(metric), len(self.utterances))
 
     def winner(self, metric: str) -> str | None:
         """The method that is better than every other by the paired test; None if there is none."""
@@ -455,6 +451,15 @@ class Results:
                 for row in zip(curves.steps, curve.tolist(), *bands.tolist()):
                     writer.writerow((name, method, *(f"{value:.6g}" for value in row)))
         return text.getvalue()
+
+
+def paired_difference(value: float, drawn: np.ndarray, higher_is_better: bool, n_utterances: int) -> Difference:
+    """A difference of areas with its interval over the draws (R,), and the verdict."""
+    low, high = interval(drawn)
+    sign = 1 if higher_is_better else -1
+    decided = n_utterances >= MIN_PAIRS and (low > ROUNDING or high < -ROUNDING)
+    verdict: Verdict = "undecided" if not decided else "better" if sign * low > 0 else "worse"
+    return Difference(value, low, high, verdict)
 
 
 def _describe(difference: Difference, interval: bool, digits: int) -> str:
