@@ -139,6 +139,9 @@ class CTCLogLikelihood:
     Returns:
         Tensor: scores of shape ``(B,)``, float32 and finite.
 
+    Raises:
+        ValueError: the text has more tokens than fit into F frames, with a blank between two that are equal.
+
     Example::
 
         >>> import torch
@@ -163,6 +166,11 @@ class CTCLogLikelihood:
     def __call__(self, *inputs: Tensor) -> Tensor:
         log_probs = self.log_prob_func(*inputs).float().log_softmax(-1).clamp(min=LOG_FLOOR)
         n_rows, n_frames = log_probs.shape[:2]
+        n_needed = len(self.token_ids) + int((self.token_ids[1:] == self.token_ids[:-1]).sum())
+        if n_needed > n_frames:
+            raise ValueError(
+                f"the text needs {n_needed} frames, and the model has {n_frames}: give a shorter text, or longer audio."
+            )
         loss = torch.nn.functional.ctc_loss(
             log_probs.transpose(0, 1),
             self.token_ids.expand(n_rows, -1),

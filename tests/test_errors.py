@@ -11,6 +11,7 @@ from captum.attr import Saliency
 from test_report import content
 
 from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
+from captum_spes.cli import reference
 from captum_spes.confidence import Confidence
 from captum_spes.errors import errors_text, explain_errors, find_errors
 from captum_spes.errors.finding import check_reference
@@ -276,6 +277,24 @@ def test_command_line(run, tiny_folder, recording, tmp_path):
     assert not list((tmp_path / "out/errors").iterdir())
     code, out, err = run(*common)
     assert code == 0 and not (tmp_path / "out/errors.md").exists()
+
+
+def test_ctrl_c_keeps_the_errors_that_are_explained(run, tiny_folder, recording, tmp_path, monkeypatch):
+    """The second error is interrupted: it is listed without an explanation, and the first has its contrast."""
+    real = reference.explain_errors
+
+    def interrupted(*arguments):
+        yield next(real(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reference, "explain_errors", interrupted)
+    common = ["explain", recording, "--model", tiny_folder, "--target", "so what to", "--n-samples", "6", "-o", "out"]
+    code, _, err = run(*common, "--reference", "so his too")
+    assert code == 130 and "Stopped after 1 of 2 errors, which are saved." in err, err
+    text = (tmp_path / "out/errors.md").read_text(encoding="utf-8")
+    assert text.startswith("# 2 errors against the reference") and text.count(reference.NOT_EXPLAINED) == 1
+    assert {path.name for path in (tmp_path / "out/errors").iterdir()} == {"1.safetensors", "1.png"}
+    assert len(content((tmp_path / "out/report.html").read_text(encoding="utf-8"))["views"][-1]["rows"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,9 @@ def test_report_command(run, tmp_path):
     assert code == 2 and "exclude each other" in err
     code, _, err = run("report", "SPES.safetensors", "-o", "nowhere/report.html")
     assert code == 2 and err == "Error: the folder nowhere does not exist: make it first, or give another --output.\n"
+    (tmp_path / "folder").mkdir()
+    code, _, err = run("report", "SPES.safetensors", "-o", "folder")
+    assert code == 2 and "folder is a folder: give the name of an HTML file as --output" in err
     code, _, err = run("report", "nothing.safetensors")
     assert code == 2 and "nothing.safetensors does not exist" in err
 

@@ -272,8 +272,7 @@ class _Request:
                     callback=callback,
                 )
 
-        paths = explain_reference(explanation, reference, inputs, explain, folder, recording)
-        say("\nWrote " + "\n      ".join(map(str, paths)))
+        explain_reference(explanation, reference, inputs, explain, folder, recording)
 
     def explain_long(self, recording: Recording, folder: Path, longest: float) -> None:
         """Explains a recording in parts of at most ``longest`` seconds and draws an overview of all parts."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+import typer
 
 from captum_spes import Contrast
 from captum_spes._files import write_atomically
@@ -16,6 +20,8 @@ from captum_spes.errors.text import HEADER, error_row
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.explanation.errors import TextError
 
+NOT_EXPLAINED = "It is not explained, because the run was stopped."
+
 
 def explain_reference(
     explanation: SpeechToTextExplanation,
@@ -24,35 +30,46 @@ def explain_reference(
     explain: Callable[[Contrast], SpeechToTextExplanation],
     folder: Path,
     recording: Recording,
-) -> list[Path]:
-    """Explains the errors of a text and writes them into a folder.
+) -> None:
+    """Explains the errors of a text and writes errors.md, each contrast with its picture, and the report.
 
-    Returns:
-        list: the written files: errors.md, the explanation and picture of each contrast, and the report.
+    Ctrl-C ends the explanation of errors. The finished ones are written, and the others are listed.
+
+    Raises:
+        typer.Exit: it was stopped by Ctrl-C.
     """
     found = find_errors(explanation, reference)
     say(f"\n{len(found) or 'No'} error{'' if len(found) == 1 else 's'} against the reference")
     errors: list[TextError] = []
     pictures: list[str | None] = []
     paths = [folder / "errors.md"]
-    for number, error in enumerate(explain_errors(found, inputs.model, inputs.utterance, inputs.tokens, explain), 1):
-        say(f"\n[{number}/{len(found)}] {error.kind}: {error.title}")
-        say(error.reason)
-        errors.append(error)
-        pictures.append(None)
-        if error.explanation is not None:
-            place = make_folder(folder / "errors")
-            paths += [place / f"{number}.safetensors", place / f"{number}.png"]
-            error.explanation.save(paths[-2])
-            error.explanation.plot_tokens().savefig(paths[-1], dpi=150)
-            pictures[-1] = f"errors/{number}.png"
+    stopped = False
+    try:
+        for error in explain_errors(found, inputs.model, inputs.utterance, inputs.tokens, explain):
+            number = len(errors) + 1
+            say(f"\n[{number}/{len(found)}] {error.kind}: {error.title}")
+            say(error.reason)
+            errors.append(error)
+            pictures.append(None)
+            if error.explanation is not None:
+                place = make_folder(folder / "errors")
+                paths += [place / f"{number}.safetensors", place / f"{number}.png"]
+                error.explanation.save(paths[-2])
+                error.explanation.plot_tokens().savefig(paths[-1], dpi=150)
+                pictures[-1] = f"errors/{number}.png"
+    except KeyboardInterrupt:
+        stopped = True
+        say(f"\nStopped after {len(errors)} of {len(found)} errors, which are saved.", error=True)
+        errors += [replace(error, reason=NOT_EXPLAINED) for error in found[len(errors) :]]
     if errors:
         print_table([HEADER, *(error_row(number, error) for number, error in enumerate(errors, 1))], "Errors")
     write_atomically(paths[0], errors_text(explanation.text, reference, errors, pictures))
     if errors:
         paths.append(folder / "report.html")
         explanation.to_html(paths[-1], audio=recording, errors=errors, reference=reference)
-    return paths
+    say("\nWrote " + "\n      ".join(map(str, paths)))
+    if stopped:
+        raise typer.Exit(128 + signal.SIGINT)
 
 
 def remove_errors(folder: Path) -> None:

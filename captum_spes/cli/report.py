@@ -27,6 +27,10 @@ def report(
 ) -> None:
     """Write an interactive report, one HTML file that plays the audio and shows the map of each word."""
     first, *others = (SpeechToTextExplanation.load(path) for path in explanations)
+    if output.is_dir():
+        raise ValueError(
+            f"{output} is a folder: give the name of an HTML file as --output, such as {output}/report.html."
+        )
     if not output.parent.is_dir():
         raise ValueError(f"the folder {output.parent} does not exist: make it first, or give another --output.")
     if no_audio and audio is not None:

@@ -71,6 +71,14 @@ def test_best_path_is_the_best_of_all():
         best_path(torch.randn(4, 3).log_softmax(-1), torch.tensor([1, 1, 1]), 0)
 
 
+def test_a_text_that_does_not_fit_into_the_frames_is_refused():
+    """Equal neighbours need a blank between them: three frames hold [1, 1], and two do not."""
+    score = CTCLogLikelihood(lambda frames: frames, torch.tensor([1, 1]), 0)
+    assert score(torch.zeros(1, 3, 4)).isfinite().all()
+    with pytest.raises(ValueError, match="the text needs 3 frames, and the model has 2"):
+        score(torch.zeros(1, 2, 4))
+
+
 def explain_ctc(case, audio, score=None, **arguments):
     mask = functools.partial(grid_feature_mask, patch_size=(20, 40))
     return SpeechToTextAttribution(SPES(case.adapter), score=score).attribute(
