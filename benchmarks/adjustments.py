@@ -35,7 +35,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from captum_spes import KLDivergence, slic_feature_mask
-from captum_spes._files import markdown_table
+from captum_spes._text import markdown_table
 from captum_spes.models import load_model, prepare
 
 PATCHES_PER_SECOND = 500

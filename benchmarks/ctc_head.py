@@ -44,7 +44,8 @@ from tqdm import tqdm
 from transformers import Wav2Vec2CTCTokenizer
 
 from captum_spes import SpeechToTextExplanation
-from captum_spes._files import markdown_table, write_atomically
+from captum_spes._files import write_atomically
+from captum_spes._text import markdown_table
 from captum_spes.alignment import force_align, match_words
 from captum_spes.audio import load_audio
 from captum_spes.evaluation.corpus import CorpusUtterance

@@ -27,7 +27,7 @@ from provenance import command, machine
 
 import captum_spes
 from captum_spes import SPES, GradientSPES, SpeechToTextAttribution
-from captum_spes._files import markdown_table
+from captum_spes._text import markdown_table
 from captum_spes.audio import load_audio
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, load_model
 from captum_spes.models.context import fit_utterance

@@ -32,7 +32,8 @@ import torch
 from provenance import command, machine
 
 from captum_spes import SpeechToTextExplanation
-from captum_spes._files import markdown_table, write_atomically
+from captum_spes._files import write_atomically
+from captum_spes._text import markdown_table
 from captum_spes.audio import load_audio
 from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
 from captum_spes.metrics._bootstrap import draw_utterances, interval

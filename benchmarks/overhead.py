@@ -24,7 +24,7 @@ from provenance import command, machine
 
 import captum_spes
 from captum_spes import SPES, GradientSPES, KLDivergence, slic_feature_mask
-from captum_spes._files import markdown_table
+from captum_spes._text import markdown_table
 from captum_spes.audio import load_audio
 from captum_spes.models import Tokens, Utterance, load_model
 from captum_spes.models.context import Context, fit_utterance

@@ -73,8 +73,9 @@ from provenance import command, machine
 from tqdm import tqdm
 
 from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
-from captum_spes._files import differences, markdown_table
+from captum_spes._text import markdown_table
 from captum_spes.alignment import Alignment
+from captum_spes.attr.fingerprint import differences
 from captum_spes.audio import load_audio, split_at_pauses
 from captum_spes.evaluation import Evaluation
 from captum_spes.evaluation.corpus import Corpus, CorpusUtterance

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from captum_spes import SpeechToTextExplanation
-from captum_spes._files import markdown_table
+from captum_spes._text import markdown_table
 from captum_spes.alignment import Alignment, find_alignment
 from captum_spes.evaluation.corpus import Corpus, CorpusUtterance
 from captum_spes.metrics import (

@@ -30,7 +30,8 @@ from provenance import command, machine
 from tqdm import tqdm
 
 from captum_spes import SpeechToTextExplanation, slic_feature_mask
-from captum_spes._files import markdown_table, write_atomically
+from captum_spes._files import write_atomically
+from captum_spes._text import markdown_table
 from captum_spes.audio import load_audio
 from captum_spes.metrics import comprehensiveness, size, sufficiency
 from captum_spes.models import load_model, prepare

@@ -30,7 +30,8 @@ from provenance import command, machine
 from tqdm import tqdm
 
 from captum_spes import SpeechToTextExplanation
-from captum_spes._files import markdown_table, write_atomically
+from captum_spes._files import write_atomically
+from captum_spes._text import markdown_table
 from captum_spes.evaluation.corpus import CorpusUtterance
 from captum_spes.metrics import comprehensiveness, deletion, insertion, wer
 from captum_spes.models import SpeechToTextModel, load_model, prepare

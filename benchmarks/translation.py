@@ -21,7 +21,7 @@ from pathlib import Path
 from provenance import command, machine
 
 from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation, slic_feature_mask
-from captum_spes._files import markdown_table
+from captum_spes._text import markdown_table
 from captum_spes.models import load_model
 
 FOREIGN = {

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import captum_spes
 from captum_spes import GradientSPES, KLDivergence, slic_feature_mask
-from captum_spes._files import markdown_table
+from captum_spes._text import markdown_table
 from captum_spes.models import load_model, prepare
 
 SAMPLE = Path(captum_spes.__file__).parent / "data" / "so_what_was_the_next_step.wav"

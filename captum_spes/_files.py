@@ -1,18 +1,18 @@
-"""Atomic writing of files, Markdown tables, differences of settings, and text that is safe to print."""
+"""Atomic writing of files, and what is asked of a path before it is read."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
-import re
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-# control characters, which a terminal executes; characters that change the direction of writing; lone surrogates
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
@@ -28,6 +28,18 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
         part = Path(folder) / "part"
         part.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
         os.replace(part, path)
+
+
+def write_json(path: str | os.PathLike[str], content: object, indent: int | None = 1) -> None:
+    """Writes a file of JSON atomically."""
+    write_atomically(path, json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
+
+
+def write_figure(path: str | os.PathLike[str], figure: Figure, dpi: int = 150) -> None:
+    """Writes a figure as PNG atomically."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=dpi)
+    write_atomically(path, picture.getvalue())
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -77,34 +89,3 @@ def why_unreadable(path: str | os.PathLike[str]) -> str | None:
     if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
         return "is a device or a socket"
     return None if os.access(path, os.R_OK) else "cannot be read, because the permission is missing"
-
-
-def printable(text: object) -> str:
-    """Escapes the control characters of a text except line ends and tabs, such as ``\\x1b``, which terminals execute.
-
-    Transcripts, file names and messages of libraries may hold them.
-    """
-    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
-
-
-def markdown_line(text: object) -> str:
-    """Escapes a text for one line of Markdown, so that it does not begin a cell, tag, link or picture."""
-    line = printable(" ".join(str(text).split()))
-    return re.sub(r"[\\|<]|(?<=\])\(", r"\\\g<0>", line)
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table, the header first."""
-    lines = ["| " + " | ".join(map(markdown_line, row)) + " |" for row in rows]
-    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
-
-
-def differences(before: dict[str, Any], now: dict[str, Any], name: str = "") -> Iterator[str]:
-    """Describes the differences of two settings; methods that only one of them has are ignored."""
-    keys = before.keys() & now.keys() if name == "methods" else before.keys() | now.keys()
-    for key in sorted(keys):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from differences(old, new, f"{name}.{key}".strip("."))
-        elif old != new:
-            yield f"{name}.{key}".strip(".") + f" was {old} and is {new} now"

@@ -12,13 +12,13 @@ LOGGER = logging.getLogger("captum_spes")
 
 
 def warn(message: str, stacklevel: int = 1) -> None:
-    """Warns of something, through the logger where a program has given it a handler, and otherwise as Python does.
+    """Warns through the logger if a program has given it a handler, and otherwise through ``warnings``.
 
     The logger's level and filters hold for both.
 
     Args:
         message: a sentence.
-        stacklevel: which caller it is reported of, as for ``warnings.warn``: 1 is the one of this function.
+        stacklevel: the stack level, as in ``warnings.warn``: 1 is the caller of this function.
     """
     if LOGGER.handlers:
         LOGGER.warning("%s", message, stacklevel=stacklevel + 1)

@@ -9,7 +9,7 @@ import torch
 from captum.attr import FeatureAblation
 
 from captum_spes.attr import BubbleNoise
-from captum_spes.attr.bubble_noise import _add_noise, _Bubbles
+from captum_spes.attr.bubble_noise import Bubbles, _add_noise
 
 # bubbles for small spectrograms: 8 frames wide, 6 channels high
 SMALL = {"bubbles_per_second": 40.0, "bubble_seconds": 0.08, "bubble_channels": 6.0}
@@ -51,7 +51,7 @@ class Spy:
 
 
 def make_bubbles(shape=(30, 12), seed=0, frames_per_second=100.0, **arguments):
-    return _Bubbles.create(shape, seed=seed, frames_per_second=frames_per_second, **{**SMALL, **arguments})
+    return Bubbles.create(shape, seed=seed, frames_per_second=frames_per_second, **{**SMALL, **arguments})
 
 
 def draw_by_definition(bubbles, index):

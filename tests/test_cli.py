@@ -18,7 +18,7 @@ import soundfile
 
 from captum_spes import SpeechToTextExplanation, __version__
 from captum_spes.__main__ import main
-from captum_spes._files import markdown_table
+from captum_spes._text import markdown_table
 from captum_spes.cli import COMMANDS
 from captum_spes.cli.errors import DEBUG, TRACKER
 from captum_spes.cli.inputs import window_of

@@ -367,8 +367,8 @@ def test_another_model(model, explanation):
         ({"percentages": (-1,)}, "from 0 to 100"),
         ({"percentages": (float("nan"),)}, "from 0 to 100"),
         ({"maps": "energy"}, "'random', not 'energy'"),
-        ({"maps": [torch.zeros(T, C)] * 2}, "2 maps for 1 explanations"),
-        ({"maps": torch.zeros(T, C + 1)}, r"\(10, 11\) does not fit .* \(10, 10\)"),
+        ({"maps": [torch.zeros(T, C)] * 2}, "maps for 2 of 1 explanations"),
+        ({"maps": torch.zeros(T, C + 1)}, r"\(10, 11\) do not fit .* \(10, 10\)"),
         ({"maps": torch.zeros(T, C).fill_(torch.nan)}, "NaN or infinite"),
     ],
 )

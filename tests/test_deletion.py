@@ -296,7 +296,7 @@ def test_counts_add_up():
         ({"percentages": (0, 101)}, "from 0 to 100"),
         ({"score": "cer"}, "'wer' or 'bleu'"),
         ({"maps": torch.full((T, C), math.nan)}, "NaN"),
-        ({"maps": torch.zeros(3, C)}, "does not fit"),
+        ({"maps": torch.zeros(3, C)}, "do not fit"),
         ({"maps": "best"}, "'random'"),
         ({"references": ["one", "two"]}, "2 references for 1"),
         ({"references": "?!"}, "no words"),

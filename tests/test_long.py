@@ -19,7 +19,7 @@ from captum_spes import SPES, GradientSPES, LongExplanation, SpeechToTextAttribu
 from captum_spes.alignment import Alignment, Segment, match_words
 from captum_spes.attr import Energy
 from captum_spes.audio import load_audio, read_recording, split_at_pauses
-from captum_spes.explanation.long import word_times
+from captum_spes.explanation.long import peak_times
 from captum_spes.metrics import deletion
 from captum_spes.visualization import TranscriptLine, plot_transcript
 
@@ -126,7 +126,7 @@ def test_parts_are_explained_as_they_are_alone(attribution, long_audio, tmp_path
         assert torch.equal(found.token_attr, alone.token_attr) and found.tokens == alone.tokens == part.tokens
         assert found.metadata["start_seconds"] == part.start
         times = [word.time - part.start for word in part.words]
-        assert times == pytest.approx([word.time for word in word_times(alone)])
+        assert times == pytest.approx([word.time for word in peak_times(alone)])
         assert all(0 <= time <= part.stop - part.start for time in times)
     assert long.text == " ".join(found.text for found in long)
     assert long.tokens == [token for found in long for token in found.tokens]

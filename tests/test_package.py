@@ -13,7 +13,7 @@ import captum_spes
 ROOT = Path(captum_spes.__file__).parent
 # each room may import those to its left, and within itself
 ROOMS = [
-    {"_extras", "_files", "_log"},
+    {"_extras", "_files", "_log", "_text"},
     {"forward_func", "segmentation", "maps", "words", "confidence", "audio"},
     {"visualization", "attr"},
     {"models"},

@@ -16,7 +16,8 @@ from test_explanation import make
 
 import captum_spes
 from captum_spes import SpeechToTextExplanation
-from captum_spes._files import markdown_table, printable, write_atomically
+from captum_spes._files import write_atomically
+from captum_spes._text import markdown_table, printable
 from captum_spes.analysis import analyze
 from captum_spes.cli.output import print_table, say
 from captum_spes.evaluation.corpus import load_corpus

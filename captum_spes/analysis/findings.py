@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -14,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from captum_spes._files import markdown_line, markdown_table, write_atomically
+from captum_spes._files import write_atomically, write_figure, write_json
+from captum_spes._text import markdown_line, markdown_table
 from captum_spes.analysis.sections import SECTIONS, Finding
 from captum_spes.metrics._bootstrap import MIN_PAIRS
 
@@ -63,15 +63,13 @@ class Report:
         output.mkdir(parents=True, exist_ok=True)
         paths = [output / "analysis.md", output / "analysis.json"]
         write_atomically(paths[0], self.markdown())
-        write_atomically(paths[1], json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
+        write_json(paths[1], self.to_dict())
         for found in self.findings.values():
             for finding in found.values():
                 for name, plot in finding.figures.items():
                     path = output / _file_name(name)
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    picture = io.BytesIO()
-                    plot().savefig(picture, dpi=120)
-                    write_atomically(path, picture.getvalue())
+                    write_figure(path, plot(), dpi=120)
                     paths.append(path)
         return paths
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from captum_spes._text import format_number
 from captum_spes.alignment import Alignment
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.metrics import (
@@ -137,7 +138,7 @@ def _time(group: Group) -> Finding:
         _test(tests["shuffled"]),
         f"{_percent(found.mean('hit'))} ({_percent(found.mean('chance'))})",
         f"{_percent(found.mean('precision'))} / {_percent(found.mean('recall'))}",
-        _number(1000 * float(np.median([word.offset for word in found.words])), 0, "+"),
+        format_number(1000 * float(np.median([word.offset for word in found.words])), 0, "+"),
     )
     peaks = f"{_percent(found.mean('hit'))} of the peaks are in the span, {_percent(found.mean('chance'))} by chance"
     names = group.aligned_utterances
@@ -420,14 +421,14 @@ def _percent(value: float) -> str:
 def _interval(value: float, low: float, high: float, digits: int = 2) -> str:
     if np.isnan(value):
         return ""
-    text = _number(value, digits)
-    return text if np.isnan(low) else f"{text} [{_number(low, digits)}, {_number(high, digits)}]"
+    text = format_number(value, digits)
+    return text if np.isnan(low) else f"{text} [{format_number(low, digits)}, {format_number(high, digits)}]"
 
 
 def _difference(test: MeanComparison, digits: int = 3) -> str:
-    low, high = (_number(end, digits, "+") for end in (test.low, test.high))
+    low, high = (format_number(end, digits, "+") for end in (test.low, test.high))
     interval = "" if np.isnan(test.low) else f" [{low}, {high}]"
-    return f"{_number(test.difference, digits, '+')}{interval}"
+    return f"{format_number(test.difference, digits, '+')}{interval}"
 
 
 def _test(test: MeanComparison, digits: int = 3) -> str:
@@ -444,8 +445,3 @@ def _numbers(test: MeanComparison) -> dict[str, Any]:
 def _answer(verdict: Verdict, reason: str) -> str:
     word = {"more": "yes", "less": "no"}.get(verdict, "undecided")
     return f"{word}: {reason}"
-
-
-def _number(value: float, digits: int, sign: str = "") -> str:
-    """Formats a number with a real minus sign, and without a minus before 0."""
-    return f"{round(value, digits) + 0.0:{sign},.{digits}f}".replace("-", "−")

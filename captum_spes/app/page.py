@@ -8,14 +8,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from captum_spes.app.session import INSTANT, SAMPLED, Session, max_seconds, methods_of
-from captum_spes.audio import Recording, read_recording
+from captum_spes.audio import Recording, read_recording, sample_recording
 from captum_spes.models import SpeechToTextModel
 from captum_spes.speech_to_text.catalogue import METHODS
 from captum_spes.speech_to_text.quality import quality_warnings
@@ -24,7 +24,6 @@ from captum_spes.speech_to_text.targets import Contrast
 MAX_BYTES = 20_000_000  # of an uploaded file
 MAX_WAITING = 20  # visitors whose requests wait for the model
 SECONDS_KEPT = 3600  # after so long without a request, a visitor's recording is deleted
-SAMPLE = "so_what_was_the_next_step.wav"
 
 # fonts of the visitor's system, because the theme would load its own from a server
 FONTS = ["system-ui", "sans-serif"]
@@ -163,7 +162,7 @@ class _Page:
     def _explain_sample(
         self, method: str, request: gr.Request, progress: gr.Progress = PROGRESS
     ) -> Iterator[dict[Any, Any]]:
-        yield from self._run(None, _sample, method, None, request, progress)
+        yield from self._run(None, sample_recording, method, None, request, progress)
 
     def _ask(
         self,
@@ -250,8 +249,3 @@ def _read(upload: Path) -> Recording:
 def _delete(upload: Path | None) -> None:
     if upload is not None:
         upload.unlink(missing_ok=True)
-
-
-def _sample() -> Recording:
-    with as_file(files("captum_spes") / "data" / SAMPLE) as path:
-        return read_recording(path)

@@ -16,14 +16,14 @@ from captum_spes._extras import require
 from captum_spes._files import write_atomically
 from captum_spes._log import warn
 from captum_spes.attr._ranks import Ranks
-from captum_spes.attr.fingerprint import fingerprint
+from captum_spes.attr.fingerprint import differences, fingerprint
 
-# between two files, and how many times as long as writing one takes at least
+# the least time between two files: so many seconds, and so many times as long as writing one takes
 SECONDS = 60.0
 PATIENCE = 20
 # changes whenever what is in a file, or which samples a seed stands for, does
 FORMAT = "captum-spes checkpoint 2"
-# of scores that are computed again, by how much rounding may change them
+# how far rounding may change scores that are computed again
 SCORE_TOLERANCE = 1e-3
 
 
@@ -97,19 +97,15 @@ class Checkpoint:
             sums = [tensors[str(index)] for index in range(len(tensors))]
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.path} is not a checkpoint, or it is damaged ({error}): {advice}") from error
-        differences = [
-            f"{name} was {arguments.get(name)} and is {self.arguments.get(name)} now"
-            for name in sorted(arguments.keys() | self.arguments.keys())
-            if arguments.get(name) != self.arguments.get(name)
-        ]
-        if not differences and not _alike(scores, self.scores):
-            differences = [
+        changed = list(differences(arguments, self.arguments))
+        if not changed and not _alike(scores, self.scores):
+            changed = [
                 f"the model or its precision differs, since a perturbation scored {_shown(scores)} and scores "
                 f"{_shown(self.scores)} now"
             ]
-        if differences:
+        if changed:
             raise ValueError(
-                f"{self.path} is the checkpoint of another run: {'; '.join(differences)}. Give the same arguments to "
+                f"{self.path} is the checkpoint of another run: {'; '.join(changed)}. Give the same arguments to "
                 f"continue it, or {advice}"
             )
         return progress, sums

@@ -120,14 +120,19 @@ def _on_device(hidden: Tensor, device: torch.device) -> Tensor:
     return hidden.to(device)
 
 
+def check_seed(seed: int) -> int:
+    """The seed as an int. Raises a ValueError for a negative number, and for other values."""
+    if not isinstance(seed, (int, Integral)) or seed < 0:
+        raise ValueError(f"seed must be an integer of at least 0, not {seed}.")
+    return int(seed)
+
+
 class MaskSampler:
     """Draws the features that each sample hides, as a function of the seed and the sample's number alone."""
 
     def __init__(self, layout: FeatureLayout, seed: int) -> None:
-        if not isinstance(seed, (int, Integral)) or seed < 0:
-            raise ValueError(f"seed must be an integer of at least 0, not {seed}.")
         self.layout = layout
-        self.seed = int(seed)
+        self.seed = check_seed(seed)
         self._last: dict[int, tuple[int, np.ndarray]] = {}  # granularity -> its latest block
 
     def draw(self, granularity: int, first: int, last: int) -> Tensor:

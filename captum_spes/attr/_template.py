@@ -62,7 +62,7 @@ def attribute_method(method: Callable[Parameters, Result]) -> Callable[Parameter
 
 
 class SamplingArguments(TypedDict, total=False):
-    """The arguments by name alone that all ``attribute`` methods take, for type checkers."""
+    """The keyword-only arguments that all ``attribute`` methods take, for type checkers."""
 
     seed: int
     min_reliability: float | None

@@ -16,7 +16,7 @@ from captum.attr import PerturbationAttribution
 from torch import Tensor
 
 from captum_spes.attr._batches import Callback
-from captum_spes.attr._features import FeatureLayout, format_inputs
+from captum_spes.attr._features import FeatureLayout, check_seed, format_inputs
 from captum_spes.attr._impacts import ImpactEstimator
 from captum_spes.attr._perturbations import Evaluator, Group, Perturbed
 from captum_spes.attr._template import Inputs, Options, SamplingArguments, attribute_method, run
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class _Arguments(SamplingArguments, total=False):
-    """The arguments of attribute by name alone, for its overloads."""
+    """The keyword-only arguments of attribute, for its overloads."""
 
     bubbles_per_second: float
     bubble_seconds: float
@@ -86,8 +86,7 @@ class BubbleNoise(PerturbationAttribution):
     Args:
         forward_func: the model or any function of it. It returns one score for each example, shape ``(B,)``, or
             several, for instance one for each token, shape ``(B, K)``. Larger scores mean closer to the original
-            prediction. A function with a
-            single score for the whole batch works with ``perturbations_per_eval=1``.
+            prediction. A function with a single score for the whole batch works with ``perturbations_per_eval=1``.
 
     Example::
 
@@ -213,7 +212,7 @@ class BubbleNoise(PerturbationAttribution):
         spectrogram, baseline = _format_spectrogram(inputs, baselines)
         intensities = _intensity_range(spectrogram)
         _check_positive_integers(n_samples=n_samples, perturbations_per_eval=perturbations_per_eval)
-        bubbles = _Bubbles.create(
+        bubbles = Bubbles.create(
             (spectrogram.shape[1], spectrogram.shape[2]),
             bubbles_per_second=bubbles_per_second,
             bubble_seconds=bubble_seconds,
@@ -258,7 +257,7 @@ class _InNoise(ImpactEstimator):
         per_eval: int,
         centered: bool,
         baseline: Tensor | int | float,
-        bubbles: _Bubbles,
+        bubbles: Bubbles,
         intensities: tuple[Tensor, Tensor],
     ) -> None:
         # every bin is a feature, of which the noise hides the share A
@@ -277,7 +276,7 @@ class _InNoise(ImpactEstimator):
 
 
 @dataclass(frozen=True)
-class _Bubbles:
+class Bubbles:
     """Random bubbles and noise, which depend on these numbers and the sample's number alone.
 
     Attributes:
@@ -302,7 +301,7 @@ class _Bubbles:
         bubble_channels: float,
         frames_per_second: float,
         seed: int,
-    ) -> _Bubbles:
+    ) -> Bubbles:
         """Checks the arguments of BubbleNoise and counts the bubbles.
 
         Raises:
@@ -314,13 +313,12 @@ class _Bubbles:
             bubble_channels=bubble_channels,
             frames_per_second=frames_per_second,
         )
-        if not isinstance(seed, (int, Integral)) or seed < 0:
-            raise ValueError(f"seed must be an integer of at least 0, not {seed}.")
+        seed = check_seed(seed)
         size = (bubble_seconds * frames_per_second, float(bubble_channels))
         # the same density in the margin around the spectrogram, where centres may lie as well
         around = (1 + size[0] / shape[0]) * (1 + size[1] / shape[1])
         number = round(bubbles_per_second * shape[0] / frames_per_second * around)
-        return cls(shape, size, max(number, 1), int(seed))
+        return cls(shape, size, max(number, 1), seed)
 
     def draw(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Profiles A and noise in [0, 1) of samples first … last - 1: float32 (last - first, T, C) each, on the CPU."""

@@ -1,11 +1,11 @@
-"""Describes the arguments of a run by values that JSON can hold; large values by a hash of their content."""
+"""Describes the arguments of a run by values that JSON can hold, large values by a hash, and compares them."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from numbers import Integral, Real
@@ -44,6 +44,17 @@ def fingerprint(value: object) -> Any:
         False
     """
     return _fingerprint(value, ())
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], name: str = "") -> Iterator[str]:
+    """Describes the differences of two settings; methods that only one of them has are ignored."""
+    keys = before.keys() & now.keys() if name == "methods" else before.keys() | now.keys()
+    for key in sorted(keys):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from differences(old, new, f"{name}.{key}".strip("."))
+        elif old != new:
+            yield f"{name}.{key}".strip(".") + f" was {old} and is {new} now"
 
 
 def _fingerprint(value: object, above: tuple[int, ...]) -> Any:

@@ -31,7 +31,7 @@ GRAPH_MEMORY = 4 * 2**30
 
 
 class _Arguments(SamplingArguments, total=False):
-    """The arguments of attribute by name alone, for its overloads."""
+    """The keyword-only arguments of attribute, for its overloads."""
 
     perturbation_prob: float | tuple[float, ...]
     pool_features: bool

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Arguments(SamplingArguments, total=False):
-    """The arguments of attribute by name alone, for its overloads."""
+    """The keyword-only arguments of attribute, for its overloads."""
 
     perturbation_prob: float | tuple[float, ...]
     centered: bool
@@ -58,9 +58,8 @@ class SPES(PerturbationAttribution):
     Args:
         forward_func: the model or any function of it. It returns one score for each example, shape ``(B,)``, or
             several, for instance one for each token, shape ``(B, K)``. Larger scores mean closer to the original
-            prediction. As in FeatureAblation,
-            a function with one score for the whole batch, or a fixed number of them, works with
-            ``perturbations_per_eval=1`` and with examples that share their features.
+            prediction. As in FeatureAblation, a function with one score for the whole batch, or a fixed number of
+            them, works with ``perturbations_per_eval=1`` and with examples that share their features.
 
     Example::
 

@@ -10,6 +10,7 @@ from captum_spes.audio.reading import (
     load_audio,
     read_audio,
     read_recording,
+    sample_recording,
     source_of,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "mean_noise",
     "read_audio",
     "read_recording",
+    "sample_recording",
     "source_of",
     "speech_seconds",
     "split_at_pauses",

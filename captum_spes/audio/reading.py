@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,6 +37,7 @@ CANCELLED = 0.01
 RATES = (1_000, 768_000)
 # samples of one channel, 1 GiB or 4.6 hours at 16 kHz: a compressed file may hold a thousand times its size
 MAX_SAMPLES = 2**28
+SAMPLE = "so_what_was_the_next_step.wav"
 # bytes of a pipe or stream, which may be endless
 MAX_BYTES = 2**31
 
@@ -215,16 +217,27 @@ def source_of(audio: AudioLike) -> dict[str, Any]:
     return {}
 
 
+def sample_recording() -> Recording:
+    """The bundled recording, in which a synthetic voice says "So, what was the next step?"
+
+    Example::
+
+        >>> from captum_spes.audio import sample_recording
+        >>> round(sample_recording().seconds, 1)
+        2.0
+    """
+    with as_file(files("captum_spes") / "data" / SAMPLE) as path:
+        return read_recording(path)
+
+
 def duration(path: Path) -> float:
     """The duration of an audio file in seconds, from its header; 0 if it cannot be read.
 
     Example::
 
-        >>> from importlib.resources import as_file, files
         >>> from captum_spes.audio import duration
-        >>> with as_file(files("captum_spes") / "data" / "so_what_was_the_next_step.wav") as path:
-        ...     round(duration(path), 1)
-        2.0
+        >>> duration("speech.wav"), duration("missing.wav")
+        (0.6, 0.0)
     """
     soundfile = require("soundfile")
     try:
@@ -433,7 +446,7 @@ def _check(samples: np.ndarray, rate: float, name: str) -> None:
 
 
 def _silence(samples: np.ndarray, name: str) -> str | None:
-    """What to say of samples in which nothing can be heard; None of others."""
+    """A sentence that says why samples count as silent; None if they do not."""
     peak = np.abs(samples).max()
     if samples.min() == samples.max():
         return f"{name} is silent (all of its samples are {peak:.3g}): there is no speech to explain."

@@ -26,7 +26,7 @@ from captum_spes.cli.options import (
     Task,
     split_names,
 )
-from captum_spes.cli.output import print_table, progress, say
+from captum_spes.cli.output import print_table, progress, say, say_written
 from captum_spes.cli.ranks import refuse_ranks
 from captum_spes.evaluation.comparison import DEFAULT_METHODS, Comparison
 from captum_spes.models import load_model
@@ -118,10 +118,7 @@ def _report(comparison: Comparison, folder: Path, interrupted: bool) -> None:
         raise ValueError("no method could be run.")
     print_table(comparison.table(), "Cost and infidelity (smaller is better)")
     print_table(comparison.rank_table(), "Spearman's correlation of the maps, mean over the tokens")
-    say(
-        "\nWrote "
-        + "\n      ".join(map(str, [*map(comparison.path, comparison.explanations), *comparison.save(folder)]))
-    )
+    say_written([*map(comparison.path, comparison.explanations), *comparison.save(folder)])
     if interrupted:
         raise typer.Exit(128 + signal.SIGINT)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from captum_spes import Contrast
 from captum_spes.audio import Recording
 from captum_spes.cli.inputs import Inputs, fit, transcribe, window_of
-from captum_spes.cli.output import print_table, progress, say
+from captum_spes.cli.output import print_table, progress, say, say_written
 from captum_spes.evaluation.models import ModelComparison, Side
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.models import load_model
@@ -65,7 +65,7 @@ def compare_models(
             comparison.table(), "Differences, and the probability of the own and of the other words by each model"
         )
     paths = [folder / f"{file_name(name)}.safetensors" for name in names]
-    say("\nWrote " + "\n      ".join(map(str, [*paths, *comparison.save(folder, recording)])))
+    say_written([*paths, *comparison.save(folder, recording)])
 
 
 def file_name(model: str) -> str:

@@ -29,7 +29,7 @@ from captum_spes.cli.options import (
     Task,
     split_names,
 )
-from captum_spes.cli.output import print_table, say
+from captum_spes.cli.output import print_table, say, say_written
 from captum_spes.cli.ranks import refuse_ranks
 from captum_spes.evaluation import Evaluation, Workers
 from captum_spes.evaluation.corpus import MANIFESTS, CorpusUtterance, load_corpus
@@ -151,7 +151,7 @@ def evaluate(
     interrupted = _run_evaluation(evaluation, pool)
     if (results := _results(evaluation, text_score, reference, interrupted)) is not None:
         _print_results(results)
-        say("\nWrote " + "\n      ".join(map(str, results.save(folder))))
+        say_written(results.save(folder))
     if interrupted:
         raise typer.Exit(128 + signal.SIGINT)
 

@@ -32,7 +32,7 @@ from captum_spes.cli.options import (
     Task,
     word_or_number,
 )
-from captum_spes.cli.output import draw_overview, print_columns, progress, say, write_explanation
+from captum_spes.cli.output import draw_overview, print_columns, progress, say, say_written, write_explanation
 from captum_spes.cli.ranks import device_of_rank, torchrun_ranks
 from captum_spes.cli.reference import explain_reference, remove_errors
 from captum_spes.errors.finding import check_reference
@@ -315,7 +315,7 @@ class _Request:
         paths = draw_overview(long) if len(long) else []
         if paths:
             say(f"\nTranscript: {long.text}")
-        say("\nWrote " + "\n      ".join(map(str, [folder / "parts.json", *paths, f"{folder}/part-*/"])))
+        say_written([folder / "parts.json", *paths, f"{folder}/part-*/"])
         if interrupted:
             raise typer.Exit(128 + signal.SIGINT)
 
@@ -364,4 +364,4 @@ def _report(explanation: SpeechToTextExplanation, paths: list[Path]) -> None:
         say("\nThe model writes all tokens at once, so there are no attributions of previous tokens.")
     if known is not None:
         say(f"\nReliability (correlation of two halves of the samples, mean of the tokens): {known.mean():.2f}")
-    say("\nWrote " + "\n      ".join(map(str, paths)))
+    say_written(paths)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 from captum_spes import models
-from captum_spes.audio import Recording, read_recording
+from captum_spes.audio import Recording, read_recording, sample_recording
+from captum_spes.audio.reading import SAMPLE
 from captum_spes.cli.options import DTYPES
 from captum_spes.cli.output import progress, say
 from captum_spes.models.context import Context, describe_context, fit_utterance
@@ -17,7 +17,6 @@ from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance, la
 from captum_spes.speech_to_text.catalogue import NamedMethod, Preset
 
 STDIN = Path("-")
-SAMPLE = "so_what_was_the_next_step.wav"
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,7 @@ def read(audio: Path | None) -> Recording:
         return read_recording(sys.stdin.buffer.read(), allow_silence=True)
     if audio is not None:
         return read_recording(audio, allow_silence=True)
-    with as_file(files("captum_spes") / "data" / SAMPLE) as path:
-        return read_recording(path)
+    return sample_recording()
 
 
 def transcribe(

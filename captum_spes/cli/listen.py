@@ -13,7 +13,7 @@ from captum_spes._extras import require
 from captum_spes.audio import read_recording
 from captum_spes.cli.folders import make_folder
 from captum_spes.cli.options import word_or_number
-from captum_spes.cli.output import say
+from captum_spes.cli.output import say_written
 from captum_spes.words import is_word
 
 SHARE = 0.1  # default share that is kept, and removed
@@ -69,7 +69,7 @@ def listen(
     folder = make_folder(output or file.parent / "listen")
     for name, samples in sounds.items():
         require("soundfile").write(folder / name, samples, recording.sampling_rate)
-    say("Wrote " + "\n      ".join(str(folder / name) for name in sounds))
+    say_written(folder / name for name in sounds)
 
 
 def _chosen(

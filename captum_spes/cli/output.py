@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
-from captum_spes._files import printable
+from captum_spes._files import write_figure
+from captum_spes._text import printable
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -37,6 +38,11 @@ OVERVIEW_SECONDS = 300.0
 def say(text: object = "", error: bool = False) -> None:
     """Prints a text at once, on stderr for an error. Control characters are escaped."""
     print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def say_written(paths: Iterable[object]) -> None:
+    """Prints the paths of the files that were written."""
+    say("\nWrote " + "\n      ".join(map(str, paths)))
 
 
 def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
@@ -140,6 +146,6 @@ def draw_overview(long: LongExplanation) -> list[Path]:
         start = number * OVERVIEW_SECONDS
         path = long.folder / ("overview.png" if n_figures == 1 else f"overview-{number + 1:02}.png")
         if any(word for word in long.words if start <= word.time < start + OVERVIEW_SECONDS):
-            long.plot(start, min(start + OVERVIEW_SECONDS, long.duration)).savefig(path, dpi=120)
+            write_figure(path, long.plot(start, min(start + OVERVIEW_SECONDS, long.duration)), dpi=120)
             paths.append(path)
     return paths

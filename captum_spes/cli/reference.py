@@ -10,11 +10,11 @@ from pathlib import Path
 import typer
 
 from captum_spes import Contrast
-from captum_spes._files import write_atomically
+from captum_spes._files import write_atomically, write_figure
 from captum_spes.audio import Recording
 from captum_spes.cli.folders import make_folder
 from captum_spes.cli.inputs import Inputs
-from captum_spes.cli.output import print_table, say
+from captum_spes.cli.output import print_table, say, say_written
 from captum_spes.errors import errors_text, explain_errors, find_errors
 from captum_spes.errors.text import HEADER, error_row
 from captum_spes.explanation import SpeechToTextExplanation
@@ -55,7 +55,7 @@ def explain_reference(
                 place = make_folder(folder / "errors")
                 paths += [place / f"{number}.safetensors", place / f"{number}.png"]
                 error.explanation.save(paths[-2])
-                error.explanation.plot_tokens().savefig(paths[-1], dpi=150)
+                write_figure(paths[-1], error.explanation.plot_tokens())
                 pictures[-1] = f"errors/{number}.png"
     except KeyboardInterrupt:
         stopped = True
@@ -67,7 +67,7 @@ def explain_reference(
     if errors:
         paths.append(folder / "report.html")
         explanation.to_html(paths[-1], audio=recording, errors=errors, reference=reference)
-    say("\nWrote " + "\n      ".join(map(str, paths)))
+    say_written(paths)
     if stopped:
         raise typer.Exit(128 + signal.SIGINT)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from captum_spes._files import markdown_line, markdown_table
+from captum_spes._text import markdown_line, markdown_table
 from captum_spes.explanation.errors import TextError
 
 HEADER = ("", "kind", "written", "said", "time (s)", "probability", "of what was said", "heard", "reliability")

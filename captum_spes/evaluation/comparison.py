@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from captum_spes._files import markdown_line, markdown_table, write_atomically
+from captum_spes._files import write_atomically, write_figure, write_json
+from captum_spes._text import markdown_line, markdown_table
 from captum_spes.attr.fingerprint import fingerprint
 from captum_spes.evaluation._timed import explain_timed
 from captum_spes.explanation import SpeechToTextExplanation
@@ -302,10 +302,10 @@ class Comparison:
     def save(self, folder: Path) -> list[Path]:
         """Writes comparison.json, comparison.md and the figures, but not the explanations, into a folder."""
         paths = [folder / name for name in ("comparison.json", "comparison.md", "words.png", "sentence.png")]
-        write_atomically(paths[0], json.dumps(self.to_dict(), indent=1) + "\n")
+        write_json(paths[0], self.to_dict())
         write_atomically(paths[1], self._markdown())
-        self.plot_words().savefig(paths[2], dpi=150)
-        self.plot_sentence().savefig(paths[3], dpi=150)
+        write_figure(paths[2], self.plot_words())
+        write_figure(paths[3], self.plot_sentence())
         return paths
 
     def _markdown(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from captum_spes._files import markdown_line, markdown_table, write_atomically
+from captum_spes._files import write_atomically, write_figure, write_json
+from captum_spes._text import markdown_line, markdown_table
 from captum_spes.audio import Recording
 from captum_spes.errors import explain_errors
 from captum_spes.errors.finding import differing_words
@@ -250,11 +250,11 @@ class ModelComparison:
     def save(self, folder: Path, recording: Recording | None) -> list[Path]:
         """Writes comparison.json, comparison.md, words.png and report.html into a folder."""
         paths = [folder / "comparison.json", folder / "comparison.md"]
-        write_atomically(paths[0], json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
+        write_json(paths[0], self.to_dict())
         write_atomically(paths[1], self.markdown())
         if self.shared:
             paths.append(folder / "words.png")
-            self.plot_words().savefig(paths[-1], dpi=150)
+            write_figure(paths[-1], self.plot_words())
         paths.append(folder / "report.html")
         write_atomically(paths[-1], self.html(recording))
         return paths

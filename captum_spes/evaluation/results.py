@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from captum_spes._files import write_atomically
+from captum_spes._files import write_atomically, write_figure, write_json
+from captum_spes._text import format_number
 from captum_spes.evaluation._curves import Curve, measured_curves, split_baseline
 from captum_spes.evaluation.summary import summary
 from captum_spes.evaluation.word_errors import WordErrors
@@ -203,7 +203,7 @@ class Results:
 
     def area_text(self, metric: str, method: str) -> str:
         """The area of a method as in tables, with one decimal, or two for nats."""
-        return number(self.areas(metric)[method], self._curves[metric].digits)
+        return format_number(self.areas(metric)[method], self._curves[metric].digits)
 
     def interval(self, metric: str, method: str) -> tuple[float, float]:
         """The 95 % interval of a method's area over the utterances."""
@@ -344,7 +344,7 @@ class Results:
                 text = f"**{text}**"
             if len(self.utterances) > 1:
                 low, high = self.interval(metric, name)
-                text += f" [{number(low, digits)}, {number(high, digits)}]"
+                text += f" [{format_number(low, digits)}, {format_number(high, digits)}]"
             cells[name] = text
         return cells
 
@@ -389,7 +389,7 @@ class Results:
 
     def _tau(self, metric: str, other: str) -> str:
         found = self.agreement(metric, other)
-        return f"{number(found.value, 2)} [{number(found.low, 2)}, {number(found.high, 2)}]"
+        return f"{format_number(found.value, 2)} [{format_number(found.low, 2)}, {format_number(found.high, 2)}]"
 
     # Pictures
 
@@ -429,12 +429,10 @@ class Results:
             '# Model on 1 utterance'
         """
         paths = [folder / name for name in ("results.json", "summary.md", "curves.csv", "curves.png")]
-        write_atomically(paths[0], json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
+        write_json(paths[0], self.to_dict())
         write_atomically(paths[1], self.markdown())
         write_atomically(paths[2], self._csv())
-        picture = io.BytesIO()
-        self.plot().savefig(picture, dpi=150)
-        write_atomically(paths[3], picture.getvalue())
+        write_figure(paths[3], self.plot())
         return paths
 
     def markdown(self) -> str:
@@ -463,13 +461,8 @@ def paired_difference(value: float, drawn: np.ndarray, higher_is_better: bool, n
 
 
 def _describe(difference: Difference, interval: bool, digits: int) -> str:
-    value, low, high = (number(end, digits, "+") for end in (difference.value, difference.low, difference.high))
+    value, low, high = (format_number(end, digits, "+") for end in (difference.value, difference.low, difference.high))
     return f"{difference.verdict} ({value} [{low}, {high}])" if interval else f"{difference.verdict} ({value})"
-
-
-def number(value: float, digits: int = 1, sign: str = "") -> str:
-    """Formats a number with a real minus sign, and without a minus before 0."""
-    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from captum_spes._files import differences, write_atomically
+from captum_spes._files import write_json
+from captum_spes.attr.fingerprint import differences
 from captum_spes.evaluation._curves import split_baseline
 from captum_spes.evaluation.word_errors import FACTS
 from captum_spes.metrics.compactness import THRESHOLDS
@@ -67,7 +68,7 @@ class Store:
         before = self._check_settings()
         methods = {**before.get("methods", {}), **self.settings["methods"]}
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write_json(self.folder / SETTINGS, {**self.settings, "methods": methods}, indent=1)
+        write_json(self.folder / SETTINGS, {**self.settings, "methods": methods})
         self._settings_are_written = True
 
     # Paths
@@ -111,7 +112,7 @@ class Store:
     def write_scores(self, utterance: str, method: str, scores: dict[str, Any]) -> None:
         path = self.scores_path(utterance, method)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_json(path, scores)
+        write_json(path, scores, indent=None)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -153,10 +154,6 @@ def read_json(path: Path, advice: str = ADVICE) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
     return content
-
-
-def _write_json(path: Path, content: dict[str, Any], indent: int | None = None) -> None:
-    write_atomically(path, json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 
 
 def _is_score(name: str, value: Any, n_steps: int) -> bool:

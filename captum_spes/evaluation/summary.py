@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from captum_spes._files import markdown_line, markdown_table
+from captum_spes._text import markdown_line, markdown_table
 from captum_spes.evaluation._curves import split_baseline
 from captum_spes.metrics import DeletionCurve
 from captum_spes.metrics._bootstrap import LEVEL, MIN_PAIRS, N_RESAMPLES

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 FORMAT = "captum-spes explanation"
 VERSION = 1
 CHECKSUM = "sha256"  # the entry with the checksum of the header's other entries and of the tensors
-# of a file: one is never larger in memory than some times its size, and these
+# Limits of what a file may hold, so that a damaged one does not fill the memory.
 MAX_HEADER = 2**24  # characters of texts and metadata
-MAX_MAPS = 2**28  # values of maps that are written by their patches, 1 GiB; Whisper's longest have 172 million
+MAX_MAPS = 2**28  # values of maps that are stored by their patches, 1 GiB; Whisper's longest have 172 million
 
 # fields of an explanation that are written in the header, and those that are written as tensors
 PLAIN = ("text", "tokens", "previous_tokens", "frames_per_second", "normalized", "grouped", "metadata", "confidence")

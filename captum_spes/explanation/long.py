@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from captum_spes._files import write_atomically
+from captum_spes._files import write_json
 from captum_spes.explanation.figures import MEAN_LABEL, SIGNED_LABEL, is_signed, relative
 from captum_spes.explanation.result import SpeechToTextExplanation
 from captum_spes.visualization import TranscriptLine, plot_transcript
@@ -266,7 +266,7 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
             "parts": [asdict(part) for part in self.parts],
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / INDEX, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_json(self.folder / INDEX, content)
 
     def finish(self, number: int, explanation: SpeechToTextExplanation | None) -> None:
         """Writes the explanation of a part into the folder; None marks a part without words."""
@@ -274,13 +274,13 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
         if explanation is not None:
             self.path(number).parent.mkdir(parents=True, exist_ok=True)
             explanation.save(self.path(number))
-            words = [Word(word.text, part.start + word.time) for word in word_times(explanation)]
+            words = [Word(word.text, part.start + word.time) for word in peak_times(explanation)]
             part = replace(part, text=explanation.text, tokens=explanation.tokens, words=words)
         self.parts[number] = replace(part, done=True)
         self.write_index()
 
 
-def word_times(explanation: SpeechToTextExplanation) -> list[Word]:
+def peak_times(explanation: SpeechToTextExplanation) -> list[Word]:
     """The words of an explanation, each with the time of the maximum of its map."""
     words = explanation if explanation.grouped else explanation.words()
     curves = words.spectrogram_attr.amax(2)  # (K, T)

@@ -525,12 +525,12 @@ class SpeechToTextExplanation:
         sampling_rate: int | None = None,
         others: Sequence[SpeechToTextExplanation] = (),
     ) -> ReportWidget:
-        """The report of :meth:`to_html`, which says what is taken, as a widget that follows what is done in it.
+        """The report of :meth:`to_html`, which documents the arguments, as a notebook widget.
 
-        A notebook shows it where it ends a cell. Its ``selected_word`` is the text of the word that was chosen there,
-        ``selected_index`` its number among :meth:`words`, and ``region`` the part of the spectrogram that was marked,
-        in seconds and Hz; None where nothing is. ``view.observe(function, "selected_word")`` calls a function whenever
-        another word is chosen.
+        A notebook shows the widget where it ends a cell. The widget's attributes follow what the user selects:
+        ``selected_word`` is the text of the chosen word, ``selected_index`` its number among :meth:`words`, and
+        ``region`` the marked part of the spectrogram, in seconds and Hz. They are None where nothing is selected.
+        ``view.observe(function, "selected_word")`` calls a function whenever another word is chosen.
 
         Raises:
             ValueError: what :meth:`to_html` refuses.

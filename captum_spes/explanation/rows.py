@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from torch import Tensor
 
 from captum_spes.confidence import Verdict
-from captum_spes.maps import shortest_span
+from captum_spes.maps import shortest_span, top_bins
 from captum_spes.words import is_word, word_spans
 
 if TYPE_CHECKING:
@@ -138,10 +137,8 @@ def salient_box(map_: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
     Returns:
         The first frame and the one after the last, and the first channel and the one after the last.
     """
-    count = math.floor(0.05 * map_.numel() + 1e-9)
-    top = torch.zeros(map_.numel(), dtype=torch.bool)
-    top[map_.flatten().argsort(descending=True, stable=True)[:count]] = True
-    top = top.view(map_.shape)
+    order = map_.flatten().argsort(descending=True, stable=True)
+    top = top_bins(order, (5.0,)).view(map_.shape)
     return shortest_span(top.sum(1)), shortest_span(top.sum(0))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_spes.attr import SPES, BubbleNoise, GradientSPES
-from captum_spes.attr.bubble_noise import _Bubbles
+from captum_spes.attr.bubble_noise import Bubbles
 from captum_spes.explanation import SpeechToTextExplanation
 
 # samples of bubbles from which the share of noise and its variation are measured
@@ -113,7 +113,7 @@ def _noise_share(explanation: SpeechToTextExplanation) -> tuple[float, float]:
     arguments = _stored(explanation, "arguments")
     names = ("bubbles_per_second", "bubble_seconds", "bubble_channels", "frames_per_second")
     n_frames, n_channels = explanation.spectrogram.shape
-    bubbles = _Bubbles.create((n_frames, n_channels), seed=0, **{name: _argument(arguments, name) for name in names})
+    bubbles = Bubbles.create((n_frames, n_channels), seed=0, **{name: _argument(arguments, name) for name in names})
     shares = bubbles.draw(0, N_BUBBLE_DRAWS)[0].double().mean((1, 2))
     return float(shares.mean()), float(shares.var() / shares.mean().square())
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+# a map, or the maps of the rows, for each explanation; or a random order
+Maps = Tensor | Sequence[Tensor] | Literal["random"]
 
 
 def check_positive(**values: object) -> None:
@@ -10,3 +18,29 @@ def check_positive(**values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, not {value}.")
+
+
+def format_maps(own: Sequence[Tensor], maps: Maps | None) -> list[Tensor]:
+    """The maps of each explanation: its own by default, or those given. The bins of constant maps get a random order.
+
+    Args:
+        own: the maps of each explanation.
+        maps: other maps of the same shapes, ``"random"`` for constant maps, or None.
+
+    Raises:
+        ValueError: the maps do not fit the explanations.
+    """
+    if maps is None:
+        return list(own)
+    if isinstance(maps, str):
+        if maps != "random":
+            raise ValueError(f"maps must be tensors or 'random', not {maps!r}.")
+        return [torch.zeros_like(attributions) for attributions in own]
+    if len(maps) != len(own):
+        raise ValueError(f"there are maps for {len(maps)} of {len(own)} explanations: give maps for each.")
+    for given, expected in zip(maps, own):
+        if given.shape != expected.shape:
+            raise ValueError(
+                f"maps of shape {tuple(given.shape)} do not fit their explanation: expected {tuple(expected.shape)}."
+            )
+    return list(maps)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.metrics._restore import restore
 from captum_spes.metrics.baselines import Baseline, make_hider
 from captum_spes.models import SpeechToTextModel, text
-
-# a map (T, C) for each explanation, or a random order
-Maps = Tensor | Sequence[Tensor] | Literal["random"]
 
 # arguments of generation with which transformers downloads code and runs it
 CODE = {"custom_generate", "trust_remote_code"}
@@ -69,26 +64,3 @@ class Rewriter:
             heard = self.hide(masks.view(-1, *spectrogram.shape[1:]).to(spectrogram.device))
             for ids in self.model.generate_batch(heard, self.utterance, self.tokens.prompt, **self.gen_args):
                 yield text(self.model, ids)
-
-
-def format_maps(explanations: Sequence[SpeechToTextExplanation], maps: Maps | None) -> list[Tensor]:
-    """A map (T, C) for each explanation, by default its sentence map. The bins of a constant map get a random order.
-
-    Raises:
-        ValueError: the maps do not fit the explanations.
-    """
-    if maps is None:
-        return [explanation.sentence().spectrogram_attr[0] for explanation in explanations]
-    if isinstance(maps, str):
-        if maps != "random":
-            raise ValueError(f"maps must be tensors or 'random', not {maps!r}.")
-        return [torch.zeros_like(explanation.spectrogram) for explanation in explanations]
-    if len(maps) != len(explanations):
-        raise ValueError(f"there are {len(maps)} maps for {len(explanations)} explanations: give one for each.")
-    for given, explanation in zip(maps, explanations):
-        if given.shape != explanation.spectrogram.shape:
-            raise ValueError(
-                f"a map of shape {tuple(given.shape)} does not fit its explanation: expected "
-                f"{tuple(explanation.spectrogram.shape)}."
-            )
-    return list(maps)

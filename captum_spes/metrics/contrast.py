@@ -13,9 +13,10 @@ from torch import Tensor
 
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.maps import descending, top_bins
-from captum_spes.metrics._rewriting import Maps, Rewriter, format_maps
+from captum_spes.metrics._checks import Maps, format_maps
+from captum_spes.metrics._rewriting import Rewriter
 from captum_spes.models import SpeechToTextModel, text
-from captum_spes.words import word_spans
+from captum_spes.words import is_word, text_words
 
 # texts that are generated in one batch
 TEXTS_AT_ONCE = 20
@@ -124,10 +125,8 @@ def flip_rate(
     if not explanations:
         raise ValueError("there is no explanation: give a contrastive one, or several.")
     # arguments that cannot be used are refused before the model runs
-    cases = [
-        _Case(model, *pair, steps, seed)
-        for pair in zip(explanations, format_maps(explanations, _own(explanations) if maps is None else maps))
-    ]
+    own = [explanation.spectrogram_attr[0] for explanation in explanations]
+    cases = [_Case(model, *pair, steps, seed) for pair in zip(explanations, format_maps(own, maps))]
     total = len(cases) * len(steps)
     with progress(desc="Flip rate", total=total) if show_progress else NullProgress() as bar:
         for case in cases:
@@ -199,10 +198,6 @@ class _Case:
         return self.foil if stayed and not words[place] and words else None
 
 
-def _own(explanations: Sequence[SpeechToTextExplanation]) -> list[Tensor]:
-    return [explanation.spectrogram_attr[0] for explanation in explanations]
-
-
 def _contrast(explanation: SpeechToTextExplanation) -> dict[str, Any]:
     contrast = explanation.metadata.get("contrast")
     if contrast is None:
@@ -220,8 +215,7 @@ def _whole(metadata: dict[str, Any]) -> dict[str, Any]:
 
 def _words(text: str) -> list[str]:
     """The words of a text, without punctuation and letter case."""
-    words = (text[start:stop].strip().casefold() for start, stop in word_spans(text))
-    return [word for word in words if any(character.isalnum() for character in word)]
+    return [match[0].casefold() for match in text_words(text) if is_word(match[0])]
 
 
 def _has(words: list[str], form: list[str]) -> bool:

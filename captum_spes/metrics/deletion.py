@@ -12,9 +12,9 @@ from torch import Tensor
 
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.maps import descending, top_bins
-from captum_spes.metrics._checks import check_positive
+from captum_spes.metrics._checks import Maps, check_positive, format_maps
 from captum_spes.metrics._curve import as_tensor, auc, format_steps
-from captum_spes.metrics._rewriting import Maps, Rewriter, format_maps
+from captum_spes.metrics._rewriting import Rewriter
 from captum_spes.metrics.baselines import Baseline, check_baseline
 from captum_spes.metrics.text import TextScore, find_score
 from captum_spes.models.protocol import SpeechToTextModel
@@ -289,7 +289,8 @@ class _Cases:
         for reference in self.references:
             self.score.counts("", reference)  # references that cannot be scored are refused before the model runs
         self.rewriters = [Rewriter(model, item, max_new_tokens, baselines, seed) for item in explanations]
-        self.orders = [descending(attributions, seed) for attributions in format_maps(explanations, maps)]
+        own = [explanation.sentence().spectrogram_attr[0] for explanation in explanations]
+        self.orders = [descending(attributions, seed) for attributions in format_maps(own, maps)]
 
     def write(self, change: Change, batch_size: int, desc: str | None) -> DeletionCurve:
         """Lets the model write each text."""

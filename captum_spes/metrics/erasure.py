@@ -14,7 +14,7 @@ from torch import Tensor
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import TokenLogProbability
 from captum_spes.maps import descending, top_bins
-from captum_spes.metrics._checks import check_positive
+from captum_spes.metrics._checks import Maps, check_positive, format_maps
 from captum_spes.metrics._curve import as_tensor, auc, format_steps
 from captum_spes.metrics._restore import restore_for_scores
 from captum_spes.metrics.baselines import Baseline, check_baseline, make_hider
@@ -26,8 +26,6 @@ from captum_spes.words import word_spans
 RATIONALE_PERCENTAGES = (1, 5, 10, 20, 50)
 
 Inputs = Literal["spectrogram", "tokens"]
-# maps (K, T, C) or (K, J) for each explanation, or a random order
-RowMaps = Tensor | Sequence[Tensor] | Literal["random"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +84,7 @@ def comprehensiveness(
     *,
     inputs: Inputs = "spectrogram",
     percentages: Iterable[float] = RATIONALE_PERCENTAGES,
-    maps: RowMaps | None = None,
+    maps: Maps | None = None,
     baselines: Baseline = "mean",
     perturbations_per_eval: int = 16,
     seed: int = 0,
@@ -154,7 +152,7 @@ def sufficiency(
     *,
     inputs: Inputs = "spectrogram",
     percentages: Iterable[float] = RATIONALE_PERCENTAGES,
-    maps: RowMaps | None = None,
+    maps: Maps | None = None,
     baselines: Baseline = "mean",
     perturbations_per_eval: int = 16,
     seed: int = 0,
@@ -185,7 +183,7 @@ def _cases(
     explanations: SpeechToTextExplanation | Sequence[SpeechToTextExplanation],
     inputs: Inputs,
     percentages: Iterable[float],
-    maps: RowMaps | None,
+    maps: Maps | None,
     baselines: Baseline,
     perturbations_per_eval: int,
     seed: int,
@@ -203,7 +201,7 @@ def _cases(
     steps = format_steps("percentages", percentages, 0, 100)
     return [
         _Case(model, explanation, inputs, steps, own, baselines, perturbations_per_eval, seed)
-        for explanation, own in zip(explanations, _format_row_maps(explanations, inputs, maps))
+        for explanation, own in zip(explanations, _row_maps(explanations, inputs, maps))
     ]
 
 
@@ -312,29 +310,13 @@ def _row_weights(explanation: SpeechToTextExplanation, tokens: list[str]) -> Ten
     return weights
 
 
-def _format_row_maps(
-    explanations: Sequence[SpeechToTextExplanation], inputs: Inputs, maps: RowMaps | None
-) -> list[Tensor]:
+def _row_maps(explanations: Sequence[SpeechToTextExplanation], inputs: Inputs, maps: Maps | None) -> list[Tensor]:
     """Maps (K, T, C) or (K, J) for each explanation, by default its own; constant maps for a random order.
 
     Raises:
         ValueError: maps do not fit the explanations, or there are no previous tokens.
     """
     name = "spectrogram_attr" if inputs == "spectrogram" else "token_attr"
-    own = [getattr(explanation, name) for explanation in explanations]
     if inputs == "tokens" and not all(explanation.previous_tokens for explanation in explanations):
         raise ValueError("the model writes all tokens at once: there are no previous tokens to hide.")
-    if maps is None:
-        return own
-    if isinstance(maps, str):
-        if maps != "random":
-            raise ValueError(f"maps must be tensors or 'random', not {maps!r}.")
-        return [torch.zeros_like(attributions) for attributions in own]
-    if len(maps) != len(explanations):
-        raise ValueError(f"there are maps for {len(maps)} of {len(explanations)} explanations: give maps for each.")
-    for given, expected in zip(maps, own):
-        if given.shape != expected.shape:
-            raise ValueError(
-                f"maps of shape {tuple(given.shape)} do not fit their explanation: expected {tuple(expected.shape)}."
-            )
-    return list(maps)
+    return format_maps([getattr(explanation, name) for explanation in explanations], maps)

@@ -17,7 +17,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from captum_spes.models.encoder_decoder import check_gate
 from captum_spes.models.features import WhisperFeatures
 from captum_spes.models.frozen_padding import FrozenPadding, first_positions, record, shortened
-from captum_spes.models.huggingface import quiet
+from captum_spes.models.huggingface import gated, quiet
 from captum_spes.models.protocol import Task, Tokens, Utterance
 
 DEFAULT_NEW_TOKENS = 448  # the limit of Whisper for its window
@@ -153,10 +153,8 @@ class AudioLanguageModel(WhisperFeatures, ABC):
         check_gate(token_gate, previous.shape[1])
         n_rows = max(len(encoded.embeddings), 1 if token_gate is None else len(token_gate))
         with self._running(encoded.dtype):
-            embedded = self.embedding(previous).expand(n_rows, -1, -1)
-            if token_gate is not None:
-                gate = token_gate if token_gate.dim() == 3 else token_gate[..., None]
-                embedded = embedded * gate.to(embedded.dtype)
+            with gated(self.embedding, token_gate):
+                embedded = self.embedding(previous).expand(n_rows, -1, -1)
             if len(encoded.embeddings) < n_rows:
                 states = self._after_prefix(encoded, embedded)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -106,8 +107,11 @@ def fit_utterance(
     if freezes:
         utterance = _freeze(model, utterance, context, references, full)
         tell(total, total)
-    if lowers and (agreement := full.compare(lower := replace(utterance, dtype=torch.bfloat16))).holds:
-        utterance = replace(lower, context={**lower.context, "bfloat16": agreement.describe()})
+    if lowers:
+        lower = replace(utterance, dtype=torch.bfloat16)
+        agreement = full.compare(lower)
+        if agreement.holds:
+            utterance = replace(lower, context={**lower.context, "bfloat16": agreement.describe()})
     return utterance
 
 
@@ -175,7 +179,7 @@ class Agreement:
     def lowest(self) -> float | None:
         """The lowest correlation of a token that is not weak; None if all are weak."""
         strong = [value for value, weak in zip(self.token_correlations, self.weak) if not weak]
-        return min(strong, key=lambda value: value if value == value else -2.0) if strong else None
+        return min(strong, key=lambda value: -2.0 if math.isnan(value) else value) if strong else None
 
     @property
     def holds(self) -> bool:
@@ -332,7 +336,7 @@ def _correlation(first: Tensor, second: Tensor) -> float:
 
 
 def _plain(value: float) -> float | None:
-    return round(value, 6) if value == value else None
+    return None if math.isnan(value) else round(value, 6)
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:

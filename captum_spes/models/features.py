@@ -26,6 +26,7 @@ class Speech2TextFeatures(HuggingFaceModel):
         extractor = self.feature_extractor
         self._set_channels(extractor.num_mel_bins, LOWEST_FREQUENCY, "kaldi")
         self.normalized = extractor.do_ceptral_normalize and extractor.normalize_means
+        self.window: int = model.config.max_source_positions
 
 
 class StackedFeatures(HuggingFaceModel):

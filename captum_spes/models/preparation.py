@@ -91,7 +91,7 @@ def prepare(
 
 
 def _speech_seconds(recording: Recording) -> float | None:
-    """Seconds of speech; None without the extra that has the detector, which models of one's own need not have."""
+    """Seconds of speech; None if the extra with the detector is not installed."""
     try:
         return speech_seconds(recording.samples, recording.sampling_rate)
     except ImportError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from captum_spes.models.encoder_decoder import EncoderDecoderModel
@@ -27,17 +25,6 @@ class Speech2TextModel(Speech2TextFeatures, EncoderDecoderModel):
     Raises:
         ValueError: the model does not know the language, or needs one that is not given.
     """
-
-    def __init__(
-        self,
-        model: Any,
-        processor: Any,
-        name: str | None = None,
-        language: str | None = None,
-        task: str = "transcribe",
-    ) -> None:
-        super().__init__(model, processor, name, language, task)
-        self.window = model.config.max_source_positions
 
     def _fixed_prompt(self, language: str | None, task: str) -> list[int]:
         prompt = [self._decoder_start()]

@@ -126,9 +126,9 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
         return cross[..., :columns].float(), own.float()
 
     def no_speech_probability(self, utterance: Utterance, tokens: Tokens) -> float | None:
-        """How probable it is that nobody speaks, as the model itself tells it where it is to begin the transcript.
+        """The probability of no speech that the model predicts at the start of the transcript.
 
-        OpenAI's Whisper leaves a text out where this is above 0.6 and the text is improbable. None where the vocabulary
+        OpenAI's Whisper leaves a text out if this is above 0.6 and the text is improbable. It is None if the vocabulary
         has no token for it.
 
         Example::

@@ -329,8 +329,7 @@ class SpeechToTextAttribution(Attribution):
         explained by :meth:`attribute` on its own, without the sound of its neighbours, and without their text unless
         ``previous_text`` is set. Parts are written to the folder as soon as they are finished, so that memory does not
         grow with their number. The same call continues a run that was stopped. The metadata of each part of a file
-        have its position
-        (``start_seconds``, ``stop_seconds``), so that its report plays it.
+        have its position (``start_seconds``, ``stop_seconds``), so that its report plays it.
 
         Args:
             inputs: path of an audio file, or samples with ``sampling_rate``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 EXTRA = "shapley"
 Index = Literal["shapley", "banzhaf"]
-# with more players, scoring all coalitions would take too long
-MAX_EXACT = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +237,8 @@ def interactions(
     if perturbations_per_eval < 1:
         raise ValueError(f"perturbations_per_eval must be at least 1, not {perturbations_per_eval}.")
     n_parameters = 1 + len(players) + len(players) * (len(players) - 1) // 2
-    if not (len(players) <= MAX_EXACT and 2 ** len(players) <= budget) and budget < 2 * n_parameters:
+    is_exact = 2 ** len(players) <= budget
+    if not is_exact and budget < 2 * n_parameters:
         raise ValueError(
             f"a budget of {budget} is too small for {len(players)} players and their pairs: give at least "
             f"{2 * n_parameters}, or fewer players."
@@ -247,7 +247,8 @@ def interactions(
     require("shapiq", EXTRA)
     with progress(desc="Coalitions", total=min(budget, 2 ** len(players))) if show_progress else NullProgress() as bar:
         game.on_scored = bar.update
-        rows = [_solve(len(players), index, budget, seed, game.of_word(word)) for word in range(len(game.words))]
+        solve = partial(_solve, len(players), index, None if is_exact else budget, seed)
+        rows = [solve(game.of_word(word)) for word in range(len(game.words))]
     values, pairs = (torch.from_numpy(np.stack(part)).float() for part in zip(*rows))
     return Interactions(
         game.words,
@@ -255,7 +256,7 @@ def interactions(
         values,
         pairs,
         index,
-        2 ** len(players) <= budget,
+        is_exact,
         len(game.known),
     )
 
@@ -350,12 +351,12 @@ def _owners(utterance: Utterance, n_previous: int, players: Sequence[Player]) ->
 
 
 def _solve(
-    n_players: int, index: Index, budget: int, seed: int, game: Callable[[np.ndarray], np.ndarray]
+    n_players: int, index: Index, budget: int | None, seed: int, game: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values (P,) and pairs (P, P) of a game by shapiq."""
+    """Values (P,) and pairs (P, P) of a game by shapiq, exact without a budget."""
     import shapiq
 
-    if 2**n_players <= budget:
+    if budget is None:
         found = shapiq.ExactComputer(game, n_players=n_players)("SII" if index == "shapley" else "BII", 2)
     elif index == "shapley":
         found = shapiq.KernelSHAPIQ(n_players, 2, "SII", random_state=seed).approximate(budget, game)
@@ -366,7 +367,7 @@ def _solve(
     for first in range(n_players):
         for second in range(first + 1, n_players):
             pairs[first, second] = pairs[second, first] = found[(first, second)]
-    if index == "banzhaf" and 2**n_players > budget:
+    if index == "banzhaf" and budget is not None:
         # The best quadratic game has the Banzhaf interactions; its linear terms lack half of each interaction.
         values = values + pairs.sum(1) / 2
     return values, pairs

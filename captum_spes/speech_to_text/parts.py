@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captum_spes._files import differences
 from captum_spes.alignment import Segment, Transcript
-from captum_spes.attr.fingerprint import fingerprint
+from captum_spes.attr.fingerprint import differences, fingerprint
 from captum_spes.audio import AudioLike, Recording, load_audio, read_recording, split_at_pauses
 from captum_spes.explanation import LongExplanation, Part, SpeechToTextExplanation
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare, text

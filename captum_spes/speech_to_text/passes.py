@@ -245,7 +245,7 @@ class HookedPasses:
             with torch.no_grad():
                 differences = self.module(inputs) - self.module(arguments["baselines"])
             on_pass(2, 0)
-            check_completeness(method, result, differences[0])
+            check_completeness(result, differences[0])
         return result
 
     def count(self, method: Attribution, inputs: Tensor, arguments: dict[str, Any], seed: int) -> int:

@@ -67,23 +67,9 @@ SPECTROGRAM_ONLY = {
 # what the wrapper gives by itself
 SET_BY_WRAPPER = {
     *("self", "inputs", "baselines", "target", "additional_forward_args", "feature_mask", "perturbations_per_eval"),
-    *(
-        "show_progress",
-        "seed",
-        "callback",
-        "process_group",
-        "checkpoint",
-        "return_reliability",
-        "return_pooling",
-        "pooling_masks",
-        "min_reliability",
-        "return_convergence_delta",
-        "return_input_shape",
-        "return_pooling",
-        "centered",
-        "kwargs",
-    ),
-    *("internal_batch_size", "nt_samples_batch_size", "attribute_to_layer_input", "show_progress"),
+    *("show_progress", "seed", "callback", "process_group", "checkpoint", "min_reliability", "pooling_masks"),
+    *("return_reliability", "return_pooling", "return_convergence_delta", "return_input_shape", "centered", "kwargs"),
+    *("internal_batch_size", "nt_samples_batch_size", "attribute_to_layer_input"),
 }
 
 
@@ -307,8 +293,7 @@ def check_score(method: Attribution, score: object) -> None:
     if score is not None and not (isinstance(score, type) and hasattr(score, "from_prediction")):
         raise TypeError(
             f"score must be one of the classes {', '.join(one.__name__ for one in SCORES)}, not {score!r} (of a CTC "
-            f"model also {CTCLogLikelihood.__name__}); for a word "
-            "against another give attribute() a contrast."
+            f"model also {CTCLogLikelihood.__name__}); for a word against another give attribute() a contrast."
         )
     # NoiseTunnel has no noise for the previous tokens
     if isinstance(innermost(method), LOCAL) and score is KLDivergence:
@@ -366,20 +351,18 @@ def check_rules(method: Attribution, model: object) -> None:
         raise TypeError(f"CrossAttention reads the attention weights of Whisper models, not those of {name}: use SPES.")
 
 
-def check_completeness(method: Attribution, attributions: Tensor, differences: Tensor) -> None:
+def check_completeness(attributions: Tensor, differences: Tensor) -> None:
     """Raises a ValueError if DeepLift's attributions (K, …) do not sum to the differences (K,) of the scores.
 
     They do if all non-linearities are modules that DeepLift knows, and no other parts are multiplied.
     """
     totals = attributions.flatten(1).sum(1)
     error = float((totals - differences).abs().max() / differences.abs().max().clamp(min=1e-6))
-    if isinstance(method, DeepLift) and error > 0.05:
+    if error > 0.05:
         raise ValueError(
             f"DeepLift's attributions differ from the difference of the scores by {error:.0%}: the model, or a score "
-            "other "
-            "than TokenLogit, has non-linearities that are not modules known to DeepLift (functions, GELU, attention, "
-            "LayerNorm). Take "
-            "IntegratedGradients or GradientShap with the same baseline."
+            "other than TokenLogit, has non-linearities that are not modules known to DeepLift (functions, GELU, "
+            "attention, LayerNorm). Take IntegratedGradients or GradientShap with the same baseline."
         )
 
 

@@ -76,7 +76,6 @@ def compare_means(
     second: Sequence[np.ndarray],
     alternative: Alternative = "greater",
     paired: bool = False,
-    seed: int = 0,
 ) -> MeanComparison:
     """Compares two groups of values. Each group has an array for each utterance, which may be empty.
 
@@ -94,7 +93,7 @@ def compare_means(
             found = stats.ttest_rel(a, b, alternative=alternative)
         else:
             found = stats.ttest_ind(a, b, equal_var=False, alternative=alternative)
-    low, high = _interval_of_difference(first, second, seed)
+    low, high = _interval_of_difference(first, second)
     return MeanComparison(
         float(a.mean() - b.mean()),
         low,
@@ -107,37 +106,35 @@ def compare_means(
     )
 
 
-def mean_interval(values: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float]:
+def mean_interval(values: Sequence[np.ndarray]) -> tuple[float, float]:
     """The bootstrap interval of a mean; the values of an utterance, (n,) or (n, C), are drawn together."""
-    drawn = _drawn_means(values, seed)
+    drawn = _drawn_means(values)
     return (np.nan, np.nan) if drawn is None else interval(drawn)
 
 
-def mean_band(values: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
+def mean_band(values: Sequence[np.ndarray]) -> np.ndarray:
     """The bootstrap interval of each of C means, from values (n, C) of each utterance: lower and upper ends, (2, C)."""
-    drawn = _drawn_means(values, seed)
+    drawn = _drawn_means(values)
     n_columns = values[0].shape[1]
     if drawn is None:
         return np.full((2, n_columns), np.nan)
     return np.array([interval(column) for column in drawn.T]).T
 
 
-def _interval_of_difference(
-    first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int
-) -> tuple[float, float]:
-    drawn = [_drawn_means(values, seed) for values in (first, second)]
+def _interval_of_difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> tuple[float, float]:
+    drawn = [_drawn_means(values) for values in (first, second)]
     if drawn[0] is None or drawn[1] is None:
         return np.nan, np.nan
     return interval(drawn[0] - drawn[1])
 
 
-def _drawn_means(values: Sequence[np.ndarray], seed: int) -> np.ndarray | None:
+def _drawn_means(values: Sequence[np.ndarray]) -> np.ndarray | None:
     """The mean of each draw, (R,) or (R, C), NaN for a draw without values; None if a single utterance has values."""
     counts = np.array([len(group) for group in values])
     if (counts > 0).sum() < 2:
         return None
     sums = np.array([group.sum(0) for group in values])
-    draws = draw_utterances(len(values), seed)
+    draws = draw_utterances(len(values), seed=0)
     with np.errstate(invalid="ignore"):
         return np.asarray(((draws @ sums).T / (draws @ counts)).T)
 

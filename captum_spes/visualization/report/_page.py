@@ -201,15 +201,15 @@ def _policy(style: str, scripts: Sequence[str]) -> str:
     )
 
 
-def iframe(page: str, height: int = 760) -> str:
+def iframe(page: str) -> str:
     """A page as a frame for notebooks, which separates its styles and scripts from those of the notebook.
 
     Example::
 
-        >>> iframe("<p>", height=90)
-        '<div><iframe sandbox="allow-scripts" width="100%" height="90" srcdoc="&lt;p&gt;"></iframe></div>'
+        >>> iframe("<p>")
+        '<div><iframe sandbox="allow-scripts" width="100%" height="760" srcdoc="&lt;p&gt;"></iframe></div>'
     """
-    attributes = f'sandbox="allow-scripts" width="100%" height="{height}" srcdoc="{html.escape(page)}"'
+    attributes = f'sandbox="allow-scripts" width="100%" height="760" srcdoc="{html.escape(page)}"'
     return f"<div><iframe {attributes}></iframe></div>"
 
 

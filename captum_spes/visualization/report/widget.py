@@ -9,7 +9,7 @@ import traitlets
 
 
 class ReportWidget(anywidget.AnyWidget):
-    """A report in a notebook: a cell that ends with it shows it, and its attributes follow what is done there.
+    """A report as a notebook widget, whose attributes follow what the user selects.
 
     Attributes:
         page: the HTML page of the report.
