@@ -317,3 +317,50 @@ def test_activations_by_name():
     x = torch.rand(2, 4)
     by_name, by_position = (AttnLRP(f) for f in (lambda x: F.gelu(input=x).sum(1), lambda x: F.gelu(x).sum(1)))
     assert torch.equal(by_name.attribute(x), by_position.attribute(x))
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_bias_of_attention_is_a_constant(by_name):
+    x = rows(1, 4, 6).requires_grad_()
+    weights = rows(6, 4)
+
+    def attend(x):
+        bias = x @ weights
+        given = {"attn_mask": bias} if by_name else {}
+        return F.scaled_dot_product_attention(x, x, x, *([] if by_name else [bias]), **given)
+
+    with RelevanceRules():
+        y = attend(x)
+    assert share(y, [x]) == pytest.approx(float(y.sum()), abs=1e-5)
+
+
+def test_float64_stays_float64():
+    """Numbers with a large offset lose nothing in layer norm."""
+    x = 1e9 + rows(1, 6).double()
+    net = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 1, bias=False)).double()
+    relevance = AttnLRP(lambda x: net(x)[:, 0]).attribute(x, baselines=x.mean(1, keepdim=True))
+    assert float(relevance.sum()) == pytest.approx(float(net(x)), rel=1e-4)
+
+
+def test_other_names_of_rules():
+    """torch.layer_norm and torch.special.softmax have the rules of torch.nn.functional, and SiLU may work in place."""
+    x = rows(2, 6).requires_grad_()
+    found = []
+    for norm, softmax in ((F.layer_norm, F.softmax), (torch.layer_norm, torch.special.softmax)):
+        with RelevanceRules():
+            y = norm(x, (6,)) * softmax(x, -1)
+        found.append(torch.autograd.grad(y.sum(), x)[0])
+    assert torch.equal(*found)
+    with RelevanceRules():
+        h = x * 2
+        F.silu(h, inplace=True)
+    assert torch.equal(h, F.silu(x * 2))
+    assert share(h, [x]) == pytest.approx(float(h.sum()), abs=1e-5)
+
+
+def test_scores_without_relevance_and_integers_are_refused():
+    softmax = nn.Sequential(nn.Linear(4, 3), nn.Softmax(-1))
+    with pytest.raises(ValueError, match="no relevance flows from the scores to the inputs: return logits"):
+        AttnLRP(softmax).attribute(torch.ones(1, 4), target=1)
+    with pytest.raises(TypeError, match="must be floating point, not torch.int64"):
+        AttnLRP(softmax).attribute(torch.ones(1, 4).long(), target=1)

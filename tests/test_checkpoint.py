@@ -183,15 +183,13 @@ def test_another_method_is_refused(tmp_path):
 def damaged(path, how):
     content = path.read_bytes()
     path.unlink()
-    if how == "folder":
-        path.mkdir()
-    elif how == "foreign":
+    if how == "foreign":
         save_file({"weights": torch.ones(3)}, path)
     else:
         path.write_bytes({"empty": b"", "truncated": content[: len(content) // 2], "text": b"no tensors" * 99}[how])
 
 
-@pytest.mark.parametrize("how", ["empty", "truncated", "text", "foreign", "folder"])
+@pytest.mark.parametrize("how", ["empty", "truncated", "text", "foreign"])
 def test_files_that_are_no_checkpoints_are_refused(how, tmp_path):
     path = tmp_path / "run.safetensors"
     stopped(SPES, path)
@@ -283,3 +281,8 @@ def test_an_explanation_goes_on(method, tiny_model, audio, tmp_path):
     assert torch.equal(found.token_attr, whole.token_attr)
     assert found.metadata["passes"] == whole.metadata["passes"] and not found.metadata["partial"]
     assert not folder.exists()
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="is a folder: give the path of a file"):
+        SPES(lambda x: x.sum(1)).attribute(torch.rand(1, 4), checkpoint=tmp_path)

@@ -32,6 +32,13 @@ def test_an_odd_number_of_frames_loses_nothing():
     assert torch.allclose(found[:, 4].sum(1), given.mean((0, 1))[:, 2])
 
 
+@pytest.mark.parametrize(("n_frames", "n_positions"), [(5, 4), (9, 7), (7, 7), (11, 3)])
+def test_no_position_is_without_frames(n_frames, n_positions):
+    weights = torch.rand(1, 1, 2, n_positions)
+    found = CrossAttention(lambda x: weights).attribute(torch.zeros(1, n_frames, 1))
+    torch.testing.assert_close(found.sum((1, 2)), weights[0, 0].sum(-1))
+
+
 def test_previous_tokens_are_as_many_as_the_weights():
     given = weights(6)
     assert torch.equal(CrossAttention(lambda x: given).attribute(torch.ones(1, 6)), given.flatten(0, 1).mean(0))

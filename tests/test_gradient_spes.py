@@ -319,3 +319,14 @@ def test_through_the_wrapper(tiny_model, audio, pool_features):
 
 def test_gradients_are_multiplied_by_the_inputs():
     assert GradientSPES(linear).multiplies_by_inputs
+
+
+def test_a_baseline_that_is_learned_keeps_no_graph():
+    baseline = torch.nn.Parameter(torch.rand(1, 4))
+    found = GradientSPES(lambda x: x.square().sum(1)).attribute(torch.rand(1, 4), baselines=baseline, n_samples=4)
+    assert not found.requires_grad
+
+
+def test_a_checkpoint_of_a_single_score_is_refused_in_the_same_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"forward_func returned scores of shape \(\) for a batch of 1"):
+        GradientSPES(lambda x: x.sum()).attribute(torch.rand(1, 4), checkpoint=tmp_path / "run.safetensors")

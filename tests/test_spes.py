@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captum_spes import SPES, BubbleNoise, GradientSPES, grid_feature_mask
+from captum_spes.attr import AttnLRP, Energy
 
 
 def mean_impact(score, inputs, baselines, mask, prob):
@@ -259,7 +260,7 @@ def test_a_feature_that_does_nothing_has_the_value_0():
 @pytest.mark.parametrize(
     ("argument", "instead"),
     [
-        ("return_convergence_delta", "return_reliability=True"),
+        ("return_convergence_delta", "use return_reliability"),
         ("return_input_shape", "leave it out"),
         ("internal_batch_size", "use perturbations_per_eval"),
     ],
@@ -268,6 +269,36 @@ def test_a_feature_that_does_nothing_has_the_value_0():
 def test_arguments_of_other_methods_are_refused_with_what_serves_instead(method, argument, instead):
     with pytest.raises(TypeError, match=f"{method.__name__} takes no {argument}: .*{instead}"):
         method(lambda x: x.sum((1, 2))).attribute(torch.ones(1, 4, 4), n_samples=4, **{argument: True})
+
+
+@pytest.mark.parametrize("argument", ["return_convergence_delta", "n_steps", "internal_batch_size"])
+@pytest.mark.parametrize("method", [AttnLRP, Energy])
+def test_no_argument_is_named_that_the_method_lacks(method, argument):
+    with pytest.raises(TypeError, match=f"{method.__name__} takes no {argument}: leave it out"):
+        method(torch.sum).attribute(torch.ones(1, 4), **{argument: True})
+
+
+def test_a_probability_that_rounds_to_one_is_refused():
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        SPES(lambda x: x.sum(1)).attribute(torch.ones(1, 3), perturbation_prob=1 - 1e-9)
+
+
+@pytest.mark.parametrize("n_samples", [8, 6])  # all masks, and some
+def test_another_default_device_changes_nothing(n_samples):
+    """Sums lie on the CPU, wherever torch makes other tensors; "meta" stands for a GPU."""
+    x, weights = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([3.0, 1.0, 2.0])
+    makes = [SPES(lambda x: x @ weights), GradientSPES(lambda x: x @ weights)]
+    expected = [make.attribute(x, n_samples=n_samples) for make in makes]
+    with torch.device("meta"):
+        found = [make.attribute(x, n_samples=n_samples) for make in makes]
+    for one, other in zip(found, expected):
+        assert torch.equal(one, other)
+
+
+def test_integers_do_not_overflow_in_the_energy():
+    pixels = torch.tensor([[3, 200]], dtype=torch.uint8)
+    assert Energy(torch.sum).attribute(pixels, baselines=128).tolist() == [[-125.0, 72.0]]
+    assert Energy(torch.sum).attribute(pixels > 9).tolist() == [[0.0, 1.0]]
 
 
 def test_never_hidden_gets_zero():

@@ -52,6 +52,8 @@ class Checkpoint:
         self.path = path if ranks.rank == 0 else path.with_name(f"{path.stem}-rank{ranks.rank}{path.suffix}")
         if not self.path.parent.is_dir():
             raise ValueError(f"the checkpoint {path} cannot be written: there is no folder {path.parent}.")
+        if self.path.is_dir():
+            raise ValueError(f"the checkpoint {path} is a folder: give the path of a file.")
         self.arguments = {name: fingerprint(value) for name, value in arguments.items()} | {"ranks": ranks.size}
         self.scores = scores.detach().cpu().double().contiguous()
         self._wait, self._last = SECONDS, time.monotonic()
@@ -100,8 +102,8 @@ class Checkpoint:
         changed = list(differences(arguments, self.arguments))
         if not changed and not _alike(scores, self.scores):
             changed = [
-                f"the model or its precision differs, since a perturbation scored {_shown(scores)} and scores "
-                f"{_shown(self.scores)} now"
+                "the model or its precision differs, or its scores are random (call model.eval()), since a "
+                f"perturbation scored {_shown(scores)} and scores {_shown(self.scores)} now"
             ]
         if changed:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Integral, Real
 
 import numpy as np
@@ -162,10 +163,15 @@ def enumerate_hidden(layout: FeatureLayout, start: int, stop: int) -> tuple[Tens
         (Tensor, Tensor): bool of shape (stop − start, B', P) and float64 of shape (stop − start, B').
     """
     probs = layout.probs[0].double()  # (B', P)
-    order = torch.from_numpy(np.random.default_rng(0).permutation(2**layout.n_features)[start:stop])
-    bits = order[:, None] >> torch.arange(layout.n_features) & 1
+    order = torch.from_numpy(_shuffled(2**layout.n_features)[start:stop])
+    bits = order[:, None] >> torch.arange(layout.n_features, device="cpu") & 1
     hidden = bits.bool()[:, None].expand(-1, probs.shape[0], -1)
     return hidden, torch.where(hidden, probs, 1 - probs).prod(-1)
+
+
+@lru_cache(maxsize=1)  # for all batches of a run
+def _shuffled(n: int) -> np.ndarray:
+    return np.random.default_rng(0).permutation(n)
 
 
 def format_inputs(
@@ -202,7 +208,7 @@ def _format_probs(perturbation_prob: float | tuple[float, ...], n_inputs: int) -
             f"perturbation_prob has {len(probs)} values for {n_inputs} inputs: give one, or one for each input."
         )
     for prob in probs:
-        if not isinstance(prob, Real) or not 0 < prob < 1:
+        if not isinstance(prob, Real) or not 0 < np.float32(prob) < 1:  # as it is stored
             raise ValueError(f"perturbation_prob must lie strictly between 0 and 1, not {prob}.")
     return tuple(float(prob) for prob in probs)
 

@@ -110,11 +110,11 @@ class ImpactSums:
         n_granularities, n_masks, n_features = layout.probs.shape
         sizes = 2, n_granularities
         # for the perturbations that hid a feature: the sum of their impacts, and their number
-        self.impacts = torch.zeros(*sizes, *self.original.shape, n_features, dtype=torch.float64)
-        self.counts = torch.zeros(*sizes, n_masks, n_features, dtype=torch.float64)
+        self.impacts = torch.zeros(*sizes, *self.original.shape, n_features, dtype=torch.float64, device="cpu")
+        self.counts = torch.zeros(*sizes, n_masks, n_features, dtype=torch.float64, device="cpu")
         # the same for all perturbations
-        self.all_impacts = torch.zeros(*sizes, *self.original.shape, 1, dtype=torch.float64)
-        self.all_counts = torch.zeros(*sizes, n_masks, 1, dtype=torch.float64)
+        self.all_impacts = torch.zeros(*sizes, *self.original.shape, 1, dtype=torch.float64, device="cpu")
+        self.all_counts = torch.zeros(*sizes, n_masks, 1, dtype=torch.float64, device="cpu")
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -141,7 +141,7 @@ class ImpactSums:
     def _add(self, half: int, group: Group, chosen: Tensor, impact: Tensor) -> None:
         """Adds the impacts (rows, K, n) of the perturbations of a group that are chosen, (n,)."""
         weight = group.hidden[chosen].double()  # (n, B', P)
-        every = torch.ones(*weight.shape[:2], 1, dtype=torch.float64)
+        every = torch.ones(*weight.shape[:2], 1, dtype=torch.float64, device="cpu")
         if group.weights is not None:
             every = every * group.weights[chosen][..., None]
             weight = weight * every
@@ -158,7 +158,8 @@ class ImpactSums:
         """The attribution of each scalar of the inputs, pooled over the granularities, and the rows' reliability."""
         attributions = []
         for index, inp in enumerate(inputs):
-            attribution = torch.empty(self.original.numel(), self.layout.ids[index].shape[-1], dtype=self.dtype)
+            shape = self.original.numel(), self.layout.ids[index].shape[-1]
+            attribution = torch.empty(shape, dtype=self.dtype, device="cpu")
             for row, sums in enumerate(self._rows(index)):
                 attribution[row] = self._means(*(part.sum(0) for part in sums))
             attributions.append(attribution.view(len(attribution), *inp.shape[1:]).to(inp.device))
@@ -215,7 +216,7 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
     """Pearson's correlation, 0 where one of the two is constant."""
     first, second = first - first.mean(), second - second.mean()
     scale = first.norm() * second.norm()
-    return (first @ second / scale).clamp(-1, 1) if scale > 0 else torch.zeros((), dtype=first.dtype)
+    return (first @ second / scale).clamp(-1, 1) if scale > 0 else first.new_zeros(())
 
 
 def _not_growing(shape: tuple[int, ...], batch_size: int, per_eval: int) -> str:

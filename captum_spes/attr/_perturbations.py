@@ -49,7 +49,7 @@ class Group:
     @property
     def halves(self) -> Tensor:
         """The half of the samples to which each perturbation belongs, 0 or 1, (n,)."""
-        return (torch.arange(len(self.hidden)) + self.first) % 2
+        return (torch.arange(len(self.hidden), device="cpu") + self.first) % 2
 
     def until(self, number: int, n_granularities: int) -> Group:
         """The perturbations whose number among all samples is smaller than ``number``."""

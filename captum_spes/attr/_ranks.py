@@ -69,7 +69,7 @@ class Ranks:
         except BaseException as raised:  # the other ranks wait for this one, also after Ctrl-C
             error = raised
         # the count, and a flag for each rank that is set if it has failed
-        told = torch.zeros(1 + self.size, dtype=torch.int64)
+        told = torch.zeros(1 + self.size, dtype=torch.int64, device="cpu")
         told[0], told[1 + self.rank] = own, error is not None
         self.sum([told])
         if error is not None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar
 
 import torch
@@ -33,15 +34,12 @@ Inputs = TypeVar("Inputs", Tensor, tuple[Tensor, ...])
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-# arguments of Captum's methods that these methods do not take, and what to use instead
+# arguments of Captum's methods that these methods do not take, each with the argument to use instead
 ELSEWHERE = {
-    "return_convergence_delta": (
-        "its attributions do not add up to a difference of scores; return_reliability=True gives the correlation of "
-        "two halves of the samples"
-    ),
-    "return_input_shape": "its attributions always have the shape of the inputs; leave it out",
-    "internal_batch_size": "use perturbations_per_eval",
-    "n_steps": "use n_samples",
+    "return_convergence_delta": "return_reliability",
+    "return_input_shape": None,
+    "internal_batch_size": "perturbations_per_eval",
+    "n_steps": "n_samples",
 }
 
 
@@ -51,11 +49,14 @@ def attribute_method(method: Callable[Parameters, Result]) -> Callable[Parameter
     The decorated method raises a TypeError for an argument of Captum's other methods; it says what to use instead.
     """
     logged = log_usage(part_of_slo=True)(method)
+    known = signature(method).parameters
 
     @wraps(method)
     def attribute(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         for name in kwargs.keys() & ELSEWHERE.keys():
-            raise TypeError(f"{type(args[0]).__name__} takes no {name}: {ELSEWHERE[name]}.")
+            instead = ELSEWHERE[name]
+            advice = f"use {instead}" if instead in known else "leave it out"
+            raise TypeError(f"{type(args[0]).__name__} takes no {name}: {advice}.")
         return logged(*args, **kwargs)
 
     return attribute

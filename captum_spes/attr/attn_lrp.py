@@ -89,15 +89,26 @@ class AttnLRP(GradientAttribution):
             The relevance in the inputs' shapes, a tensor for a tensor and a tuple for a tuple.
 
         Raises:
-            ValueError: baselines do not fit the inputs.
+            TypeError: the inputs are not floating point.
+            ValueError: baselines do not fit the inputs, or the scores do not depend on the inputs.
         """
         is_tuple = _is_tuple(inputs)
         several = isinstance(baselines, (tuple, list))
         formatted, references = format_inputs(inputs, tuple(baselines) if several else baselines)
+        for index, inp in enumerate(formatted):
+            if not inp.is_floating_point():
+                raise TypeError(f"inputs[{index}] must be floating point, not {inp.dtype}: integers have no relevance.")
         required = apply_gradient_requirements(formatted, warn=False)
         try:
             with RelevanceRules(self.rules):
                 gradients = self.gradient_func(self.forward_func, formatted, target, additional_forward_args)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            raise ValueError(
+                "no relevance flows from the scores to the inputs: return logits instead of a softmax of them, and "
+                "compute the scores without detaching."
+            ) from error
         finally:
             undo_gradient_requirements(formatted, required)
         relevance = tuple(
@@ -159,14 +170,15 @@ def attention(
 
     Query, key and value are also the first arguments of what torch.nn.MultiheadAttention calls.
     """
+    others = [item.detach() if isinstance(item, Tensor) else item for item in args]
     kwargs = {name: item.detach() if isinstance(item, Tensor) else item for name, item in kwargs.items()}
-    return func(query.detach(), key.detach(), value, *args, **kwargs)
+    return func(query.detach(), key.detach(), value, *others, **kwargs)
 
 
 def activation(func: Callable[..., Tensor], input: Tensor, **kwargs: Any) -> Tensor:
     """f(x) as x times the constant f(x) / x, or at 0 its limit; torch calls x ``input``."""
     with torch.no_grad():
-        value, wide = func(input, **kwargs), input.float()
+        value, wide = func(input, **kwargs), _wide(input)
         safe = torch.where(wide.abs() < 1e-6, 1e-6, wide)
         ratio = (func(safe, **kwargs) / safe).to(input.dtype)
     return _valued(value, input * ratio)
@@ -185,15 +197,16 @@ def layer_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    *cudnn_enable: bool,
 ) -> Tensor:
     """Layer norm, whose standard deviation is a constant."""
     axes = tuple(range(-len(normalized_shape), 0))
-    wide = x.float()
+    wide = _wide(x)
     deviation = (wide.var(axes, keepdim=True, unbiased=False) + eps).sqrt().detach()
     linear = (wide - wide.mean(axes, keepdim=True)) / deviation
     linear = linear if weight is None else linear * weight
     linear = linear if bias is None else linear + bias
-    return _valued(func(x, normalized_shape, weight, bias, eps), linear)
+    return _valued(func(x, normalized_shape, weight, bias, eps, *cudnn_enable), linear)
 
 
 def rms_norm(
@@ -205,10 +218,21 @@ def rms_norm(
 ) -> Tensor:
     """RMS norm, whose root mean square is a constant."""
     axes = tuple(range(-len(normalized_shape), 0))
-    wide = x.float()
+    wide = _wide(x)
     eps_or_default = torch.finfo(x.dtype).eps if eps is None else eps
     linear = wide * (wide.square().mean(axes, keepdim=True) + eps_or_default).rsqrt().detach()
     return _valued(func(x, normalized_shape, weight, eps), linear if weight is None else linear * weight)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision as float32; float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _silu(func: Callable[..., Tensor], input: Tensor, inplace: bool = False) -> Tensor:
+    """The rule of activations; ``inplace`` overwrites the input, as without the rule."""
+    found = activation(func, input.clone() if inplace else input)
+    return input.copy_(found) if inplace else found
 
 
 def _valued(value: Tensor, linear: Tensor) -> Tensor:
@@ -220,10 +244,11 @@ def _valued(value: Tensor, linear: Tensor) -> Tensor:
 #: The rules of :class:`AttnLRP`, by the function of torch that each replaces.
 RULES: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys((F.scaled_dot_product_attention, F.multi_head_attention_forward), attention),
-    **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax, torch.rsqrt, Tensor.rsqrt), constant),
+    **dict.fromkeys((F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax), constant),
+    **dict.fromkeys((torch.rsqrt, Tensor.rsqrt), constant),
     F.gelu: activation,
-    F.silu: lambda func, x, inplace=False: activation(func, x),
+    F.silu: _silu,
     F.glu: gated,
-    F.layer_norm: layer_norm,
+    **dict.fromkeys((F.layer_norm, torch.layer_norm), layer_norm),
     F.rms_norm: rms_norm,
 }

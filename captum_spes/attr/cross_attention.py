@@ -39,7 +39,7 @@ class CrossAttention(Attribution):
         """The attention to each value of an input.
 
         Args:
-            inputs: of shape (1, T, …). If T is not a multiple of the positions, the last position has fewer frames.
+            inputs: of shape (1, T, …). If T is not a multiple of the positions, some positions have a frame less.
             heads: the heads that are averaged, as (layer, head). Default: all.
 
         Returns:
@@ -57,7 +57,7 @@ class CrossAttention(Attribution):
             raise ValueError(
                 f"forward_func returned weights for {n_positions} positions, but the input has only {n_frames} frames."
             )
-        position = torch.arange(n_frames, device=mean.device) // -(-n_frames // n_positions)
+        position = torch.arange(n_frames, device=mean.device) * n_positions // n_frames
         values_each = position.bincount()[position] * inputs[0, 0].numel()
         spread = mean[:, position] / values_each
         return spread.view(*spread.shape, *[1] * (inputs.dim() - 2)).expand(-1, -1, *inputs.shape[2:]).contiguous()

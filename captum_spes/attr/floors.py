@@ -6,6 +6,7 @@ import torch
 from captum._utils.common import _format_output, _is_tuple
 from captum._utils.typing import BaselineType
 from captum.attr import PerturbationAttribution
+from torch import Tensor
 
 from captum_spes.attr._features import format_inputs
 from captum_spes.attr._template import Inputs, attribute_method
@@ -54,5 +55,14 @@ class Energy(PerturbationAttribution):
     def attribute(self, inputs: Inputs, baselines: BaselineType = None) -> Inputs:
         """The difference, in the inputs' shapes. Default of the baselines: 0."""
         formatted, references = format_inputs(inputs, baselines)
-        differences = tuple(each - reference for each, reference in zip(formatted, references))
+        differences = tuple(_floating(each) - _floating(other) for each, other in zip(formatted, references))
         return _format_output(_is_tuple(inputs), differences)
+
+
+def _floating(value: Tensor | int | float) -> Tensor | int | float:
+    """Integers and truth values as floating-point numbers, so that differences do not overflow."""
+    if not isinstance(value, Tensor):
+        return +value  # False becomes 0
+    if value.is_floating_point() or value.is_complex():
+        return value
+    return value.to(torch.get_default_dtype())

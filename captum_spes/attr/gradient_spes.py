@@ -325,7 +325,7 @@ class _MeanGradients(Estimator):
         # baseline - x, which the mask scales, (B, …)
         self.differences = [inp.detach() - baseline for inp, baseline in zip(inputs, _on_device(inputs, baselines))]
         # over two halves of the samples: float64 on the CPU
-        self.counts = torch.zeros(2, dtype=torch.float64)
+        self.counts = torch.zeros(2, dtype=torch.float64, device="cpu")
         self.sums: list[Tensor] = []  # (2, B, K, …), once K is known
         self.graph: _GraphSize | None = None  # of the first batch
 
@@ -339,13 +339,15 @@ class _MeanGradients(Estimator):
 
     def first_scores(self) -> Tensor:
         scores = super().first_scores()
+        _check_scores(scores, self.batch_size)
         self._make_sums(scores)
         return scores
 
     def _make_sums(self, scores: Tensor) -> None:
         """Makes the sums for scores of shape (n,) or (n, K)."""
         rows = 2, self.batch_size, scores[0].numel()
-        self.sums = [torch.zeros(*rows, *part.shape[1:], dtype=torch.float64) for part in self.differences]
+        shapes = [(*rows, *part.shape[1:]) for part in self.differences]
+        self.sums = [torch.zeros(shape, dtype=torch.float64, device="cpu") for shape in shapes]
 
     def draw(self, start: int, stop: int) -> Perturbed:
         groups = draw_groups(self.sampler, start, stop)
@@ -364,11 +366,7 @@ class _MeanGradients(Estimator):
             scores = self.evaluate(perturbed.inputs, perturbed.n_samples)
         self.graph = self.graph or graph
         n_rows = perturbed.n_samples * self.batch_size
-        if scores.dim() not in (1, 2) or len(scores) != n_rows:
-            raise ValueError(
-                f"forward_func returned scores of shape {tuple(scores.shape)} for a batch of {n_rows}: GradientSPES "
-                "needs a row of scores for each example, (batch,) or (batch, K)."
-            )
+        _check_scores(scores, n_rows)
         gradients = _gradients(scores, perturbed.inputs)
         return scores, list(gradients) if repeatedly else gradients
 
@@ -380,7 +378,7 @@ class _MeanGradients(Estimator):
         halves = torch.cat([group.halves for group in groups])
         if stop is not None:
             numbers = [group.number(i, n_granularities) for group in groups for i in range(len(group.hidden))]
-            halves[torch.tensor(numbers) >= stop] = -1  # in neither half
+            halves[torch.tensor(numbers, device="cpu") >= stop] = -1  # in neither half
         wide = torch.float32 if scores.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
         added = [torch.zeros_like(sums) for sums in self.sums]  # nothing is added if memory runs out
         for output, slopes_of_inputs in enumerate(self._slopes(gradients, perturbed)):
@@ -483,9 +481,18 @@ class _GraphSize(saved_tensors_hooks):
         return sum(self._storages.values())
 
 
+def _check_scores(scores: Tensor, n_rows: int) -> None:
+    """Raises a ValueError unless there is a row of scores for each example."""
+    if scores.dim() not in (1, 2) or len(scores) != n_rows:
+        raise ValueError(
+            f"forward_func returned scores of shape {tuple(scores.shape)} for a batch of {n_rows}: GradientSPES "
+            "needs a row of scores for each example, (batch,) or (batch, K)."
+        )
+
+
 def _on_device(inputs: Tensors, baselines: tuple[Tensor | int | float, ...]) -> Iterator[Tensor | int | float]:
     for inp, baseline in zip(inputs, baselines):
-        yield baseline.to(inp) if isinstance(baseline, Tensor) else baseline
+        yield baseline.detach().to(inp) if isinstance(baseline, Tensor) else baseline
 
 
 def _gradients(scores: Tensor, inputs: Tensors) -> Iterator[Tensors]:
@@ -521,7 +528,7 @@ def _pool(totals: list[Tensor], layout: FeatureLayout) -> list[Tensor]:
     pooled = [torch.zeros_like(total) for total in totals]
     n_rows = totals[0].shape[1]
     for granularity in range(layout.n_granularities):
-        sums = torch.zeros(2, n_rows, layout.n_features, dtype=torch.float64)
+        sums = torch.zeros(2, n_rows, layout.n_features, dtype=torch.float64, device="cpu")
         rows = [_for_rows(ids[granularity], n_rows) for ids in layout.ids]
         for ids, total in zip(rows, totals):  # one feature may lie in several inputs
             sums.scatter_add_(2, ids, total)

@@ -132,13 +132,13 @@ def word_times(
 
 
 def salient_box(map_: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The shortest time and the narrowest band that each hold half of the most salient 5 % of a map (T, C).
+    """The shortest time and the narrowest band that each hold half of the most salient 5 % of a map (T, C), or bin.
 
     Returns:
         The first frame and the one after the last, and the first channel and the one after the last.
     """
     order = map_.flatten().argsort(descending=True, stable=True)
-    top = top_bins(order, (5.0,)).view(map_.shape)
+    top = top_bins(order, (max(5.0, 100 / len(order)),)).view(map_.shape)
     return shortest_span(top.sum(1)), shortest_span(top.sum(0))
 
 
