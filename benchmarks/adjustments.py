@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from corpora import by_duration, read_corpus
-from provenance import command, machine
+from provenance import command, machine, publish
 from torch import Tensor
 from tqdm import tqdm
 
@@ -199,9 +199,7 @@ def main() -> None:
         f"`{command()}`: mean of {len(paths)} recordings and their tokens; {PATCHES_PER_SECOND} patches a second, half "
         f"of them hidden; Whisper tiny.en; seed {args.seed}; {machine()}.",
     ]
-    print("\n".join(lines))
-    if args.output:
-        args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    publish(lines, args.output)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from captum.attr import GradientAttribution
 from corpora import by_duration, read_corpus
 from matplotlib.figure import Figure
 from measures import MEASURES, STEPS, TOKEN_STEPS, Explain, alignment_of, measure
-from provenance import command, machine
+from provenance import command, machine, publish
 from torch.nn import functional as F
 
 from captum_spes import SpeechToTextAttribution, TokenLogit, TokenLogProbability, slic_feature_mask
@@ -177,8 +177,7 @@ def main() -> None:
         "Pointing game: words whose peak is in their span, %. Seconds: processor time of the explanation on one "
         f"thread, of a machine with other work. Whisper tiny.en; seed 0; {machine()}.",
     ]
-    print("\n".join(lines))
-    args.output.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    publish(lines, args.output)
     draw(results).savefig(args.output.with_suffix(".png"), dpi=150)
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from captum.attr import IntegratedGradients
 from make_corpus import run
-from provenance import command, machine
+from provenance import command, machine, publish
 
 from captum_spes import SPES, Contrast, SpeechToTextAttribution, models, slic_feature_mask
 from captum_spes.maps import percentile_ranks
@@ -208,10 +208,7 @@ def main() -> None:
         f"SPES: {args.n_samples:,} samples, patches 20-40-60, KL divergence for the plain map; Integrated Gradients: "
         f"{args.n_steps} steps, log-probability for the plain map; seed {SEED}; {machine()}, flite {flite_version()}.",
     ]
-    print("\n".join(lines))
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text("\n".join(lines) + "\n")
+    publish(lines, args.output)
     if args.figure:
         figure(best(cases, results, "SPES"), "SPES").savefig(args.figure)
 

@@ -38,7 +38,7 @@ import torch
 from corpora import by_duration, read_corpus
 from make_corpus import RATE, check_voices, run
 from matplotlib.figure import Figure
-from provenance import command, machine
+from provenance import command, machine, publish
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import Wav2Vec2CTCTokenizer
@@ -402,11 +402,10 @@ def main() -> None:
         f"head was trained on {args.n_spoken} synthesised and {len(human)} human recordings. Seed {args.seed}; "
         f"{machine()}; {(time.perf_counter() - start) / 60:.0f} minutes for what was left to do.",
     ]
-    print("\n".join(lines))
+    publish(lines, args.output)
     for result in results:
         print(f"{result['text']!r}: CTC {result['ctc text']!r}")
     if args.output:
-        args.output.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
         numbers = [{key: value for key, value in r.items() if not key.endswith("curves")} for r in results]
         args.output.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
         draw(max(results[:4], key=lambda result: len(result["spans"]))).savefig(

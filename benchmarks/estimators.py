@@ -31,7 +31,7 @@ import torch
 from corpora import by_duration, read_corpus
 from matplotlib.figure import Figure
 from measures import MEASURES, alignment_of, measure
-from provenance import command, machine
+from provenance import command, machine, publish
 from torch import Tensor
 
 from captum_spes import slic_feature_mask
@@ -276,9 +276,8 @@ def main() -> None:
         "work. "
         f"Whisper tiny.en, bfloat16 where the probe allows it; seed 0; {machine()}.",
     ]
-    print("\n".join(lines))
+    publish(lines, args.output)
     if args.output:
-        args.output.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
         draw(results).savefig(args.output.with_suffix(".png"), dpi=150)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import command, machine
+from provenance import command, machine, publish
 
 import captum_spes
 from captum_spes import SPES, GradientSPES, SpeechToTextAttribution
@@ -305,11 +305,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"batch. The batch is what a probe finds fast, on a CPU a fixed one. Memory is the peak of {kind}. The last "
         f"column is the share of the time outside of encoder, decoder, projection and backward passes. {machine()}.",
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(text)
+    publish(lines, args.output)
 
 
 def duration() -> float:

@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import scipy.signal
 import torch
-from provenance import command, machine
+from provenance import command, machine, publish
 from scipy.stats import kendalltau
 
 from captum_spes.audio import load_audio
@@ -353,10 +353,8 @@ def main() -> None:
         "the curve of the falls of log-probability at 1, 5, 10, 20 and 50 %; AOPC: their mean."
         + "".join(f" Left out: {problem}" for problem in problems)
     )
-    text = report(results, note)
-    print(text)
+    publish(report(results, note).splitlines(), args.output)
     if args.output:
-        args.output.with_suffix(".md").write_text(text, encoding="utf-8")
         args.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

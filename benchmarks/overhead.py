@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from provenance import command, machine
+from provenance import command, machine, publish
 
 import captum_spes
 from captum_spes import SPES, GradientSPES, KLDivergence, slic_feature_mask
@@ -208,10 +208,7 @@ def main() -> None:
         f"Whisper tiny.en in float32, batches of {BATCH} (of gradients {GRADIENT_BATCH}, of "
         f"{GRADIENT_TOKENS} tokens), seed {SEED}; {machine()}.",
     ]
-    print("\n".join(lines))
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text("\n".join(lines) + "\n")
+    publish(lines, args.output)
 
 
 if __name__ == "__main__":

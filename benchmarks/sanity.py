@@ -28,7 +28,7 @@ from captum.attr import (
     Saliency,
     ShapleyValueSampling,
 )
-from provenance import command, machine
+from provenance import command, machine, publish
 
 import captum_spes
 from captum_spes import SPES, BubbleNoise, grid_feature_mask, slic_feature_mask
@@ -112,10 +112,7 @@ def main() -> None:
         f'"{TEXT}" and over the seeds {SEEDS[0]} and {SEEDS[1]} (of weights and method); the range is that of the '
         f"tokens' means. Whisper tiny.en in float32 (window: {describe_context(model, utterance)}); {machine()}.",
     ]
-    print("\n".join(lines))
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text("\n".join(lines) + "\n")
+    publish(lines, args.output)
 
 
 if __name__ == "__main__":

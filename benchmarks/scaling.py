@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from provenance import command, machine
+from provenance import command, machine, publish
 from torch import distributed as dist
 from torch.distributed import Store, TCPStore
 from tqdm import tqdm
@@ -437,10 +437,8 @@ def main() -> None:
             benchmark.measure(*run)
 
     lines = tables(benchmark, memory, speedups, args.rounds)
-    print("\n".join(lines))
+    publish(lines, args.output)
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
         draw(benchmark, memory).savefig(args.output.with_suffix(".png"), dpi=150)
 
 

@@ -26,7 +26,7 @@ from corpora import by_duration, read_corpus
 from make_corpus import Recording, pcm, with_noise
 from matplotlib.figure import Figure
 from measures import correlations
-from provenance import command, machine
+from provenance import command, machine, publish
 from tqdm import tqdm
 
 from captum_spes import SpeechToTextExplanation, slic_feature_mask
@@ -147,9 +147,8 @@ def main() -> None:
         f"`{command()}`: mean of {len(items)} human recordings, SPES with {args.n_samples:,} samples; Whisper tiny.en; "
         f"seeds from {args.seed}; {machine()}.",
     ]
-    print("\n".join(lines))
+    publish(lines, args.output)
     if args.output:
-        args.output.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
         draw(results).savefig(args.output.with_suffix(".png"), dpi=150)
 
 

@@ -26,7 +26,7 @@ import torch
 from corpora import by_duration, read_corpus
 from matplotlib.figure import Figure
 from measures import correlations
-from provenance import command, machine
+from provenance import command, machine, publish
 from tqdm import tqdm
 
 from captum_spes import SpeechToTextExplanation
@@ -163,9 +163,8 @@ def main() -> None:
         f"`{command()}`: {len(items)} human recordings, two runs each; Whisper tiny.en; seeds from {args.seed}; "
         f"{machine()}.",
     ]
-    print("\n".join(lines))
+    publish(lines, args.output)
     if args.output:
-        args.output.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
         args.output.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         draw(found, items).savefig(args.output.with_suffix(".png"), dpi=150)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from provenance import command, machine
+from provenance import command, machine, publish
 from tqdm import tqdm
 
 import captum_spes
@@ -95,10 +95,7 @@ def main() -> None:
         f"`{command()}`: {args.n_samples} samples, seeds 0 to {args.n_seeds - 1}, masks of 400, 500 and 600 patches a "
         f"second, pooled over 32, 40 and 48 a second; Whisper tiny.en in float32; {machine()}.",
     ]
-    print("\n".join(lines))
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    publish(lines, args.output)
 
 
 if __name__ == "__main__":
