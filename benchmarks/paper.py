@@ -329,7 +329,7 @@ def table(study: Study) -> None:
     items = [known[name] for name in shown.utterances]
     study.report([*values(study, shown), "", *verdicts(study, shown), *study.footer(items)])
     study.write(f"{study.name}.json", json.dumps(shown.to_dict(), indent=1) + "\n")
-    if "size" in study.experiment.metrics:
+    if "size" in study.experiment.metrics and not study.earlier:  # earlier results have no curves of their utterances
         study.write(f"{study.name}.png", results.plot(["deletion", "insertion", "size"]))
 
 

@@ -183,6 +183,15 @@ def recording(audio, tmp_path):
     return path
 
 
+@pytest.fixture(scope="module")
+def benchmarks():
+    """Makes the scripts of benchmarks/ importable."""
+    folder = str(Path(__file__).resolve().parents[1] / "benchmarks")
+    sys.path.insert(0, folder)
+    yield
+    sys.path.remove(folder)
+
+
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     """Runs the command line in an empty folder; returns exit code, stdout and stderr."""

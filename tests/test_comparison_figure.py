@@ -11,8 +11,8 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from scipy.stats import percentileofscore
+from test_visualization import visible_texts
 from torch import Tensor
 
 from captum_spes.maps import percentile_ranks
@@ -41,21 +41,6 @@ def panels(figure: Figure, n_methods: int) -> np.ndarray:
 
 def names(figure: Figure, n_methods: int) -> list[str]:
     return [ax.texts[0].get_text() for ax in panels(figure, n_methods)[:, 0]]
-
-
-def visible_texts(figure: Figure) -> list[tuple[str, Any]]:
-    """Names, titles, axis and tick labels that are drawn, with their boxes in pixels."""
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw_without_rendering()
-    texts: list[Text] = []
-    for ax in figure.axes:
-        texts += [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts]
-        for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
-            low, high = sorted(limits)
-            ticks = [tick for tick in axis.get_major_ticks() if low - 1e-9 <= tick.get_loc() <= high + 1e-9]
-            texts += [tick.label1 for tick in ticks]
-    drawn = [text for text in texts if text.get_visible() and text.get_text()]
-    return [(text.get_text(), text.get_window_extent(renderer)) for text in drawn]
 
 
 # Panels

@@ -1,8 +1,6 @@
 """The studies of estimators: their arithmetic on data whose result is known."""
 
 import importlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,23 +8,16 @@ import torch
 
 pytest.importorskip("transformers")
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _benchmarks():
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path.remove(str(BENCHMARKS))
+pytestmark = pytest.mark.usefixtures("benchmarks")
 
 
 @pytest.fixture(scope="module")
-def adjustments():
+def adjustments(benchmarks):
     return importlib.import_module("adjustments")
 
 
 @pytest.fixture(scope="module")
-def estimators():
+def estimators(benchmarks):
     return importlib.import_module("estimators")
 
 

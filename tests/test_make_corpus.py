@@ -1,12 +1,10 @@
 """The corpus of the benchmarks: its files, times and manifest are correct."""
 
 import csv
-import importlib.util
+import importlib
 import json
 import re
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ import pytest
 soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("transformers")
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "make_corpus.py"
 SMALL = ["--n-sentences", "3", "--no-filter"]
 COLUMNS = ["file_name", "transcription", "voice", "gender", "condition", "duration", "n_sentences"]
 COLUMNS += ["alignment", "source"]
@@ -24,13 +21,8 @@ needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="esp
 
 
 @pytest.fixture(scope="module")
-def script():
-    sys.path.insert(0, str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("make_corpus", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their annotations up
-    spec.loader.exec_module(module)
-    return module
+def script(benchmarks):
+    return importlib.import_module("make_corpus")
 
 
 def rows(folder, name="metadata.csv"):

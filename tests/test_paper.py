@@ -4,7 +4,6 @@ import argparse
 import csv
 import importlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,23 +20,16 @@ from captum_spes.metrics import DeletionCurve, MeanComparison, SizeCurve, WordEr
 pytest.importorskip("transformers")
 
 RATE = 16000
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _benchmarks():
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path.remove(str(BENCHMARKS))
+pytestmark = pytest.mark.usefixtures("benchmarks")
 
 
 @pytest.fixture(scope="module")
-def experiments():
+def experiments(benchmarks):
     return importlib.import_module("experiments")
 
 
 @pytest.fixture(scope="module")
-def plausibility():
+def plausibility(benchmarks):
     return importlib.import_module("plausibility")
 
 
