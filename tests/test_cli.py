@@ -23,6 +23,7 @@ from captum_spes.cli import COMMANDS
 from captum_spes.cli.errors import DEBUG, TRACKER
 from captum_spes.cli.inputs import window_of
 from captum_spes.cli.options import word_or_number
+from captum_spes.cli.output import print_table
 from captum_spes.speech_to_text.catalogue import METHODS, describe_methods
 from captum_spes.speech_to_text.profiles import accepted
 
@@ -404,3 +405,11 @@ def test_without_the_extra(monkeypatch, capsys):
         main()
     assert exit_info.value.code == 2
     assert "pip install 'captum-spes[speech]'" in capsys.readouterr().err
+
+
+def test_tables_keep_all_their_numbers(capsys):
+    """A table of many numbers is wider than the terminal, and no cell is cut."""
+    rows = [("method", *(f"deletion ({name}) ↑" for name in "abcdefgh")), ("attn_lrp", *["100.0 [100.0, 100.0]"] * 8)]
+    print_table(rows, "Table")
+    out = capsys.readouterr().out
+    assert out.count("100.0 [100.0, 100.0]") == 8 and "attn_lrp" in out and "…" not in out

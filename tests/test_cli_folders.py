@@ -11,6 +11,7 @@ import soundfile
 from test_explanation import make
 
 from captum_spes import SpeechToTextExplanation
+from captum_spes.cli import folders
 from captum_spes.cli.output import print_columns
 from captum_spes.speech_to_text.catalogue import METHODS, NamedMethod
 
@@ -57,6 +58,29 @@ def test_another_recording_gets_another_folder(run, tiny_folder, recording, tmp_
     code, _, err = run(command, other, *given, "-o", Path("spes-output") / name)
     assert code == 2 and f"spes-output/{name} holds the results of another recording ({recording})" in err
     assert sorted(path.name for path in Path("spes-output").iterdir()) == [name, f"{name}-2"]
+
+
+def test_an_unfinished_run_keeps_its_folder(recording, tmp_path, monkeypatch):
+    """The checkpoint of a killed run is not that of another recording of the same name."""
+    monkeypatch.chdir(tmp_path)
+    with folders.no_empty_folders():
+        folder = folders.results_folder(None, "speech", "first")
+        assert (folder / folders.OWNER).is_file()
+    assert not list(tmp_path.glob("spes-output"))  # a run that fails leaves nothing
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with folders.no_empty_folders():
+        folder = folders.results_folder(None, "speech", "first")
+        (folder / "checkpoint").mkdir()
+        (folder / "checkpoint" / "spectrogram.safetensors").touch()
+        folders.results_folder(Path("mine"), "speech", "first")
+    with folders.no_empty_folders():
+        assert folders.results_folder(None, "speech", "second") == Path("spes-output/speech-2")
+        assert folders.results_folder(None, "speech", "first") == Path("spes-output/speech")
+        assert folders.results_folder(Path("mine"), "speech", "second") == Path("mine")
+        with pytest.raises(ValueError, match="holds the results of another recording"):
+            folders.results_folder(Path("spes-output/speech"), "speech", "second")
+    assert sorted(path.name for path in Path("mine").iterdir()) == ["notes.txt"]
 
 
 def test_audio_from_standard_input(run, tiny_folder, recording, monkeypatch):

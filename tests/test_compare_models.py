@@ -10,6 +10,7 @@ from test_evaluation import write_words
 from test_report import content
 
 from captum_spes import SPES, SpeechToTextAttribution
+from captum_spes.cli import compare_models
 from captum_spes.cli.compare_models import file_name
 from captum_spes.errors.finding import differing_words
 from captum_spes.evaluation.models import ModelComparison, Side
@@ -118,6 +119,33 @@ def test_command_line(run, tiny_whisper, tiny_processor, recording, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("a.safetensors", "b.safetensors", "comparison.json", "comparison.md", "words.png", "report.html")
     }
+
+
+def test_texts_without_a_common_word_are_refused_first(run, tiny_folder, recording, tmp_path, monkeypatch):
+    shutil.copytree(tiny_folder, tmp_path / "b")
+
+    def refuse(*arguments, **named):
+        raise ValueError("no word in common")
+
+    monkeypatch.setattr(compare_models, "check_reference", refuse)
+    code, _, err = run("compare", recording, "--models", f"{tiny_folder},b", "--methods", "energy", "-o", "out")
+    assert code == 2 and "which have no word in common, so that there are no differences to explain" in err, err
+    assert not list(tmp_path.glob("out/*.safetensors"))
+
+
+def test_ctrl_c_ends_with_a_sentence(run, tiny_whisper, tiny_processor, recording, tmp_path, monkeypatch):
+    write_words(tiny_whisper, tiny_processor)
+    for name in ("a", "b"):
+        tiny_whisper.save_pretrained(tmp_path / name)
+        tiny_processor.save_pretrained(tmp_path / name)
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ModelComparison, "explain_differences", interrupt)
+    code, _, err = run("compare", recording, "--models", "a,b", "--methods", "energy", "-o", "out")
+    assert code == 130 and "Stopped before the models could be compared." in err, err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.safetensors", "b.safetensors"}
 
 
 @pytest.mark.parametrize(

@@ -714,3 +714,12 @@ def test_graphs_of_a_model_that_needs_gradients_are_not_kept():
         x = torch.rand(1, 4) if method is SPES else torch.rand(1, 20, 16)
         score = forward if method is SPES else lambda x: forward(x[:, :4, 0])
         assert not method(score).attribute(x, n_samples=8).requires_grad
+
+
+def test_random_maps_of_other_inputs_are_others():
+    """Of the same seed, the maps follow from the inputs."""
+    found = []
+    for inputs in (torch.zeros(1, 9), torch.zeros(1, 9), torch.ones(1, 9)):
+        torch.manual_seed(0)
+        found.append(Random(torch.sum).attribute(inputs))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])

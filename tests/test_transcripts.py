@@ -178,3 +178,33 @@ def test_an_alignment_as_word_times(tiny_model, audio):
     attribute = SpeechToTextAttribution(SPES(tiny_model)).attribute
     whole, words = (attribute(audio, "so what", word_times=times, **given) for times in (alignment, alignment.words))
     assert whole.metadata["token_times"] == words.metadata["token_times"]
+
+
+def test_a_segment_inside_another_is_not_cut_from_it():
+    """Two speakers at once: the long sentence keeps its sound."""
+    segments = [Segment("a long sentence", 0, 20), Segment("yes", 2, 3), Segment("and the next one", 25, 40)]
+    transcript = Transcript("a long sentence yes and the next one", segments, [], "whisperx.json")
+    parts = transcript.parts(30, 41)
+    assert [span for span, _ in parts] == [(0.0, 21.0), (24.0, 41.0)]
+    assert [part.text for _, part in parts] == ["a long sentence yes", "and the next one"]
+    with pytest.raises(ValueError, match="with those that overlap it, lasts longer than the 10 s"):
+        transcript.parts(10, 41)
+    touching = [Segment("one", 0, 9.2), Segment("two", 9.0, 18)]
+    assert [span for span, _ in Transcript("one two", touching, [], "a.srt").parts(10, 18)] == [(0, 9.1), (9.1, 18)]
+
+
+YOUTUBE = (
+    "WEBVTT\n\n00:00:00.000 --> 00:00:00.300 align:start position:0%\n \nso<00:00:00.100><c> what</c>\n\n"
+    "00:00:00.300 --> 00:00:00.600\nthe next\n"
+)
+
+
+def test_a_line_of_a_space_before_the_text_of_a_cue(tmp_path):
+    (tmp_path / "captions.vtt").write_text(YOUTUBE)
+    assert Transcript.load(tmp_path / "captions.vtt").text == "so what the next"
+
+
+@pytest.mark.parametrize("text", ["[noise] so what", "{so} what", "so --> what"])
+def test_plain_text_with_brackets_and_arrows(tmp_path, text):
+    (tmp_path / "text.txt").write_text(text)
+    assert Transcript.load(tmp_path / "text.txt").text == text

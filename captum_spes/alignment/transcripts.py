@@ -19,6 +19,9 @@ from captum_spes.alignment.segments import Segment
 _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})"
 _CUE = re.compile(rf"^\s*{_CLOCK}\s+-->\s+{_CLOCK}.*$")
 _TAG = re.compile(r"<[^<>]*>")
+_ARROW = re.compile(r"^\s*[\d:.,]+\s*-->", re.MULTILINE)  # text may hold an arrow as well
+_JSON = re.compile(r'\s*(?:\{\s*["}]|\[\s*[{\]])')  # text may begin with [noise]
+MAX_OVERLAP = 2.0  # seconds of two segments that are cut in the middle of what they share
 
 
 @dataclass(frozen=True)
@@ -108,26 +111,46 @@ source=''))]
             )
         last = self.segments[-1]
         segments = [*self.segments[:-1], replace(last, end=duration) if math.isinf(last.end) else last]
-        middles = [(one.end + other.begin) / 2 for one, other in pairwise(segments)]
-        begins = [max(one.begin - 1, edge) for one, edge in zip(segments, (0.0, *middles))]
-        ends = [min(one.end + 1, edge) for one, edge in zip(segments, (*middles, duration))]
+        blocks = _blocks(segments)
+        spans = [(block[0].begin, max(segment.end for segment in block)) for block in blocks]
+        middles = [(end + begin) / 2 for (_, end), (begin, _) in pairwise(spans)]
+        begins = [max(begin - 1, edge) for (begin, _), edge in zip(spans, (0.0, *middles))]
+        ends = [min(end + 1, edge) for (_, end), edge in zip(spans, (*middles, duration))]
         groups: list[list[int]] = []
-        for number, segment in enumerate(segments):
+        for number, block in enumerate(blocks):
             if ends[number] - begins[number] > max_seconds:
+                overlapping = ", with those that overlap it," if len(block) > 1 else ""
                 raise ValueError(
-                    f"the segment {segment.text!r:.60} of the transcript {self.source} lasts longer than the "
-                    f"{max_seconds:g} s that are explained at once."
+                    f"the segment {block[0].text!r:.60} of the transcript {self.source}{overlapping} lasts longer than "
+                    f"the {max_seconds:g} s that are explained at once."
                 )
             if groups and ends[number] - begins[groups[-1][0]] <= max_seconds:
                 groups[-1].append(number)
             else:
                 groups.append([number])
-        return [self._part(segments[group[0] : group[-1] + 1], begins[group[0]], ends[group[-1]]) for group in groups]
+        return [
+            self._part([segment for number in group for segment in blocks[number]], begins[group[0]], ends[group[-1]])
+            for group in groups
+        ]
 
     def _part(self, group: list[Segment], begin: float, end: float) -> tuple[tuple[float, float], Transcript]:
         segments = [_moved(segment, begin) for segment in group]
         words = [_moved(word, begin) for word in self.words if begin <= word.middle < end]
         return (begin, end), Transcript(_line(" ".join(one.text for one in segments)), segments, words, self.source)
+
+
+def _blocks(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """Groups segments that cannot be cut from each other: speakers at the same time, but not ends that just touch."""
+    blocks: list[list[Segment]] = []
+    latest = 0.0
+    for segment in segments:
+        overlap = latest - segment.begin
+        if blocks and (segment.end <= latest or overlap > MAX_OVERLAP):
+            blocks[-1].append(segment)
+        else:
+            blocks.append([segment])
+        latest = max(latest, segment.end)
+    return blocks
 
 
 def _moved(segment: Segment, begin: float) -> Segment:
@@ -136,13 +159,13 @@ def _moved(segment: Segment, begin: float) -> Segment:
 
 
 def _contents(content: str, is_json: bool) -> tuple[list[Segment], list[Segment], str]:
-    if is_json or content.lstrip()[:1] in ("{", "["):
+    if is_json or _JSON.match(content):
         try:
             whole = json.loads(content)
         except ValueError as error:
             raise ValueError(f"it is no valid JSON ({error})") from error
         return _json_contents(whole)
-    segments = _cues(content) if "-->" in content else []
+    segments = _cues(content) if _ARROW.search(content) else []
     if content.lstrip().startswith("WEBVTT") or segments:
         return _ordered(segments), [], " ".join(segment.text for segment in segments)
     return [], [], content
@@ -214,10 +237,12 @@ def _cues(content: str) -> list[Segment]:
             if "-->" in line:
                 raise ValueError(f"the line {line.strip()!r:.60} has no times as WebVTT and SubRip write them")
             continue
-        texts = []
+        texts: list[str] = []
         for text in lines:
             if not text.strip():
-                break
+                if texts or not text:
+                    break
+                continue  # captions of YouTube have a line of a space before the text
             texts.append(html.unescape(_TAG.sub("", text)))
         if said := _line(" ".join(texts)):
             found.append(_segment(said, _seconds(match.groups()[:4]), _seconds(match.groups()[4:])))

@@ -86,7 +86,12 @@ class Group:
     def numbers_of(self, gender: str) -> list[int]:
         """The numbers of the aligned explanations of women, or men, by the corpus' column ``gender``."""
         fields = [given for given, alignment in zip(self.fields, self.alignments) if alignment is not None]
-        return [n for n, given in enumerate(fields) if given.get("gender", "").strip().lower() in GENDERS[gender]]
+        return [n for n, given in enumerate(fields) if _has_gender(given, gender)]
+
+
+def _has_gender(fields: Mapping[str, str], gender: str) -> bool:
+    """Whether the row of an utterance names this gender."""
+    return fields.get("gender", "").strip().lower() in GENDERS[gender]
 
 
 @dataclass(frozen=True)
@@ -225,10 +230,12 @@ def _phone_frequencies(group: Group) -> Finding:
 
 
 def _voices(group: Group) -> Finding:
-    numbers = {gender: group.numbers_of(gender) for gender in GENDERS}
-    if not all(numbers.values()):
+    if not all(any(_has_gender(given, gender) for given in group.fields) for gender in GENDERS):
         raise ValueError("the corpus has no column gender with women (female) and men (male): give --corpus with one.")
     everything = frequency_profile(*group.aligned)
+    numbers = {gender: group.numbers_of(gender) for gender in GENDERS}
+    if not all(numbers.values()):
+        raise ValueError("there are no alignments of women, or of men: give --alignments, or --force-align.")
     women, men = (everything.of(numbers[gender]) for gender in GENDERS)
     test = women.compare_mean_frequency(men, "two-sided")
     row = (

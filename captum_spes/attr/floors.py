@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from captum._utils.common import _format_output, _is_tuple
 from captum._utils.typing import BaselineType
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from captum_spes.attr._features import format_inputs
 from captum_spes.attr._template import Inputs, attribute_method
+from captum_spes.attr.fingerprint import fingerprint
 
 
 class Random(PerturbationAttribution):
@@ -28,10 +31,18 @@ class Random(PerturbationAttribution):
 
     @attribute_method
     def attribute(self, inputs: Inputs) -> Inputs:
-        """Random numbers in the inputs' shapes, from torch's global generator; floating-point also for integers."""
+        """Random numbers in the inputs' shapes, floating-point also for integers.
+
+        They follow from the state of torch's global generator and from the inputs, so that the maps of other inputs of
+        the same shape are others.
+        """
         formatted, _ = format_inputs(inputs, None)
+        seed = int(torch.randint(2**62, (), device="cpu")) ^ _digest(formatted)
+        generator = torch.Generator().manual_seed(seed)
         numbers = (
-            torch.rand(each.shape).to(each.device, each.dtype if each.is_floating_point() else None)
+            torch.rand(each.shape, generator=generator, device="cpu").to(
+                each.device, each.dtype if each.is_floating_point() else None
+            )
             for each in formatted
         )
         return _format_output(_is_tuple(inputs), tuple(numbers))
@@ -57,6 +68,12 @@ class Energy(PerturbationAttribution):
         formatted, references = format_inputs(inputs, baselines)
         differences = tuple(_floating(each) - _floating(other) for each, other in zip(formatted, references))
         return _format_output(_is_tuple(inputs), differences)
+
+
+def _digest(inputs: tuple[Tensor, ...]) -> int:
+    """A number below 2^62 that identifies the inputs."""
+    found = hashlib.sha256(repr([fingerprint(each) for each in inputs]).encode())
+    return int.from_bytes(found.digest()[:8], "big") >> 2
 
 
 def _floating(value: Tensor | int | float) -> Tensor | int | float:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from captum_spes._files import is_url
 
+OWNER = ".recording"  # holds the digest of the recording to which an unfinished folder belongs
+
 _made: list[Path] = []  # folders that this command made, parents first
+_owned: list[Path] = []  # folders of results
 
 
 def make_folder(folder: Path) -> Path:
@@ -50,9 +53,14 @@ def _check_path(folder: Path) -> None:
 def no_empty_folders() -> Iterator[None]:
     """A context that removes the folders made in it that are empty at its end, such as those of failed commands."""
     _made.clear()
+    _owned.clear()
     try:
         yield
     finally:
+        for folder in _owned:
+            if any(_explanations(folder)) or not _has_unfinished_run(folder):
+                with suppress(OSError):
+                    (folder / OWNER).unlink(missing_ok=True)
         for folder in reversed(_made):
             with suppress(OSError):  # the folder is not empty, or was removed
                 folder.rmdir()
@@ -75,15 +83,29 @@ def results_folder(output: Path | None, name: str, audio_sha256: str | None) -> 
             raise ValueError(
                 f"{output} holds the results of another recording ({_source(output)[1]}): give another --output."
             )
-        return make_folder(output)
-    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
-    return make_folder(next(path for path in map(Path("spes-output").joinpath, names) if _is_free(path, audio_sha256)))
+        folder = output
+    else:
+        names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+        folder = next(path for path in map(Path("spes-output").joinpath, names) if _is_free(path, audio_sha256))
+    (make_folder(folder) / OWNER).write_text(f"{audio_sha256}\n", encoding="utf-8")
+    _owned.append(folder)
+    return folder
 
 
 def _is_free(folder: Path, audio_sha256: str | None) -> bool:
-    if not any(_explanations(folder)):
+    """Whether nothing of another recording lies in a folder: no explanation, and no run that is not finished."""
+    if any(_explanations(folder)):
+        owner = _source(folder)[0]
+    elif (folder / OWNER).is_file() and _has_unfinished_run(folder):
+        owner = (folder / OWNER).read_text(encoding="utf-8").strip()
+    else:
         return True
-    return audio_sha256 is not None and _source(folder)[0] == audio_sha256
+    return audio_sha256 is not None and owner == audio_sha256
+
+
+def _has_unfinished_run(folder: Path) -> bool:
+    """Whether a folder holds checkpoints, or the parts of a long recording."""
+    return (folder / "parts.json").is_file() or any(folder.glob("checkpoint*/**/*.safetensors"))
 
 
 def _explanations(folder: Path) -> Iterator[Path]:
@@ -102,4 +124,4 @@ def _source(folder: Path) -> tuple[str | None, str]:
         except ValueError:  # a damaged file does not name the recording, but others in the folder may
             continue
         return metadata.get("audio_sha256"), str(metadata.get("audio_file", "samples without a file"))
-    return None, "its explanations cannot be read"
+    return None, "its explanations are not finished, or cannot be read"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ import typer
 
 from captum_spes import SpeechToTextExplanation
 from captum_spes._extras import require
+from captum_spes._files import write_atomically
 from captum_spes.audio import read_recording
 from captum_spes.cli.folders import make_folder
 from captum_spes.cli.options import word_or_number
@@ -68,7 +70,9 @@ def listen(
     }
     folder = make_folder(output or file.parent / "listen")
     for name, samples in sounds.items():
-        require("soundfile").write(folder / name, samples, recording.sampling_rate)
+        sound = io.BytesIO()
+        require("soundfile").write(sound, samples, recording.sampling_rate, format="WAV")
+        write_atomically(folder / name, sound.getvalue())
     say_written(folder / name for name in sounds)
 
 

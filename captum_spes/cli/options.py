@@ -67,7 +67,7 @@ AllowOutside = Annotated[
     bool,
     typer.Option("--allow-outside", help="Allow audio outside the manifest's folder, such as absolute paths."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of all random numbers.")]
 
 
 def split_names(text: str, option: str) -> list[str]:

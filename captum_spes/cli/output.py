@@ -49,12 +49,13 @@ def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
     """Prints a table, its header first, as wide as its numbers need."""
     table = Table(title=title, title_justify="left", box=SIMPLE)
     for column in zip(*rows):
+        width = max(map(cell_len, column))
         # names and numbers stay on one line, so that they can be copied and read; only sentences are folded
-        table.add_column(column[0], no_wrap=max(map(len, column)) < 28)
+        is_short = width < 28
+        table.add_column(column[0], no_wrap=is_short, min_width=width if is_short else 28)
     for row in rows[1:]:
         table.add_row(*(Text(printable(cell)) for cell in row))  # Text, because [red] would be markup
-    console = Console(width=MAX_WIDTH)
-    width = console.measure(table).maximum
+    width = max(Console(width=MAX_WIDTH).measure(table).maximum, Console(width=10_000).measure(table).minimum)
     say()
     Console(width=max(Console().width, width)).print(table)
 

@@ -58,6 +58,16 @@ class Side:
     explain: Callable[[Contrast], SpeechToTextExplanation]
 
 
+def check_shapes(names: Sequence[str], first: Tensor, second: Tensor) -> None:
+    """Raises a ValueError if two models hear spectrograms (T, C) of other shapes."""
+    shapes = tuple(first.shape), tuple(second.shape)
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{names[0]} hears a spectrogram of {shapes[0]} frames and channels, and {names[1]} one of {shapes[1]}: "
+            "their maps have no common scale. Compare models of one family."
+        )
+
+
 class ModelComparison:
     """Aligns the texts that two models wrote of one recording, and explains their differences.
 
@@ -105,12 +115,7 @@ class ModelComparison:
         self.names = list(names)
         self.sides = list(sides)
         first, second = (side.explanation for side in self.sides)
-        if first.spectrogram.shape != second.spectrogram.shape:
-            shapes = [tuple(explanation.spectrogram.shape) for explanation in (first, second)]
-            raise ValueError(
-                f"{names[0]} hears a spectrogram of {shapes[0]} frames and channels, and {names[1]} one of "
-                f"{shapes[1]}: their maps have no common scale. Compare models of one family."
-            )
+        check_shapes(names, first.spectrogram, second.spectrogram)
         #: for each difference, the error of the first text against the second, and of the second against the first
         self.differences, self.shared = differing_words(first, second)
 
