@@ -44,7 +44,7 @@ def test_other_methods(tiny_model, audio, tmp_path):
         warnings.filterwarnings("ignore", "the maps are noisy")
         for block in found:
             speech = f"{str(tmp_path / 'speech.wav')!r}, 'so what was the next step?'"
-            exec(block.replace('"speech.wav"', speech).replace('"stop")', '"was"), n_samples=9'), names)
+            exec(block.replace('"speech.wav"', speech).replace('"stop")', '"was")').replace("48", "9"), names)
     assert names["explanation"].tokens == ["step (not was)"]
 
 

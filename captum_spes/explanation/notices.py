@@ -29,7 +29,7 @@ def no_speech_notice(metadata: dict[str, Any]) -> str | None:
         >>> print(no_speech_notice({"speech_seconds": 0.0, "no_speech_probability": 0.95, "without_sound": 0.97}))
         No speech was found by the voice activity detector and by the model (its probability of no speech is 0.95), so \
 this text is likely invented. Without any sound its tokens keep 97 % of their probability: the text depends on the \
-tokens before it and on habit, and not on sounds.
+tokens before it and on the decoder's language model, and not on sounds.
     """
     if not lacks_speech(metadata):
         return None
@@ -44,7 +44,7 @@ tokens before it and on habit, and not on sounds.
     if not _is_number(share):
         return notice
     if share >= INVENTED:
-        reason = "the text depends on the tokens before it and on habit, and not on sounds"
+        reason = "the text depends on the tokens before it and on the decoder's language model, and not on sounds"
     elif share < DEPENDENT:
         reason = "the text depends on what sounds in the recording"
     else:

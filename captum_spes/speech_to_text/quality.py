@@ -53,8 +53,8 @@ def low_reliability(explanation: SpeechToTextExplanation, seconds_per_sample: fl
         needed = math.ceil(n_done * LOW_RELIABILITY * (1 - mean) / (mean * (1 - LOW_RELIABILITY)))
         time = "" if seconds_per_sample is None else f", {duration(needed * seconds_per_sample)},"
         advice = (
-            f"About {needed:,} samples instead of {n_done:,}{time} would reach {LOW_RELIABILITY} (n_samples, "
-            "--n-samples)"
+            f"With patches of this size, about {needed:,} samples instead of {n_done:,}{time} would reach "
+            f"{LOW_RELIABILITY} (n_samples, --n-samples)"
         )
     return (
         f"the maps are noisy: those of two halves of the samples correlate at {mean:.2f} in the mean over the tokens "
