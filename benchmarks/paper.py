@@ -52,7 +52,7 @@ from typing import Any
 import numpy as np
 import plausibility
 import soundfile
-from areas import Areas, Utterances, n_words
+from areas import Areas, n_words
 from corpora import by_duration, default_corpus, read_corpus
 from experiments import (
     AS_THEY_ARE,
@@ -122,9 +122,8 @@ class Study:
         self.n_samples = self.args.n_samples or (self._quick_samples() if quick else N_SAMPLES)
         self.name += f"-{language}" if language else ""
         self.folder = self.args.folder / (self.name + ("-quick" if quick else ""))
-        earlier = json.loads(self.args.earlier.read_text(encoding="utf-8")) if self.args.earlier else {}
-        self.earlier: Utterances = earlier.get("utterances", {})
-        self.earlier_settings: dict[str, Any] = earlier.get("settings", {})
+        nothing: dict[str, Any] = {"utterances": {}, "settings": {}}
+        self.earlier = json.loads(self.args.earlier.read_text(encoding="utf-8")) if self.args.earlier else nothing
 
     def _quick_utterances(self) -> int:
         return 1 if self.experiment.n_groups > 1 else QUICK_UTTERANCES
@@ -144,9 +143,9 @@ class Study:
     def corpus(self, select: Callable[[list[CorpusUtterance]], list[CorpusUtterance]] = real_first) -> Corpus:
         """Utterances of the right length that the model transcribes correctly, in the order of ``select``."""
         corpus = read_corpus(self.args.corpus)
-        fitting = [item for item in corpus.utterances if self.fits(item) and item.id not in self.earlier]
+        fitting = [item for item in corpus.utterances if self.fits(item) and item.id not in self.earlier["utterances"]]
         chosen = filter(self.is_heard, select(fitting))
-        n_missing = None if self.n_utterances is None else max(self.n_utterances - len(self.earlier), 0)
+        n_missing = None if self.n_utterances is None else max(self.n_utterances - len(self.earlier["utterances"]), 0)
         return replace(corpus, utterances=list(islice(chosen, n_missing)))
 
     def fits(self, item: CorpusUtterance) -> bool:
@@ -204,11 +203,10 @@ class Study:
             gen_args=GEN_ARGS,
             perturbations_per_eval=self.args.batch_size,
         )
-        if self.earlier_settings:
+        if self.earlier["settings"]:
             compared = evaluation.settings.keys() - {"metrics"}  # a metric covers the utterances that have it
-            before, now = (
-                {key: of.get(key) for key in compared} for of in (self.earlier_settings, evaluation.settings)
-            )
+            both = self.earlier["settings"], evaluation.settings
+            before, now = ({key: of.get(key) for key in compared} for of in both)
             if changed := list(differences(before, now)):
                 raise SystemExit(f"the settings of {self.args.earlier} are others: {'; '.join(changed)}.")
         n_done, total = evaluation.progress()
@@ -322,15 +320,17 @@ def table(study: Study) -> None:
     results = study.results(evaluation)
     known = {item.id: item for item in read_corpus(study.args.corpus).utterances}
     shown: Results | Areas = results
-    if study.earlier:
+    if study.earlier["utterances"]:
         words = {name: n_words(item.transcription or "") for name, item in known.items()}
-        by_utterance = {**study.earlier, **results.to_dict()["utterances"]}
-        shown = Areas(by_utterance, words, results.settings, study.args.seed)
+        shown = Areas([study.earlier, results.to_dict()], words, study.args.seed)
     items = [known[name] for name in shown.utterances]
     study.report([*values(study, shown), "", *verdicts(study, shown), *study.footer(items)])
     study.write(f"{study.name}.json", json.dumps(shown.to_dict(), indent=1) + "\n")
-    if "size" in study.experiment.metrics and not study.earlier:  # earlier results have no curves of their utterances
-        study.write(f"{study.name}.png", results.plot(["deletion", "insertion", "size"]))
+    if "size" in study.experiment.metrics:
+        metrics, paper = ["deletion", "insertion", "size"], list(study.experiment.paper["deletion"])
+        others = ["spes", *(name for name in shown.methods if name not in paper)]
+        picture = shown.plot(metrics, [paper, others]) if isinstance(shown, Areas) else shown.plot(metrics)
+        study.write(f"{study.name}.png", picture)
 
 
 def table2(study: Study) -> None:

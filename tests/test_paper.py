@@ -243,19 +243,29 @@ def test_areas_of_utterances_give_the_results_of_one_run():
     references = ["so what was the next step", "so", "what", "so what", "no", "yes he did", "no no"]
     steps, random = (0, 50, 100), np.random.default_rng(0)
 
-    def method():
-        texts = [[" ".join(reference.split()[: random.integers(4)]) for _ in steps] for reference in references]
-        sizes = torch.tensor(random.uniform(0, 100, (len(names), len(steps))))
-        scores = {
-            "deletion": DeletionCurve(steps, texts, references, WordErrorRate()),
-            "insertion": DeletionCurve(steps, [text[::-1] for text in texts], references, WordErrorRate()),
-            "size": SizeCurve(steps, sizes),
-        }
-        return MethodResult(scores, *([0] * len(names) for _ in range(4)))
+    texts = {
+        method: [[" ".join(reference.split()[: random.integers(4)]) for _ in steps] for reference in references]
+        for method in ("spes", "a", "b")
+    }
+    sizes = {method: torch.tensor(random.uniform(0, 100, (len(names), len(steps)))) for method in texts}
 
-    results = Results(names, {name: method() for name in ("spes", "a", "b")})
+    def results_of(chosen):
+        rows = [names.index(name) for name in chosen]
+
+        def method(name):
+            written, said = [texts[name][row] for row in rows], [references[row] for row in rows]
+            scores = {
+                "deletion": DeletionCurve(steps, written, said, WordErrorRate()),
+                "insertion": DeletionCurve(steps, [text[::-1] for text in written], said, WordErrorRate()),
+                "size": SizeCurve(steps, sizes[name][rows]),
+            }
+            return MethodResult(scores, *([0] * len(rows) for _ in range(4)))
+
+        return Results(chosen, {name: method(name) for name in texts})
+
+    results = results_of(names)
     n_words = {name: areas.n_words(reference) for name, reference in zip(names, references)}
-    found = areas.Areas(results.to_dict()["utterances"], n_words, {})
+    found = areas.Areas([results.to_dict()], n_words)
     assert found.metrics == results.metrics == ["deletion", "insertion", "SRG", "size"]
     assert found.methods == list(results.methods) and found.utterances == results.utterances
     for metric in found.metrics:
@@ -265,10 +275,19 @@ def test_areas_of_utterances_give_the_results_of_one_run():
         ours, theirs = (one.compare(metric, ["spes", "a"], "b") for one in (found, results))
         assert ours.verdict == theirs.verdict
         assert (ours.value, ours.low, ours.high) == pytest.approx((theirs.value, theirs.low, theirs.high))
-    more = {**found.by_utterance, "new": {"size": {"spes": 1.0, "a": 2.0, "b": 3.0}}}
-    joined = areas.Areas(more, n_words, {})
-    assert joined.areas("deletion") == found.areas("deletion")  # of the utterances that have it
-    assert joined.areas("size")["a"] == pytest.approx((7 * found.areas("size")["a"] + 2) / 8)
+    # a run of some utterances and one of the others are together the whole run
+    halves = [results_of(names[:3]), results_of(names[3:])]
+    joined = areas.Areas([half.to_dict() for half in halves], n_words)
+    for metric in found.metrics:
+        assert joined.areas(metric) == pytest.approx(found.areas(metric))
+        assert joined.curve(metric, "a")[1] == pytest.approx(found.curve(metric, "a")[1])
+    assert joined.to_dict()["methods"]["a"]["size"]["scores"] == pytest.approx(found.curve("size", "a")[1])
+    # a metric covers the utterances that have it
+    alone = {"settings": {}, "methods": {"a": {}}, "utterances": {"new": {"size": {"spes": 1.0, "a": 2.0, "b": 3.0}}}}
+    more = areas.Areas([results.to_dict(), alone], n_words)
+    assert more.areas("deletion") == found.areas("deletion")
+    assert more.areas("size")["a"] == pytest.approx((7 * found.areas("size")["a"] + 2) / 8)
+    assert len(found.plot(["deletion", "size"], [["spes", "a"], ["spes", "b"]]).axes) == 4
 
 
 @pytest.mark.filterwarnings("ignore")
