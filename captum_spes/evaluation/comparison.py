@@ -334,7 +334,10 @@ def _rounded(value: float | None, digits: str) -> str:
 
 
 def _title(name: str, explanation: SpeechToTextExplanation) -> str:
-    """The title of a method's maps: the method, and the name of the variant if the method has others."""
+    """The title of a method's maps: the method or its variant, and the mean reliability if it is known."""
     method = explanation.metadata["method"]
     plain = name.removesuffix("_abs").replace("_", "") == method.strip("|").replace(" ", "").lower()
-    return method if plain else name.replace("_", " ")
+    title = method if plain else name.replace("_", " ")
+    if explanation.reliability is None:
+        return title
+    return f"{title}, reliability {float(explanation.reliability.mean()):.2f}"
