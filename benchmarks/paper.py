@@ -138,7 +138,10 @@ class Study:
     @property
     def methods(self) -> Methods:
         methods = self.experiment.methods(self.n_samples)
-        return {name: methods[name] for name in self.experiment.quick or methods} if self.args.quick else methods
+        names = self.args.methods or (self.experiment.quick if self.args.quick else None) or methods
+        if unknown := sorted(set(names) - methods.keys()):
+            raise SystemExit(f"{self.name} has no {', '.join(unknown)}: it has {', '.join(methods)}.")
+        return {name: methods[name] for name in methods if name in names}
 
     def corpus(self, select: Callable[[list[CorpusUtterance]], list[CorpusUtterance]] = real_first) -> Corpus:
         """Utterances of the right length that the model transcribes correctly, in the order of ``select``."""
@@ -560,6 +563,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="in ten minutes on 2 cores")
     parser.add_argument("--n-utterances", type=int, help="at most so many, of each group where there are groups")
     parser.add_argument("--n-samples", type=int, help="N_X (default: the paper's 20,000; of the tokens a tenth)")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="some of the experiment's methods (default: all)")
     parser.add_argument(
         "--earlier", type=Path, metavar="JSON", help="results of the same settings, whose utterances are not run again"
     )

@@ -156,11 +156,18 @@ def study(tiny_whisper, tiny_processor, tiny_model, sample, experiments, tmp_pat
             "n_samples": 9,
             "leave_out": [],
         }
-        free = dict.fromkeys(("language", "model", "device", "quick", "n_utterances", "context", "earlier"))
+        free = dict.fromkeys(("language", "model", "device", "quick", "n_utterances", "context", "earlier", "methods"))
         args = argparse.Namespace(**{**free, "context": "auto", "seed": 0, "batch_size": 16, **given, **changed})
         return paper, paper.Study(name, experiments.EXPERIMENTS[name], args)
 
     return make
+
+
+def test_some_methods_of_an_experiment(study):
+    _, table1 = study("table1", methods=["energy", "spes"])
+    assert list(table1.methods) == ["spes", "energy"]
+    with pytest.raises(SystemExit, match="table1 has no lime: it has feature_wise, "):
+        _ = study("table1", methods=["lime"])[1].methods
 
 
 def test_parts_of_long_recordings(study):
