@@ -10,7 +10,7 @@ const LEGENDS = {
     "attribution, of the largest except outliers: positive = hiding it weakens the prediction, negative = strengthens it; grey: spectrogram",
 };
 const HEARD = { heard: "Heard", guessed: "Guessed", unsure: "Unsure whether heard or guessed" };
-const NO_REGION = "Drag over the spectrogram to see which of them depend on a region.";
+const NO_REGION = "Drag over the spectrogram to see which words or tokens depend on a region.";
 const REGION_SHARE = 0.1; // of a map's bins: those that count as salient when a region is marked
 const PAD = 0.05; // seconds before and after a span that is played
 // in the frame of a notebook or of the app, which has this page's text, and may know what is chosen in it
