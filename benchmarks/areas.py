@@ -48,6 +48,12 @@ class Areas:
         """The utterances that have a metric."""
         return [name for name, found in self.by_utterance.items() if metric in found]
 
+    def coverage(self) -> str:
+        """A sentence on the metrics that some utterances do not have; empty if there are none."""
+        numbers = {metric: len(self.measured(metric)) for metric in self.metrics}
+        fewer = [f"{metric} ({n})" for metric, n in numbers.items() if n < len(self.utterances)]
+        return f" Of fewer utterances: {', '.join(fewer)}." if fewer else ""
+
     def higher_is_better(self, metric: str) -> bool:
         return metric in HIGHER_IS_BETTER
 

@@ -326,8 +326,10 @@ def table(study: Study) -> None:
     if study.earlier["utterances"]:
         words = {name: n_words(item.transcription or "") for name, item in known.items()}
         shown = Areas([study.earlier, results.to_dict()], words, study.args.seed)
-    items = [known[name] for name in shown.utterances]
-    study.report([*values(study, shown), "", *verdicts(study, shown), *study.footer(items)])
+    footer = study.footer([known[name] for name in shown.utterances])
+    if isinstance(shown, Areas):
+        footer[-1] += shown.coverage()
+    study.report([*values(study, shown), "", *verdicts(study, shown), *footer])
     study.write(f"{study.name}.json", json.dumps(shown.to_dict(), indent=1) + "\n")
     if "size" in study.experiment.metrics:
         metrics, paper = ["deletion", "insertion", "size"], list(study.experiment.paper["deletion"])

@@ -293,6 +293,7 @@ def test_areas_of_utterances_give_the_results_of_one_run():
     alone = {"settings": {}, "methods": {"a": {}}, "utterances": {"new": {"size": {"spes": 1.0, "a": 2.0, "b": 3.0}}}}
     more = areas.Areas([results.to_dict(), alone], n_words)
     assert more.areas("deletion") == found.areas("deletion")
+    assert more.coverage() == " Of fewer utterances: deletion (7), insertion (7), SRG (7)." and not found.coverage()
     assert more.areas("size")["a"] == pytest.approx((7 * found.areas("size")["a"] + 2) / 8)
     assert len(found.plot(["deletion", "size"], [["spes", "a"], ["spes", "b"]]).axes) == 4
 
