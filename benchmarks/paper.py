@@ -89,6 +89,7 @@ from captum_spes.visualization import CurvePanel, plot_curves
 MAX_WER = 20
 GEN_ARGS = {"max_new_tokens": 200}  # stops a model that repeats itself
 QUICK_UTTERANCES = 3
+MANY_CURVES = 7  # of more methods, those of the paper have panels of their own
 QUICK_FORWARDS = 6_000  # for all methods and utterances together: some minutes, and the rest of the time for decoding
 TABLE2_MODELS = ("whisper-tiny.en", "whisper-base")
 GERMAN = Path(__file__).with_name("references_de.csv")  # translated for this benchmark by its authors
@@ -334,7 +335,8 @@ def table(study: Study) -> None:
     if "size" in study.experiment.metrics:
         metrics, paper = ["deletion", "insertion", "size"], list(study.experiment.paper["deletion"])
         others = ["spes", *(name for name in shown.methods if name not in paper)]
-        picture = shown.plot(metrics, [paper, others]) if isinstance(shown, Areas) else shown.plot(metrics)
+        groups = [paper, others] if len(shown.methods) > MANY_CURVES else [shown.methods]
+        picture = shown.plot(metrics, groups) if isinstance(shown, Areas) else shown.plot(metrics)
         study.write(f"{study.name}.png", picture)
 
 
