@@ -1,4 +1,4 @@
-"""Atomic writing of files, and what is asked of a path before it is read."""
+"""Writes files atomically, and checks paths before they are read."""
 
 from __future__ import annotations
 

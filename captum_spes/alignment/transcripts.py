@@ -140,7 +140,7 @@ source=''))]
 
 
 def _blocks(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """Groups segments that cannot be cut from each other: speakers at the same time, but not ends that just touch."""
+    """Groups the segments that cannot be cut from each other, because several people speak at the same time."""
     blocks: list[list[Segment]] = []
     latest = 0.0
     for segment in segments:

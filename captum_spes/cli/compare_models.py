@@ -6,6 +6,7 @@ import math
 import re
 import signal
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -55,25 +56,8 @@ def compare_models(
             say(f"\n[{number}/{len(names)}] {name}")
             inputs = fit(given, preset, window_of(context, preset, named))
             checkpoint = folder / "checkpoints" / path.stem
-
-            def explain(
-                contrast: Contrast | None = None, inputs: Inputs = inputs, checkpoint: Path = checkpoint
-            ) -> SpeechToTextExplanation:
-                with progress(can_stop=False) as callback:
-                    return named.explain(
-                        inputs.model,
-                        inputs.utterance,
-                        inputs.tokens,
-                        preset,
-                        contrast=contrast,
-                        perturbations_per_eval=batch_size,
-                        seed=seed,
-                        gen_args=inputs.gen_args,
-                        callback=callback,
-                        checkpoint=checkpoint if contrast is None else None,
-                    )
-
-            explanation = explain()
+            explain = partial(_explain, named, inputs, preset, batch_size, seed)
+            explanation = explain(checkpoint=checkpoint)
             explanation.save(path)
             with suppress(OSError):  # it is not empty while the other is not finished
                 checkpoint.parent.rmdir()
@@ -105,6 +89,31 @@ def _check(names: list[str], every: list[Inputs]) -> None:
             f"{names[0]} wrote {texts[0].strip()!r:.80} and {names[1]} {texts[1].strip()!r:.80}, which have no word in "
             "common, so that there are no differences to explain."
         ) from error
+
+
+def _explain(
+    named: NamedMethod,
+    inputs: Inputs,
+    preset: Preset,
+    batch_size: int | None,
+    seed: int,
+    contrast: Contrast | None = None,
+    checkpoint: Path | None = None,
+) -> SpeechToTextExplanation:
+    """Explains the text of a model, or a contrast in it."""
+    with progress(can_stop=False) as callback:
+        return named.explain(
+            inputs.model,
+            inputs.utterance,
+            inputs.tokens,
+            preset,
+            contrast=contrast,
+            perturbations_per_eval=batch_size,
+            seed=seed,
+            gen_args=inputs.gen_args,
+            callback=callback,
+            checkpoint=checkpoint,
+        )
 
 
 def file_name(model: str) -> str:
