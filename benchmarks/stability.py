@@ -11,6 +11,7 @@ of the first two pieces, and so on up to 40,000. For each number of samples the 
 - their spread: the mean absolute difference of the two runs of a recording.
 
 Each piece and each measure is a file in the work folder, and the same command continues a run that was stopped.
+--earlier adds recordings to the results of an earlier run.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +45,8 @@ PIECE = 5_000
 PIECES = (1, 2, 4, 8)  # of which the maps are made
 MEASURES = ("deletion", "insertion", "comprehensiveness")
 MAX_WER = 20
+
+Found = dict[str, list[dict[str, Any]]]  # by recording, a row for each number of samples
 
 
 def explained(model: SpeechToTextModel, items: list[CorpusUtterance], args: argparse.Namespace) -> list[list[Path]]:
@@ -80,50 +84,45 @@ def measured(model: SpeechToTextModel, path: Path, explanation: SpeechToTextExpl
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def study(model: SpeechToTextModel, items: list[CorpusUtterance], args: argparse.Namespace) -> list[dict]:
-    """The correlations and measures for each number of pieces."""
-    files = explained(model, items, args)
-    found: list[dict] = []
-    for n_pieces in PIECES:
-        row: dict = {"n_samples": n_pieces * PIECE, "correlations": [], "measures": []}
-        for item, own in zip(tqdm(items, desc=f"measuring {n_pieces * PIECE:,} samples"), files):
-            starts = range(0, len(own), max(PIECES))
+def study(model: SpeechToTextModel, items: list[CorpusUtterance], args: argparse.Namespace) -> Found:
+    """The correlations and measures of each recording, for each number of pieces."""
+    found: Found = {}
+    for item, own in zip(tqdm(items, desc="measuring"), explained(model, items, args)):
+        starts = range(0, len(own), max(PIECES))
+        found[item.id] = []
+        for n_pieces in PIECES:
             maps = [mean_map(own[start : start + n_pieces]) for start in starts]
-            row["correlations"].append(correlations(*maps))
-            row["measures"].append(
-                [
-                    measured(model, args.work / f"{item.id}-{args.seed + start}-{n_pieces}.json", each)
-                    for start, each in zip(starts, maps)
-                ]
-            )
-        found.append(row)
+            files = [args.work / f"{item.id}-{args.seed + start}-{n_pieces}.json" for start in starts]
+            measures = [measured(model, path, each) for path, each in zip(files, maps)]
+            row = {"n_samples": n_pieces * PIECE, "correlations": correlations(*maps), "measures": measures}
+            found[item.id].append(row)
     return found
 
 
-def table(found: list[dict]) -> list[str]:
+def table(found: Found) -> list[str]:
     rows = [("samples", "correlation of two runs", "lowest token", *(f"{name}, spread" for name in MEASURES))]
-    for row in found:
+    for of_number in zip(*found.values()):
         cells = []
         for name in MEASURES:
-            values = np.array([[run[name] for run in runs] for runs in row["measures"]])
+            values = np.array([[run[name] for run in row["measures"]] for row in of_number])
             digits = 2 if name == "comprehensiveness" else 1
             cells.append(f"{values.mean():.{digits}f}, {abs(values[:, 0] - values[:, 1]).mean():.{digits}f}")
-        each = [value for values in row["correlations"] for value in values]
-        rows.append((f"{row['n_samples']:,}", f"{np.mean(each):.3f}", f"{min(each):.3f}", *cells))
+        each = [value for row in of_number for value in row["correlations"]]
+        rows.append((f"{of_number[0]['n_samples']:,}", f"{np.mean(each):.3f}", f"{min(each):.3f}", *cells))
     return markdown_table(rows)
 
 
-def draw(found: list[dict], items: list[CorpusUtterance]) -> Figure:
+def draw(found: Found) -> Figure:
     """Draws the correlation and two measures of each recording by the number of samples."""
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     left, *others = figure.subplots(1, 3)
-    numbers = [row["n_samples"] for row in found]
-    for index, item in enumerate(items):
-        name = item.id.rsplit("_", 1)[-1]
-        left.plot(numbers, [np.mean(row["correlations"][index]) for row in found], "o-", label=name)
+    for index, (recording, rows) in enumerate(found.items()):
+        numbers = [row["n_samples"] for row in rows]
+        name = recording.rsplit("_", 1)[-1]
+        left.plot(numbers, [np.mean(row["correlations"]) for row in rows], "o-", label=name)
         for axes, measure in zip(others, ("deletion", "comprehensiveness")):
             for run in range(RUNS):
-                values = [row["measures"][index][run][measure] for row in found]
+                values = [row["measures"][run][measure] for row in rows]
                 axes.plot(numbers, values, "o-" if run == 0 else "o--", color=f"C{index}", markersize=4)
             axes.set(ylabel=measure)
     left.set(ylabel="correlation of two runs", ylim=(None, 1))
@@ -142,31 +141,35 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("spes-output/stability"), help="what is done is kept here")
     parser.add_argument("--output", type=Path, help="also write the table (.md), figure (.png) and numbers (.json)")
     parser.add_argument("--n-recordings", type=int, default=3)
+    parser.add_argument("--earlier", type=Path, metavar="JSON", help="results whose recordings are not run again")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     warnings.filterwarnings("ignore", "the maps are noisy")
+    earlier: Found = json.loads(args.earlier.read_text(encoding="utf-8")) if args.earlier else {}
     args.work.mkdir(parents=True, exist_ok=True)
     model = load_model("whisper-tiny.en", device=args.device)
     items: list[CorpusUtterance] = []
     for item in by_duration(read_corpus(args.speech).utterances):
-        if len(items) == args.n_recordings:
+        if len(items) + len(earlier) >= args.n_recordings:
             break
+        if item.id in earlier:
+            continue
         heard = text_of(model, prepare(model, item.path, context="full")[1])
         if wer([heard], [item.transcription or ""]) <= MAX_WER:
             items.append(item)
-    found = study(model, items, args)
+    found = {**earlier, **study(model, items, args)}
     lines = [
         *table(found),
         "",
-        f"`{command()}`: {len(items)} human recordings, two runs each; Whisper tiny.en; seeds from {args.seed}; "
+        f"`{command()}`: {len(found)} human recordings, two runs each; Whisper tiny.en; seeds from {args.seed}; "
         f"{machine()}.",
     ]
     publish(lines, args.output)
     if args.output:
         args.output.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        draw(found, items).savefig(args.output.with_suffix(".png"), dpi=150)
+        draw(found).savefig(args.output.with_suffix(".png"), dpi=150)
 
 
 if __name__ == "__main__":
