@@ -24,6 +24,7 @@ from captum_spes.explanation import LongExplanation, SpeechToTextExplanation
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare, text
 from captum_spes.models.context import Context, Dtype
 from captum_spes.models.protocol import language_of, task_of
+from captum_spes.speech_to_text import checks
 from captum_spes.speech_to_text.hearing import heard_confidence, silence_facts
 from captum_spes.speech_to_text.parts import explain_parts, settings_of
 from captum_spes.speech_to_text.plan import MaskSource, Plan, make_plan, make_prediction
@@ -80,11 +81,11 @@ class SpeechToTextAttribution(Attribution):
                 f"the method's forward_func must be a speech-to-text model, not {type(model).__name__}: "
                 "make it with captum_spes.models.load_model, as in SPES(load_model('whisper-tiny.en'))."
             )
-        methods.check_score(attr_method, score)
-        methods.check_gradients(attr_method, model)
+        checks.check_score(attr_method, score)
+        checks.check_gradients(attr_method, model)
         if methods.is_hooked(attr_method):
-            methods.check_hooks(attr_method, model)
-        methods.check_rules(attr_method, model)
+            checks.check_hooks(attr_method, model)
+        checks.check_rules(attr_method, model)
         super().__init__(model)
         self.model: SpeechToTextModel = model
         self.attr_method = attr_method
@@ -269,11 +270,11 @@ class SpeechToTextAttribution(Attribution):
         """
         method, model = self.attr_method, self.model
         # arguments that cannot be used are refused before anything is computed
-        methods.check_arguments(method, baselines, feature_mask, joint, token_values, process_group, min_reliability)
+        checks.check_arguments(method, baselines, feature_mask, joint, token_values, process_group, min_reliability)
         given = _given(n_samples=n_samples, perturbation_prob=perturbation_prob) | kwargs
         token_given = _given(n_samples=n_token_samples, perturbation_prob=token_perturbation_prob)
         token_given = methods.shared_with_tokens(kwargs) | token_given | (token_arguments or {})
-        methods.check_known(method, given)
+        checks.check_known(method, given)
         words = _checked(word_times, checkpoint)
         ranks = Ranks(process_group)
         preparation: dict[str, Any] = {"sampling_rate": sampling_rate, "prompt": prompt, "gen_args": gen_args}

@@ -16,7 +16,8 @@ from captum.attr import Attribution, DeepLift, NoiseTunnel
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from captum_spes.speech_to_text.profiles import accepted, check_completeness, innermost
+from captum_spes.speech_to_text.checks import check_completeness
+from captum_spes.speech_to_text.profiles import accepted, innermost
 
 # largest number of bytes of recorded gradients; beyond it, fewer tokens share their passes
 GRADIENT_MEMORY = 2**30

@@ -19,6 +19,7 @@ from captum_spes.forward_func import CTCLogLikelihood
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, text
 from captum_spes.models.protocol import Task, task_of
 from captum_spes.segmentation import MAX_SECONDS, slic_feature_mask
+from captum_spes.speech_to_text.checks import check_known
 from captum_spes.speech_to_text.targets import (
     Contrast,
     PathsPrediction,
@@ -105,6 +106,7 @@ def make_plan(
     facts = methods.Facts(utterance.spectrogram, model.frames_per_second, mask, len(prediction.previous))
     arguments = methods.spectrogram_arguments(method, facts, given)
     token_method = methods.token_method(method, facts.n_previous)
+    check_known(token_method, token_given)
     token_arguments = methods.token_arguments(token_method, facts, token_given)
     if joint:  # the previous tokens are perturbed in the call for the spectrogram, with its samples
         token_arguments = {"perturbation_prob": token_arguments["perturbation_prob"]}
