@@ -140,7 +140,8 @@ class CTCLogLikelihood:
         Tensor: scores of shape ``(B,)``, float32 and finite.
 
     Raises:
-        ValueError: the text has more tokens than fit into F frames, with a blank between two that are equal.
+        ValueError: the text has more tokens than fit into F frames, with a blank between two that are equal; or an id
+            is not in the vocabulary, or is the blank.
 
     Example::
 
@@ -165,7 +166,13 @@ class CTCLogLikelihood:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         log_probs = self.log_prob_func(*inputs).float().log_softmax(-1).clamp(min=LOG_FLOOR)
-        n_rows, n_frames = log_probs.shape[:2]
+        n_rows, n_frames, n_ids = log_probs.shape
+        ids = torch.as_tensor(self.token_ids)
+        if not 0 <= self.blank < n_ids or not ((ids >= 0) & (ids < n_ids) & (ids != self.blank)).all():
+            raise ValueError(
+                f"token ids {ids.tolist()} and blank {self.blank} do not fit a vocabulary of {n_ids}: expected ids "
+                "below it, and none of the text that is the blank."
+            )
         n_needed = len(self.token_ids) + int((self.token_ids[1:] == self.token_ids[:-1]).sum())
         if n_needed > n_frames:
             raise ValueError(

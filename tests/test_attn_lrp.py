@@ -69,11 +69,12 @@ def test_layer_norm_divides_by_a_constant():
     assert not gradient[1].any()
 
 
+@pytest.mark.parametrize("norm", [F.rms_norm, torch.rms_norm])
 @pytest.mark.parametrize("eps", [None, 0.1])
-def test_rms_norm_divides_by_a_constant(eps):
+def test_rms_norm_divides_by_a_constant(eps, norm):
     x, weight = rows(2, 8).requires_grad_(), rows(8, seed=1)
     with RelevanceRules():
-        y = F.rms_norm(x, (8,), weight, eps)
+        y = norm(x, (8,), weight, eps)
     assert torch.equal(y, F.rms_norm(x, (8,), weight, eps))
     assert share(y[0, 3], [x]) == pytest.approx(y[0, 3].item(), rel=1e-5)
 
@@ -351,6 +352,9 @@ def test_other_names_of_rules():
             y = norm(x, (6,)) * softmax(x, -1)
         found.append(torch.autograd.grad(y.sum(), x)[0])
     assert torch.equal(*found)
+    by_keyword = AttnLRP(lambda x: torch.layer_norm(input=x, normalized_shape=(6,)).square().sum(1))
+    by_position = AttnLRP(lambda x: F.layer_norm(x, (6,)).square().sum(1))
+    assert torch.equal(by_keyword.attribute(x), by_position.attribute(x))
     with RelevanceRules():
         h = x * 2
         F.silu(h, inplace=True)

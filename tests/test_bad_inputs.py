@@ -274,6 +274,11 @@ BAD = [
         "must be an integer of at",
     ),
     ("flip rate: no contrast", lambda e: flip_rate(e.model, e.explanation), "is not a contrast: make it with"),
+    (
+        "flip rate: percentages",
+        lambda e: flip_rate(e.model, e.explanation, percentages=5),
+        "percentages must be numbers from 0 to 100, at least one, not 5",
+    ),
     ("kurtosis: no count", lambda e: token_kurtosis(make(), min_count=0), "min_count must be an integer of at least 1"),
     ("context: of no explanation", lambda e: context_share([]), "there is no explanation"),
     ("order: threshold", lambda e: monotonicity(make(), threshold=2), "threshold must"),

@@ -9,6 +9,7 @@ import time
 import warnings
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -110,6 +111,13 @@ def test_a_stop_leaves_the_file_and_the_end_removes_it(method, tmp_path):
     assert 50 < seen[0] <= 58 and seen[-1] == 201
     assert not list(tmp_path.iterdir())
     torch.testing.assert_close(found, method(scores).attribute(X, **arguments_of(method)), rtol=0, atol=0)
+
+
+def test_integers_of_numpy_are_numbers(tmp_path):
+    path = tmp_path / "run.safetensors"
+    stopped(SPES, path, n_samples=np.int64(201), perturbations_per_eval=np.int64(4))
+    found = SPES(scores).attribute(X, **arguments_of(SPES), checkpoint=path)
+    assert torch.equal(found[0], SPES(scores).attribute(X, **arguments_of(SPES))[0])
 
 
 def test_short_runs_write_nothing(tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ def test_jsonl(folder, encode):
     assert [u.transcription for u in corpus.utterances] == ["what now?", None, None]
     assert [u.path for u in corpus.utterances] == [folder / "b.wav", folder / "a.wav", folder / "sub" / "c.flac"]
     assert [u.fields for u in corpus.utterances] == [
-        {"age": "30", "tags": '["ä", null]', "note": "null"},
+        {"age": "30", "tags": '["ä", null]', "note": ""},
         {"note": "x"},
         {"good": "true"},
     ]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from captum_spes import SPES, Contrast, SpeechToTextAttribution
-from captum_spes.attr import CrossAttention
+from captum_spes.attr import CrossAttention, Energy
 
 IDS = [60, 61, 62]
 LAYERS = HEADS = 2
@@ -54,6 +54,12 @@ def test_heads_are_chosen():
 def test_heads_that_there_are_not(heads):
     with pytest.raises(ValueError, match=r"do not fit the 2 layers of 3 heads: give pairs \(layer, head\)"):
         CrossAttention(lambda x: weights(6)).attribute(torch.ones(1, 6), heads=heads)
+
+
+def test_results_keep_no_graph():
+    weights = torch.ones(1, 1, 2, 3, requires_grad=True)
+    assert not CrossAttention(lambda inputs: weights / 3).attribute(torch.zeros(1, 6)).requires_grad
+    assert not Energy(torch.sum).attribute(torch.ones(1, 4, requires_grad=True)).requires_grad
 
 
 def test_refusals():

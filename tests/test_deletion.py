@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from captum.attr import Saliency
 from hypothesis import given
 from hypothesis import strategies as st
 from test_author_reference import explanation_of, reference, tensor  # noqa: F401 (a fixture)
 
-from captum_spes import SpeechToTextExplanation
+from captum_spes import SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes.maps import descending, top_bins
 from captum_spes.metrics import (
     DeletionCurve,
@@ -171,10 +172,28 @@ def test_the_model_writes_as_it_did(model):
     assert utterances[0].padding.shape == (1, 6, C) and utterances[0].dtype == torch.float32
 
 
-@pytest.mark.parametrize(("own", "given", "expected"), [({}, 3, 3), ({"max_new_tokens": 15}, None, 15), ({}, None, 32)])
+@pytest.mark.parametrize(
+    ("own", "given", "expected"),
+    [
+        ({}, 3, 3),
+        ({"max_new_tokens": 15}, None, 15),
+        ({"max_new_tokens": None}, None, 32),
+        ({"max_length": 15}, None, 14),  # which counts the prompt
+        ({}, None, 32),
+    ],
+)
 def test_a_loop_is_cut(model, own, given, expected):
     deletion(model, explanation(gen_args=own), max_new_tokens=given)
-    assert model.calls[0][2]["max_new_tokens"] == expected
+    assert model.calls[0][2] == {"max_new_tokens": expected}
+
+
+@pytest.mark.parametrize("ids", [[5, 6], (5, 6), torch.tensor([5, 6]), np.array([5, 6])])
+def test_lists_of_ids_are_generated_with_again(tiny_model, audio, ids):
+    attribution = SpeechToTextAttribution(Saliency(tiny_model))
+    gen_args = {"suppress_tokens": ids, "max_new_tokens": np.int64(8)}
+    found = attribution.attribute(audio, "so what", sampling_rate=16000, gen_args=gen_args)
+    assert found.metadata["gen_args"] == {"suppress_tokens": [5, 6], "max_new_tokens": 8}
+    assert len(deletion(tiny_model, found, percentages=(0, 100)).texts[0]) == 2
 
 
 @pytest.mark.parametrize("perturbations_per_eval", [1, 4, 21, 100])

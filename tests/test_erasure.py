@@ -210,6 +210,16 @@ def test_batches_are_the_loop(tiny_model, audio, perturbations_per_eval, baselin
             assert float(curve.falls[0][row, column]) == pytest.approx(float(expected[row]), abs=tolerance)
 
 
+def test_a_loaded_explanation_has_the_same_bits(tiny_model, audio, tmp_path):
+    attribution = SpeechToTextAttribution(SPES(tiny_model))
+    explanation = attribution.attribute(audio, "so what", sampling_rate=16000, n_samples=9, n_token_samples=2)
+    explanation.save(tmp_path / "e.safetensors")
+    loaded = SpeechToTextExplanation.load(tmp_path / "e.safetensors")
+    assert explanation.spectrogram.stride() != loaded.spectrogram.stride()
+    found, again = (sufficiency(tiny_model, each) for each in (explanation, loaded))
+    assert torch.equal(found.falls[0], again.falls[0])
+
+
 def test_ties_are_broken_by_the_seed(model):
     flat = explanation(torch.ones(K, T, C))
     first, again, other = (comprehensiveness(model, flat, seed=seed).falls[0] for seed in (0, 0, 1))

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from captum.attr import FeatureAblation
 
-from captum_spes import SpeechToTextExplanation
+from captum_spes import SpeechToTextExplanation, grid_feature_mask
 from captum_spes.evaluation import Evaluation
 from captum_spes.evaluation.corpus import load_corpus
 from captum_spes.evaluation.runner import Runner
 from captum_spes.forward_func import TokenProbability
 from captum_spes.metrics import comprehensiveness, deletion, insertion, size, sufficiency
 from captum_spes.models import load_model
-from captum_spes.speech_to_text.catalogue import METHODS
+from captum_spes.speech_to_text.catalogue import METHODS, NamedMethod
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the maps"),  # of twenty samples are noisy
@@ -440,8 +441,11 @@ def test_results_of_some_utterances(evaluate, whole, speech):
     write_manifest(speech, {name: TRANSCRIPTIONS[name] for name in ("a", "c")})
     expected = without_seconds(evaluate("whole").results().to_dict())
     assert without_seconds(whole.results(only={"c", "a"}).to_dict()) == expected
+    assert whole.results(only="a").utterances == ["a"]
     with pytest.raises(ValueError, match="only names no utterance of the corpus"):
         whole.results(only={"another"})
+    with pytest.raises(ValueError, match="only names no utterance of the corpus"):
+        whole.results(only="ab")  # one name, not a set of letters
 
 
 @pytest.mark.parametrize(
@@ -534,6 +538,34 @@ def test_other_settings_are_refused(begun, evaluate, tmp_path, arguments, differ
         assert str(error.value).count(" now") == len(differences)  # nothing else is blamed
     assert str(error.value).endswith("Give the same arguments to continue it, or another folder.")
     assert (tmp_path / "out" / "settings.json").read_bytes() == before
+
+
+class Squares:
+    """A maker of patches that is an object."""
+
+    def __init__(self, width):
+        self.width = width
+
+    def __call__(self, spectrogram):
+        return grid_feature_mask(spectrogram, patch_size=(self.width, 4))
+
+
+def squares(width):
+    return lambda spectrogram: Squares(width)(spectrogram)
+
+
+@pytest.mark.parametrize("patches", [Squares, squares])
+def test_patches_of_functions_that_differ_are_refused(evaluate, patches):
+    """Also if they have the same name; the same ones of another object continue the run."""
+
+    def run(width):
+        masked = NamedMethod(FeatureAblation, "in squares", feature_mask=lambda frames_per_second: patches(width))
+        evaluate(methods={"squares": masked}, metrics=["size"]).run()
+
+    run(20)
+    run(20)
+    with pytest.raises(ValueError, match="holds an evaluation with other arguments: methods.squares.feature_mask"):
+        run(5)
 
 
 @pytest.mark.parametrize("told, words", [("language", "language was None and is de now"), ("task", "task was ")])

@@ -218,6 +218,14 @@ def test_boundaries_of_phones():
     assert 0 < found.onsets.chance_precision < 0.2  # two boundaries in 2 s, ± 20 ms
 
 
+def test_boundaries_of_speakers_that_overlap():
+    overlapping = align(("so", 0.1, 0.9), ("what", 0.2, 0.3), phones=[("S", 0.1, 0.9), ("W", 0.2, 0.3)])
+    explanation = explain([" So", " what"], peaks([(i, 0) for i in range(1, 9)], [(2, 0)]))
+    found = phone_boundaries(explanation, overlapping)
+    assert (found.onsets.precision, found.onsets.recall) == (1, 1)
+    assert (found.offsets.precision, found.offsets.recall) == (1, 1)
+
+
 def test_boundaries_elsewhere_and_within_the_tolerance():
     explanation = explain([" So"], peaks([(15, 0)]))
     assert phone_boundaries(explanation, PHONES).onsets.f1 == 0
@@ -431,6 +439,11 @@ def test_context_share():
     assert (found.mean("words"), found.mean("punctuation"), found.mean("marks")) == (0.25, 0.75, 1)
     assert found.test.difference == pytest.approx(0.875 - 0.25)
     assert len(found.plot().axes) == 1
+
+
+def test_a_first_token_without_a_prompt_depends_on_the_sound_alone():
+    explanation = explain([" So", " what"], torch.ones(2, T, C), [[0.0], [3.0]], n_prompt=0)
+    assert context_share(explanation).shares[0].tolist() == [0, 0.75]
 
 
 def test_paired_share():

@@ -83,8 +83,8 @@ class Batches:
         checkpoint: Checkpoint | None = None,
         rule: StoppingRule | None = None,
     ) -> None:
-        self.total = total
-        self.per_eval = self.most = per_eval
+        self.total = int(total)  # NumPy's integers are not for JSON
+        self.per_eval = self.most = int(per_eval)
         self.name = name
         self.tensors = tensors
         self.ranks = ranks or Ranks()

@@ -184,15 +184,15 @@ def activation(func: Callable[..., Tensor], input: Tensor, **kwargs: Any) -> Ten
     return _valued(value, input * ratio)
 
 
-def gated(func: Callable[..., Tensor], x: Tensor, dim: int = -1) -> Tensor:
+def gated(func: Callable[..., Tensor], input: Tensor, dim: int = -1) -> Tensor:
     """GLU, whose gate is a constant."""
-    values, gates = x.chunk(2, dim)
-    return _valued(func(x, dim), values * gates.sigmoid().detach())
+    values, gates = input.chunk(2, dim)
+    return _valued(func(input, dim), values * gates.sigmoid().detach())
 
 
 def layer_norm(
     func: Callable[..., Tensor],
-    x: Tensor,
+    input: Tensor,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
@@ -201,27 +201,27 @@ def layer_norm(
 ) -> Tensor:
     """Layer norm, whose standard deviation is a constant."""
     axes = tuple(range(-len(normalized_shape), 0))
-    wide = _wide(x)
+    wide = _wide(input)
     deviation = (wide.var(axes, keepdim=True, unbiased=False) + eps).sqrt().detach()
     linear = (wide - wide.mean(axes, keepdim=True)) / deviation
     linear = linear if weight is None else linear * weight
     linear = linear if bias is None else linear + bias
-    return _valued(func(x, normalized_shape, weight, bias, eps, *cudnn_enable), linear)
+    return _valued(func(input, normalized_shape, weight, bias, eps, *cudnn_enable), linear)
 
 
 def rms_norm(
     func: Callable[..., Tensor],
-    x: Tensor,
+    input: Tensor,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Tensor:
     """RMS norm, whose root mean square is a constant."""
     axes = tuple(range(-len(normalized_shape), 0))
-    wide = _wide(x)
-    eps_or_default = torch.finfo(x.dtype).eps if eps is None else eps
+    wide = _wide(input)
+    eps_or_default = torch.finfo(input.dtype).eps if eps is None else eps
     linear = wide * (wide.square().mean(axes, keepdim=True) + eps_or_default).rsqrt().detach()
-    return _valued(func(x, normalized_shape, weight, eps), linear if weight is None else linear * weight)
+    return _valued(func(input, normalized_shape, weight, eps), linear if weight is None else linear * weight)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -250,5 +250,5 @@ RULES: dict[Callable[..., Any], Callable[..., Any]] = {
     F.silu: _silu,
     F.glu: gated,
     **dict.fromkeys((F.layer_norm, torch.layer_norm), layer_norm),
-    F.rms_norm: rms_norm,
+    **dict.fromkeys((F.rms_norm, torch.rms_norm), rms_norm),
 }

@@ -50,7 +50,8 @@ class CrossAttention(Attribution):
         """
         if len(inputs) != 1:
             raise ValueError(f"inputs has {len(inputs)} examples: give one example at a time.")
-        weights = self.forward_func(inputs)
+        with torch.no_grad():
+            weights = self.forward_func(inputs)
         mean = weights.flatten(0, 1).mean(0) if heads is None else _chosen(weights, heads).mean(0)
         n_frames, n_positions = inputs.shape[1], mean.shape[-1]
         if n_positions > n_frames:

@@ -66,7 +66,8 @@ class Energy(PerturbationAttribution):
     def attribute(self, inputs: Inputs, baselines: BaselineType = None) -> Inputs:
         """The difference, in the inputs' shapes. Default of the baselines: 0."""
         formatted, references = format_inputs(inputs, baselines)
-        differences = tuple(_floating(each) - _floating(other) for each, other in zip(formatted, references))
+        with torch.no_grad():
+            differences = tuple(_floating(each) - _floating(other) for each, other in zip(formatted, references))
         return _format_output(_is_tuple(inputs), differences)
 
 

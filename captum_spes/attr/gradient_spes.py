@@ -379,12 +379,11 @@ class _MeanGradients(Estimator):
         if stop is not None:
             numbers = [group.number(i, n_granularities) for group in groups for i in range(len(group.hidden))]
             halves[torch.tensor(numbers, device="cpu") >= stop] = -1  # in neither half
-        wide = torch.float32 if scores.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
         added = [torch.zeros_like(sums) for sums in self.sums]  # nothing is added if memory runs out
         for output, slopes_of_inputs in enumerate(self._slopes(gradients, perturbed)):
             for sums, slopes in zip(added, slopes_of_inputs):
                 for half in range(2):
-                    sums[half, :, output] = slopes[halves == half].sum(0, dtype=wide).cpu()
+                    sums[half, :, output] = slopes[halves == half].sum(0, dtype=_wide(slopes.device)).cpu()
         for total, sums in zip(self.sums, added):
             total += sums
         self.counts += torch.bincount(halves[halves >= 0], minlength=2)
@@ -513,9 +512,20 @@ def _gradients(scores: Tensor, inputs: Tensors) -> Iterator[Tensors]:
 
 def _unit_length(slopes: list[Tensor]) -> list[Tensor]:
     """Gradients of each input, (n, B, …), divided by their joint norm for each sample and example; zeros stay zeros."""
-    norms = torch.stack([torch.linalg.vector_norm(part.flatten(2), dim=2) for part in slopes]).norm(dim=0)
+    # squares of large or tiny values leave the range of narrower types
+    norms = torch.stack(
+        [torch.linalg.vector_norm(part.flatten(2), dim=2, dtype=_wide(part.device)) for part in slopes]
+    ).norm(dim=0)
     scales = torch.where(norms > 0, 1 / norms, 0)
-    return [part * scales.view(*scales.shape, *[1] * (part.dim() - 2)) for part in slopes]
+    return [
+        part * scales.to(torch.promote_types(part.dtype, torch.float32)).view(*scales.shape, *[1] * (part.dim() - 2))
+        for part in slopes
+    ]
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """float64, or float32 on Apple's GPUs, which have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _pool(totals: list[Tensor], layout: FeatureLayout) -> list[Tensor]:

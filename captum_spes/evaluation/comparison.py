@@ -19,7 +19,7 @@ from captum_spes.maps import percentile_ranks
 from captum_spes.metrics import additive_attributions, infidelity, rank_correlation
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.speech_to_text.catalogue import NamedMethod, Preset, absolute, find_method
-from captum_spes.speech_to_text.provenance import describe_arguments, describe_inputs
+from captum_spes.speech_to_text.provenance import describe_arguments, describe_inputs, plain_gen_args
 from captum_spes.visualization import plot_comparison
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Comparison:
             "preset": self.preset,
             "seed": self.seed,
             "arguments": describe_arguments(arguments),
-            "gen_args": describe_arguments(self.gen_args),
+            "gen_args": plain_gen_args(self.gen_args),
         }
 
     # Numbers

@@ -263,7 +263,7 @@ def _read_manifest(path: Path, allow_outside: bool) -> list[_Entry]:
             raise ValueError(f"{where}: {name} is on line {first_line} already{known}: list every file once.")
         if not isinstance(transcription, (str, type(None))):
             raise ValueError(f"{where}: transcription must be text or null, not {_as_text(transcription)}.")
-        fields = {column: _as_text(value) for column, value in record.items()}
+        fields = {column: "" if value is None else _as_text(value) for column, value in record.items()}
         entries.append(_Entry(name, audio, _one_line(transcription or ""), fields))
     if not entries:
         raise ValueError(f"{path} lists no utterance: give a manifest with file_name and transcription of each.")

@@ -276,6 +276,7 @@ class Evaluation:
         Args:
             text_score: the score of texts, which may refuse a reference; None if there are no texts.
         """
+        only = {only} if isinstance(only, str) else only
         problems = {**self.corpus.problems, **self.problems}
         found: dict[str, dict[str, dict[str, Any]]] = {}
         references = []

@@ -55,7 +55,7 @@ def restore(
         raise ValueError("the explanation is of words or a sentence: give that of the tokens, before words().")
     _check(metadata)
     target, previous = metadata["token_ids"], metadata["previous_token_ids"]
-    utterance = model.from_features(explanation.spectrogram[None])
+    utterance = model.from_features(explanation.spectrogram.contiguous()[None])
     n_padding = round(metadata["context_seconds"] * model.frames_per_second) - len(explanation.spectrogram)
     # utterances of SeamlessM4T may end with two frames that the model ignores and the spectrogram leaves out
     n_missing = max(n_padding - utterance.padding.shape[1], 0)

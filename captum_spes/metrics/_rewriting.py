@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor
 
@@ -54,8 +55,9 @@ class Rewriter:
         if max_new_tokens is None:
             n_tokens = len(self.tokens.target)
             longest = max(n_tokens, min(2 * n_tokens + 10, MAX_NEW_TOKENS))
-            max_new_tokens = min(longest, gen_args.get("max_new_tokens", longest))
-        self.gen_args = {**gen_args, "max_new_tokens": max_new_tokens}
+            max_new_tokens = min(longest, _given_length(gen_args, len(self.tokens.prompt)) or longest)
+        unlimited = {name: value for name, value in gen_args.items() if name != "max_length"}
+        self.gen_args = {**unlimited, "max_new_tokens": max_new_tokens}
 
     def texts(self, hidden: Tensor, batch_size: int) -> Iterator[str]:
         """The texts for masks (S, T · C), whose bins are set to the baseline."""
@@ -64,3 +66,10 @@ class Rewriter:
             heard = self.hide(masks.view(-1, *spectrogram.shape[1:]).to(spectrogram.device))
             for ids in self.model.generate_batch(heard, self.utterance, self.tokens.prompt, **self.gen_args):
                 yield text(self.model, ids)
+
+
+def _given_length(gen_args: dict[str, Any], n_prompt: int) -> int | None:
+    """The largest number of new tokens by the arguments of generation, of which ``max_length`` counts the prompt."""
+    if gen_args.get("max_new_tokens") is None and gen_args.get("max_length") is not None:
+        return gen_args["max_length"] - n_prompt
+    return gen_args.get("max_new_tokens")

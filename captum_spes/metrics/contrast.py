@@ -119,9 +119,9 @@ def flip_rate(
     if isinstance(explanations, SpeechToTextExplanation):
         explanations = [explanations]
         maps = [maps] if isinstance(maps, Tensor) else maps
-    steps = tuple(percentages)
+    steps = () if isinstance(percentages, (int, float, str)) else tuple(percentages)
     if not steps or not all(0 <= step <= 100 for step in steps):
-        raise ValueError(f"percentages must be numbers from 0 to 100, at least one, not {steps}.")
+        raise ValueError(f"percentages must be numbers from 0 to 100, at least one, not {percentages}.")
     if not explanations:
         raise ValueError("there is no explanation: give a contrastive one, or several.")
     # arguments that cannot be used are refused before the model runs

@@ -28,7 +28,13 @@ from captum_spes.speech_to_text import checks
 from captum_spes.speech_to_text.hearing import heard_confidence, silence_facts
 from captum_spes.speech_to_text.parts import explain_parts, settings_of
 from captum_spes.speech_to_text.plan import MaskSource, Plan, make_plan, make_prediction
-from captum_spes.speech_to_text.provenance import describe, describe_arguments, describe_inputs, versions
+from captum_spes.speech_to_text.provenance import (
+    describe,
+    describe_arguments,
+    describe_inputs,
+    plain_gen_args,
+    versions,
+)
 from captum_spes.speech_to_text.quality import quality_warnings
 from captum_spes.speech_to_text.run import Maps, Run, RunOptions, Stage
 from captum_spes.speech_to_text.targets import Contrast, Prediction
@@ -497,7 +503,7 @@ def _metadata(
         "baseline": model.baseline_name if baselines is None else describe(baselines),
         "feature_mask": describe(plan.mask_source),
         "patches_per_second": _patches_per_second(maps.mask, plan.utterance, model),
-        "gen_args": describe_arguments(gen_args),
+        "gen_args": plain_gen_args(gen_args),
         "task": task_of(model, plan.utterance, plan.tokens),
         "language": language_of(model, plan.tokens),
         **resolution,

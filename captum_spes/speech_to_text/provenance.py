@@ -5,9 +5,11 @@ from __future__ import annotations
 import platform
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from inspect import signature
+from inspect import isclass, signature
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from captum_spes.attr.fingerprint import fingerprint
@@ -26,7 +28,7 @@ def describe_model(
         "task": getattr(model, "task", "transcribe"),
         "context": context,
         "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
-        "gen_args": describe_arguments(gen_args),
+        "gen_args": plain_gen_args(gen_args),
     }
 
 
@@ -52,10 +54,25 @@ def describe_arguments(arguments: dict[str, Any] | None) -> dict[str, Any]:
     return {name: describe(value) for name, value in (arguments or {}).items()}
 
 
+def plain_gen_args(gen_args: dict[str, Any] | None) -> dict[str, Any]:
+    """The arguments of generation as values for JSON, with which the same texts can be generated again."""
+    return {name: _plain(value) for name, value in (gen_args or {}).items()}
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, (Tensor, np.ndarray)):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else describe(value)
+
+
 def describe(value: object) -> Any:
-    """Describes a value so that JSON can hold it: plain values unchanged, tensors by shape and a hash."""
-    if isinstance(value, (bool, int, float, str, type(None))):
+    """Describes a value so that JSON can hold it: plain values unchanged, tensors and functions by a hash."""
+    if isinstance(value, (bool, str, type(None))):
         return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
     if isinstance(value, Tensor):
         return float(value) if value.numel() == 1 else fingerprint(value)
     if isinstance(value, partial):
@@ -64,10 +81,16 @@ def describe(value: object) -> Any:
         defaults = {item.name: item.default for item in parameters if item.default is not item.empty}
         arguments = {**defaults, **value.keywords}
         return {
-            "function": value.func.__name__,
+            "function": _describe_function(value.func),
             **{key: fingerprint(item) if isinstance(item, Tensor) else str(item) for key, item in arguments.items()},
         }
-    return getattr(value, "__name__", str(value))
+    return _describe_function(value) if callable(value) else str(value)
+
+
+def _describe_function(function: Any) -> Any:
+    """The name of a class or of a function of a module; of others, which may hold values, a fingerprint."""
+    named = isclass(function) or "<" not in getattr(function, "__qualname__", "<")
+    return function.__name__ if named else fingerprint(function)
 
 
 def versions() -> dict[str, str]:

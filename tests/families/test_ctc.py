@@ -79,6 +79,12 @@ def test_a_text_that_does_not_fit_into_the_frames_is_refused():
         score(torch.zeros(1, 2, 4))
 
 
+@pytest.mark.parametrize(("ids", "blank"), [([4], 0), ([-1], 0), ([0], 0), ([1], 4), ([1], -1)])
+def test_ids_outside_the_vocabulary_and_blanks_in_the_text_are_refused(ids, blank):
+    with pytest.raises(ValueError, match="do not fit a vocabulary of 4: expected ids below it"):
+        CTCLogLikelihood(lambda frames: frames, torch.tensor(ids), blank)(torch.zeros(1, 5, 4))
+
+
 def explain_ctc(case, audio, score=None, **arguments):
     mask = functools.partial(grid_feature_mask, patch_size=(20, 40))
     return SpeechToTextAttribution(SPES(case.adapter), score=score).attribute(

@@ -124,8 +124,8 @@ def phone_boundaries(
             continue
         runs = [run for word in words for run in _runs(is_high(word.curve, threshold))]
         for kind, column, boundaries in (
-            ("onsets", 0, [phone.begin for phone in phones]),
-            ("offsets", 1, [phone.end for phone in phones]),
+            ("onsets", 0, sorted(phone.begin for phone in phones)),
+            ("offsets", 1, sorted(phone.end for phone in phones)),
         ):
             found = np.array(sorted({run[column] for run in runs})) / explanation.frames_per_second
             counts[kind].append(_count(found, np.array(boundaries), explanation.duration, tolerance, random))

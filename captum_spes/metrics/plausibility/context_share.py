@@ -147,7 +147,7 @@ def _means(explanation: SpeechToTextExplanation) -> tuple[np.ndarray, np.ndarray
             "have negative values: use measure='paired'."
         )
     mask = explanation.is_previous
-    text = (explanation.token_attr.double() * mask).sum(1) / mask.sum(1)
+    text = (explanation.token_attr.double() * mask).sum(1) / mask.sum(1).clamp(min=1)
     return explanation.spectrogram_attr.double().mean((1, 2)).numpy(), text.numpy()
 
 
