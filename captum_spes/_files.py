@@ -18,15 +18,22 @@ if TYPE_CHECKING:
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
     """Writes a file atomically: a process that is killed leaves the old file, or none. Text is encoded as UTF-8.
 
+    A link stays, and its target is replaced. Pipes and devices are written into.
+
     Raises:
         ValueError: the folder does not exist.
     """
     path = Path(path)
+    encoded = content.encode(errors="backslashreplace") if isinstance(content, str) else content
+    if path.is_fifo() or path.is_char_device():
+        path.write_bytes(encoded)
+        return
+    path = path.resolve() if path.is_symlink() else path
     if not path.parent.is_dir():
         raise ValueError(f"{path} cannot be written: the folder {path.parent} does not exist; make it first.")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:50]}.") as folder:
         part = Path(folder) / "part"
-        part.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+        part.write_bytes(encoded)
         os.replace(part, path)
 
 

@@ -374,7 +374,9 @@ class ContrastiveProbability:
         log_foil = self._log_probability(foil, self.foil_ids)
         if self.difference:
             return log_target.exp() - log_foil.exp()
-        return (log_target - log_foil).sigmoid()
+        difference = log_target - log_foil
+        # near 1 the sigmoid is rounded, and its gradient would be 0
+        return torch.where(difference > 0, 1 - (-difference).sigmoid(), difference.sigmoid())
 
     def _pair(self, predictions: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
         """Checks the predictions of both words, (B, n + 1, V) and (B, m + 1, V)."""

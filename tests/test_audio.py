@@ -226,6 +226,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     [
         ((tone(16000) * 32767).astype(np.int64), "audio samples of int64 have no full scale"),
         ((tone(16000) * 32767).astype(np.int32), "is too soft: its largest sample is 8e-06 of full scale"),
+        ((tone(16000) * 32767).astype(np.float32), "divide integers by their full scale, such as 32768"),
         (np.zeros((2, 0), np.float32), "holds no samples"),
         (np.zeros((0, 2), np.float32), "holds no samples"),
     ],

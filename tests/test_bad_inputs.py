@@ -312,6 +312,7 @@ BAD = [
     ("model: empty folder", lambda e: load_model(e.folder, device="cpu"), "cannot be loaded: give the id of"),
     ("model: device", lambda e: load_model("whisper-tiny.en", device="quantum"), "'quantum' cannot be used here"),
     ("model: no processor", lambda e: load_model(e.whisper), "a model in memory needs its processor"),
+    ("model: name and processor", lambda e: load_model("whisper-tiny.en", "tiny"), "has its own processor"),
     ("model: processor as text", lambda e: load_model(e.whisper, "tiny"), "needs its processor, or its feature"),
     ("model: no speech model", lambda e: load_model(torch.nn.Linear(1, 1), 1), "are not supported: the supported"),
     ("model: None", lambda e: load_model(None), "are not supported"),

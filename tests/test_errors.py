@@ -14,6 +14,7 @@ from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes.cli import reference
 from captum_spes.confidence import Confidence
 from captum_spes.errors import errors_text, explain_errors, find_errors
+from captum_spes.errors.explaining import _where_it_is_decided
 from captum_spes.errors.finding import check_reference
 from captum_spes.explanation.errors import TextError
 from captum_spes.models import prepare
@@ -175,6 +176,12 @@ def test_a_substitution_is_contrasted_in_its_most_probable_form(tiny_model, audi
     assert math.log(error.expected_probability) == pytest.approx(max(forms.values()), abs=1e-3)
     assert error.explanation.tokens == [f"to (not {contrast.foil})"]
     assert "had a probability of" in error.reason and "The sound that decides lies at" in error.reason
+
+
+def test_a_map_that_is_the_same_everywhere_names_no_place():
+    contrast = written("so")
+    contrast = replace(contrast, spectrogram_attr=torch.zeros_like(contrast.spectrogram_attr))
+    assert "does not show where" in _where_it_is_decided(contrast, "“so”", "“no”")
 
 
 def test_a_deletion_is_contrasted_with_the_word_that_follows(tiny_model, audio):

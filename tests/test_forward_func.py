@@ -261,6 +261,16 @@ def test_gradients_of_the_contrast(difference):
         assert gradient[0, position[0], position[1]].item() == pytest.approx(slope, abs=1e-4)
 
 
+@pytest.mark.parametrize("difference", [20.0, -20.0])
+def test_the_gradient_of_a_sure_contrast_is_not_zero(difference):
+    """By hand, s (1 - s) of s = 1 / (1 + exp(-difference)), which float32 rounds to 1 for the first."""
+    logits = torch.tensor([[difference, 0.0, -1e4]]).requires_grad_()
+    score = ContrastiveProbability(lambda x: x, [0], [1])(logits)
+    (gradient,) = torch.autograd.grad(score.sum(), logits)
+    expected = math.exp(-20) / (1 + math.exp(-20)) ** 2
+    assert gradient[0].tolist() == pytest.approx([expected, -expected, 0], rel=1e-4)
+
+
 @pytest.mark.parametrize("difference", [False, True])
 def test_evidence_for_the_target_and_for_the_foil_have_opposite_signs(difference):
     """Feature 0 makes only the target likely, feature 1 only the foil, feature 2 both alike, feature 3 neither."""

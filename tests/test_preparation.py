@@ -75,3 +75,6 @@ def test_a_recording_is_a_recording_for_every_function(audio):
     assert read_recording(recording) is recording
     assert reading.read_audio(recording) == (recording.samples, RATE)
     assert recording.seconds == len(audio) / RATE
+    for read in (read_recording, reading.read_audio):
+        with pytest.raises(ValueError, match="the audio has a sampling rate of 16000, not 8000"):
+            read(recording, 8000)

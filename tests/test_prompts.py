@@ -73,6 +73,8 @@ def test_what_is_no_prompt_is_refused(with_mark, tiny_model, audio):
     utterance, tokens = prepare(tiny_model, audio, "so", sampling_rate=16000)
     with pytest.raises(ValueError, match=r"are set by prepare\(\)"):
         prepare(tiny_model, utterance, tokens, prompt="so")
+    with pytest.raises(ValueError, match="tokens have the prompt with which they were made: leave out prompt"):
+        prepare(tiny_model, audio, tokens, sampling_rate=16000, prompt="so")
 
 
 def test_models_without_prompts_say_so(tiny_model, audio):

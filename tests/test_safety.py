@@ -227,6 +227,17 @@ def test_long_names_are_written(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["é\\udcff"]
 
 
+def test_links_stay_and_pipes_are_written_into(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_atomically(tmp_path / "link", "through")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "through"
+    os.mkfifo(tmp_path / "pipe")
+    end = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(tmp_path / "pipe", "in")
+    assert os.read(end, 100) == b"in"
+    os.close(end)
+
+
 # Terminals and tables
 
 

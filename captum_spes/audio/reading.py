@@ -28,8 +28,8 @@ from captum_spes.audio.decoding import blocks
 MIN_SECONDS = 0.1
 # audio below -80 dB of full scale is inaudible and is refused
 SILENCE_PEAK = 1e-4
-# larger values are refused: some programs write integers as floating-point numbers
-LOUDEST_PEAK = 2**31
+# floating-point samples may exceed full scale a little; larger ones are integers that were not divided by it
+LOUDEST_PEAK = 16
 # share of the loudest channel's level: channels whose mean is softer cancel each other (-40 dB)
 CANCELLED = 0.01
 
@@ -150,7 +150,7 @@ def read_audio(
         16000
     """
     if isinstance(audio, Recording):
-        return audio.samples, audio.sampling_rate
+        return audio.samples, _checked_rate(audio.sampling_rate, sampling_rate)
     name = str(audio) if isinstance(audio, (str, os.PathLike)) else "the audio"
     if isinstance(audio, Mapping) and audio.get("array", audio.get("raw")) is None:
         audio, name = _undecoded(audio)
@@ -190,6 +190,7 @@ def read_recording(audio: AudioLike, sampling_rate: float | None = None, *, allo
         'speech.wav'
     """
     if isinstance(audio, Recording):
+        _checked_rate(audio.sampling_rate, sampling_rate)
         return audio
     samples, rate = read_audio(audio, sampling_rate, allow_silence=allow_silence)
     return Recording(samples, rate, source_of(audio))
@@ -442,7 +443,10 @@ def _check(samples: np.ndarray, rate: float, name: str) -> None:
         raise ValueError(f"{name} lasts only {len(samples) / rate:.3f} s: at least {MIN_SECONDS} s are needed.")
     peak = np.abs(samples).max()
     if peak > LOUDEST_PEAK:
-        raise ValueError(f"{name} has samples as large as {peak:.3g}: floating-point samples lie between -1 and 1.")
+        raise ValueError(
+            f"{name} has samples as large as {peak:.3g}: floating-point samples lie between -1 "
+            "and 1; divide integers by their full scale, such as 32768."
+        )
 
 
 def _silence(samples: np.ndarray, name: str) -> str | None:

@@ -65,6 +65,8 @@ def load_model(
     from captum_spes.models.bundled import BUNDLES, load_bundled
 
     if isinstance(name_or_model, (str, os.PathLike)):
+        if processor is not None:
+            raise ValueError("a model by name or folder has its own processor: leave out processor.")
         name = str(name_or_model)
         target = _check_device(device or _best_device())
         bundle = None if Path(name).exists() else BUNDLES.get(name)

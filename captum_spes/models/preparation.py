@@ -76,6 +76,8 @@ def prepare(
             speech_seconds=_speech_seconds(recording),
         )
     if prompt is not None:
+        if isinstance(target, Tokens):
+            raise ValueError("tokens have the prompt with which they were made: leave out prompt.")
         if not getattr(model, "takes_prompt", False):
             raise ValueError(f"{model.name} takes no prompt: leave it out, or take a Whisper model.")
         utterance = replace(utterance, prompt=prompt.strip())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 from captum.attr import (
     Attribution,
     Deconvolution,
@@ -19,6 +21,7 @@ from captum_spes.forward_func import CTCLogLikelihood, KLDivergence
 from captum_spes.models.protocol import SpeechToTextModel
 from captum_spes.models.wrappers import is_quantized
 from captum_spes.speech_to_text.profiles import ALL_TOKENS, SCORES, Arguments, accepted, innermost, title
+from captum_spes.speech_to_text.targets import Contrast
 
 # The gradient of a KL divergence is 0 where nothing is perturbed, which is where these take it.
 LOCAL = (Saliency, InputXGradient, GuidedBackprop, Deconvolution, AttnLRP)
@@ -90,6 +93,19 @@ def check_known(method: Attribution, given: Arguments) -> None:
     if unknown := [name for name in given if name not in known]:
         has = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
         raise TypeError(f"{title(method)} takes no {' and no '.join(unknown)}; {has}.")
+
+
+def check_types(baselines: object, feature_mask: object, contrast: object) -> None:
+    """Raises a TypeError for an argument of another type, such as an array of NumPy."""
+    if not isinstance(baselines, (Real, Tensor, type(None))):
+        raise TypeError(f"baselines must be a number or a tensor, not {type(baselines).__name__}.")
+    if not (feature_mask is None or isinstance(feature_mask, Tensor) or callable(feature_mask)):
+        raise TypeError(
+            f"feature_mask must be a tensor, or a function that makes it from the spectrogram, not "
+            f"{type(feature_mask).__name__}."
+        )
+    if not isinstance(contrast, (Contrast, type(None))):
+        raise TypeError(f"contrast must be a Contrast, such as Contrast('what', foil='was'), not {contrast!r:.80}.")
 
 
 def check_arguments(

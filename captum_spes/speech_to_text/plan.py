@@ -101,6 +101,8 @@ def make_plan(
     baseline = _format_baseline(model.baseline(utterance) if baselines is None else baselines, utterance)
     mask_source = _mask_source(method, model, utterance, task_of(model, utterance, tokens), given, feature_mask)
     mask = mask_source(utterance.spectrogram) if callable(mask_source) else mask_source
+    if mask_source is not None and not isinstance(mask, Tensor):
+        raise TypeError(f"the function feature_mask returned {mask!r:.80}: expected a tensor of patch numbers.")
     if mask is not None and mask.dim() == 4 and not isinstance(method, methods.MULTI_SCALE):
         mask = mask[0]
     facts = methods.Facts(utterance.spectrogram, model.frames_per_second, mask, len(prediction.previous))

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from captum.attr import (
@@ -125,6 +126,15 @@ def test_a_window_is_moved_by_half_of_it(tiny_model, audio, shape):
 @pytest.mark.parametrize(
     ("method", "arguments", "words"),
     [
+        (SPES, {"baselines": np.zeros((1, 1, 16))}, "baselines must be a number or a tensor, not ndarray"),
+        (SPES, {"baselines": "mean"}, "baselines must be a number or a tensor, not str"),
+        (SPES, {"feature_mask": np.zeros((1, 60, 16), int)}, "feature_mask must be a tensor, or a function"),
+        (
+            SPES,
+            {"feature_mask": lambda spectrogram: None},
+            "the function feature_mask returned None: expected a tensor",
+        ),
+        (SPES, {"contrast": "what"}, "contrast must be a Contrast, such as"),
         (IntegratedGradients, {"nsteps": 3}, r"Integrated Gradients takes no nsteps; it takes method, n_steps\."),
         (IntegratedGradients, {"a": 1, "b": 2}, "takes no a and no b;"),
         (IntegratedGradients, {"internal_batch_size": 3}, "takes no internal_batch_size"),
