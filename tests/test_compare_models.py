@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,6 +35,30 @@ def test_texts_are_aligned(first, second, differences, shared):
     for a, b in pairs:
         assert (a.expected, b.expected) == (b.written, a.written)
         assert {a.kind, b.kind} in ({"substitution"}, {"insertion", "deletion"})
+
+
+@pytest.mark.parametrize(
+    "first, second, differences, shared",
+    [
+        (["我们", "今天", "去"], ["我们", "今天", "去"], [], [(0, 0), (1, 1), (2, 2)]),
+        (["我们", "今天", "去"], ["我", "们", "今天", "走"], [("去", "走")], [(1, 2)]),
+        (["我们", "今天"], ["我", "们", "明", "天"], [("今天", "明天")], []),
+        ([" ill", "<unk>", "posed", " so"], [" ill", " bosed", " so"], [("ill<unk>posed", "ill bosed")], [(3, 2)]),
+        ([" ill-disposed", " so"], [" ill", " disposed", " so"], [], [(1, 2)]),
+    ],
+)
+def test_tokens_that_are_not_words(first, second, differences, shared):
+    """Of several characters, of an unknown word, and words that one text writes as two."""
+
+    def explanation(tokens):
+        return replace(written(" ".join("a" * len(tokens)), language="zh"), tokens=[*tokens, "<|endoftext|>"])
+
+    for swap in (False, True):
+        texts = [second, first] if swap else [first, second]
+        pairs, words = differing_words(*map(explanation, texts))
+        found = [tuple(error.written for error in pair) for pair in pairs]
+        assert found == [pair[:: -1 if swap else 1] for pair in differences]
+        assert words == [pair[:: -1 if swap else 1] for pair in shared]
 
 
 @pytest.fixture
@@ -96,8 +121,6 @@ def test_a_model_that_repeats_itself_is_compared():
 
 
 def test_models_that_hear_otherwise_are_refused(sides):
-    from dataclasses import replace
-
     other = written("so his was")
     with pytest.raises(ValueError, match="their maps have no common scale"):
         ModelComparison(["a", "b"], [sides[0], replace(sides[1], explanation=other)])

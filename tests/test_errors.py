@@ -130,6 +130,28 @@ def test_signs_that_change_a_word_are_no_accents(language, tokens, reference, ex
     assert [(error.written, error.expected) for error in found] == expected
 
 
+@pytest.mark.parametrize(
+    "reference, expected",
+    [
+        ("我们今天可以开始工作。", []),
+        ("我们今天可以开始工人", [("工作", "工人")]),
+        ("我们明天可以开始工作", [("今天", "明天")]),
+        ("我们明后天可以开始工作", [("今天", "明后天")]),
+        ("我们今大天可以开始工作", [("今天", "今大天")]),
+        ("我们今天开始工作", [("可以", "")]),
+        ("我们今天就可以开始工作", [("", "就")]),
+    ],
+)
+def test_words_of_several_characters(reference, expected):
+    """Whisper has tokens such as 今天, while each character of a reference in Chinese counts as a word."""
+    explanation = replace(
+        written("a a a a a", language="zh"), tokens=["我们", "今天", "可以", "开始", "工作", "<|endoftext|>"]
+    )
+    found = find_errors(explanation, reference)
+    assert [(error.written, error.expected) for error in found] == expected
+    assert all("".join(explanation.tokens[slice(*error.words)]) == error.written for error in found)
+
+
 @pytest.mark.parametrize("text, reference", [("семь", "7"), ("はい", "拝"), ("you", "it")])
 def test_short_texts_may_have_no_word_in_common(text, reference):
     assert [error.expected for error in find_errors(written(text), reference)] == [reference]

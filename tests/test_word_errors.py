@@ -76,3 +76,12 @@ def test_what_cannot_be_compared_is_left_out():
 def test_files_are_checked(change):
     good = CORPUS[0]["spes"]["words"]
     assert _are_facts(good) and _are_facts({}) and not _are_facts({**good, **change}) and not _are_facts(None)
+
+
+def test_words_of_several_characters():
+    """An utterance is not left out because its words are not the characters of the transcription."""
+    words = {**CORPUS[0]["spes"]["words"], "tokens": ["我们", "今天", "可以", "开始", "工作"], "language": "zh"}
+    words = {**words, "probability": [0.9, 0.8, 0.7, 0.6, 0.1], "heard": None, "reliability": None}
+    found = find_word_errors([{"spes": {"words": words}}], ["我们今天可以开始工人"])
+    assert found.kinds["correct"].probability == [0.9, 0.8, 0.7, 0.6]
+    assert found.kinds["substitution"].probability == [0.1]

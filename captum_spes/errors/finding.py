@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from captum_spes._extras import require
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.explanation.errors import ErrorKind, TextError
 from captum_spes.explanation.rows import Times, WordRow, word_rows
 from captum_spes.metrics.text import Normalizer, find_normalizer
-from captum_spes.words import is_word, letters, signs, text_words, word_spans
+from captum_spes.words import is_mark, is_word, letters, signs, text_words, word_spans
 
 # no speaker is faster, also in scripts in which every character is a word
 MAX_WORDS_PER_SECOND = 12
@@ -35,6 +38,66 @@ class _Difference:
         if self.first == self.stop:
             return "deletion"
         return "insertion" if self.begin == self.end else "substitution"
+
+
+@dataclass(frozen=True)
+class _Stretch(_Difference):
+    """Units of two texts that correspond to each other, and whether they are the same."""
+
+    same: bool
+
+
+@dataclass(frozen=True)
+class _Units:
+    """A text in the units in which texts are aligned: words, but characters in scripts without spaces.
+
+    A word of tokens may have several of these characters, as tokenizers have tokens such as 今天.
+
+    Attributes:
+        text: the text, without special tokens.
+        places: for each unit, the position of its first character and the position after its last.
+        numbers: the numbers of the text's words, without punctuation and special tokens.
+        owners: for each unit, the words to which it belongs, as a range of places in ``numbers``.
+    """
+
+    text: str
+    places: list[tuple[int, int]]
+    numbers: list[int]
+    owners: list[tuple[int, int]]
+
+    @classmethod
+    def of_text(cls, text: str) -> _Units:
+        """Every unit is a word."""
+        places = [match.span() for match in text_words(text) if is_word(match[0])]
+        return cls(text, places, list(range(len(places))), [(unit, unit + 1) for unit in range(len(places))])
+
+    @classmethod
+    def of_tokens(cls, tokens: Sequence[str]) -> _Units:
+        """The words are those of the tokens."""
+        texts = ["" if is_mark(token) else token for token in tokens]
+        units = cls.of_text("".join(texts))
+        spans = word_spans(tokens)
+        numbers = [number for number, span in enumerate(spans) if is_word("".join(texts[slice(*span)]))]
+        edges = np.cumsum([0, *map(len, texts)])
+        begins, ends = (edges[[spans[number][side] for number in numbers]] for side in (0, 1))
+        owners = [
+            (int(np.searchsorted(ends, begin, side="right")), int(np.searchsorted(begins, end, side="left")))
+            for begin, end in units.places
+        ]
+        return cls(units.text, units.places, numbers, owners)
+
+    def begins_word(self, unit: int) -> bool:
+        """Whether no word has units on both sides of the place before this unit."""
+        return unit in (0, len(self.owners)) or self.owners[unit - 1][1] <= self.owners[unit][0]
+
+    def owners_of(self, first: int, stop: int) -> tuple[int, int]:
+        """The words to which the units ``first … stop - 1`` belong, as a range of places in ``numbers``."""
+        begin = self.owners[first][0] if first < len(self.owners) else len(self.numbers)
+        return begin, (self.owners[stop - 1][1] if first < stop else begin)
+
+    def words(self) -> list[str]:
+        """The text of each unit."""
+        return [self.text[begin:end] for begin, end in self.places]
 
 
 @dataclass(frozen=True)
@@ -68,7 +131,8 @@ def find_errors(
 ) -> list[TextError]:
     """Finds the errors of an explained text, whose words are aligned with those of a reference by jiwer.
 
-    Words are compared by their letters and digits, without case and accents. A difference is not an error if the
+    Words are compared by their letters and digits, without case and accents; in scripts without spaces, characters are
+    compared, and an error covers whole words of the model's tokens. A difference is not an error if the
     normaliser makes both sides equal, such as *7* and *seven*, or if both sides have the same letters, such as
     *ill disposed* and *ill-disposed*. In a stretch that has as many written as expected words, each word is an error;
     any other stretch is one error.
@@ -124,25 +188,17 @@ def differing_words(
         >>> differing_words(explanation, explanation)
         ([], [(0, 0), (1, 1)])
     """
-    language = first.metadata.get("language")
+    own, other = _Units.of_tokens(first.tokens), _Units.of_tokens(second.tokens)
     # a model that repeats itself writes more words than can be said
-    of_first = check_reference(second.text, first.tokens, math.inf, language=language)
-    own = check_reference(second.text, second.tokens, math.inf, language=language)
-    if len(own.numbers) != len(of_first.places):
-        raise ValueError(f"the words of {second.text!r:.80} are not those of its tokens: compare other texts.")
-    places = [match.span() for match in text_words(first.text) if is_word(match[0])]
-    mirrored = [_Difference(one.begin, one.end, one.first, one.stop) for one in of_first.differences]
-    of_second = Compared(first.text, places, own.numbers, mirrored)
-    pairs = list(zip(_errors(first, of_first), _errors(second, of_second)))
-    changed: list[set[int]] = [set(), set()]
-    for one in of_first.differences:
-        changed[0].update(range(one.first, one.stop))
-        changed[1].update(range(one.begin, one.end))
-    kept = [
-        [number for place, number in enumerate(numbers) if place not in wrong]
-        for numbers, wrong in zip((of_first.numbers, own.numbers), changed)
-    ]
-    return pairs, list(zip(*kept))
+    stretches = _aligned(own, other, math.inf, language=first.metadata.get("language"))
+    swapped = [_Stretch(one.begin, one.end, one.first, one.stop, one.same) for one in stretches]
+    pairs = list(zip(_errors(first, _compared(own, other, stretches)), _errors(second, _compared(other, own, swapped))))
+    shared = []
+    for one in stretches:
+        words = [range(*own.owners_of(one.first, one.stop)), range(*other.owners_of(one.begin, one.end))]
+        if one.same and len(words[0]) == len(words[1]) == 1:
+            shared.append((own.numbers[words[0][0]], other.numbers[words[1][0]]))
+    return pairs, shared
 
 
 def _errors(explanation: SpeechToTextExplanation, words: Compared, times: Times | None = None) -> list[TextError]:
@@ -181,27 +237,50 @@ def check_reference(
     Raises:
         ValueError: the reference cannot be compared with the text, as in :func:`find_errors`.
     """
-    places = [match.span() for match in text_words(reference) if is_word(match[0])]
-    if not places:
+    written, expected = _Units.of_tokens(tokens), _Units.of_text(reference)
+    return _compared(written, expected, _aligned(written, expected, seconds, normalizer, language))
+
+
+def _compared(written: _Units, expected: _Units, stretches: Sequence[_Stretch]) -> Compared:
+    differences = [
+        _Difference(*written.owners_of(one.first, one.stop), one.begin, one.end) for one in stretches if not one.same
+    ]
+    return Compared(expected.text, expected.places, written.numbers, differences)
+
+
+def _aligned(
+    written: _Units,
+    expected: _Units,
+    seconds: float,
+    normalizer: Normalizer | None = None,
+    language: str | None = None,
+) -> list[_Stretch]:
+    """The stretches of two texts, none of which ends within a word; arguments and errors of :func:`check_reference`."""
+    reference, n_words = expected.text, len(expected.places)
+    if not n_words:
         raise ValueError(f"the reference {reference!r:.80} has no words: give what was said.")
-    if len(places) > MAX_WORDS_PER_SECOND * seconds + 1:
+    if n_words > MAX_WORDS_PER_SECOND * seconds + 1:
         raise ValueError(
-            f"the reference has {len(places)} words, more than can be said in {seconds:.1f} s: give what was said in "
-            "this recording."
+            f"the reference has {n_words} words, more than can be said in {seconds:.1f} s: give what was said in this "
+            "recording."
         )
-    words = ["".join(tokens[start:stop]).strip() for start, stop in word_spans(tokens)]
-    numbers = [number for number, word in enumerate(words) if is_word(word)]
-    written, expected = [words[number] for number in numbers], [reference[begin:end] for begin, end in places]
     if normalizer is None:
         normalizer = "english" if language in (None, "en") else "basic"
-    differences, n_equal = _differences(written, expected, find_normalizer(normalizer))
-    is_long = min(len(written), len(expected)) >= MIN_WORDS_TO_COMPARE
-    if not n_equal and (is_long or _have_other_scripts(written, expected)):
+    stretches = _stretches(written, expected, find_normalizer(normalizer))
+    is_long = min(len(written.places), n_words) >= MIN_WORDS_TO_COMPARE
+    have_common = any(one.same and one.kind == "substitution" for one in stretches)  # and not just an "um" left out
+    if not have_common and (is_long or _have_other_scripts(written.words(), expected.words())):
         raise ValueError(
-            f"the reference {reference!r:.80} and the text {''.join(tokens).strip()!r:.80} have no word in common: "
+            f"the reference {reference!r:.80} and the text {written.text.strip()!r:.80} have no word in common: "
             "give what was said in this recording, in the language that the model writes."
         )
-    return Compared(reference, places, numbers, differences)
+    whole: list[_Stretch] = []
+    for one in stretches:
+        if whole and not (written.begins_word(one.first) and expected.begins_word(one.begin)):
+            last = whole.pop()
+            one = _Stretch(last.first, one.stop, last.begin, one.end, last.same and one.same)
+        whole.append(one)
+    return whole
 
 
 def _have_other_scripts(first: Sequence[str], second: Sequence[str]) -> bool:
@@ -215,48 +294,31 @@ def _have_other_scripts(first: Sequence[str], second: Sequence[str]) -> bool:
     return all(scripts) and mixed[0].isdisjoint(mixed[1])
 
 
-def _differences(
-    written: list[str], expected: list[str], normalize: Callable[[str], str]
-) -> tuple[list[_Difference], int]:
-    """The differences between two lists of words, and the number of equal words."""
-    if not written:
-        return [_Difference(0, 0, 0, len(expected))], 0
-    [chunks] = (
-        require("jiwer").process_words(*(" ".join(map(letters, words)) for words in (expected, written))).alignments
-    )
-    n_equal = sum(chunk.hyp_end_idx - chunk.hyp_start_idx for chunk in chunks if chunk.type == "equal")
+def _stretches(written: _Units, expected: _Units, normalize: Callable[[str], str]) -> list[_Stretch]:
+    """Aligns the units of two texts: in their order, the pairs of equal units and the stretches between them."""
+    if not written.places:
+        return [_Stretch(0, 0, 0, len(expected.places), same=False)]
+    keys = (" ".join(map(letters, units.words())) for units in (expected, written))
+    [chunks] = require("jiwer").process_words(*keys).alignments
     found = []
-    for stretch in _stretches(chunks):
-        for difference in stretch:
-            texts = written[difference.first : difference.stop], expected[difference.begin : difference.end]
-            own, other = (" ".join(words) for words in texts)
-            is_same = normalize(own).strip() == normalize(other).strip() and signs(own) == signs(other)
-            if letters(own) == letters(other) or is_same:  # Whisper's basic normaliser removes vowel signs
-                n_equal += len(texts[0])
-            else:
-                found.append(difference)
-    return found, n_equal
+    for first, stop, begin, end, equal in _joined(chunks):
+        own, other = (" ".join(units.words()[a:b]) for units, a, b in ((written, first, stop), (expected, begin, end)))
+        is_same = normalize(own).strip() == normalize(other).strip() and signs(own) == signs(other)
+        # Whisper's basic normaliser removes vowel signs
+        found.append(_Stretch(first, stop, begin, end, equal or letters(own) == letters(other) or is_same))
+    return found
 
 
-def _stretches(chunks: Sequence[Any]) -> Iterator[list[_Difference]]:
-    """Groups the differences of jiwer's alignment: neighbours are merged unless all of them are substitutions."""
-    open_chunks: list[Any] = []
-    for chunk in [*chunks, None]:
-        if chunk is not None and chunk.type != "equal":
-            open_chunks.append(chunk)
-            continue
-        if open_chunks and all(one.type == "substitute" for one in open_chunks):
-            yield [
-                _Difference(
-                    one.hyp_start_idx + k, one.hyp_start_idx + k + 1, one.ref_start_idx + k, one.ref_start_idx + k + 1
-                )
-                for one in open_chunks
-                for k in range(one.hyp_end_idx - one.hyp_start_idx)
-            ]
-        elif open_chunks:
-            start, end = open_chunks[0], open_chunks[-1]
-            yield [_Difference(start.hyp_start_idx, end.hyp_end_idx, start.ref_start_idx, end.ref_end_idx)]
-        open_chunks = []
+def _joined(chunks: Sequence[Any]) -> Iterator[tuple[int, int, int, int, bool]]:
+    """The stretches of jiwer's alignment: neighbouring differences are one unless all of them are substitutions."""
+    for equal, group in itertools.groupby(chunks, key=lambda chunk: chunk.type == "equal"):
+        parts = list(group)
+        first, begin = parts[0].hyp_start_idx, parts[0].ref_start_idx
+        stop, end = parts[-1].hyp_end_idx, parts[-1].ref_end_idx
+        if all(part.type in ("equal", "substitute") for part in parts):
+            yield from ((first + k, first + k + 1, begin + k, begin + k + 1, equal) for k in range(stop - first))
+        else:
+            yield first, stop, begin, end, equal
 
 
 def _deletion(expected: str, following: int, rows: Sequence[WordRow]) -> TextError:
