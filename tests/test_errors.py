@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the maps are noisy")
 
 def written(text, seconds=3.0, **metadata):
     """An explanation of a text: a token a word, with times, probabilities 0.9 and half of it heard."""
-    tokens = [*re.findall(r"\s*[\w'’-]+|[^\w\s]", text), "<|endoftext|>"]
+    tokens = [*re.findall(r"\s*\d[\d.,/]*|\s*[\w'’-]+|\s*[^\w\s]", text), "<|endoftext|>"]
     n = len(tokens)
     edges = torch.linspace(0, seconds, n + 1).tolist()
     return SpeechToTextExplanation(
@@ -63,6 +63,16 @@ CASES = {
     "a phrase with a comma inside": ("I know", "well, sir, I know", [("deletion", "", "well, sir")]),
     "hyphens": ("an ill-disposed man", "an ill disposed man", []),
     "numerals": ("I have 7 cats", "I have seven cats", []),
+    "dollars": ("It costs $20 now", "it costs twenty dollars now", []),
+    "dollars after the numeral": ("It costs 20 dollars", "it costs $20", []),
+    "per cent": ("about 50% of them", "about fifty percent of them", []),
+    "pounds": ("£5 each", "five pounds each", []),
+    "a decimal point": ("it is 35 km", "it is 3.5 km", [("substitution", "35", "3.5")]),
+    "a fraction": ("at 10 past", "at 1/0 past", [("substitution", "10", "1/0")]),
+    "thousands": ("2,000 men", "2000 men", []),
+    "apostrophes": ("well go home", "we'll go home", [("substitution", "well", "we'll")]),
+    "contractions": ("we’ll go home", "we will go home", []),
+    "curly apostrophes": ("aren’t we", "aren't we", []),
     "accents and case": ("A CAFE there", "a café there", []),
     "all of it": ("you", "so what", [("substitution", "you", "so what")]),
 }

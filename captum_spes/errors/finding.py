@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from captum_spes.words import is_mark, is_word, letters, signs, text_words, word
 MAX_WORDS_PER_SECOND = 12
 # if texts of this many words have none in common, they belong to different recordings or languages
 MIN_WORDS_TO_COMPARE = 5
+# what distinguishes words beside letters, as in we'll and 3.5, but not the separators of thousands
+_SEPARATOR = re.compile(r"('|(?<=\d)[.,:/](?=\d))")
+_THOUSANDS = re.compile(r"(?<=\d)[.,](?=\d{3}(?!\d))")
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,15 @@ class _Units:
         """The text of each unit."""
         return [self.text[begin:end] for begin, end in self.places]
 
+    def text_of(self, first: int, stop: int) -> str:
+        """The text of the units ``first … stop - 1``, with what is between them."""
+        return self.text[self.places[first][0] : self.places[stop - 1][1]] if first < stop else ""
+
+    def around(self, first: int, stop: int) -> str:
+        """The same with the unit on either side, and the symbols beside it."""
+        begin = self.places[first - 2][1] if first > 1 else 0
+        return self.text[begin : self.places[stop + 1][0] if stop + 1 < len(self.places) else None]
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -131,11 +144,11 @@ def find_errors(
 ) -> list[TextError]:
     """Finds the errors of an explained text, whose words are aligned with those of a reference by jiwer.
 
-    Words are compared by their letters and digits, without case and accents; in scripts without spaces, characters are
-    compared, and an error covers whole words of the model's tokens. A difference is not an error if the
-    normaliser makes both sides equal, such as *7* and *seven*, or if both sides have the same letters, such as
-    *ill disposed* and *ill-disposed*. In a stretch that has as many written as expected words, each word is an error;
-    any other stretch is one error.
+    Words are compared by their letters, digits and apostrophes, without case and accents. In scripts without spaces,
+    characters are compared, and an error covers whole words of the model's tokens. A difference is not an error if the
+    normaliser makes both sides equal, such as *7* and *seven* or *$20* and *20 dollars*, or if both sides have the same
+    letters, such as *ill disposed* and *ill-disposed*. In a stretch that has as many written as expected words, each
+    word is an error; any other stretch is one error.
 
     Args:
         explanation: the explanation of the text, with one row for each token.
@@ -298,15 +311,33 @@ def _stretches(written: _Units, expected: _Units, normalize: Callable[[str], str
     """Aligns the units of two texts: in their order, the pairs of equal units and the stretches between them."""
     if not written.places:
         return [_Stretch(0, 0, 0, len(expected.places), same=False)]
-    keys = (" ".join(map(letters, units.words())) for units in (expected, written))
-    [chunks] = require("jiwer").process_words(*keys).alignments
+    own, other = ([_key(word) for word in units.words()] for units in (written, expected))
+    [chunks] = require("jiwer").process_words(" ".join(other), " ".join(own)).alignments
     found = []
     for first, stop, begin, end, equal in _joined(chunks):
-        own, other = (" ".join(units.words()[a:b]) for units, a, b in ((written, first, stop), (expected, begin, end)))
-        is_same = normalize(own).strip() == normalize(other).strip() and signs(own) == signs(other)
-        # Whisper's basic normaliser removes vowel signs
-        found.append(_Stretch(first, stop, begin, end, equal or letters(own) == letters(other) or is_same))
+        same = equal or "".join(own[first:stop]) == "".join(other[begin:end])
+        same = same or _are_same(written.text_of(first, stop), expected.text_of(begin, end), normalize)
+        # the symbols around a difference belong to it, and "20 dollars" is "$20" only as a whole
+        same = same or _are_same(written.around(first, stop), expected.around(begin, end), normalize)
+        found.append(_Stretch(first, stop, begin, end, same))
     return found
+
+
+def _key(word: str) -> str:
+    """What distinguishes a word from others: its letters, apostrophes, and separators between digits."""
+    parts = _SEPARATOR.split(_THOUSANDS.sub("", _straight(word)))
+    return "".join(part if number % 2 else letters(part) for number, part in enumerate(parts))
+
+
+def _are_same(own: str, other: str, normalize: Callable[[str], str]) -> bool:
+    """Whether the normaliser makes two texts equal, whose signs it may remove."""
+    normal = [normalize(_straight(text)).strip() for text in (own, other)]
+    return normal[0] == normal[1] and signs(own) == signs(other)
+
+
+def _straight(text: str) -> str:
+    """A text with straight apostrophes, which the normaliser for English needs."""
+    return text.replace("’", "'")
 
 
 def _joined(chunks: Sequence[Any]) -> Iterator[tuple[int, int, int, int, bool]]:
