@@ -61,6 +61,7 @@ CASES = {
         [("substitution", "hat", "cat"), ("substitution", "mat", "sat")],
     ),
     "a phrase with a comma inside": ("I know", "well, sir, I know", [("deletion", "", "well, sir")]),
+    "a line break": ("So what", "So what was\n the", [("deletion", "", "was the")]),
     "hyphens": ("an ill-disposed man", "an ill disposed man", []),
     "numerals": ("I have 7 cats", "I have seven cats", []),
     "dollars": ("It costs $20 now", "it costs twenty dollars now", []),

@@ -119,6 +119,15 @@ def test_a_phrase_by_the_numbers_of_its_words(tiny_model, audio):
     assert prediction.rows == ["so what (not to)"] and prediction.contrast["token_span"][1] == len(tokens.target)
 
 
+def test_white_space_in_foils_is_one_space(tiny_model, audio):
+    utterance = tiny_model.utterance(audio)
+    tokens = tiny_model.tokens("so what so", utterance)
+    broken, plain = (
+        WordPrediction(tiny_model, tokens, Contrast("what", foil), utterance) for foil in ("to\n so", "to so")
+    )
+    assert broken.rows == plain.rows and torch.equal(broken.foil_ids, plain.foil_ids)
+
+
 def test_command_line(run, tiny_folder, recording):
     common = ["explain", recording, "--model", tiny_folder, "--target", "so what", "--method", "energy", "-o", "out"]
     code, out, err = run(*common, "--word", "what", "--foil", "auto")

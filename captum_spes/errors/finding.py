@@ -133,7 +133,8 @@ class Compared:
         """The words of the reference in a difference; empty for an insertion."""
         if difference.kind == "insertion":
             return ""
-        return self.reference[self.places[difference.begin][0] : self.places[difference.end - 1][1]]
+        begin, end = self.places[difference.begin][0], self.places[difference.end - 1][1]
+        return " ".join(self.reference[begin:end].split())  # the tokens of a line break would be improbable
 
 
 def find_errors(

@@ -216,7 +216,7 @@ class WordPrediction(Prediction):
         if contrast.foil is None:
             foil = strongest_foil(model, utterance, self.previous, tokens.target[start:stop], word)
         else:
-            foil = contrast.foil.strip()
+            foil = " ".join(contrast.foil.split())
         if foil == word or (contrast.foil and not foil):
             raise ValueError(
                 f"the foil {contrast.foil!r} of the word {word!r} is the same word or blank: give another word, or an "
