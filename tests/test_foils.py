@@ -1,6 +1,7 @@
 """Foils by the model's own distribution, where the competitors are planted, and on real speech."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from captum_spes import SPES, Contrast, SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes.audio import load_audio
 from captum_spes.models.protocol import Tokens, Utterance
-from captum_spes.speech_to_text.foils import strongest_foil, word_log_prob
+from captum_spes.speech_to_text.foils import ids_in_place, strongest_foil, word_log_prob
 from captum_spes.speech_to_text.targets import WordPrediction
 
 VOCABULARY = ["<s>", "</s>", " old", "-s", "posed", " ill", "-dis", " Old", ",", " man", " cold", "er", " so"]
@@ -161,6 +162,19 @@ def test_foils_are_written_as_in_the_place_of_the_word(tiny_model, audio, text, 
     prediction = WordPrediction(tiny_model, tokens, Contrast(word, foil), utterance)
     assert "".join(tiny_model.token_texts(prediction.foil_ids)) == foil
     assert "".join(tiny_model.token_texts(prediction.word_ids)) == "so"
+
+
+@pytest.mark.parametrize("word, foil", [(0, "明天"), (2, "地"), ((1, 2), "地天")])
+def test_foils_of_texts_without_a_first_space(tiny_model, audio, word, foil):
+    """Whisper writes no space before Chinese, and so none before the foil."""
+    utterance = tiny_model.utterance(audio)
+    end = tiny_model.model.generation_config.eos_token_id
+    tokens = tiny_model.tokens([*tiny_model.tokenizer.encode("今天气", add_special_tokens=False), end], utterance)
+    prediction = WordPrediction(tiny_model, tokens, Contrast(word, foil, word_boundaries=False), utterance)
+    assert "".join(tiny_model.token_texts(prediction.foil_ids)) == foil
+    prompted = replace(tokens, target=torch.cat((tokens.target[-1:], tokens.target)))  # a mark before the text
+    found = ids_in_place(tiny_model, utterance, prompted, 1, 4, foil)  # a character has three bytes
+    assert "".join(tiny_model.token_texts(found)) == foil
 
 
 def test_punctuation_as_a_foil(bundled_model, sample):

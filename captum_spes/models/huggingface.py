@@ -184,7 +184,7 @@ class HuggingFaceModel:
             raise ValueError(f"target ids must be integers from 0 to {size - 1}, at least one, not {ids[:8]}.")
         return ids
 
-    def _encode_text(self, text: str) -> list[int]:
+    def _encode_text(self, text: str, prefix: str | None = None) -> list[int]:
         if not text:
             raise ValueError("the target text is empty: give the words to explain, or None to let the model write.")
         if self.tokenizer is None:
@@ -192,7 +192,9 @@ class HuggingFaceModel:
                 f"{self.name} was given a feature extractor and no tokenizer: give the target's token ids."
             )
         try:
-            ids = self.tokenizer.encode(self.text_prefix + text, add_special_tokens=False)
+            ids = self.tokenizer.encode(
+                (self.text_prefix if prefix is None else prefix) + text, add_special_tokens=False
+            )
             decoded = self._decode(ids).strip()
         except TypeError:  # the text is not valid Unicode
             ids, decoded = [], ""

@@ -186,6 +186,14 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
             prompt.append(config.no_timestamps_token_id)
         return prompt
 
+    def ids_without_space(self, text: str) -> Tensor:
+        """The ids of a text that begins without a space, as Whisper writes Chinese and Japanese, (n,).
+
+        Raises:
+            ValueError: the tokenizer cannot encode the text.
+        """
+        return torch.tensor(self._encode_text(text, prefix=""), device=self.model.device)
+
     @property
     def takes_prompt(self) -> bool:
         """Whether its vocabulary has the mark before a prompt."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,20 +59,32 @@ def ids_in_place(
     """The ids of a text in the place of the tokens ``start`` … ``stop`` − 1, with the space before them, if any, (n,).
 
     Tokenizers write a word otherwise after a space than after a quotation mark, and punctuation without a space.
+    Whisper begins English with a space, but not Chinese.
 
     Raises:
         ValueError: the tokenizer cannot encode the text.
     """
-    alone = model.tokens(text, utterance).target
+    texts = model.token_texts(tokens.target[:stop])
+
+    def encode(text: str) -> Tensor:
+        if _begins_without_space(texts, model.is_special(tokens.target[:stop])) and hasattr(model, "ids_without_space"):
+            return model.ids_without_space(text)
+        return model.tokens(text, utterance).target
+
+    alone = encode(text)
     if not start:
         return alone
-    texts = model.token_texts(tokens.target[:stop])
     before, word = "".join(texts[:start]), "".join(texts[start:])
     try:
-        whole = model.tokens(before + (" " if word[:1].isspace() else "") + text, utterance).target
+        whole = encode(before + (" " if word[:1].isspace() else "") + text)
     except ValueError:  # such as for special tokens before it
         return alone
     return whole[start:] if len(whole) > start and torch.equal(whole[:start], tokens.target[:start]) else alone
+
+
+def _begins_without_space(texts: Sequence[str], are_special: Sequence[bool]) -> bool:
+    text = "".join(text for text, is_special in zip(texts, are_special) if not is_special)
+    return bool(text) and not text[0].isspace()
 
 
 def word_log_prob(model: SpeechToTextModel, encoded: Any, previous: Tensor, ids: Tensor) -> float:
