@@ -90,6 +90,21 @@ def test_the_basic_normaliser_is_that_of_other_languages():
     assert len(find_errors(written("ich habe 7", language="de"), "ich habe seven")) == 1
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"language": "eng"},
+        {"language": "English"},
+        {"language": "de-en"},
+        {"language": "de", "text_language": "en"},
+    ],
+)
+def test_the_normaliser_for_english_is_that_of_all_english_texts(metadata):
+    """Codes of three letters, names, pairs, and translations."""
+    assert not find_errors(written("I have 7 cats", **metadata), "I have seven cats")
+
+
 def test_what_is_known_of_an_error():
     explanation = written("So what was old step?", seconds=7.0)
     substitution, deletion = find_errors(explanation, "so what was next step here")

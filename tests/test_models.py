@@ -13,7 +13,7 @@ from captum_spes.audio import load_audio
 from captum_spes.models import SpeechToTextModel, load_model, text
 from captum_spes.models import bundled as bundled_module
 from captum_spes.models.bundled import BUNDLES, load_bundled, read_ctranslate2
-from captum_spes.models.protocol import language_of
+from captum_spes.models.protocol import language_of, text_language
 from captum_spes.models.whisper import WhisperModel
 
 
@@ -243,6 +243,8 @@ def test_multilingual_prompts(tiny_whisper, tiny_processor, audio):
         assert language_of(forced, forced.tokens([60], utterance)) == forced.language == language
     assert language_of(detected, detected.tokens([60], utterance)) == {70: "en", 71: "de"}[heard]
     assert german.task_of(utterance, german.tokens([60], utterance)) == "translate"
+    assert text_language(german, german.tokens([60], utterance)) == "en"
+    assert text_language(forced, forced.tokens([60], utterance)) == "de"  # also of English speech
     assert detected.task_of(utterance, detected.tokens([60], utterance)) == "transcribe"
     config.task_to_id = None
     with pytest.raises(ValueError, match="generation config of .* is outdated"):

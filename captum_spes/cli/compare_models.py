@@ -20,7 +20,7 @@ from captum_spes.evaluation.models import ModelComparison, Side, check_shapes
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.models import load_model, text
 from captum_spes.models.context import Context
-from captum_spes.models.protocol import Task, language_of
+from captum_spes.models.protocol import Task, text_language
 from captum_spes.speech_to_text.catalogue import NamedMethod, Preset
 
 
@@ -83,7 +83,7 @@ def _check(names: list[str], every: list[Inputs]) -> None:
     texts = [text(inputs.model, inputs.tokens) for inputs in every]
     tokens = first.model.token_texts(first.tokens.target)
     try:
-        check_reference(texts[1], tokens, math.inf, language=language_of(first.model, first.tokens))
+        check_reference(texts[1], tokens, math.inf, language=text_language(first.model, first.tokens))
     except ValueError as error:
         raise ValueError(
             f"{names[0]} wrote {texts[0].strip()!r:.80} and {names[1]} {texts[1].strip()!r:.80}, which have no word in "

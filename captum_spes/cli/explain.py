@@ -39,7 +39,7 @@ from captum_spes.errors.finding import check_reference
 from captum_spes.explanation import LongExplanation, SpeechToTextExplanation, WordRow
 from captum_spes.models import SpeechToTextModel, load_model
 from captum_spes.models.context import Context as WindowContext
-from captum_spes.models.protocol import language_of
+from captum_spes.models.protocol import text_language
 from captum_spes.speech_to_text.catalogue import NamedMethod, Preset, find_method
 from captum_spes.speech_to_text.parts import longest_seconds
 from captum_spes.speech_to_text.profiles import ALL_TOKENS
@@ -221,7 +221,7 @@ class _Request:
         inputs = transcribe(recording, self.model, target, self.num_beams, self.prompt)
         if reference is not None:  # raises an error before anything is explained
             written = self.model.token_texts(inputs.tokens.target)
-            check_reference(reference, written, recording.seconds, language=language_of(self.model, inputs.tokens))
+            check_reference(reference, written, recording.seconds, language=text_language(self.model, inputs.tokens))
         contrast = None if word is None or foil is None else _contrast(inputs, word, foil)
         inputs = fit(inputs, self.preset, window_of(self.context, self.preset, self.named))
         given = self.named.arguments_of(self.model, self.preset, len(inputs.tokens.target))

@@ -17,6 +17,7 @@ from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.explanation.errors import ErrorKind, TextError
 from captum_spes.explanation.rows import Times, WordRow, word_rows
 from captum_spes.metrics.text import Normalizer, find_normalizer
+from captum_spes.models.protocol import is_english
 from captum_spes.words import is_mark, is_word, letters, signs, text_words, word_spans
 
 # no speaker is faster, also in scripts in which every character is a word
@@ -155,7 +156,7 @@ def find_errors(
         explanation: the explanation of the text, with one row for each token.
         reference: the words that were said.
         normalizer: the normaliser of both texts, as in :class:`~captum_spes.metrics.text.WordErrorRate`. Default:
-            Whisper's normaliser for English if the language is English or unknown, and the basic one otherwise.
+            Whisper's normaliser for English if the text is English or of unknown language, and the basic one otherwise.
         times: the times of the words, as in :meth:`.SpeechToTextExplanation.word_rows`.
 
     Returns:
@@ -174,7 +175,7 @@ def find_errors(
     """
     if explanation.grouped:
         raise ValueError("errors are found in an explanation of tokens: give it without contrast and sentence.")
-    language = explanation.metadata.get("language")
+    language = written_language(explanation)
     words = check_reference(reference, explanation.tokens, explanation.duration, normalizer, language)
     return _errors(explanation, words, times)
 
@@ -204,7 +205,7 @@ def differing_words(
     """
     own, other = _Units.of_tokens(first.tokens), _Units.of_tokens(second.tokens)
     # a model that repeats itself writes more words than can be said
-    stretches = _aligned(own, other, math.inf, language=first.metadata.get("language"))
+    stretches = _aligned(own, other, math.inf, language=written_language(first))
     swapped = [_Stretch(one.begin, one.end, one.first, one.stop, one.same) for one in stretches]
     pairs = list(zip(_errors(first, _compared(own, other, stretches)), _errors(second, _compared(other, own, swapped))))
     shared = []
@@ -232,6 +233,12 @@ def _errors(explanation: SpeechToTextExplanation, words: Compared, times: Times 
     return errors
 
 
+def written_language(explanation: SpeechToTextExplanation) -> str | None:
+    """The language of an explained text, as a code or name; None if it is unknown."""
+    metadata = explanation.metadata
+    return metadata.get("text_language", metadata.get("language"))  # explanations of earlier versions have only this
+
+
 def check_reference(
     reference: str,
     tokens: Sequence[str],
@@ -246,7 +253,7 @@ def check_reference(
         tokens: the texts of the written tokens.
         seconds: the duration of the audio.
         normalizer: the normaliser of both texts, as in :func:`find_errors`.
-        language: the language code of the text, or None if it is unknown.
+        language: the code or name of the text's language, or None if it is unknown.
 
     Raises:
         ValueError: the reference cannot be compared with the text, as in :func:`find_errors`.
@@ -279,7 +286,7 @@ def _aligned(
             "recording."
         )
     if normalizer is None:
-        normalizer = "english" if language in (None, "en") else "basic"
+        normalizer = "english" if is_english(language) else "basic"
     stretches = _stretches(written, expected, find_normalizer(normalizer))
     is_long = min(len(written.places), n_words) >= MIN_WORDS_TO_COMPARE
     have_common = any(one.same and one.kind == "substitution" for one in stretches)  # and not just an "um" left out

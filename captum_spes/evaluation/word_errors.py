@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from captum_spes.errors.finding import check_reference
+from captum_spes.errors.finding import check_reference, written_language
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.metrics.text import Normalizer
 
@@ -103,7 +103,7 @@ def word_facts(explanation: SpeechToTextExplanation) -> dict[str, Any]:
     return {
         "tokens": explanation.tokens,
         "seconds": explanation.duration,
-        "language": explanation.metadata.get("language"),
+        "language": written_language(explanation),
         "probability": None if sure is None else sure.probabilities,
         "heard": None if sure is None else sure.heard,
         "reliability": None if words.reliability is None else words.reliability.tolist(),

@@ -10,7 +10,7 @@ from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderModelO
 
 from captum_spes.models.encoder_decoder import EncoderDecoderModel
 from captum_spes.models.features import ParakeetFeatures
-from captum_spes.models.protocol import Utterance
+from captum_spes.models.protocol import Tokens, Utterance
 
 
 class CanaryModel(ParakeetFeatures, EncoderDecoderModel):
@@ -53,7 +53,12 @@ class CanaryModel(ParakeetFeatures, EncoderDecoderModel):
         except ValueError as error:
             raise ValueError(f"{self.name} cannot write {written!r} from {spoken!r}: {error}") from error
         self.task = "transcribe" if spoken == written else "translate"
+        self._written = written
         return request["decoder_input_ids"][0].tolist()
+
+    def text_language(self, tokens: Tokens) -> str:
+        """The second language of the pair."""
+        return self._written
 
     def _n_positions(self) -> int:
         return self.model.config.decoder_config.max_position_embeddings

@@ -122,6 +122,8 @@ class SpeechToTextModel(Protocol):
       :class:`~captum_spes.models.frozen_padding.FreezesPadding`, and ``write(encoded, prompt, **gen_args)``, which
       returns the text for the output of :meth:`encode`;
     - a model that estimates the probability that there is no speech has ``no_speech_probability(utterance, tokens)``;
+    - a model that may write in another language than it was told has a method ``text_language(tokens)``, which returns
+      the code of the text's language;
     - a model that reads ``Utterance.prompt`` has an attribute ``takes_prompt``, which is True;
     - a model whose texts begin with a space in some languages only has a method ``ids_without_space(text)``, which
       returns the ids of a text that begins without one.
@@ -206,6 +208,26 @@ def language_of(model: SpeechToTextModel, tokens: Tokens) -> str | None:
     """The language that the model was told or has detected, as its own code; None for a model without languages."""
     found = getattr(model, "language_of", None)
     return getattr(model, "language", None) if found is None else found(tokens)
+
+
+def text_language(model: SpeechToTextModel, tokens: Tokens) -> str | None:
+    """The language of the text, which is English if Whisper was told to translate from another language."""
+    found = getattr(model, "text_language", None)
+    return language_of(model, tokens) if found is None else found(tokens)
+
+
+def is_english(language: str | None) -> bool:
+    """Whether a text is in English, by the code or name of its language, or by a pair such as ``"de-en"``.
+
+    A text without a language is taken for English.
+
+    Example::
+
+        >>> from captum_spes.models.protocol import is_english
+        >>> [is_english(language) for language in ("en", "eng", "English", "de-en", None, "en-de", "deu")]
+        [True, True, True, True, True, False, False]
+    """
+    return language is None or language.casefold().split("-")[-1] in ("en", "eng", "english")
 
 
 def task_of(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> Task:

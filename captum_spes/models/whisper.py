@@ -231,6 +231,10 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
         codes = {index: token[2:-2] for token, index in self.model.generation_config.lang_to_id.items()}
         return codes.get(self._language_id(tokens))
 
+    def text_language(self, tokens: Tokens) -> str | None:
+        """English for translations, which are into English; otherwise the language in the prompt."""
+        return "en" if self.task == "translate" else self.language_of(tokens)
+
     def _language_id(self, tokens: Tokens) -> int:
         """The token after the start of the transcript, before which a prompt may stand."""
         start = int((tokens.prompt == self._decoder_start()).nonzero()[-1])

@@ -23,7 +23,7 @@ from captum_spes.audio import AudioLike
 from captum_spes.explanation import LongExplanation, SpeechToTextExplanation
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare, text
 from captum_spes.models.context import Context, Dtype
-from captum_spes.models.protocol import language_of, task_of
+from captum_spes.models.protocol import language_of, task_of, text_language
 from captum_spes.speech_to_text import checks
 from captum_spes.speech_to_text.hearing import heard_confidence, silence_facts
 from captum_spes.speech_to_text.parts import explain_parts, settings_of
@@ -507,6 +507,7 @@ def _metadata(
         "gen_args": plain_gen_args(gen_args),
         "task": task_of(model, plan.utterance, plan.tokens),
         "language": language_of(model, plan.tokens),
+        "text_language": text_language(model, plan.tokens),
         **resolution,
     }
 

@@ -11,6 +11,7 @@ from family_cases import AUDIO, TEXT, speech2text, transformers
 
 from captum_spes import SPES, SpeechToTextAttribution
 from captum_spes.models import load_model
+from captum_spes.models.protocol import text_language
 
 
 @pytest.fixture
@@ -149,6 +150,7 @@ def test_canary_languages(cases, audio, language, task, prompt):
     model = load_model(case.plain, case.processor, language=language, task=task)
     texts = model.token_texts(model.tokens([10], model.utterance(audio)).prompt)
     assert texts == ["<|start|>", *(f"<|{code}|>" for code in prompt.split()), "<|pnc|>"]
+    assert text_language(model, model.tokens([10], model.utterance(audio))) == prompt[-2:]
     with pytest.raises(ValueError, match="cannot write 'xx' from 'en'"):
         load_model(case.plain, case.processor, language="en-xx")
 
