@@ -67,6 +67,18 @@ def text_words(text: str) -> Iterator[re.Match[str]]:
     return _WORD.finditer(text)
 
 
+def spaced(text: str) -> str:
+    """A text with spaces around the characters of scripts without spaces, each of which counts as a word.
+
+    Example::
+
+        >>> from captum_spes.words import spaced
+        >>> spaced("so 今天").split()
+        ['so', '今', '天']
+    """
+    return re.sub(rf"[{_UNSPACED}][{_UNSPACED_SIGNS}]*", r" \g<0> ", text)
+
+
 def is_word(text: str) -> bool:
     """Whether a token or word has a letter or digit, rather than being punctuation or a mark (a special token).
 

@@ -24,7 +24,7 @@ from captum_spes.metrics import (
     symmetric_relevance_gain,
     wer,
 )
-from captum_spes.metrics.text import Bleu
+from captum_spes.metrics.text import Bleu, find_normalizer
 from captum_spes.models import Utterance
 
 T, C = 10, 10  # so that a bin is one percent
@@ -286,6 +286,28 @@ def test_wer_is_of_the_corpus_normalised_and_capped():
     assert wer(["a b c d e f g h"], ["z"]) == 100
     assert wer(["So what"], ["so what"], normalizer="none") == 50
     assert wer(["SO what"], ["so what"], normalizer=str.lower) == 0
+
+
+@pytest.mark.parametrize("normalizer", ["english", "basic", "none"])
+def test_characters_are_words_in_scripts_without_spaces(normalizer):
+    assert wer(["今天天气很好"], ["今天天气很坏"], normalizer) == pytest.approx(100 / 6)
+
+
+@pytest.mark.parametrize(
+    "text, said, rate",
+    [("की", "के", 100), ("กิน", "กัน", 50), ("की।", "की", 0), ("كَتَبَ", "كتب", 0), ("за́мок", "замок", 0)],
+)
+def test_the_basic_normaliser_keeps_signs_that_distinguish_words(text, said, rate):
+    """Vowel signs do; the points of Arabic and marks of stress do not, and divide no words."""
+    assert wer([text], [said], "basic") == rate
+
+
+def test_the_basic_normaliser_is_otherwise_whispers():
+    from whisper_normalizer.basic import BasicTextNormalizer
+
+    whisper, own = BasicTextNormalizer(), find_normalizer("basic")
+    for text in ("¿Qué año? (Sí.)", "L'élève, cafe\u0301", "Đường phố", "Ёж и й!", "여러분, 안녕", "5 € – Maß [x]"):
+        assert own(text) == whisper(text)
 
 
 def test_bleu_is_sacrebleus():

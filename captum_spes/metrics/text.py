@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 
 from captum_spes._extras import require
+from captum_spes.words import signs, spaced
 
 # the name of a normaliser, or a function from text to text
 NormalizerName = Literal["english", "basic", "none"]
@@ -36,12 +38,13 @@ class WordErrorRate:
     """Substituted, deleted and inserted words in percent of the reference's words (jiwer), capped at 100 for each text.
 
     The number of wrong words of a text is capped at the number of words of its reference, so that a text that repeats
-    itself does not outweigh all others. The paper caps its scores for the same reason (§5, footnote 6).
+    itself does not outweigh all others. The paper caps its scores for the same reason (§5, footnote 6). In scripts
+    without spaces, such as Chinese, Japanese and Thai, each character counts as a word.
 
     Args:
         normalizer: the normaliser of both texts: ``"english"`` and ``"basic"`` (other languages) are Whisper's
-            text normalisers, from the package whisper-normalizer; ``"none"`` compares the texts unchanged; or your own
-            function.
+            text normalisers, from the package whisper-normalizer, but ``"basic"`` keeps the signs that distinguish
+            words, such as those of vowels in Hindi; ``"none"`` compares the texts unchanged; or your own function.
 
     Raises:
         ValueError: there is no such normaliser.
@@ -77,7 +80,7 @@ class WordErrorRate:
         words = self.normalize(reference)
         if not words.strip():
             raise ValueError(f"the reference {reference!r} has no words: a word error rate needs at least one.")
-        result = self.compare(words, self.normalize(text))
+        result = self.compare(spaced(words), spaced(self.normalize(text)))
         n_wrong = result.substitutions + result.deletions + result.insertions
         n_words = result.substitutions + result.deletions + result.hits
         return np.array([min(n_wrong, n_words), n_words], dtype=np.float64)
@@ -204,7 +207,21 @@ def find_normalizer(normalizer: Normalizer) -> Callable[[str], str]:
     if normalizer == "english":
         return require("whisper_normalizer.english").EnglishTextNormalizer()
     if normalizer == "basic":
-        return require("whisper_normalizer.basic").BasicTextNormalizer()
+        basic = require("whisper_normalizer.basic").BasicTextNormalizer()
+        basic.clean = _without_symbols
+        return basic
     if normalizer == "none":
         return str.strip
     raise ValueError(f"there is no normalizer {normalizer!r}: give 'english', 'basic', 'none' or a function.")
+
+
+def _without_symbols(text: str) -> str:
+    """A text with spaces for symbols, without accents that are no part of a letter; Whisper's own removes all marks."""
+    kept = []
+    for character in unicodedata.normalize("NFKC", text):
+        category = unicodedata.category(character)[0]
+        if category in "SP":
+            kept.append(" ")
+        elif category != "M" or signs(character):
+            kept.append(character)
+    return "".join(kept)
