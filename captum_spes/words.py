@@ -15,6 +15,7 @@ _UNSPACED_SIGNS = (
     "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u1056-\u1059\u105e-\u1060"
     "\u1062-\u1064\u1067-\u106d\u1071-\u1074\u1082-\u108d\u109a-\u109d\u17b4-\u17d3\u17dd\u3099\u309a"
 )
+_UNSPACED_TEXT = re.compile(rf"[{_UNSPACED}\u3000-\u303f\uff00-\uffef]")  # with their punctuation
 _MARK = r"<\|?[\w./]+\|?>"  # such as <|endoftext|> and </s>
 # combining marks, which \w leaves out: accents, Hebrew and Arabic points, the vowel signs of India's scripts, joiners
 _SIGNS = (
@@ -102,6 +103,18 @@ def letters(text: str) -> str:
         return ""
     plain = unicodedata.normalize("NFKD", text.casefold())
     return "".join(character for character in plain if character.isalnum() or signs(character))
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether a text has characters of a script that is written without spaces.
+
+    Example::
+
+        >>> from captum_spes.words import is_unspaced
+        >>> is_unspaced("世界"), is_unspaced("world")
+        (True, False)
+    """
+    return _UNSPACED_TEXT.search(text) is not None
 
 
 def signs(text: str) -> str:

@@ -288,6 +288,7 @@ def test_words_without_times_are_told(tmp_path):
     [
         ({"segments": [{"text": "so", "start": 0, "end": 1}]}, "no word in it has times: transcribe with"),
         ({"text": "so"}, "it has no 'chunks'"),
+        ({"chunks": [{"text": " So what.", "timestamp": [0, 3]}]}, "its chunks are longer than words: transcribe with"),
         ({"words": [{"word": "so", "start": "0", "end": 1}]}, "the text 'so' and the times '0' and 1"),
         ({"words": 7}, "it does not have the form of files of"),
         ({"tiers": {"melody": {"entries": []}}}, "there is no tier named 'words', only 'melody'"),

@@ -208,3 +208,65 @@ def test_a_line_of_a_space_before_the_text_of_a_cue(tmp_path):
 def test_plain_text_with_brackets_and_arrows(tmp_path, text):
     (tmp_path / "text.txt").write_text(text)
     assert Transcript.load(tmp_path / "text.txt").text == text
+
+
+def _loaded(folder, whole):
+    (folder / "a.json").write_text(json.dumps(whole), encoding="utf-8")
+    return Transcript.load(folder / "a.json")
+
+
+def _segments(*texts):
+    return [{"text": text, "start": i, "end": i + 1} for i, text in enumerate(texts)]
+
+
+def _chunks(*texts):
+    return [{"text": text, "timestamp": [i, i + 1]} for i, text in enumerate(texts)]
+
+
+def _pieces(*texts):
+    return [{"text": text, "offsets": {"from": 1000 * i, "to": 1000 * (i + 1)}} for i, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize(
+    "whole, text",
+    [
+        ({"text": "你好世界", "segments": _segments("你好", "世界")}, "你好世界"),
+        (_segments("你好，", "Ann 和世界"), "你好，Ann 和世界"),
+        ({"chunks": _chunks(*"你好世界")}, "你好世界"),
+        ({"transcription": _pieces(" ill", "-dis", "posed", " man")}, "ill-disposed man"),
+        ({"segments": _segments(" So what.", "It was.")}, "So what. It was."),  # whisperX
+        ({"text": "그래서 뭐", "segments": _segments("그래서", "뭐")}, "그래서 뭐"),
+    ],
+)
+def test_no_spaces_are_added(whole, text, tmp_path):
+    transcript = _loaded(tmp_path, whole)
+    assert transcript.text == text
+    [(_, part)] = transcript.parts(max_seconds=10, duration=4)
+    assert part.text == text
+
+
+def test_no_spaces_are_added_to_subtitles_and_lines(tmp_path):
+    lines = ["1", "00:00:00,000 --> 00:00:01,000", "你好", "世界", "", "2", "00:00:01,000 --> 00:00:02,000", "天气"]
+    (tmp_path / "a.srt").write_text("\n".join(lines), encoding="utf-8")
+    assert Transcript.load(tmp_path / "a.srt").text == "你好世界天气"
+    (tmp_path / "a.txt").write_text("你好\n世界\n", encoding="utf-8")
+    assert Transcript.load(tmp_path / "a.txt").text == "你好世界"
+
+
+def test_the_spaces_of_parts_are_those_of_the_text(tmp_path):
+    whole = {"text": " an an -an so", "chunks": _chunks(" an", " an", " -", "an", " so")}
+    parts = _loaded(tmp_path, whole).parts(max_seconds=4, duration=5)
+    assert [part.text for _, part in parts] == ["an an -an", "so"]
+    assert [segment.text for segment in parts[0][1].segments] == ["an", "an", "-", "an"]
+
+
+def test_chunks_of_words_have_their_times(tmp_path):
+    chunks = _chunks(" So", " what?")
+    assert _loaded(tmp_path, {"text": " So what?", "chunks": chunks}).words == [
+        Segment("So", 0.0, 1.0),
+        Segment("what?", 1.0, 2.0),
+    ]
+    chunks[-1]["timestamp"][1] = None
+    assert _loaded(tmp_path, {"chunks": chunks}).words == [Segment("So", 0.0, 1.0)]
+    assert _loaded(tmp_path, {"chunks": _chunks(" So what.", " No.")}).words == []
+    assert _loaded(tmp_path, {"chunks": _chunks("你好世界和天气")}).words == []

@@ -201,6 +201,8 @@ def _words_with_times(whole: dict[str, Any]) -> Contents:
         words = [word for segment in whole["segments"] for word in segment.get("words") or []]
     if words is None:
         words = [{"word": chunk["text"], "times": chunk["timestamp"]} for chunk in whole["chunks"]]
+        if not are_words([word["word"] for word in words]):
+            raise ValueError("its chunks are longer than words: transcribe with return_timestamps='word'")
     found, phones = [], []
     for word in words:
         text = word["word"] if "word" in word else word["text"]
@@ -219,6 +221,11 @@ def _words_with_times(whole: dict[str, Any]) -> Contents:
             stacklevel=4,
         )
     return found, phones, ""
+
+
+def are_words(texts: Sequence[str]) -> bool:
+    """Whether texts are single words, rather than sentences."""
+    return all(len(text.split()) < 2 for text in texts)
 
 
 def _segment(text: Any, begin: Any, end: Any) -> Segment:

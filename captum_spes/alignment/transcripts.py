@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from captum_spes._files import why_unreadable
+from captum_spes.alignment.formats import are_words
 from captum_spes.alignment.segments import Segment
+from captum_spes.words import is_unspaced
 
 _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})"
 _CUE = re.compile(rf"^\s*{_CLOCK}\s+-->\s+{_CLOCK}.*$")
 _TAG = re.compile(r"<[^<>]*>")
 _ARROW = re.compile(r"^\s*[\d:.,]+\s*-->", re.MULTILINE)  # text may hold an arrow as well
 _JSON = re.compile(r'\s*(?:\{\s*["}]|\[\s*[{\]])')  # text may begin with [noise]
+MAX_CHARACTERS = 4  # of a word in a script without spaces
 MAX_OVERLAP = 2.0  # seconds of two segments that are cut in the middle of what they share
 
 
@@ -75,7 +78,6 @@ source=''))]
         try:
             content = path.read_text(encoding="utf-8-sig")
             segments, words, text = _contents(content, is_json=path.suffix.lower() == ".json")
-            text = _line(text)
             if not text:
                 raise ValueError("it has no text")
             return cls(text, segments, sorted(words, key=lambda word: word.begin), path.name)
@@ -109,8 +111,9 @@ source=''))]
                 f"the last segment of the transcript {self.source} begins at {self.segments[-1].begin:g} s, and the "
                 f"recording lasts {duration:g} s: give the transcript of this recording."
             )
-        last = self.segments[-1]
-        segments = [*self.segments[:-1], replace(last, end=duration) if math.isinf(last.end) else last]
+        segments = self._spaced()
+        if math.isinf(segments[-1].end):
+            segments[-1] = replace(segments[-1], end=duration)
         blocks = _blocks(segments)
         spans = [(block[0].begin, max(segment.end for segment in block)) for block in blocks]
         middles = [(end + begin) / 2 for (_, end), (begin, _) in pairwise(spans)]
@@ -118,10 +121,11 @@ source=''))]
         ends = [min(end + 1, edge) for (_, end), edge in zip(spans, (*middles, duration))]
         groups: list[list[int]] = []
         for number, block in enumerate(blocks):
+            name = block[0].text.strip()
             if ends[number] - begins[number] > max_seconds:
                 overlapping = ", with those that overlap it," if len(block) > 1 else ""
                 raise ValueError(
-                    f"the segment {block[0].text!r:.60} of the transcript {self.source}{overlapping} lasts longer than "
+                    f"the segment {name!r:.60} of the transcript {self.source}{overlapping} lasts longer than "
                     f"the {max_seconds:g} s that are explained at once."
                 )
             if groups and ends[number] - begins[groups[-1][0]] <= max_seconds:
@@ -133,10 +137,25 @@ source=''))]
             for group in groups
         ]
 
+    def _spaced(self) -> list[Segment]:
+        """The segments, each with the space that the text has before it."""
+        spaced: list[Segment] = []
+        place, before = 0, ""
+        for segment in self.segments:
+            found = self.text.find(segment.text, place)
+            space = self.text[place : max(found, place)]
+            if found < 0 or space.strip():  # the text is not that of the segments
+                space = _space(before, segment.text)
+            else:
+                place = found + len(segment.text)
+            spaced.append(replace(segment, text=space + segment.text))
+            before = segment.text
+        return spaced
+
     def _part(self, group: list[Segment], begin: float, end: float) -> tuple[tuple[float, float], Transcript]:
         segments = [_moved(segment, begin) for segment in group]
         words = [_moved(word, begin) for word in self.words if begin <= word.middle < end]
-        return (begin, end), Transcript(_line(" ".join(one.text for one in segments)), segments, words, self.source)
+        return (begin, end), Transcript(_line("".join(one.text for one in group)), segments, words, self.source)
 
 
 def _blocks(segments: Sequence[Segment]) -> list[list[Segment]]:
@@ -155,7 +174,7 @@ def _blocks(segments: Sequence[Segment]) -> list[list[Segment]]:
 
 def _moved(segment: Segment, begin: float) -> Segment:
     """The segment with times relative to ``begin``."""
-    return Segment(segment.text, max(segment.begin - begin, 0.0), segment.end - begin)
+    return Segment(segment.text.strip(), max(segment.begin - begin, 0.0), segment.end - begin)
 
 
 def _contents(content: str, is_json: bool) -> tuple[list[Segment], list[Segment], str]:
@@ -167,8 +186,8 @@ def _contents(content: str, is_json: bool) -> tuple[list[Segment], list[Segment]
         return _json_contents(whole)
     segments = _cues(content) if _ARROW.search(content) else []
     if content.lstrip().startswith("WEBVTT") or segments:
-        return _ordered(segments), [], " ".join(segment.text for segment in segments)
-    return [], [], content
+        return _ordered(segments), [], _joined([segment.text for segment in segments])
+    return [], [], _joined(content.splitlines())
 
 
 def _json_contents(whole: Any) -> tuple[list[Segment], list[Segment], str]:
@@ -177,7 +196,7 @@ def _json_contents(whole: Any) -> tuple[list[Segment], list[Segment], str]:
     if isinstance(whole, dict):
         items = next((whole[name] for name in ("segments", "chunks", "transcription") if name in whole), None)
         if items is None and isinstance(whole.get("text"), str):
-            return [], [], whole["text"]
+            return [], [], _joined(whole["text"].splitlines())
     if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
         raise ValueError("its JSON is not that of Whisper, faster-whisper, whisper.cpp or Transformers")
     if not all(isinstance(item.get("text"), str) for item in items):
@@ -186,6 +205,12 @@ def _json_contents(whole: Any) -> tuple[list[Segment], list[Segment], str]:
     begin, end = _times(items[-1])
     # a pipeline of Transformers leaves out the last end if the model wrote none
     segments.append(_segment(items[-1]["text"], begin, math.inf if end is None and "timestamp" in items[-1] else end))
+    written = _ordered([segment for segment in segments if segment.text])
+    return written, _words(whole, items, segments), _text(whole, items)
+
+
+def _words(whole: Any, items: Sequence[dict[str, Any]], segments: Sequence[Segment]) -> list[Segment]:
+    """The words that have times: those of segments, or of the whole file, or chunks that are words."""
     words = [word for item in items for word in item.get("words") or []]
     if isinstance(whole, dict) and not words and isinstance(whole.get("words"), list):
         words = whole["words"]
@@ -194,11 +219,22 @@ def _json_contents(whole: Any) -> tuple[list[Segment], list[Segment], str]:
         for word in words
         if isinstance(word, dict) and word.get("start") is not None and word.get("end") is not None
     ]
-    return (
-        _ordered([segment for segment in segments if segment.text]),
-        [word for word in timed if word.text and word.begin < word.end],
-        " ".join(segment.text for segment in segments),
-    )
+    if "timestamp" in items[0] and are_words([segment.text for segment in segments]):
+        is_short = all(len(segment.text) <= MAX_CHARACTERS or not is_unspaced(segment.text) for segment in segments)
+        timed = [segment for segment in segments if not math.isinf(segment.end)] if is_short else []
+    return [word for word in timed if word.text and word.begin < word.end]
+
+
+def _text(whole: Any, items: Sequence[dict[str, Any]]) -> str:
+    """The text that the file names, or that of its segments."""
+    if isinstance(whole, dict) and isinstance(whole.get("text"), str) and whole["text"].strip():
+        return _line(whole["text"])
+    texts = [item["text"] for item in items]
+    # whisper.cpp and Transformers write the space before each word, also where a segment is a piece of one; whisperX
+    # leaves out some
+    if "start" not in items[0] and any(text[:1].isspace() for text in texts):
+        return _line("".join(texts))
+    return _joined(texts)
 
 
 def _times(item: dict[str, Any]) -> tuple[Any, Any]:
@@ -244,7 +280,7 @@ def _cues(content: str) -> list[Segment]:
                     break
                 continue  # captions of YouTube have a line of a space before the text
             texts.append(html.unescape(_TAG.sub("", text)))
-        if said := _line(" ".join(texts)):
+        if said := _joined(texts):
             found.append(_segment(said, _seconds(match.groups()[:4]), _seconds(match.groups()[4:])))
     return found
 
@@ -252,6 +288,19 @@ def _cues(content: str) -> list[Segment]:
 def _seconds(clock: Sequence[str | None]) -> float:
     hours, minutes, seconds, thousandths = (int(part or 0) for part in clock)
     return 3600 * hours + 60 * minutes + seconds + thousandths / 1000
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """The texts on one line, with spaces between them where their script has spaces."""
+    joined = ""
+    for text in texts:
+        joined += _space(joined, text) + text
+    return _line(joined)
+
+
+def _space(before: str, after: str) -> str:
+    """The space between two texts, which scripts without spaces lack."""
+    return "" if is_unspaced(before[-1:] + after[:1]) else " "
 
 
 def _line(text: str) -> str:
