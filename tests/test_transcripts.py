@@ -270,3 +270,22 @@ def test_chunks_of_words_have_their_times(tmp_path):
     assert _loaded(tmp_path, {"chunks": chunks}).words == [Segment("So", 0.0, 1.0)]
     assert _loaded(tmp_path, {"chunks": _chunks(" So what.", " No.")}).words == []
     assert _loaded(tmp_path, {"chunks": _chunks("你好世界和天气")}).words == []
+
+
+@pytest.mark.parametrize(
+    "written, text",
+    [
+        ("a < b and c > d", "a < b and c > d"),
+        ("I love <3 you -> and", "I love <3 you -> and"),
+        ("<i>so</i> <00:00:00.100><c.yellow> what</c>", "so what"),
+        (r"{\an8}so {what}", "so {what}"),
+    ],
+)
+def test_only_tags_are_removed_from_subtitles(written, text, tmp_path):
+    (tmp_path / "a.srt").write_text(f"1\n00:00:00,000 --> 00:00:01,000\n{written}\n")
+    assert Transcript.load(tmp_path / "a.srt").text == text
+
+
+def test_subtitles_without_empty_lines(tmp_path):
+    (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nso\n42\n2\n00:00:01,000 --> 00:00:02,000\nno\n")
+    assert Transcript.load(tmp_path / "a.srt").segments == [Segment("so 42", 0, 1), Segment("no", 1, 2)]

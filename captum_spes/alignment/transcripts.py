@@ -20,7 +20,7 @@ from captum_spes.words import is_unspaced
 
 _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})"
 _CUE = re.compile(rf"^\s*{_CLOCK}\s+-->\s+{_CLOCK}.*$")
-_TAG = re.compile(r"<[^<>]*>")
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")  # <i>, <00:00.100> and {\an8}
 _ARROW = re.compile(r"^\s*[\d:.,]+\s*-->", re.MULTILINE)  # text may hold an arrow as well
 _JSON = re.compile(r'\s*(?:\{\s*["}]|\[\s*[{\]])')  # text may begin with [noise]
 MAX_CHARACTERS = 4  # of a word in a script without spaces
@@ -264,25 +264,23 @@ def _ordered(segments: Sequence[Segment]) -> list[Segment]:
 
 
 def _cues(content: str) -> list[Segment]:
-    """The cues of WebVTT and SubRip: a line of times, and the lines of text below it until an empty one."""
-    found: list[Segment] = []
-    lines = iter(content.splitlines())
-    for line in lines:
-        match = _CUE.match(line)
-        if match is None:
-            if "-->" in line:
-                raise ValueError(f"the line {line.strip()!r:.60} has no times as WebVTT and SubRip write them")
-            continue
-        texts: list[str] = []
-        for text in lines:
-            if not text.strip():
-                if texts or not text:
-                    break
-                continue  # captions of YouTube have a line of a space before the text
-            texts.append(html.unescape(_TAG.sub("", text)))
-        if said := _joined(texts):
-            found.append(_segment(said, _seconds(match.groups()[:4]), _seconds(match.groups()[4:])))
-    return found
+    """The cues of WebVTT and SubRip: a line of times, and the lines of text below it until an empty one or the next."""
+    cues: list[tuple[re.Match[str], list[str]]] = []
+    is_open = False
+    for line in content.splitlines():
+        if match := _CUE.match(line):
+            if is_open and cues[-1][1] and cues[-1][1][-1].strip().isdecimal():
+                cues[-1][1].pop()  # the number of this cue
+            cues.append((match, []))
+            is_open = True
+        elif not is_open and "-->" in line:
+            raise ValueError(f"the line {line.strip()!r:.60} has no times as WebVTT and SubRip write them")
+        elif is_open and line.strip():
+            cues[-1][1].append(line)
+        elif is_open and (cues[-1][1] or not line):  # captions of YouTube have a line of a space before the text
+            is_open = False
+    said = [(match.groups(), _joined([html.unescape(_TAG.sub("", line)) for line in lines])) for match, lines in cues]
+    return [_segment(text, _seconds(times[:4]), _seconds(times[4:])) for times, text in said if text]
 
 
 def _seconds(clock: Sequence[str | None]) -> float:
