@@ -289,3 +289,12 @@ def test_only_tags_are_removed_from_subtitles(written, text, tmp_path):
 def test_subtitles_without_empty_lines(tmp_path):
     (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nso\n42\n2\n00:00:01,000 --> 00:00:02,000\nno\n")
     assert Transcript.load(tmp_path / "a.srt").segments == [Segment("so 42", 0, 1), Segment("no", 1, 2)]
+
+
+def test_margins_are_shortened_to_fit():
+    [(span, part)] = Transcript("a", [Segment("a", 2, 31.5)]).parts(30, 60)
+    assert span == (1.75, 31.75) and part.segments == [Segment("a", 0.25, 29.75)]
+    parts = Transcript("a b", [Segment("a", 0, 30.0), Segment("b", 32, 40)]).parts(30, 60)
+    assert [span for span, _ in parts] == [(0, 30), (31, 41)]
+    [(span, _)] = Transcript("a", [Segment("a", 29.98, 59.98)]).parts(30, 90)
+    assert span == pytest.approx((29.98, 59.98))

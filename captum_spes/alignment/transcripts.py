@@ -89,7 +89,8 @@ source=''))]
     def parts(self, max_seconds: float, duration: float) -> list[tuple[tuple[float, float], Transcript]]:
         """Groups whole segments into parts that are not longer than the model's window.
 
-        A part begins and ends in the middle of the pauses around its segments, but at most a second away from them.
+        A part begins and ends in the middle of the pauses around its segments, but at most a second away from them, or
+        less if it would be too long otherwise.
 
         Args:
             max_seconds: the longest duration of a part.
@@ -116,24 +117,24 @@ source=''))]
             segments[-1] = replace(segments[-1], end=duration)
         blocks = _blocks(segments)
         spans = [(block[0].begin, max(segment.end for segment in block)) for block in blocks]
-        middles = [(end + begin) / 2 for (_, end), (begin, _) in pairwise(spans)]
-        begins = [max(begin - 1, edge) for (begin, _), edge in zip(spans, (0.0, *middles))]
-        ends = [min(end + 1, edge) for (_, end), edge in zip(spans, (*middles, duration))]
+        spans = _with_margins(spans, max_seconds, duration)
         groups: list[list[int]] = []
-        for number, block in enumerate(blocks):
-            name = block[0].text.strip()
-            if ends[number] - begins[number] > max_seconds:
+        for number, (block, (begin, end)) in enumerate(zip(blocks, spans)):
+            if round(end - begin, 6) > max_seconds:
+                name = block[0].text.strip()
                 overlapping = ", with those that overlap it," if len(block) > 1 else ""
                 raise ValueError(
                     f"the segment {name!r:.60} of the transcript {self.source}{overlapping} lasts longer than "
                     f"the {max_seconds:g} s that are explained at once."
                 )
-            if groups and ends[number] - begins[groups[-1][0]] <= max_seconds:
+            if groups and end - spans[groups[-1][0]][0] <= max_seconds:
                 groups[-1].append(number)
             else:
                 groups.append([number])
         return [
-            self._part([segment for number in group for segment in blocks[number]], begins[group[0]], ends[group[-1]])
+            self._part(
+                [segment for number in group for segment in blocks[number]], spans[group[0]][0], spans[group[-1]][1]
+            )
             for group in groups
         ]
 
@@ -170,6 +171,22 @@ def _blocks(segments: Sequence[Segment]) -> list[list[Segment]]:
             blocks.append([segment])
         latest = max(latest, segment.end)
     return blocks
+
+
+def _with_margins(
+    spans: Sequence[tuple[float, float]], max_seconds: float, duration: float
+) -> list[tuple[float, float]]:
+    """Widens spans to the middles of the pauses around them, by a second at most and while they are short enough."""
+    middles = [(end + begin) / 2 for (_, end), (begin, _) in pairwise(spans)]
+    wide = []
+    for (begin, end), first, last in zip(spans, (0.0, *middles), (*middles, duration)):
+        left, right = max(begin - 1, first), min(end + 1, last)
+        begin, end = max(begin, left), min(end, right)  # what overlaps is cut in the middle
+        if right - left > max_seconds and (margins := (right - left) - (end - begin)):
+            share = max(max_seconds - (end - begin), 0) / margins
+            left, right = begin - share * (begin - left), end + share * (right - end)
+        wide.append((left, right))
+    return wide
 
 
 def _moved(segment: Segment, begin: float) -> Segment:
