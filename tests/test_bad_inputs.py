@@ -3,6 +3,7 @@
 Every message is one clear sentence: what was wrong, what was expected, what to do.
 """
 
+import math
 import signal
 import sys
 from dataclasses import replace
@@ -435,6 +436,11 @@ def test_bad_arguments(arguments, words, audio, tiny_model, tmp_path, monkeypatc
     [
         ({"word_times": [("so", 0, 0.2)]}, "word_times must be a list of Segment"),
         ({"word_times": 3}, "word_times must be a list of Segment"),
+        ({"word_times": [Segment("so", 0.3, 0.1)]}, "word_times has 'so' from 0.3 to 0.1 s: a word must not begin"),
+        ({"word_times": [Segment("so", -1.0, 0.1)]}, "word_times has 'so' from -1.0 to 0.1 s"),
+        ({"word_times": [Segment("so", 0.4, math.inf)]}, "word_times has 'so' from 0.4 to inf s"),
+        ({"word_times": [Segment("so", math.nan, 0.1)]}, "word_times has 'so' from nan to 0.1 s"),
+        ({"word_times": [Segment("so", 100, 101)]}, "from 100 s on, and the utterance lasts 0.6 s: give the times of"),
         ({"min_reliability": 1.5}, "min_reliability must lie strictly between 0 and 1"),
         ({"baselines": torch.zeros(7)}, r"baselines of shape \(7,\) do not broadcast to the spectrogram of shape"),
         ({"baselines": torch.zeros(1, 59, 16)}, "do not broadcast to the spectrogram"),

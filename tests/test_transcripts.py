@@ -72,6 +72,13 @@ def test_webvtt(tmp_path):
         ("a.json", '[{"text": "so", "start": 1, "end": 0.5}]', "'so' lasts from 1 to 0.5 s"),
         ("a.json", '[{"text": "so", "start": 0, "end": NaN}]', "and the times 0 and nan"),
         ("a.json", '[{"text": "so", "start": 2, "end": 3}, {"text": "to", "start": 0, "end": 1}]', "begins before the"),
+        ("a.json", '[{"text": "so", "start": 0, "end": 1, "words": 5}]', "its JSON is not that of Whisper"),
+        ("a.json", f'[{{"text": "so", "start": 0, "end": {"9" * 400}}}]', "its JSON is not that of Whisper"),
+        (
+            "a.json",
+            '[{"text": "so", "start": 0, "end": 1, "words": [{"word": " so", "start": 0, "end": Infinity}]}]',
+            "the word 'so' has no end",
+        ),
         ("a.vtt", "WEBVTT\n\n0.1 --> 0.5\nso", "has no times as WebVTT and SubRip write them"),
         ("a.vtt", "WEBVTT\n", "it has no text"),
         ("a.txt", " \n", "it has no text"),

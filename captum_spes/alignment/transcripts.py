@@ -23,6 +23,7 @@ _CUE = re.compile(rf"^\s*{_CLOCK}\s+-->\s+{_CLOCK}.*$")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")  # <i>, <00:00.100> and {\an8}
 _ARROW = re.compile(r"^\s*[\d:.,]+\s*-->", re.MULTILINE)  # text may hold an arrow as well
 _JSON = re.compile(r'\s*(?:\{\s*["}]|\[\s*[{\]])')  # text may begin with [noise]
+_FOREIGN = "its JSON is not that of Whisper, faster-whisper, whisper.cpp or Transformers"
 MAX_CHARACTERS = 4  # of a word in a script without spaces
 MAX_OVERLAP = 2.0  # seconds of two segments that are cut in the middle of what they share
 
@@ -200,7 +201,10 @@ def _contents(content: str, is_json: bool) -> tuple[list[Segment], list[Segment]
             whole = json.loads(content)
         except ValueError as error:
             raise ValueError(f"it is no valid JSON ({error})") from error
-        return _json_contents(whole)
+        try:
+            return _json_contents(whole)
+        except (TypeError, OverflowError) as error:
+            raise ValueError(_FOREIGN) from error
     segments = _cues(content) if _ARROW.search(content) else []
     if content.lstrip().startswith("WEBVTT") or segments:
         return _ordered(segments), [], _joined([segment.text for segment in segments])
@@ -215,7 +219,7 @@ def _json_contents(whole: Any) -> tuple[list[Segment], list[Segment], str]:
         if items is None and isinstance(whole.get("text"), str):
             return [], [], _joined(whole["text"].splitlines())
     if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
-        raise ValueError("its JSON is not that of Whisper, faster-whisper, whisper.cpp or Transformers")
+        raise ValueError(_FOREIGN)
     if not all(isinstance(item.get("text"), str) for item in items):
         raise ValueError("its JSON has segments without text, unlike that of Whisper and faster-whisper")
     segments = [_segment(item["text"], *_times(item)) for item in items[:-1]]
@@ -236,6 +240,8 @@ def _words(whole: Any, items: Sequence[dict[str, Any]], segments: Sequence[Segme
         for word in words
         if isinstance(word, dict) and word.get("start") is not None and word.get("end") is not None
     ]
+    if endless := next((word for word in timed if math.isinf(word.end)), None):
+        raise ValueError(f"the word {endless.text!r:.60} has no end")
     if "timestamp" in items[0] and are_words([segment.text for segment in segments]):
         is_short = all(len(segment.text) <= MAX_CHARACTERS or not is_unspaced(segment.text) for segment in segments)
         timed = [segment for segment in segments if not math.isinf(segment.end)] if is_short else []

@@ -287,6 +287,7 @@ class SpeechToTextAttribution(Attribution):
         preparation: dict[str, Any] = {"sampling_rate": sampling_rate, "prompt": prompt, "gen_args": gen_args}
         preparation |= {"context": context, "dtype": dtype}
         utterance, tokens = _agreed(ranks, *ranks.together(lambda: prepare(model, inputs, target, **preparation)))
+        checks.check_begins(words or (), utterance.spectrogram.shape[1] / model.frames_per_second)
         prediction = self._prediction(ranks, utterance, tokens, contrast, sentence)
         plan = make_plan(
             method,
@@ -412,6 +413,7 @@ def _checked(
     words: Any = getattr(word_times, "words", word_times)
     if words is not None and not (isinstance(words, Sequence) and all(isinstance(word, Segment) for word in words)):
         raise ValueError(f"word_times must be a list of Segment, an Alignment or a Transcript, not {word_times!r:.80}.")
+    checks.check_times(words or ())
     return words
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Real
 
 from captum.attr import (
@@ -15,6 +16,8 @@ from captum.attr import (
 )
 from torch import Tensor, nn
 
+from captum_spes.alignment import Segment
+from captum_spes.alignment.times import LATEST_SECONDS
 from captum_spes.attr import SPES, AttnLRP, CrossAttention, GradientSPES
 from captum_spes.attr._stopping import check_reliability
 from captum_spes.forward_func import CTCLogLikelihood, KLDivergence
@@ -25,6 +28,7 @@ from captum_spes.speech_to_text.targets import Contrast
 
 # The gradient of a KL divergence is 0 where nothing is perturbed, which is where these take it.
 LOCAL = (Saliency, InputXGradient, GuidedBackprop, Deconvolution, AttnLRP)
+LATE_SECONDS = 1.0  # by which times of other systems may exceed the recording
 # what the wrapper gives by itself
 SET_BY_WRAPPER = {
     *("self", "inputs", "baselines", "target", "additional_forward_args", "feature_mask", "perturbations_per_eval"),
@@ -131,6 +135,26 @@ def check_arguments(
     }
     if names := [name for name, value in useless.items() if value]:
         raise TypeError(f"{title(method)} takes no {' and no '.join(names)}: leave it out, or use a method that does.")
+
+
+def check_times(words: Sequence[Segment]) -> None:
+    """Raises a ValueError for words whose times are impossible."""
+    for word in words:
+        if not 0 <= word.begin < word.end < LATEST_SECONDS:  # refuses NaN as well
+            raise ValueError(
+                f"word_times has {word.text!r:.60} from {word.begin} to {word.end} s: a word must not begin before "
+                f"0 s, must end after it begins, and must end before {LATEST_SECONDS:g} s."
+            )
+
+
+def check_begins(words: Sequence[Segment], duration: float) -> None:
+    """Raises a ValueError for words that begin after the utterance of this many seconds."""
+    late = next((word for word in words if word.begin >= duration + LATE_SECONDS), None)
+    if late is not None:
+        raise ValueError(
+            f"word_times has {late.text!r:.60} from {late.begin:g} s on, and the utterance lasts {duration:g} s: give "
+            "the times of this utterance, from its beginning."
+        )
 
 
 def check_completeness(attributions: Tensor, differences: Tensor) -> None:
