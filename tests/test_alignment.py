@@ -302,6 +302,12 @@ def test_json_files_that_are_no_alignment(tmp_path, content, words):
         Alignment.load(tmp_path / "a.json")
 
 
+def test_json_with_a_byte_order_mark(tmp_path):
+    whole = {"words": [{"word": "so", "start": 0, "end": 1}]}
+    (tmp_path / "a.json").write_text(json.dumps(whole), encoding="utf-8-sig")
+    assert Alignment.load(tmp_path / "a.json").words == [Segment("so", 0, 1)]
+
+
 # Matching
 
 

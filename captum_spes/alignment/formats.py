@@ -147,7 +147,7 @@ def read_json(path: Path, tier: str | None = None) -> Contents:
     Raises:
         ValueError: the file has another form, or no times of words.
     """
-    whole = json.loads(path.read_text(encoding="utf-8"))
+    whole = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(whole, dict):
         raise ValueError("it does not hold a JSON object")
     try:
