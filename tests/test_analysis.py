@@ -126,6 +126,33 @@ def test_alignments_are_found_by_the_utterances_id(evaluation, tmp_path):
     assert "u3.json is not a readable alignment" in report.problems["alignment of audio+u3"]
 
 
+def test_parts_of_two_recordings_have_alignments_of_their_own(tmp_path):
+    for talk in ("talk1", "talk2"):
+        folder = tmp_path / "ex" / talk / "part-001"
+        folder.mkdir(parents=True)
+        make().save(folder / "explanation.safetensors")
+    (tmp_path / "al" / "talk2").mkdir(parents=True)
+    ALIGNMENT.save(tmp_path / "al" / "talk2" / "part-001.json")
+    report = analyze(tmp_path / "ex", alignments=tmp_path / "al")
+    assert {word["utterance"] for word in report.findings["time"]["SPES"].data["words"]} == {"talk2+part-001"}
+    assert "no file of the alignments has its name" in report.problems["alignment of talk1+part-001"]
+    (tmp_path / "al" / "talk1").mkdir()
+    align(("so", 0.1, 0.5)).save(tmp_path / "al" / "talk1" / "part-001.json")
+    words = analyze(tmp_path / "ex", alignments=tmp_path / "al").findings["time"]["SPES"].data["words"]
+    assert {(word["utterance"], word["begin"]) for word in words if word["word"] == "So"} == {
+        ("talk1+part-001", 0.1),
+        ("talk2+part-001", 0.2),
+    }
+
+
+def test_two_runs_of_one_corpus(evaluation, tmp_path):
+    folder, speech = evaluation
+    shutil.copytree(folder, tmp_path / "runs" / "a")
+    shutil.copytree(folder, tmp_path / "runs" / "b")
+    words = analyze(tmp_path / "runs", corpus=load_corpus(speech)).findings["time"]["spes"].data["words"]
+    assert len({word["utterance"] for word in words}) == 8
+
+
 def test_words_without_a_time_are_listed(evaluation, tmp_path):
     folder, speech = evaluation
     align(("so", 0.2, 0.6)).save(speech / "audio" / "u0.json")

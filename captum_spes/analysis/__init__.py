@@ -35,7 +35,8 @@ def analyze(
     Args:
         folder: folder of the explanations.
         alignments: a folder of ``.TextGrid``, ``.phone.json`` or ``.json`` files, each named by an utterance's id
-            or its last part. Alignments beside the corpus' audio are used if a file is missing here.
+            or its last parts; folders count as parts. Alignments beside the corpus' audio are used if a file is missing
+            here.
         corpus: the result of :func:`~captum_spes.evaluation.corpus.load_corpus`, for alignments beside the audio and
             the column ``gender``.
         min_count: least number of occurrences of a token that is analysed separately. Default: the paper's 100.
@@ -77,7 +78,7 @@ def analyze(
             list(loaded),
             list(loaded.values()),
             [times.of(name, explanation) for name, explanation in loaded.items()],
-            [times.fields.get(name, {}) for name in loaded],
+            [times.fields(name) for name in loaded],
             min_count,
             words,
         )

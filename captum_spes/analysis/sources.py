@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from captum_spes.alignment import SUFFIXES, Alignment, find_alignment, force_align
 from captum_spes.evaluation.corpus import Corpus, CorpusUtterance
@@ -20,19 +21,26 @@ def find_explanations(folder: Path) -> dict[str, dict[str, Path]]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: give one with explanations, as captum-spes evaluate writes it.")
-    found: dict[str, dict[str, Path]] = {}
+    found: dict[str, dict[str, list[Path]]] = {}
     for path in sorted(folder.rglob("*.safetensors")):
         if {"checkpoint", "checkpoints"} & set(path.relative_to(folder).parts[:-1]):  # of a run that was stopped
             continue
         method, utterance = _names(path)
-        by_utterance = found.setdefault(method, {})
-        if utterance in by_utterance:  # there is an explanation of another run
-            whole = path.relative_to(folder).with_suffix("")
-            utterance = (whole.parent if whole.name == "explanation" else whole).as_posix().replace("/", "+")
-        by_utterance[utterance] = path
+        found.setdefault(method, {}).setdefault(utterance, []).append(path)
     if not found:
         raise ValueError(f"{folder} holds no explanations (.safetensors): give the folder of explain or evaluate.")
-    return found
+    return {
+        method: {name: path for utterance, paths in named.items() for name, path in _distinct(utterance, paths, folder)}
+        for method, named in found.items()
+    }
+
+
+def _distinct(utterance: str, paths: Sequence[Path], folder: Path) -> Iterator[tuple[str, Path]]:
+    """Names for the explanations of several utterances or runs with the same name: their paths."""
+    for path in paths:
+        whole = path.relative_to(folder).with_suffix("")
+        place = whole.parent if whole.name == "explanation" else whole
+        yield (len(paths) > 1 and "+".join(place.parts)) or utterance, path
 
 
 def _names(path: Path) -> tuple[str, str]:
@@ -84,11 +92,11 @@ class Times:
         if align and corpus is None:
             raise ValueError("the forced aligner needs the audio: give the corpus as well.")
         self.items = {} if corpus is None else _by_name(corpus)
-        self.fields = {name: item.fields for name, item in self.items.items()}
         self.align = align
         self.tier = tier
         self.problems = problems
         self.files = {} if folder is None else _index(folder)
+        self.files_in_folders = _unique_ends(self.files)
         self.found: dict[str, Alignment | None] = {}
 
     @property
@@ -109,9 +117,23 @@ class Times:
                 self.problems[f"alignment of {utterance}"] = str(error)
         return self.found[utterance]
 
+    def fields(self, utterance: str) -> Mapping[str, Any]:
+        """The columns of an utterance in the corpus."""
+        item = self._item(utterance)
+        return {} if item is None else item.fields
+
+    def _item(self, utterance: str) -> CorpusUtterance | None:
+        if utterance in self.items:
+            return self.items[utterance]
+        items = (self.items[end] for end in _ends(utterance) if end in self.items)
+        # the name of a file without its folders may be that of another recording's part
+        return next((item for item in items if f"+{utterance}".endswith(f"+{item.id}")), None)
+
     def _find(self, utterance: str, explanation: SpeechToTextExplanation) -> Alignment:
-        item = self.items.get(utterance)
-        path = self.files.get(utterance) or self.files.get(utterance.rsplit("+", 1)[-1])
+        item = self._item(utterance)
+        path = self.files.get(utterance) or self.files_in_folders.get(utterance)
+        if path is None:
+            path = next((self.files[end] for end in _ends(utterance) if end in self.files), None)
         if path is None and item is not None:
             path = find_alignment(item.path)
         if path is not None:
@@ -132,13 +154,22 @@ def _by_name(corpus: Corpus) -> dict[str, CorpusUtterance]:
 
 
 def _index(folder: Path) -> dict[str, Path]:
-    """The alignments in a folder, by the id that their path would have, and by their name if it is unique."""
-    by_path: dict[str, Path] = {}
-    by_name: dict[str, list[Path]] = {}
+    """The alignments in a folder, by the id that their path would have."""
+    found: dict[str, Path] = {}
     for suffix in SUFFIXES:
         for path in sorted({*folder.rglob(f"*{suffix}"), *folder.rglob(f"*{suffix.lower()}")}):
             name = path.relative_to(folder).as_posix()[: -len(suffix)]
-            if name.replace("/", "+") not in by_path:
-                by_path[name.replace("/", "+")] = path
-                by_name.setdefault(name.rsplit("/", 1)[-1], []).append(path)
-    return {**{name: paths[0] for name, paths in by_name.items() if len(paths) == 1}, **by_path}
+            found.setdefault(name.replace("/", "+"), path)
+    return found
+
+
+def _unique_ends(files: Mapping[str, Path]) -> dict[str, Path]:
+    """The files by the ends of their ids that no other has, for utterances whose id lacks the folders before."""
+    counts = Counter(end for name in files for end in _ends(name))
+    return {end: path for name, path in files.items() for end in _ends(name) if counts[end] == 1}
+
+
+def _ends(name: str) -> list[str]:
+    """What remains of an id without its first parts, the longest first."""
+    parts = name.split("+")
+    return ["+".join(parts[start:]) for start in range(1, len(parts))]
