@@ -400,6 +400,8 @@ COMMANDS = [
     (["evaluate", "speech", "--reference", "truth"], "Invalid value for '--reference'"),
     (["analyze", "none"], "none is not a folder: give one with explanations"),
     (["analyze", "speech"], "speech holds no explanations (.safetensors)"),
+    (["analyze", "speech", "-o", "s3://bucket"], "the output folder s3:/bucket is a URL: give a path"),
+    (["analyze", "speech", "-o", "recording.wav"], "cannot be written to: recording.wav is a file"),
     (["analyze", "speech", "--min-count", "0"], "Invalid value for '--min-count'"),
     (["analyze", "speech", "--words", ""], "--words is empty: give at least one name."),
     (["analyze", "speech", "--corpus", "none"], "none does not exist: give a .csv or .jsonl manifest"),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from captum_spes.analysis import MINIMAL_PAIR, SECTIONS, analyze
-from captum_spes.cli.folders import make_folder
+from captum_spes.cli.folders import check_writable, make_folder
 from captum_spes.cli.options import AllowOutside, split_names
 from captum_spes.cli.output import say
 from captum_spes.evaluation.corpus import load_corpus
@@ -41,6 +41,9 @@ def analyze_folder(
     ] = None,
 ) -> None:
     """Analyse how plausible explanations are: do they agree with phonetics, and with how language works?"""
+    output = output or folder / "analysis"
+    if folder.is_dir():
+        check_writable(output)
     report = analyze(
         folder,
         alignments=alignments,
@@ -51,7 +54,7 @@ def analyze_folder(
         tier=tier,
         callback=lambda method: say(f"Analysing {method}"),
     )
-    paths = report.save(make_folder(output or folder / "analysis"))
+    paths = report.save(make_folder(output))
     done = [section.title for name, section in SECTIONS.items() if report.findings[name]]
     say(f"\nDone: {', '.join(done)} (min_count {min_count})")
     if report.problems:
