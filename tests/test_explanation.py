@@ -248,6 +248,14 @@ def test_figures():
         make().plot_segmentation()
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_masks_of_every_integer_type_are_saved(dtype, tmp_path):
+    explanation = make(with_mask=True)
+    mask = explanation.feature_mask
+    replace(explanation, feature_mask=mask.to(dtype)).save(tmp_path / "e.safetensors")
+    assert torch.equal(SpeechToTextExplanation.load(tmp_path / "e.safetensors").feature_mask, mask)
+
+
 def test_visualize_is_captums(monkeypatch):
     seen = {}
 
