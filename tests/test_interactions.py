@@ -221,6 +221,24 @@ def test_a_real_model_and_words(tiny_model, audio):
         assert found.values[0].sum().item() == pytest.approx((difference[0] - difference[1]).item(), abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    "texts, names",
+    [
+        ([" so", " p", "owered"], ["“so”"]),
+        ([" so", " p", "owered", "<|endoftext|>"], ["“so”", "“powered”"]),
+        ([" so", " p", "owered", "."], ["“so”", "“powered”"]),
+        ([" so"], []),
+    ],
+)
+def test_players_are_whole_words(texts, names):
+    model = Toy([])
+    model.token_texts = lambda ids: texts
+    players = text_players(model, Tokens(torch.tensor([0]), torch.arange(len(texts))))
+    assert [player.name for player in players] == names
+    if len(names) == 2:
+        assert [player.tokens for player in players] == [(1,), (2, 3)]
+
+
 def test_words_without_a_bin_are_refused(tiny_model, audio):
     utterance = tiny_model.utterance(audio)
     late = Alignment([Segment("so", 5.0, 5.2)], source="by hand")

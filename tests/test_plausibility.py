@@ -272,6 +272,12 @@ def test_a_map_without_a_place_has_its_centre_in_the_middle():
     assert monotonicity(explain([" a", " b"])).centres[0].tolist() == [pytest.approx(1.0)] * 2
 
 
+def test_constant_maps_have_no_order():
+    token_attr = torch.rand(8, 8, generator=torch.Generator().manual_seed(0)).tolist()  # their scales differ
+    found = monotonicity(explain([f" {letter}" for letter in "abcdefgh"], None, token_attr))
+    assert np.isnan(found.taus).all() and found.forward.tolist() == [0]
+
+
 # Frequency
 
 

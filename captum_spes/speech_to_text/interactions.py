@@ -146,7 +146,7 @@ def word_players(
 
 
 def text_players(model: SpeechToTextModel, tokens: Tokens) -> list[Player]:
-    """Makes a player of each previous word, with its name in quotation marks.
+    """Makes a player of each previous word, which is each but the last, with its name in quotation marks.
 
     Punctuation, special tokens and the prompt do not belong to a player.
 
@@ -157,13 +157,13 @@ def text_players(model: SpeechToTextModel, tokens: Tokens) -> list[Player]:
         >>> from captum_spes.speech_to_text.interactions import text_players
         >>> model = load_model("whisper-tiny.en")
         >>> utterance, tokens = SpeechToTextAttribution(SPES(model)).prepare("speech.wav", "so what was the")
-        >>> [player.name for player in text_players(model, tokens)]  # nothing is written after the last token
+        >>> [player.name for player in text_players(model, tokens)]  # nothing is written after the last word
         ['“so”', '“what”', '“was”']
     """
-    texts = model.token_texts(tokens.target)[:-1]
+    texts = model.token_texts(tokens.target)
     n_prompt = len(tokens.prompt)
     players = []
-    for start, stop in word_spans(texts) if texts else []:
+    for start, stop in word_spans(texts)[:-1]:
         text = "".join(texts[start:stop]).strip()
         if is_word(text):
             players.append(Player(f"“{text}”", tokens=tuple(range(n_prompt + start, n_prompt + stop))))

@@ -98,7 +98,7 @@ def _centres(explanation: SpeechToTextExplanation, threshold: float) -> np.ndarr
         if is_word(token):
             weights = np.where(is_high(curve, threshold), curve, 0)
             found.append(np.average(times, weights=weights if weights.sum() > 0 else None))
-    return np.array(found)
+    return np.array(found).round(9)  # rounding errors of equal centres are no order
 
 
 def _kendall(values: np.ndarray) -> float:
