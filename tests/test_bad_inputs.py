@@ -445,6 +445,7 @@ def test_bad_arguments(arguments, words, audio, tiny_model, tmp_path, monkeypatc
         ({"word_times": [Segment("so", 100, 101)]}, "from 100 s on, and the utterance lasts 0.6 s: give the times of"),
         ({"min_reliability": 1.5}, "min_reliability must lie strictly between 0 and 1"),
         ({"baselines": torch.zeros(7)}, r"baselines of shape \(7,\) do not broadcast to the spectrogram of shape"),
+        ({"baselines": math.nan}, "baselines hold infinities or NaN"),
         ({"baselines": torch.zeros(1, 59, 16)}, "do not broadcast to the spectrogram"),
     ],
 )

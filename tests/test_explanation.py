@@ -273,6 +273,21 @@ def test_visualize_is_captums(monkeypatch):
     assert seen["image"].min() == 0 and seen["image"].max() == 1
 
 
+@pytest.mark.parametrize("change", [torch.Tensor.bfloat16, torch.Tensor.double, torch.Tensor.requires_grad_])
+def test_captum_draws_maps_of_every_kind(change):
+    explanation = make()
+    maps = {name: change(getattr(explanation, name).clone()) for name in ("spectrogram", "spectrogram_attr")}
+    _, axes = replace(explanation, **maps).visualize(0)
+    assert axes is not None
+
+
+def test_captum_cannot_draw_a_constant_map():
+    explanation = make()
+    constant = replace(explanation, spectrogram_attr=torch.ones_like(explanation.spectrogram_attr))
+    with pytest.raises(ValueError, match="the map of 0 is constant"):
+        constant.visualize(0)
+
+
 def test_captum_draws_it():
     figure, axes = make().visualize(0)
     assert axes is not None and figure.axes

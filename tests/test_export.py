@@ -90,5 +90,7 @@ def test_what_cannot_be_exported_is_refused(run, tmp_path):
     make().save(tmp_path / "so.safetensors")
     code, _, err = run("export", "so.safetensors", "--format", "textgrid")
     assert code == 2 and "--alignment" in err and not (tmp_path / "so.TextGrid").exists()
+    code, _, err = run("export", "so.safetensors", "-o", ".")
+    assert code == 2 and ". is a folder: give the name of a file as --output, such as words.json" in err
     code, _, err = run("export", "none.safetensors")
     assert code == 2 and "does not exist" in err

@@ -192,6 +192,10 @@ def test_refusals():
         interactions(*inputs, PLAYERS, index="owen")
     with pytest.raises(ValueError, match="budget of 20 is too small for 5 players"):
         interactions(*inputs, PLAYERS, budget=20)
+    with pytest.raises(ValueError, match=r"baselines of shape \(3,\) do not broadcast"):
+        interactions(*inputs, PLAYERS, baselines=torch.zeros(3))
+    with pytest.raises(ValueError, match="baselines hold infinities or NaN"):
+        interactions(*inputs, PLAYERS, baselines=float("nan"))
     with pytest.raises(ValueError, match="perturbations_per_eval"):
         interactions(*inputs, PLAYERS, perturbations_per_eval=0)
     assert not model.n_rows

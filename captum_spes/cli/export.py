@@ -30,6 +30,9 @@ def export(
     """Write the explanation of each word as JSON, a CSV table or a Praat TextGrid, for other programs."""
     found = SpeechToTextExplanation.load(explanation)
     path = output or explanation.with_suffix(SUFFIXES[format])
+    if path.is_dir():
+        example = path / f"words{SUFFIXES[format]}"
+        raise ValueError(f"{path} is a folder: give the name of a file as --output, such as {example}.")
     if not path.parent.is_dir():
         raise ValueError(f"the folder {path.parent} does not exist: make it first, or give another --output.")
     times = None

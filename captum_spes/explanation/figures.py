@@ -118,10 +118,13 @@ def visualize(explanation: SpeechToTextExplanation, token: int | str, **kwargs: 
     """See :meth:`.SpeechToTextExplanation.visualize`."""
     from captum.attr import visualization
 
-    spectrogram = explanation.spectrogram - explanation.spectrogram.min()
+    spectrogram = explanation.spectrogram.detach().float()
+    spectrogram = spectrogram - spectrogram.min()
     image = spectrogram / spectrogram.max().clamp(min=torch.finfo(torch.float32).tiny)
     scores, _ = z_scores(explanation.spectrogram_attr, explanation.token_attr, explanation.is_previous)
-    attr = scores[explanation.index(token)]
+    attr = scores[explanation.index(token)].detach().float()
+    if not attr.any():
+        raise ValueError(f"the map of {token!r} is constant: Captum cannot scale it.")
     kwargs = {"sign": "all", "use_pyplot": False, **kwargs}
     # (T, C) to rows of frequency, the highest first
     pictures = (np.ascontiguousarray(m.T.flip(0).numpy())[..., None] for m in (attr, image))

@@ -700,6 +700,9 @@ class SpeechToTextExplanation:
         Returns:
             (Figure, Axes): the figure, with the frequency axis upwards.
 
+        Raises:
+            ValueError: the map is constant.
+
         Example::
 
             >>> figure, axes = explanation.visualize("no", method="blended_heat_map")

@@ -16,6 +16,7 @@ from captum_spes._extras import require
 from captum_spes.alignment import Alignment
 from captum_spes.forward_func import TokenLogProbability
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.speech_to_text.plan import format_baseline
 from captum_spes.speech_to_text.targets import TokenPrediction
 from captum_spes.visualization import plot_interactions
 from captum_spes.words import is_word, word_spans
@@ -212,8 +213,8 @@ def interactions(
         Interactions: values and interactions for all words.
 
     Raises:
-        ValueError: there are fewer than two players, players share bins or tokens, there is no such index, or the
-            budget is too small for the regression.
+        ValueError: there are fewer than two players, players share bins or tokens, there is no such index, the
+            budget is too small for the regression, or the baselines do not fit.
         ImportError: the extra ``shapley`` is missing.
 
     Example::
@@ -281,7 +282,7 @@ class _Game:
         self.model, self.utterance, self.batch_size = model, utterance, batch_size
         self.prediction = TokenPrediction(model, tokens, TokenLogProbability)
         self.owners = _owners(utterance, len(self.prediction.previous), players)
-        self.baseline = model.baseline(utterance) if baselines is None else baselines
+        self.baseline = format_baseline(model.baseline(utterance) if baselines is None else baselines, utterance)
         spans = word_spans(self.prediction.rows)
         self.words = ["".join(self.prediction.rows[start:stop]).strip() for start, stop in spans]
         self.weights = torch.zeros(len(self.prediction.rows), len(spans), dtype=torch.float64)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from captum._utils.common import _is_mask_valid
 from captum.attr import Attribution
 from torch import Tensor
@@ -98,7 +99,7 @@ def make_plan(
     model = prediction.model
     if joint and not len(prediction.previous):
         raise ValueError(f"{model.name} writes all tokens at once: there are no previous tokens to perturb.")
-    baseline = _format_baseline(model.baseline(utterance) if baselines is None else baselines, utterance)
+    baseline = format_baseline(model.baseline(utterance) if baselines is None else baselines, utterance)
     mask_source = _mask_source(method, model, utterance, task_of(model, utterance, tokens), given, feature_mask)
     mask = mask_source(utterance.spectrogram) if callable(mask_source) else mask_source
     if mask_source is not None and not isinstance(mask, Tensor):
@@ -186,10 +187,18 @@ def _mask_source(
     return partial(feature_mask, **{**known, **feature_mask.keywords})
 
 
-def _format_baseline(baseline: Tensor | float, utterance: Utterance) -> Tensor | float:
-    """A baseline with the spectrogram's number of dimensions and device."""
+def format_baseline(baseline: Tensor | float, utterance: Utterance) -> Tensor | float:
+    """A baseline with the spectrogram's number of dimensions and device.
+
+    Raises:
+        ValueError: it does not broadcast to the spectrogram, or is not finite.
+    """
     if not isinstance(baseline, Tensor) or not baseline.dim():
-        return float(baseline)
+        baseline = float(baseline)
+    if not torch.as_tensor(baseline).isfinite().all():
+        raise ValueError("baselines hold infinities or NaN: give finite values, which replace those of hidden bins.")
+    if isinstance(baseline, float):
+        return baseline
     spectrogram = utterance.spectrogram
     if not _is_mask_valid(baseline, spectrogram):
         raise ValueError(
