@@ -121,6 +121,13 @@ def test_values_that_differ(one, other):
     assert fingerprint(one) != fingerprint(other)
 
 
+def test_tensors_in_other_layouts_have_their_content():
+    dense = torch.eye(3)
+    assert fingerprint(dense.to_sparse()) == fingerprint(dense)
+    complex_ = torch.tensor([1 + 2j])
+    assert fingerprint(complex_.conj()) == fingerprint(torch.tensor([1 - 2j]))
+
+
 def test_what_has_no_content_is_named_by_its_class():
     assert fingerprint(nn.Linear(2, 3)) == "Linear"
     assert fingerprint(object()) == "object"

@@ -68,7 +68,8 @@ def _fingerprint(value: object, above: tuple[int, ...]) -> Any:
     if isinstance(value, Real):
         return float(value)
     if isinstance(value, Tensor):
-        content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+        dense = value.detach().cpu().to_dense().resolve_conj().resolve_neg()
+        content = dense.contiguous().view(-1).view(torch.uint8).numpy().data
         return f"{_name_of_dtype(value.dtype)} {tuple(value.shape)} {_digest(content)}"
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return f"{value.dtype} {value.shape} {_digest(np.ascontiguousarray(value).tobytes())}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 from captum.attr import (
     Attribution,
@@ -110,6 +110,16 @@ def check_types(baselines: object, feature_mask: object, contrast: object) -> No
         )
     if not isinstance(contrast, (Contrast, type(None))):
         raise TypeError(f"contrast must be a Contrast, such as Contrast('what', foil='was'), not {contrast!r:.80}.")
+    if isinstance(contrast, Contrast) and not _is_place(contrast.word):
+        raise TypeError(
+            "the word of a contrast is its text, its number, or a pair of numbers (first, last), not "
+            f"{contrast.word!r:.80}."
+        )
+
+
+def _is_place(word: object) -> bool:
+    numbers = word if isinstance(word, tuple) and len(word) == 2 else (word,)
+    return isinstance(word, str) or all(isinstance(number, Integral) for number in numbers)
 
 
 def check_arguments(

@@ -19,7 +19,7 @@ from captum.attr import (
 )
 from toys import GRID, IDS, ReluToy, Toy, over, spectrogram, wrapped
 
-from captum_spes import SPES, BubbleNoise, ContrastiveProbability, KLDivergence, TokenLogit
+from captum_spes import SPES, BubbleNoise, Contrast, ContrastiveProbability, KLDivergence, TokenLogit
 
 # Scores
 
@@ -135,6 +135,8 @@ def test_a_window_is_moved_by_half_of_it(tiny_model, audio, shape):
             "the function feature_mask returned None: expected a tensor",
         ),
         (SPES, {"contrast": "what"}, "contrast must be a Contrast, such as"),
+        (SPES, {"contrast": Contrast([0, 1], "his")}, "the word of a contrast is its text, its number, or a pair"),
+        (SPES, {"contrast": Contrast(1.0, "his")}, "the word of a contrast is its text, its number, or a pair"),
         (IntegratedGradients, {"nsteps": 3}, r"Integrated Gradients takes no nsteps; it takes method, n_steps\."),
         (IntegratedGradients, {"a": 1, "b": 2}, "takes no a and no b;"),
         (IntegratedGradients, {"internal_batch_size": 3}, "takes no internal_batch_size"),
