@@ -26,6 +26,7 @@ from captum_spes.cli.options import word_or_number
 from captum_spes.cli.output import print_table
 from captum_spes.speech_to_text.catalogue import METHODS, describe_methods
 from captum_spes.speech_to_text.profiles import accepted
+from captum_spes.speech_to_text.run import Run
 
 PICTURES = {"spectrogram", "segmentation", "sentence", "words", "times", "tokens", "previous_tokens"}
 FILES = {"explanation.safetensors", "report.html", *(f"{name}.png" for name in PICTURES)}
@@ -361,6 +362,23 @@ def test_ctrl_c_saves_what_is_done(tiny_folder, recording, tmp_path):
     assert explanation.metadata["partial"]
     assert 0 < explanation.metadata["done"]["spectrogram"] < 1_000_000
     assert (tmp_path / "out" / "tokens.png").stat().st_size > 1000
+
+
+def test_ctrl_c_ends_a_method_that_has_no_partial_result(run, tiny_folder, recording, monkeypatch):
+    count, counts = Run._count, []
+
+    def interrupted(*arguments, **named):
+        counts.append(named)
+        if len(counts) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        count(*arguments, **named)
+
+    monkeypatch.setattr(Run, "_count", interrupted)
+    common = ["explain", recording, "--model", tiny_folder, "--target", "so what"]
+    code, _, err = run(*common, "--method", "feature_ablation")
+    assert code == 130 and len(counts) < 6 and "Stopping after this batch" not in err
+    assert err.endswith("Error: interrupted: unwritten results are lost.\n")
+    assert not Path("spes-output").exists()
 
 
 def text(folder):

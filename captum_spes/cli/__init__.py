@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -113,6 +113,16 @@ class LazyGroup(TyperGroup):
         finally:
             self._is_listing = False
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # typer would end the program without a sentence
+            _fail_interrupted()
+
+
+def _fail_interrupted(*_: object) -> NoReturn:
+    fail("interrupted: unwritten results are lost.", 128 + signal.SIGINT)
+
 
 app = typer.Typer(
     cls=LazyGroup,
@@ -157,7 +167,7 @@ def _log_warnings() -> None:
 
 def run() -> None:
     """Runs the command line. Errors are single sentences on stderr; errors that the user can fix have exit code 2."""
-    signal.signal(signal.SIGINT, lambda *_: fail("interrupted: unwritten results are lost.", 128 + signal.SIGINT))
+    signal.signal(signal.SIGINT, _fail_interrupted)
     _log_warnings()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # characters that the terminal's encoding lacks must not be an error

@@ -194,9 +194,9 @@ class _Request:
 
     def check(self, reference: str | None, group: ProcessGroup | None) -> None:
         """Raises a ValueError if the method cannot explain the model, with this preset, reference or ranks."""
-        attr_method = self.named.wrap(self.model).attr_method
+        can_stop = self._can_stop()
         self.named.arguments_of(self.model, self.preset)
-        if group is not None and not isinstance(attr_method, ALL_TOKENS):
+        if group is not None and not can_stop:
             raise ValueError(
                 f"{self.method} cannot share its passes among ranks: take spes or gradient_spes, or one process."
             )
@@ -204,6 +204,10 @@ class _Request:
             raise ValueError(
                 "--reference explains words one by one, in one process: take another method, or leave out torchrun."
             )
+
+    def _can_stop(self) -> bool:
+        """Whether the method shares its samples among ranks, and has a partial result if it is stopped."""
+        return isinstance(self.named.wrap(self.model).attr_method, ALL_TOKENS)
 
     def explain(
         self,
@@ -232,7 +236,7 @@ class _Request:
         if any(checkpoint.glob("*.safetensors")):
             say(f"Resuming:   from {checkpoint}")
         is_first = group is None or group.rank() == 0
-        with progress(can_stop=True, show=is_first) as callback:
+        with progress(can_stop=self._can_stop(), show=is_first) as callback:
             explanation = self.named.explain(
                 inputs.model,
                 inputs.utterance,
