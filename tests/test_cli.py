@@ -235,6 +235,7 @@ def test_another_method_and_a_contrast(run, tiny_folder, recording, tmp_path):
     assert code == 0, err
     explanation = SpeechToTextExplanation.load(tmp_path / "contrast" / "explanation.safetensors")
     assert explanation.tokens == ["what (not was)"] and explanation.metadata["score"] == "ContrastiveProbability"
+    assert "(fast preset, n_samples 96, n_token_samples 256)" in out
 
 
 WORDS = ["I", "have", "3", "cats", "here"]

@@ -228,7 +228,8 @@ class _Request:
             check_reference(reference, written, recording.seconds, language=text_language(self.model, inputs.tokens))
         contrast = None if word is None or foil is None else _contrast(inputs, word, foil)
         inputs = fit(inputs, self.preset, window_of(self.context, self.preset, self.named))
-        given = self.named.arguments_of(self.model, self.preset, len(inputs.tokens.target))
+        n_rows = len(inputs.tokens.target) if contrast is None else 1
+        given = self.named.arguments_of(self.model, self.preset, n_rows)
         numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))
         ranks = "" if group is None else f", shared by {group.size()} ranks"
         say(f"Method:     {self.method} ({self.preset} preset{numbers}{ranks})")
