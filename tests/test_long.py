@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from captum.attr import IntegratedGradients
 from test_evaluation import write_words
 from test_explanation import make
 from test_report import content, embedded, write
@@ -240,9 +241,22 @@ def test_a_stopped_run_goes_on(attribution, long_audio, tmp_path, monkeypatch):
     assert len(calls) == 1 + len(whole.parts)
 
 
-def test_a_callback_ends_the_run(attribution, long_audio, tmp_path):
-    long = explain(attribution, long_audio, tmp_path / "long", perturbations_per_eval=2, callback=lambda *_: True)
-    assert not len(long) and len(long.missing) == len(long.parts)
+@pytest.mark.parametrize("method", [SPES, IntegratedGradients])
+@pytest.mark.parametrize("at", [1, 9])  # the ninth sample of SPES is its last
+def test_a_callback_ends_the_run(attribution, long_audio, tmp_path, method, at):
+    """Also that of a method without partial results."""
+    told = []
+
+    def callback(stage, done, total):
+        told.append(stage == "spectrogram" and done >= at)
+        return told[-1]
+
+    samples = {"n_samples": 9, "n_token_samples": 4} if method is SPES else {"n_steps": 12}
+    long = SpeechToTextAttribution(method(attribution.model)).attribute_long(
+        long_audio, tmp_path / "long", sampling_rate=RATE, perturbations_per_eval=2, gen_args=WRITES,
+        callback=callback, **samples,
+    )  # fmt: skip
+    assert not len(long) and len(long.missing) == len(long.parts) and sum(told) == 1
 
 
 def test_other_arguments_are_refused(attribution, long_audio, tmp_path):

@@ -26,7 +26,7 @@ from captum_spes.models.context import Context, Dtype
 from captum_spes.models.protocol import language_of, task_of, text_language
 from captum_spes.speech_to_text import checks
 from captum_spes.speech_to_text.hearing import heard_confidence, silence_facts
-from captum_spes.speech_to_text.parts import explain_parts, settings_of
+from captum_spes.speech_to_text.parts import ending, explain_parts, settings_of
 from captum_spes.speech_to_text.plan import MaskSource, Plan, make_plan, make_prediction
 from captum_spes.speech_to_text.provenance import (
     describe,
@@ -381,13 +381,12 @@ class SpeechToTextAttribution(Attribution):
             previous_text=previous_text,
             transcript=transcript,
         )
+        single = {**arguments, "gen_args": gen_args, "callback": ending(arguments.get("callback"))}
         return explain_parts(
             self.model,
             inputs,
             folder,
-            lambda utterance, tokens, words: self.attribute(
-                utterance, tokens, word_times=words, gen_args=gen_args, **arguments
-            ),
+            lambda utterance, tokens, words: self.attribute(utterance, tokens, word_times=words, **single),
             settings,
             sampling_rate=sampling_rate,
             max_seconds=max_seconds,

@@ -34,7 +34,7 @@ from captum_spes.models.context import Context, Dtype
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.segmentation import grid_feature_mask, slic_feature_mask
 from captum_spes.speech_to_text.attribution import SpeechToTextAttribution
-from captum_spes.speech_to_text.parts import OnExplained, OnText, explain_parts, settings_of
+from captum_spes.speech_to_text.parts import OnExplained, OnText, ending, explain_parts, settings_of
 from captum_spes.speech_to_text.profiles import Defaults, Score, accepted, asks_model, defaults_of
 
 Preset = Literal["instant", "fast", "paper"]
@@ -180,13 +180,12 @@ class NamedMethod:
             ValueError: the method cannot explain this model, or the folder holds parts with other settings.
         """
         given = {**self.arguments_of(model, preset), **arguments}
+        single = {**arguments, "gen_args": gen_args, "callback": ending(arguments.get("callback"))}
         return explain_parts(
             model,
             inputs,
             folder,
-            lambda utterance, tokens, words: self.explain(
-                model, utterance, tokens, preset, word_times=words, gen_args=gen_args, **arguments
-            ),
+            lambda utterance, tokens, words: self.explain(model, utterance, tokens, preset, word_times=words, **single),
             settings_of(
                 self.wrap(model), given, gen_args, context, dtype, self.absolute, prompt, previous_text, transcript
             ),

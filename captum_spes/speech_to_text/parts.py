@@ -24,6 +24,7 @@ from captum_spes.speech_to_text.provenance import describe_model
 
 if TYPE_CHECKING:
     from captum_spes.speech_to_text.attribution import SpeechToTextAttribution
+    from captum_spes.speech_to_text.run import Stage
 
 # arguments of attribute() that change the result only by rounding, and those that belong to a single utterance
 FREE = {"perturbations_per_eval", "show_progress", "callback"}
@@ -34,6 +35,22 @@ Explain = Callable[[Utterance, Tokens, Sequence[Segment] | None], SpeechToTextEx
 # called with the explanation so far and the number of the part, and with the part's text or its explanation
 OnText = Callable[[LongExplanation, int, str], Any]
 OnExplained = Callable[[LongExplanation, int, SpeechToTextExplanation], Any]
+
+
+class Stopped(Exception):
+    """A callback has ended the run."""
+
+
+def ending(callback: Stage | None) -> Stage | None:
+    """A callback that ends the run by an exception, because Captum's methods continue whatever a callback returns."""
+    if callback is None:
+        return None
+
+    def call(stage: str, done: int, total: int) -> None:
+        if callback(stage, done, total):
+            raise Stopped
+
+    return call
 
 
 def explain_parts(
@@ -60,8 +77,8 @@ def explain_parts(
         model: the model, which writes the text of each part.
         inputs: the recording, as for :func:`captum_spes.models.prepare`.
         folder: a new folder, or that of the same explanation, whose missing parts are then explained.
-        explain: explains the utterance and tokens of one part. If the explanation is partial, the run ends and the
-            part is not kept.
+        explain: explains the utterance and tokens of one part. If it raises :class:`Stopped`, the run ends without
+            the part.
         settings: the settings of the explanations, from :func:`settings_of`. A folder with other settings is refused.
         sampling_rate: samples per second of an array of samples.
         max_seconds: the longest part. Default: the model's window.
@@ -111,8 +128,9 @@ def explain_parts(
         if on_text is not None:
             on_text(long, number, "" if tokens is None else text(model, tokens))
         words = None if written is None else written.words or None
-        explanation = None if utterance is None or tokens is None else explain(utterance, tokens, words)
-        if explanation is not None and explanation.metadata.get("partial"):
+        try:
+            explanation = None if utterance is None or tokens is None else explain(utterance, tokens, words)
+        except Stopped:
             break
         if explanation is not None and on_explained is not None:
             on_explained(long, number, explanation)
