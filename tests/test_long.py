@@ -259,6 +259,12 @@ def test_a_callback_ends_the_run(attribution, long_audio, tmp_path, method, at):
     assert not len(long) and len(long.missing) == len(long.parts) and sum(told) == 1
 
 
+def test_a_longer_part_than_the_window_is_refused_at_the_beginning(attribution, long_audio, tmp_path):
+    with pytest.raises(ValueError, match=r"at most 1 s at once: max_seconds must not be 1\.3"):
+        explain(attribution, long_audio, tmp_path / "long", max_seconds=1.3)
+    assert not (tmp_path / "long").exists()
+
+
 def test_other_arguments_are_refused(attribution, long_audio, tmp_path):
     explain(attribution, long_audio, tmp_path / "long")
     before = (tmp_path / "long" / "parts.json").read_bytes()

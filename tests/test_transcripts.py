@@ -8,6 +8,7 @@ import soundfile
 
 from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes.alignment import Alignment, Segment, Transcript
+from captum_spes.attr import Energy
 
 pytestmark = pytest.mark.filterwarnings("ignore:the maps are noisy")
 
@@ -159,6 +160,24 @@ def test_a_long_recording_by_its_transcript(tiny_model, audio, tmp_path):
     assert found[1].word_rows()[0].begin == pytest.approx(0.2)
     with pytest.raises(ValueError, match="transcript"):
         attribution.attribute_long(long, tmp_path / "a", **given)
+
+
+def test_texts_that_are_too_long_are_refused_at_the_beginning(tiny_model, audio, tmp_path):
+    long = np.concatenate((audio, audio[::-1]))
+    text = " ".join(["what"] * 40)
+    transcript = Transcript(f"so {text}", [Segment("so", 0.0, 0.5), Segment(text, 0.7, 1.1)])
+    with pytest.raises(ValueError, match=r"the transcript from 0\.6 to 1\.2 s: the target has \d+ tokens"):
+        SpeechToTextAttribution(Energy(tiny_model)).attribute_long(
+            long, tmp_path / "a", sampling_rate=16000, transcript=transcript
+        )
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_short_recording_needs_no_times(tiny_model, audio, tmp_path):
+    found = SpeechToTextAttribution(Energy(tiny_model)).attribute_long(
+        audio, tmp_path / "a", sampling_rate=16000, transcript=Transcript("so what")
+    )
+    assert [(part.start, part.stop, part.text) for part in found.parts] == [(0, 0.6, "so what")]
 
 
 @pytest.mark.slow

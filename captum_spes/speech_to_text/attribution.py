@@ -344,7 +344,7 @@ class SpeechToTextAttribution(Attribution):
             inputs: path of an audio file, or samples with ``sampling_rate``.
             folder: the folder of the parts, a new one or that of the same explanation.
             sampling_rate: samples per second of an array of samples.
-            max_seconds: the longest duration of a part. Default: the model's window.
+            max_seconds: the longest duration of a part, at most the model's window, which is the default.
             transcript: the text to explain, of another system: the recording is cut between its segments, and its
                 times are those of the words. Default: what the model writes of each part.
             prompt: text that the decoder reads before it writes each part; with ``previous_text``, before the first.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from captum_spes._log import without_warnings
 from captum_spes.alignment import Segment, Transcript
 from captum_spes.attr.fingerprint import differences, fingerprint
 from captum_spes.audio import AudioLike, Recording, load_audio, read_recording, split_at_pauses
@@ -96,27 +98,35 @@ def explain_parts(
         stopped.
 
     Raises:
-        ValueError: the folder holds parts with other settings; the message names each difference. Or the transcript
-            cannot be cut into parts.
+        ValueError: the folder holds parts with other settings; the message names each difference. Or ``max_seconds``
+            is longer than the model's window, the transcript cannot be cut into parts, or one of them has more tokens
+            than the model writes.
     """
     recording = read_recording(inputs, sampling_rate, allow_silence=True)
     rate = model.sample_rate
     samples = load_audio(recording, rate)
     if max_seconds is None:
         max_seconds = longest_seconds(model, len(samples) / rate)
-    given = None if transcript is None else transcript.parts(max_seconds, len(samples) / rate)
+    elif max_seconds > (longest := longest_seconds(model, math.inf)):
+        raise ValueError(f"{model.name} hears at most {longest:g} s at once: max_seconds must not be {max_seconds:g}.")
+
+    def sound(begin: float, end: float) -> Recording:
+        span = {"start_seconds": begin, "stop_seconds": end}
+        return Recording(samples[round(begin * rate) : round(end * rate)], rate, {**recording.source, **span})
+
+    given = None if transcript is None else _cut(transcript, max_seconds, len(samples) / rate)
+    if given is not None and not LongExplanation.exists(folder):
+        _check_texts(model, given, sound, prompt, previous_text)
     spans = None if given is None else [span for span, _ in given]
     long = plan_parts(samples, rate, folder, max_seconds, settings, spans)
     for number in long.missing:
         written = None if given is None else given[number][1]
         part = long.parts[number]
         before = next((earlier.text for earlier in reversed(long.parts[:number]) if earlier.text), None)
-        span = {"start_seconds": part.start, "stop_seconds": part.stop}
-        heard = samples[round(part.start * rate) : round(part.stop * rate)]
         try:
             utterance, tokens = prepare(
                 model,
-                Recording(heard, rate, {**recording.source, **span}),
+                sound(part.start, part.stop),
                 None if written is None else written.text,
                 prompt=before if previous_text and before else prompt,
                 gen_args=gen_args,
@@ -136,6 +146,30 @@ def explain_parts(
             on_explained(long, number, explanation)
         long.finish(number, explanation)
     return long
+
+
+def _cut(transcript: Transcript, max_seconds: float, duration: float) -> list[tuple[tuple[float, float], Transcript]]:
+    """The span and the text of each part. A text without times is one part, if the recording is."""
+    if not transcript.segments and duration <= max_seconds:
+        return [((0.0, duration), transcript)]
+    return transcript.parts(max_seconds, duration)
+
+
+def _check_texts(
+    model: SpeechToTextModel,
+    given: Sequence[tuple[tuple[float, float], Transcript]],
+    sound: Callable[[float, float], Recording],
+    prompt: str | None,
+    previous_text: bool,
+) -> None:
+    """Raises a ValueError for the first part of a transcript that the model cannot write."""
+    for (begin, end), written in given:
+        try:
+            with without_warnings():  # they follow when the part is explained
+                prepare(model, sound(begin, end), written.text, prompt=prompt, context="full")
+        except ValueError as error:
+            raise ValueError(f"the transcript from {begin:.1f} to {end:.1f} s: {error}") from error
+        prompt = written.text if previous_text else prompt
 
 
 def plan_parts(
