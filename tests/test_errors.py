@@ -1,7 +1,9 @@
 """Errors against a reference: found where they are planted, explained by contrasts, and shown."""
 
 import math
+import os
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -350,6 +352,26 @@ def test_ctrl_c_keeps_the_errors_that_are_explained(run, tiny_folder, recording,
     assert text.startswith("# 2 errors against the reference") and text.count(reference.NOT_EXPLAINED) == 1
     assert {path.name for path in (tmp_path / "out/errors").iterdir()} == {"1.safetensors", "1.png"}
     assert len(content((tmp_path / "out/report.html").read_text(encoding="utf-8"))["views"][-1]["rows"]) == 2
+
+
+def test_ctrl_c_between_two_errors_keeps_the_first(run, tiny_folder, recording, tmp_path, monkeypatch):
+    """The picture of the second error is interrupted."""
+    real, written = reference.write_figure, []
+
+    def interrupted(path, figure):
+        written.append(path)
+        if len(written) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        real(path, figure)
+
+    monkeypatch.setattr(reference, "write_figure", interrupted)
+    monkeypatch.setattr("captum_spes.cli.explain.write_explanation", lambda *_: [])  # the figures take long
+    common = ["explain", recording, "--model", tiny_folder, "--target", "so what to", "--n-samples", "6", "-o", "out"]
+    code, _, err = run(*common, "--reference", "so his too")
+    assert code == 130 and "Stopped after 1 of 2 errors, which are saved." in err, err
+    text = (tmp_path / "out/errors.md").read_text(encoding="utf-8")
+    assert text.count(reference.NOT_EXPLAINED) == 1 and "errors/1.png" in text and "errors/2.png" not in text
+    assert {path.name for path in (tmp_path / "out/errors").iterdir()} == {"1.safetensors", "1.png"}
 
 
 @pytest.mark.parametrize(

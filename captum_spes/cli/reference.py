@@ -41,26 +41,23 @@ def explain_reference(
     found = find_errors(explanation, reference)
     say(f"\n{len(found) or 'No'} error{'' if len(found) == 1 else 's'} against the reference")
     errors: list[TextError] = []
-    pictures: list[str | None] = []
     paths = [folder / "errors.md"]
     stopped = False
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # also between two explanations
     try:
         for error in explain_errors(found, inputs.model, inputs.utterance, inputs.tokens, explain):
             number = len(errors) + 1
             say(f"\n[{number}/{len(found)}] {error.kind}: {error.title}")
             say(error.reason)
+            paths += _write(error, number, folder)
             errors.append(error)
-            pictures.append(None)
-            if error.explanation is not None:
-                place = make_folder(folder / "errors")
-                paths += [place / f"{number}.safetensors", place / f"{number}.png"]
-                error.explanation.save(paths[-2])
-                write_figure(paths[-1], error.explanation.plot_tokens())
-                pictures[-1] = f"errors/{number}.png"
     except KeyboardInterrupt:
         stopped = True
         say(f"\nStopped after {len(errors)} of {len(found)} errors, which are saved.", error=True)
         errors += [replace(error, reason=NOT_EXPLAINED) for error in found[len(errors) :]]
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    pictures = [None if error.explanation is None else _picture(number) for number, error in enumerate(errors, 1)]
     if errors:
         print_table([HEADER, *(error_row(number, error) for number, error in enumerate(errors, 1))], "Errors")
     write_atomically(paths[0], errors_text(explanation.text, reference, errors, pictures))
@@ -70,6 +67,22 @@ def explain_reference(
     say_written(paths)
     if stopped:
         raise typer.Exit(128 + signal.SIGINT)
+
+
+def _picture(number: int) -> str:
+    """The path of an error's picture in the folder."""
+    return f"errors/{number}.png"
+
+
+def _write(error: TextError, number: int, folder: Path) -> list[Path]:
+    """Writes the contrast of an error, if it has one, and its picture."""
+    if error.explanation is None:
+        return []
+    make_folder(folder / "errors")
+    picture = folder / _picture(number)
+    write_figure(picture, error.explanation.plot_tokens())  # first, because it takes longer and may be interrupted
+    error.explanation.save(picture.with_suffix(".safetensors"))
+    return [picture.with_suffix(".safetensors"), picture]
 
 
 def remove_errors(folder: Path) -> None:
