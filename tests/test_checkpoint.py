@@ -291,6 +291,18 @@ def test_an_explanation_goes_on(method, tiny_model, audio, tmp_path):
     assert not folder.exists()
 
 
+def test_a_run_outlives_a_folder_that_cannot_be_made(tiny_model, audio, tmp_path):
+    (tmp_path / "file").touch()
+    attribution = SpeechToTextAttribution(SPES(tiny_model))
+    given = {"sampling_rate": 16000, "n_samples": 9, "n_token_samples": 4}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = attribution.attribute(audio, "so what", checkpoint=tmp_path / "file" / "run", **given)
+    messages = [str(warning.message) for warning in caught if "checkpoint" in str(warning.message)]
+    assert len(messages) == 1 and "run of the checkpoint could not be made (" in messages[0]
+    assert torch.equal(found.spectrogram_attr, attribution.attribute(audio, "so what", **given).spectrogram_attr)
+
+
 def test_a_folder_is_no_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="is a folder: give the path of a file"):
         SPES(lambda x: x.sum(1)).attribute(torch.rand(1, 4), checkpoint=tmp_path)

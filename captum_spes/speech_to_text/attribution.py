@@ -436,8 +436,7 @@ def _explained(
     """Runs the method, in the folder of a checkpoint for methods that can go on there, and warns of doubtful maps."""
     folder = None
     if checkpoint is not None and isinstance(plan.method, methods.ALL_TOKENS):
-        folder = Path(checkpoint)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = _made(Path(checkpoint), ranks)
     run = ranks.together(lambda: Run(plan, replace(options, checkpoints=folder)))
     maps = run.attribute()
     metadata = _metadata(plan, run, maps, baselines, gen_args)
@@ -448,6 +447,23 @@ def _explained(
         with suppress(OSError):  # the folder still holds the files of a run that was stopped
             folder.rmdir()
     return explanation
+
+
+def _made(folder: Path, ranks: Ranks) -> Path | None:
+    """The folder of a checkpoint. If a rank cannot make it, all ranks run without one, and warn."""
+    problem = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = error
+    if not ranks.total(lambda: int(problem is not None)):
+        return folder
+    warn(
+        f"the folder {folder} of the checkpoint could not be made ({problem or 'on another rank'}): the run continues; "
+        "if it is killed, it starts again.",
+        stacklevel=4,
+    )
+    return None
 
 
 def _explanation(
