@@ -127,6 +127,17 @@ def test_audio_is_embedded_without_loss(tmp_path):
         make().to_html(tmp_path / "report.html", audio=samples[: RATE * 6 // 10], sampling_rate=RATE)
 
 
+@pytest.mark.parametrize("rate", [16000.5, 768_000])
+def test_audio_at_a_rate_that_flac_lacks_is_resampled(tmp_path, rate):
+    tone = np.sin(2 * np.pi * 440 * np.arange(round(SECONDS * rate)) / rate)
+    page = write(make(), tmp_path / "report.html", audio=tone, sampling_rate=rate)
+    found, played = embedded(page)
+    assert played == content(page)["audio"]["rate"] == 48_000
+    expected = np.sin(2 * np.pi * 440 * np.arange(len(found)) / played)
+    assert len(found) == pytest.approx(SECONDS * played, abs=1)
+    assert np.abs(found - expected)[2000:-2000].max() < 1e-3
+
+
 @pytest.mark.filterwarnings("ignore:the maps are noisy")
 def test_the_explained_file_is_found_again(tiny_model, audio, tmp_path):
     path = tmp_path / "speech.wav"

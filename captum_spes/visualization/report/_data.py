@@ -14,6 +14,8 @@ from captum_spes._extras import require
 
 LEVELS = 4096  # number of levels of a value; maps.js has the same number
 WAV_BITS = "PCM_16"
+FLAC_RATE = 655_350  # samples per second of a FLAC file at most
+PLAYED_RATE = 48_000
 
 
 def quantized(maps: np.ndarray) -> tuple[np.ndarray, float]:
@@ -44,6 +46,13 @@ def packed(levels: np.ndarray) -> str:
     integers = np.ascontiguousarray(levels, levels.dtype.newbyteorder("<"))
     planes = integers.view(np.uint8).reshape(-1, levels.dtype.itemsize).T
     return _base64(zlib.compress(planes.tobytes(), 9))
+
+
+def playable(samples: np.ndarray, sampling_rate: float) -> tuple[np.ndarray, int]:
+    """Audio (n,) and its rate. Audio at a rate that FLAC lacks, fractional or very high, is resampled to 48 kHz."""
+    if sampling_rate <= FLAC_RATE and sampling_rate == int(sampling_rate):
+        return samples, int(sampling_rate)
+    return require("soxr").resample(samples, sampling_rate, PLAYED_RATE), PLAYED_RATE
 
 
 def flac(samples: np.ndarray, sampling_rate: int) -> str:

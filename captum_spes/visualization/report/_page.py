@@ -18,7 +18,7 @@ from captum_spes.confidence import Confidence
 from captum_spes.visualization._colors import fading_colors
 from captum_spes.visualization._layout import ROUND_FREQUENCIES, MelSpectrogram, checked_array
 from captum_spes.visualization._text import clean
-from captum_spes.visualization.report._data import flac, packed, quantized, script_safe_json
+from captum_spes.visualization.report._data import flac, packed, playable, quantized, script_safe_json
 from captum_spes.words import is_word
 
 # in the order of their dependencies
@@ -151,7 +151,7 @@ def render_report(
             for theme in ("light", "dark")
             for kind, signed in (("", False), ("Signed", True))
         },
-        "audio": None if audio is None else {"flac": flac(*audio), "rate": audio[1], "name": clean(audio_name)},
+        "audio": None if audio is None else _audio_data(*audio, audio_name),
     }
     style, *scripts = (_part(name) for name in ("page.css", *SCRIPTS))
     jinja2 = require("jinja2")
@@ -170,6 +170,11 @@ def render_report(
         scripts=scripts,
         data=script_safe_json(data),
     )
+
+
+def _audio_data(samples: np.ndarray, sampling_rate: float, name: str) -> dict[str, Any]:
+    samples, rate = playable(samples, sampling_rate)
+    return {"flac": flac(samples, rate), "rate": rate, "name": clean(name)}
 
 
 def _spectrogram_data(mel: MelSpectrogram) -> dict[str, Any]:
