@@ -2,16 +2,19 @@
 
 import hashlib
 import io
+import os
 import re
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import soundfile
 from test_explanation import make
 
 from captum_spes import SpeechToTextExplanation
-from captum_spes.cli import folders
+from captum_spes.cli import folders, inputs
 from captum_spes.cli.output import print_columns
 from captum_spes.speech_to_text.catalogue import METHODS, NamedMethod
 
@@ -98,6 +101,18 @@ def test_audio_from_standard_input(run, tiny_folder, recording, monkeypatch):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
     code, _, err = run("explain", "-", *given, "-o", "other")
     assert code == 2 and "the audio is empty" in err and not Path("other").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_known_by_its_bytes(recording, tmp_path):
+    path, data = tmp_path / "pipe", recording.read_bytes()
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(data,))
+    writer.start()
+    found = inputs.read(path)
+    writer.join()
+    assert found.source == {"audio_sha256": hashlib.sha256(data).hexdigest()}
+    assert np.array_equal(found.samples, inputs.read(recording).samples)
 
 
 @pytest.mark.parametrize(

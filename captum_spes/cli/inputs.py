@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from captum_spes import models
+from captum_spes._files import why_unreadable
 from captum_spes.audio import Recording, read_recording, sample_recording
-from captum_spes.audio.reading import SAMPLE
+from captum_spes.audio.reading import MAX_BYTES, SAMPLE
 from captum_spes.cli.options import DTYPES
 from captum_spes.cli.output import progress, say
 from captum_spes.models.context import Context, describe_context, fit_utterance
@@ -32,10 +33,18 @@ class Inputs:
 def read(audio: Path | None) -> Recording:
     """Reads the recording, from standard input for ``-``, or the bundled sample."""
     if audio == STDIN:
-        return read_recording(sys.stdin.buffer.read(), allow_silence=True)
+        return _read_stream(sys.stdin.buffer)
+    if audio is not None and why_unreadable(audio) is None and audio.is_fifo():
+        with audio.open("rb") as pipe:
+            return _read_stream(pipe)
     if audio is not None:
         return read_recording(audio, allow_silence=True)
     return sample_recording()
+
+
+def _read_stream(stream: BinaryIO) -> Recording:
+    """Reads a recording as bytes: their SHA-256 tells by which recording a run continues."""
+    return read_recording(stream.read(MAX_BYTES + 1), allow_silence=True)
 
 
 def transcribe(
