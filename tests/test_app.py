@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from captum_spes.audio import Recording
 
 pytest.importorskip("gradio", reason="gradio is not installed (extra: app)")
 
+from captum_spes.app.page import _Page
 from captum_spes.app.session import INSTANT, Session, max_seconds, methods_of
 
 SLOW = 180_000  # milliseconds that a busy machine may take for any one step
@@ -74,6 +76,12 @@ def test_methods_that_cannot_explain_a_model_are_not_offered(model, monkeypatch)
     names = methods_of(model)
     assert {"spes", "gradient_spes", INSTANT, "energy"} <= set(names)
     assert "deep_lift" not in names  # for models of modules alone
+
+
+def test_an_upload_that_is_gone_is_told(model, tmp_path):
+    page, request = _Page(model), SimpleNamespace(session_hash="visitor")
+    *_, last = page._explain(str(tmp_path / "gone.wav"), INSTANT, None, request)
+    assert last[page.status] == "This cannot be explained: the recording is no longer there: record or drop it again."
 
 
 # The program with 3 s more for each text and 0.1 s more for each batch of perturbations, so that a run of the tiny

@@ -243,7 +243,11 @@ class _Page:
 
 
 def _read(upload: Path) -> Recording:
-    return read_recording(upload.read_bytes())
+    try:
+        data = upload.read_bytes()
+    except OSError as error:  # such as an upload that was deleted after ten minutes
+        raise ValueError("the recording is no longer there: record or drop it again.") from error
+    return read_recording(data)
 
 
 def _delete(upload: Path | None) -> None:
