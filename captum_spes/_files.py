@@ -28,7 +28,10 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
     if path.is_fifo() or path.is_char_device():
         path.write_bytes(encoded)
         return
-    path = path.resolve() if path.is_symlink() else path
+    try:
+        path = path.resolve() if path.is_symlink() else path
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path} cannot be written: it is a link to itself.") from error
     if not path.parent.is_dir():
         raise ValueError(f"{path} cannot be written: the folder {path.parent} does not exist; make it first.")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:50]}.") as folder:

@@ -214,6 +214,13 @@ def written(path, data):
     return path
 
 
+def test_bytes_that_are_too_many(tmp_path, monkeypatch):
+    data = write(tmp_path / "a.wav", tone(16000)).read_bytes()
+    monkeypatch.setattr(reading, "MAX_BYTES", len(data) - 1)
+    with pytest.raises(ValueError, match="the audio has more than .* bytes: cut it into shorter recordings"):
+        load_audio(data, 16000)
+
+
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     path = write(tmp_path / "a.wav", tone(16000))
     monkeypatch.setattr(os, "access", lambda *arguments: False)

@@ -441,6 +441,7 @@ def test_bad_arguments(arguments, words, audio, tiny_model, tmp_path, monkeypatc
         ({"word_times": [Segment("so", 0.3, 0.1)]}, "word_times has 'so' from 0.3 to 0.1 s: a word must not begin"),
         ({"word_times": [Segment("so", -1.0, 0.1)]}, "word_times has 'so' from -1.0 to 0.1 s"),
         ({"word_times": [Segment("so", 0.4, math.inf)]}, "word_times has 'so' from 0.4 to inf s"),
+        ({"word_times": [Segment("so", "0", "1")]}, "word_times has 'so' from 0 to 1 s: a word must not begin"),
         ({"word_times": [Segment("so", math.nan, 0.1)]}, "word_times has 'so' from nan to 0.1 s"),
         ({"word_times": [Segment("so", 100, 101)]}, "from 100 s on, and the utterance lasts 0.6 s: give the times of"),
         ({"min_reliability": 1.5}, "min_reliability must lie strictly between 0 and 1"),

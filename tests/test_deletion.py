@@ -190,9 +190,9 @@ def test_a_loop_is_cut(model, own, given, expected):
 @pytest.mark.parametrize("ids", [[5, 6], (5, 6), torch.tensor([5, 6]), np.array([5, 6])])
 def test_lists_of_ids_are_generated_with_again(tiny_model, audio, ids):
     attribution = SpeechToTextAttribution(Saliency(tiny_model))
-    gen_args = {"suppress_tokens": ids, "max_new_tokens": np.int64(8)}
+    gen_args = {"suppress_tokens": ids, "max_new_tokens": np.int64(8), "do_sample": np.False_}
     found = attribution.attribute(audio, "so what", sampling_rate=16000, gen_args=gen_args)
-    assert found.metadata["gen_args"] == {"suppress_tokens": [5, 6], "max_new_tokens": 8}
+    assert found.metadata["gen_args"] == {"suppress_tokens": [5, 6], "max_new_tokens": 8, "do_sample": False}
     assert len(deletion(tiny_model, found, percentages=(0, 100)).texts[0]) == 2
 
 
@@ -291,6 +291,10 @@ def test_wer_is_of_the_corpus_normalised_and_capped():
 @pytest.mark.parametrize("normalizer", ["english", "basic", "none"])
 def test_characters_are_words_in_scripts_without_spaces(normalizer):
     assert wer(["今天天气很好"], ["今天天气很坏"], normalizer) == pytest.approx(100 / 6)
+
+
+def test_a_function_divides_texts_into_words_by_itself():
+    assert wer(["今天 天气 很好"], ["今天 天气 很坏"], lambda text: text) == pytest.approx(100 / 3)
 
 
 @pytest.mark.parametrize(

@@ -554,7 +554,11 @@ def squares(width):
     return lambda spectrogram: Squares(width)(spectrogram)
 
 
-@pytest.mark.parametrize("patches", [Squares, squares])
+def bound(width):
+    return Squares(width).__call__
+
+
+@pytest.mark.parametrize("patches", [Squares, squares, bound])
 def test_patches_of_functions_that_differ_are_refused(evaluate, patches):
     """Also if they have the same name; the same ones of another object continue the run."""
 

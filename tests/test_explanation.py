@@ -248,7 +248,7 @@ def test_figures():
         make().plot_segmentation()
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int8, torch.int16, torch.int32, torch.int64])
 def test_masks_of_every_integer_type_are_saved(dtype, tmp_path):
     explanation = make(with_mask=True)
     mask = explanation.feature_mask

@@ -142,11 +142,15 @@ def test_a_gradient_of_zero_counts_as_zero():
     assert found[0, 0] == pytest.approx(0.5, abs=0.1) and found[0, 1] == 0
 
 
-@pytest.mark.parametrize(("dtype", "slope"), [(torch.float16, 1000.0), (torch.float32, 1e-30), (torch.float32, 1e30)])
+@pytest.mark.parametrize(
+    ("dtype", "slope"), [(torch.float16, 1000.0), (torch.float32, 1e-30), (torch.float32, 1e-40), (torch.float32, 1e30)]
+)
 def test_gradients_whose_squares_leave_the_range_have_unit_length(dtype, slope):
     method = GradientSPES(lambda x: x.float().sum(1) * slope)
     found = method.attribute(torch.ones(1, 10_000, dtype=dtype), n_samples=4, normalize=True)
     assert found.double().norm() == pytest.approx(1, abs=1e-3)
+    method = GradientSPES(lambda x: x[:, 1:].float().sum(1) * slope)  # the first has a gradient of 0
+    assert method.attribute(torch.ones(1, 3, dtype=dtype), n_samples=4, normalize=True)[0, 0] == 0
 
 
 def test_a_few_steep_samples_do_not_outweigh_the_others():

@@ -127,7 +127,7 @@ def test_audio_is_embedded_without_loss(tmp_path):
         make().to_html(tmp_path / "report.html", audio=samples[: RATE * 6 // 10], sampling_rate=RATE)
 
 
-@pytest.mark.parametrize("rate", [16000.5, 768_000])
+@pytest.mark.parametrize("rate", [16000.5, 96_001, 768_000])
 def test_audio_at_a_rate_that_flac_lacks_is_resampled(tmp_path, rate):
     tone = np.sin(2 * np.pi * 440 * np.arange(round(SECONDS * rate)) / rate)
     page = write(make(), tmp_path / "report.html", audio=tone, sampling_rate=rate)

@@ -231,6 +231,9 @@ def test_links_stay_and_pipes_are_written_into(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "target")
     write_atomically(tmp_path / "link", "through")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "through"
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(ValueError, match="loop cannot be written: it is a link to itself"):
+        write_atomically(tmp_path / "loop", "round")
     os.mkfifo(tmp_path / "pipe")
     end = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     write_atomically(tmp_path / "pipe", "in")

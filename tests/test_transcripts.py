@@ -295,6 +295,9 @@ def test_chunks_of_words_have_their_times(tmp_path):
     chunks[-1]["timestamp"][1] = None
     assert _loaded(tmp_path, {"chunks": chunks}).words == [Segment("So", 0.0, 1.0)]
     assert _loaded(tmp_path, {"chunks": _chunks(" So what.", " No.")}).words == []
+    assert len(_loaded(tmp_path, {"chunks": _chunks(" So", " - what")}).words) == 2  # as Transformers joins a dash
+    long = [{"text": " Yes.", "timestamp": [0, 8]}, {"text": " No.", "timestamp": [8, 9]}]
+    assert _loaded(tmp_path, {"chunks": long}).words == [Segment("No.", 8.0, 9.0)]
     assert _loaded(tmp_path, {"chunks": _chunks("你好世界和天气")}).words == []
 
 
@@ -315,6 +318,8 @@ def test_only_tags_are_removed_from_subtitles(written, text, tmp_path):
 def test_subtitles_without_empty_lines(tmp_path):
     (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nso\n42\n2\n00:00:01,000 --> 00:00:02,000\nno\n")
     assert Transcript.load(tmp_path / "a.srt").segments == [Segment("so 42", 0, 1), Segment("no", 1, 2)]
+    (tmp_path / "a.srt").write_text("00:00:00,000 --> 00:00:01,000\nin\n1984\n00:00:01,000 --> 00:00:02,000\nno\n")
+    assert Transcript.load(tmp_path / "a.srt").text == "in 1984 no"  # cues without numbers
 
 
 def test_margins_are_shortened_to_fit():

@@ -15,6 +15,7 @@ from typing import Any
 from captum_spes._extras import require
 from captum_spes._log import warn
 from captum_spes.alignment.segments import Segment
+from captum_spes.words import is_unspaced, is_word
 
 # names of tiers of the Montreal Forced Aligner, of WebMAUS, of TIMIT and of others
 WORD_TIERS, PHONE_TIERS = ("words", "word", "wrd", "ort-mau"), ("phones", "phone", "phn", "phonemes", "mau")
@@ -23,6 +24,7 @@ SOURCE_TIER = "source"
 _SEPARATORS = r"\s*[-_@:/. ]\s*"
 # suffixes of phones in Gentle and Kaldi, which give the position in the word
 _PLACE_IN_WORD = re.compile(r"_[BIES]$")
+MAX_CHARACTERS = 4  # of a word in a script without spaces
 
 Contents = tuple[list[Segment], list[Segment], str]  # words, phones, and the source that the file names
 
@@ -225,7 +227,10 @@ def _words_with_times(whole: dict[str, Any]) -> Contents:
 
 def are_words(texts: Sequence[str]) -> bool:
     """Whether texts are single words, rather than sentences."""
-    return all(len(text.split()) < 2 for text in texts)
+    # Transformers joins a dash and the word after it
+    return all(
+        sum(map(is_word, text.split())) < 2 and (len(text) <= MAX_CHARACTERS or not is_unspaced(text)) for text in texts
+    )
 
 
 def _segment(text: Any, begin: Any, end: Any) -> Segment:

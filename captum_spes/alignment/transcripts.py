@@ -24,7 +24,7 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")  # <i>, <00:00
 _ARROW = re.compile(r"^\s*[\d:.,]+\s*-->", re.MULTILINE)  # text may hold an arrow as well
 _JSON = re.compile(r'\s*(?:\{\s*["}]|\[\s*[{\]])')  # text may begin with [noise]
 _FOREIGN = "its JSON is not that of Whisper, faster-whisper, whisper.cpp or Transformers"
-MAX_CHARACTERS = 4  # of a word in a script without spaces
+LONGEST_WORD = 3.0  # seconds; a sentence of one word may have a pause
 MAX_OVERLAP = 2.0  # seconds of two segments that are cut in the middle of what they share
 
 
@@ -243,8 +243,7 @@ def _words(whole: Any, items: Sequence[dict[str, Any]], segments: Sequence[Segme
     if endless := next((word for word in timed if math.isinf(word.end)), None):
         raise ValueError(f"the word {endless.text!r:.60} has no end")
     if "timestamp" in items[0] and are_words([segment.text for segment in segments]):
-        is_short = all(len(segment.text) <= MAX_CHARACTERS or not is_unspaced(segment.text) for segment in segments)
-        timed = [segment for segment in segments if not math.isinf(segment.end)] if is_short else []
+        timed = [segment for segment in segments if segment.end - segment.begin <= LONGEST_WORD]
     return [word for word in timed if word.text and word.begin < word.end]
 
 
@@ -289,10 +288,13 @@ def _ordered(segments: Sequence[Segment]) -> list[Segment]:
 def _cues(content: str) -> list[Segment]:
     """The cues of WebVTT and SubRip: a line of times, and the lines of text below it until an empty one or the next."""
     cues: list[tuple[re.Match[str], list[str]]] = []
-    is_open = False
+    is_open, before = False, ""
+    is_numbered = False  # by a line before each cue, as SubRip has it
     for line in content.splitlines():
         if match := _CUE.match(line):
-            if is_open and cues[-1][1] and cues[-1][1][-1].strip().isdecimal():
+            if not cues:
+                is_numbered = before.strip().isdecimal()
+            elif is_open and is_numbered and before.strip().isdecimal() and cues[-1][1]:
                 cues[-1][1].pop()  # the number of this cue
             cues.append((match, []))
             is_open = True
@@ -302,6 +304,7 @@ def _cues(content: str) -> list[Segment]:
             cues[-1][1].append(line)
         elif is_open and (cues[-1][1] or not line):  # captions of YouTube have a line of a space before the text
             is_open = False
+        before = line
     said = [(match.groups(), _joined([html.unescape(_TAG.sub("", line)) for line in lines])) for match, lines in cues]
     return [_segment(text, _seconds(times[:4]), _seconds(times[4:])) for times, text in said if text]
 

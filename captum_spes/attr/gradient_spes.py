@@ -517,10 +517,7 @@ def _unit_length(slopes: list[Tensor]) -> list[Tensor]:
         [torch.linalg.vector_norm(part.flatten(2), dim=2, dtype=_wide(part.device)) for part in slopes]
     ).norm(dim=0)
     scales = torch.where(norms > 0, 1 / norms, 0)
-    return [
-        part * scales.to(torch.promote_types(part.dtype, torch.float32)).view(*scales.shape, *[1] * (part.dim() - 2))
-        for part in slopes
-    ]
+    return [part * scales.view(*scales.shape, *[1] * (part.dim() - 2)) for part in slopes]
 
 
 def _wide(device: torch.device) -> torch.dtype:

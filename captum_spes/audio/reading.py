@@ -265,6 +265,7 @@ def _read_file(audio: Any, name: str) -> tuple[np.ndarray, int]:
         except OSError as error:
             raise ValueError(f"{name} cannot be read: {error.strerror or error}.") from error
     data = bytes(audio) if isinstance(audio, (bytes, bytearray, memoryview)) else _bytes_of(audio, name)
+    _check_size(data, name)
     return _read_stream(io.BytesIO(data), name)
 
 
@@ -301,9 +302,13 @@ def _bytes_of(file: Any, name: str) -> bytes:
         file.seek(before)
     if not isinstance(data, bytes):
         raise ValueError(f"{name} is a file object in text mode: open it in binary mode, open(path, 'rb').")
+    _check_size(data, name)
+    return data
+
+
+def _check_size(data: bytes, name: str) -> None:
     if len(data) > MAX_BYTES:
         raise ValueError(f"{name} has more than {MAX_BYTES:,} bytes: cut it into shorter recordings.")
-    return data
 
 
 def _is_seekable(file: Any) -> bool:

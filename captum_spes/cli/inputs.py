@@ -43,7 +43,7 @@ def read(audio: Path | None) -> Recording:
 
 
 def _read_stream(stream: BinaryIO) -> Recording:
-    """Reads a recording as bytes: their SHA-256 tells by which recording a run continues."""
+    """Reads a recording as bytes, by whose SHA-256 a later run recognises it."""
     return read_recording(stream.read(MAX_BYTES + 1), allow_silence=True)
 
 

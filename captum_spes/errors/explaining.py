@@ -131,7 +131,7 @@ def _where_it_is_decided(contrast: SpeechToTextExplanation, written: str, expect
     """A sentence on where the largest values of a contrast lie, and which of the two they support."""
     map_ = contrast.spectrogram_attr[0]
     if map_.min() == map_.max():
-        return "Its map is the same everywhere, so that it does not show where the sound decides."
+        return "Its map is the same everywhere, and does not show which sound decides."
     if not bool((map_ < 0).any()):  # Eq. 3 gives every bin the mean impact as an offset
         map_ = map_ - map_.mean()
     (first, stop), (low, high) = salient_box(map_.abs())

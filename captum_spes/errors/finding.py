@@ -27,6 +27,9 @@ MIN_WORDS_TO_COMPARE = 5
 # what distinguishes words beside letters, as in we'll and 3.5, but not the separators of thousands
 _SEPARATOR = re.compile(r"('|(?<=\d)[.,:/](?=\d))")
 _THOUSANDS = re.compile(r"(?<=\d)[.,](?=\d{3}(?!\d))")
+_SYMBOL = re.compile("[$€£¢%]")  # which the normaliser for English writes as words
+_BRACKETS = str.maketrans(dict.fromkeys("()[]<>", " "))
+_APOSTROPHES = str.maketrans(dict.fromkeys("’‘`´", "'"))
 
 
 @dataclass(frozen=True)
@@ -325,8 +328,10 @@ def _stretches(written: _Units, expected: _Units, normalize: Callable[[str], str
     for first, stop, begin, end, equal in _joined(chunks):
         same = equal or "".join(own[first:stop]) == "".join(other[begin:end])
         same = same or _are_same(written.text_of(first, stop), expected.text_of(begin, end), normalize)
-        # the symbols around a difference belong to it, and "20 dollars" is "$20" only as a whole
-        same = same or _are_same(written.around(first, stop), expected.around(begin, end), normalize)
+        if not same:  # the symbols around a difference belong to it, and "20 dollars" is "$20" only as a whole
+            # the normaliser would remove what is in brackets
+            around = written.around(first, stop).translate(_BRACKETS), expected.around(begin, end).translate(_BRACKETS)
+            same = _SYMBOL.search("".join(around)) is not None and _are_same(*around, normalize)
         found.append(_Stretch(first, stop, begin, end, same))
     return found
 
@@ -338,14 +343,14 @@ def _key(word: str) -> str:
 
 
 def _are_same(own: str, other: str, normalize: Callable[[str], str]) -> bool:
-    """Whether the normaliser makes two texts equal, whose signs it may remove."""
+    """Whether the normaliser makes two texts equal, and both have the same vowel signs, which it may remove."""
     normal = [normalize(_straight(text)).strip() for text in (own, other)]
     return normal[0] == normal[1] and signs(own) == signs(other)
 
 
 def _straight(text: str) -> str:
     """A text with straight apostrophes, which the normaliser for English needs."""
-    return text.replace("’", "'")
+    return text.translate(_APOSTROPHES)
 
 
 def _joined(chunks: Sequence[Any]) -> Iterator[tuple[int, int, int, int, bool]]:

@@ -131,6 +131,7 @@ def load(path: str | os.PathLike[str], make: Callable[..., SpeechToTextExplanati
 
 def _as_int32(mask: Tensor) -> Tensor:
     """Feature ids as int32, the type in files."""
+    mask = mask.long()  # torch does not compare unsigned integers of 16 bits and more
     if int(mask.min()) < -(2**31) or int(mask.max()) >= 2**31:  # as Python's integers, which do not wrap
         raise ValueError("the feature mask holds ids too large for 32 bits: number the patches 0, 1, ….")
     return mask.int()

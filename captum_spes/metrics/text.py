@@ -39,12 +39,13 @@ class WordErrorRate:
 
     The number of wrong words of a text is capped at the number of words of its reference, so that a text that repeats
     itself does not outweigh all others. The paper caps its scores for the same reason (§5, footnote 6). In scripts
-    without spaces, such as Chinese, Japanese and Thai, each character counts as a word.
+    without spaces, such as Chinese, Japanese and Thai, each character counts as a word, unless a function of your own
+    divides the text into words.
 
     Args:
         normalizer: the normaliser of both texts: ``"english"`` and ``"basic"`` (other languages) are Whisper's
             text normalisers, from the package whisper-normalizer, but ``"basic"`` keeps the signs that distinguish
-            words, such as those of vowels in Hindi; ``"none"`` compares the texts unchanged; or your own function.
+            words, such as those of vowels in Hindi; ``"none"`` changes nothing; or your own function.
 
     Raises:
         ValueError: there is no such normaliser.
@@ -69,6 +70,7 @@ class WordErrorRate:
     def __init__(self, normalizer: Normalizer = "english") -> None:
         self.normalizer = normalizer if isinstance(normalizer, str) else getattr(normalizer, "__name__", "own")
         self.normalize = find_normalizer(normalizer)
+        self.split = spaced if isinstance(normalizer, str) else str  # a function may divide texts by itself
         self.compare = require("jiwer").process_words
 
     def counts(self, text: str, reference: str) -> np.ndarray:
@@ -80,7 +82,7 @@ class WordErrorRate:
         words = self.normalize(reference)
         if not words.strip():
             raise ValueError(f"the reference {reference!r} has no words: a word error rate needs at least one.")
-        result = self.compare(spaced(words), spaced(self.normalize(text)))
+        result = self.compare(self.split(words), self.split(self.normalize(text)))
         n_wrong = result.substitutions + result.deletions + result.insertions
         n_words = result.substitutions + result.deletions + result.hits
         return np.array([min(n_wrong, n_words), n_words], dtype=np.float64)

@@ -122,8 +122,8 @@ class SpeechToTextModel(Protocol):
       :class:`~captum_spes.models.frozen_padding.FreezesPadding`, and ``write(encoded, prompt, **gen_args)``, which
       returns the text for the output of :meth:`encode`;
     - a model that estimates the probability that there is no speech has ``no_speech_probability(utterance, tokens)``;
-    - a model that may write in another language than it was told has a method ``text_language(tokens)``, which returns
-      the code of the text's language;
+    - a model whose text may be in another language than ``language`` has a method ``text_language(tokens)``, which
+      returns the code of the text's language;
     - a model that reads ``Utterance.prompt`` has an attribute ``takes_prompt``, which is True;
     - a model whose texts begin with a space in some languages only has a method ``ids_without_space(text)``, which
       returns the ids of a text that begins without one.

@@ -412,8 +412,10 @@ def _checked(
     words: Any = getattr(word_times, "words", word_times)
     if words is not None and not (isinstance(words, Sequence) and all(isinstance(word, Segment) for word in words)):
         raise ValueError(f"word_times must be a list of Segment, an Alignment or a Transcript, not {word_times!r:.80}.")
-    checks.check_times(words or ())
-    return words
+    if words is None:
+        return None
+    checks.check_times(words)
+    return [word for word in words if word.begin < word.end]
 
 
 def _agreed(ranks: Ranks, utterance: Utterance, tokens: Tokens) -> tuple[Utterance, Tokens]:

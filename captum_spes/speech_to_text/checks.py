@@ -110,6 +110,8 @@ def check_types(baselines: object, feature_mask: object, contrast: object) -> No
         )
     if not isinstance(contrast, (Contrast, type(None))):
         raise TypeError(f"contrast must be a Contrast, such as Contrast('what', foil='was'), not {contrast!r:.80}.")
+    if isinstance(contrast, Contrast) and not isinstance(contrast.foil, (str, type(None))):
+        raise TypeError(f"the foil of a contrast is its text, or None for the strongest, not {contrast.foil!r:.80}.")
     if isinstance(contrast, Contrast) and not _is_place(contrast.word):
         raise TypeError(
             "the word of a contrast is its text, its number, or a pair of numbers (first, last), not "
@@ -148,22 +150,22 @@ def check_arguments(
 
 
 def check_times(words: Sequence[Segment]) -> None:
-    """Raises a ValueError for words whose times are impossible."""
+    """Raises a ValueError for words whose times are impossible. A word without duration was not found."""
     for word in words:
-        if not 0 <= word.begin < word.end < LATEST_SECONDS:  # refuses NaN as well
+        times = word.begin, word.end
+        if not all(isinstance(time, Real) for time in times) or not 0 <= times[0] <= times[1] < LATEST_SECONDS:
             raise ValueError(
                 f"word_times has {word.text!r:.60} from {word.begin} to {word.end} s: a word must not begin before "
-                f"0 s, must end after it begins, and must end before {LATEST_SECONDS:g} s."
+                f"0 s, must not end before it begins, and must end before {LATEST_SECONDS:g} s."
             )
 
 
 def check_begins(words: Sequence[Segment], duration: float) -> None:
-    """Raises a ValueError for words that begin after the utterance of this many seconds."""
-    late = next((word for word in words if word.begin >= duration + LATE_SECONDS), None)
-    if late is not None:
+    """Raises a ValueError if all words begin after the utterance of this many seconds, as in another recording."""
+    if words and min(word.begin for word in words) >= duration + LATE_SECONDS:
         raise ValueError(
-            f"word_times has {late.text!r:.60} from {late.begin:g} s on, and the utterance lasts {duration:g} s: give "
-            "the times of this utterance, from its beginning."
+            f"word_times has {words[0].text!r:.60} from {words[0].begin:g} s on, and the utterance lasts {duration:g} "
+            "s: give the times of this utterance, from its beginning."
         )
 
 

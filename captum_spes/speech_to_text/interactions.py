@@ -147,7 +147,7 @@ def word_players(
 
 
 def text_players(model: SpeechToTextModel, tokens: Tokens) -> list[Player]:
-    """Makes a player of each previous word, which is each but the last, with its name in quotation marks.
+    """Makes a player of each word that something follows, with its name in quotation marks.
 
     Punctuation, special tokens and the prompt do not belong to a player.
 

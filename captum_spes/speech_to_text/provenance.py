@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from inspect import isclass, signature
+from inspect import isclass, isfunction, signature
 from numbers import Integral, Real
 from typing import Any
 
@@ -66,7 +66,12 @@ def _plain(value: object) -> Any:
 
 
 def describe(value: object) -> Any:
-    """Describes a value so that JSON can hold it: plain values unchanged, tensors and functions by a hash."""
+    """Describes a value so that JSON can hold it: plain values unchanged, tensors by shape and a hash.
+
+    Functions of a module have their name, and other functions and callable objects a fingerprint of what they hold.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, (bool, str, type(None))):
         return value
     if isinstance(value, Integral):
@@ -82,14 +87,17 @@ def describe(value: object) -> Any:
         arguments = {**defaults, **value.keywords}
         return {
             "function": _describe_function(value.func),
-            **{key: fingerprint(item) if isinstance(item, Tensor) else str(item) for key, item in arguments.items()},
+            **{
+                key: fingerprint(item) if isinstance(item, Tensor) or callable(item) else str(item)
+                for key, item in arguments.items()
+            },
         }
     return _describe_function(value) if callable(value) else str(value)
 
 
 def _describe_function(function: Any) -> Any:
     """The name of a class or of a function of a module; of others, which may hold values, a fingerprint."""
-    named = isclass(function) or "<" not in getattr(function, "__qualname__", "<")
+    named = isclass(function) or (isfunction(function) and "<" not in function.__qualname__)
     return function.__name__ if named else fingerprint(function)
 
 

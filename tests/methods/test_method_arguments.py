@@ -136,6 +136,11 @@ def test_a_window_is_moved_by_half_of_it(tiny_model, audio, shape):
         ),
         (SPES, {"contrast": "what"}, "contrast must be a Contrast, such as"),
         (SPES, {"contrast": Contrast([0, 1], "his")}, "the word of a contrast is its text, its number, or a pair"),
+        (
+            SPES,
+            {"contrast": Contrast("what", 5)},
+            "the foil of a contrast is its text, or None",
+        ),
         (SPES, {"contrast": Contrast(1.0, "his")}, "the word of a contrast is its text, its number, or a pair"),
         (IntegratedGradients, {"nsteps": 3}, r"Integrated Gradients takes no nsteps; it takes method, n_steps\."),
         (IntegratedGradients, {"a": 1, "b": 2}, "takes no a and no b;"),

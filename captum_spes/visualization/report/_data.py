@@ -50,7 +50,10 @@ def packed(levels: np.ndarray) -> str:
 
 def playable(samples: np.ndarray, sampling_rate: float) -> tuple[np.ndarray, int]:
     """Audio (n,) and its rate. Audio at a rate that FLAC lacks, fractional or very high, is resampled to 48 kHz."""
-    if sampling_rate <= FLAC_RATE and sampling_rate == int(sampling_rate):
+    # FLAC writes high rates in tens of Hz
+    if sampling_rate == int(sampling_rate) and (
+        sampling_rate < 2**16 or (sampling_rate <= FLAC_RATE and sampling_rate % 10 == 0)
+    ):
         return samples, int(sampling_rate)
     return require("soxr").resample(samples, sampling_rate, PLAYED_RATE), PLAYED_RATE
 
