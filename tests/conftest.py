@@ -192,13 +192,20 @@ def benchmarks():
     sys.path.remove(folder)
 
 
+@pytest.fixture(autouse=True)
+def interrupt():
+    """The command line sets a handler of Ctrl-C, which would stay in this process."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     """Runs the command line in an empty folder; returns exit code, stdout and stderr."""
     from captum_spes.__main__ import main
 
     monkeypatch.chdir(tmp_path)
-    interrupt = signal.getsignal(signal.SIGINT)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["captum-spes", *map(str, arguments)])
@@ -208,8 +215,7 @@ def run(monkeypatch, capsys, tmp_path):
             raise SystemExit(0)
         return (exit_info.value.code or 0, *capsys.readouterr())
 
-    yield run
-    signal.signal(signal.SIGINT, interrupt)
+    return run
 
 
 @pytest.fixture(scope="module")

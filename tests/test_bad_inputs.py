@@ -4,7 +4,6 @@ Every message is one clear sentence: what was wrong, what was expected, what to 
 """
 
 import math
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -419,12 +418,8 @@ def test_bad_arguments(arguments, words, audio, tiny_model, tmp_path, monkeypatc
         monkeypatch.setattr(f"captum_spes.cli.{module}.load_model", lambda *args, **kwargs: tiny_model)
     monkeypatch.setattr(sys, "argv", ["captum-spes", *arguments])
     monkeypatch.setattr("warnings.showwarning", None)
-    interrupt = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(SystemExit) as caught:
-            main()
-    finally:
-        signal.signal(signal.SIGINT, interrupt)
+    with pytest.raises(SystemExit) as caught:
+        main()
     err = capsys.readouterr().err
     assert caught.value.code == 2
     said = " ".join(err.replace("│", " ").split())  # without a terminal's box around typer's messages
