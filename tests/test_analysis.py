@@ -198,6 +198,14 @@ def test_explanations_that_are_not_of_tokens_are_left_out(evaluation):
     assert "damaged" in report.problems["explanations/spes/broken.safetensors"]
 
 
+def test_each_figure_has_a_file(tmp_path):
+    for name in ("take 1", "take_1"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        explain([" So"], peaks([(3, 3)]), [[0.5]]).save(tmp_path / "in" / name / "explanation.safetensors")
+    paths = analyze(tmp_path / "in", min_count=1).save(tmp_path / "out")
+    assert len(paths) == len(set(paths)) and len([path for path in paths if "take_1" in path.name]) == 2
+
+
 def test_one_utterance_of_one_token(tmp_path):
     explain([" So"], peaks([(3, 3)]), [[0.5]]).save(tmp_path / "explanation.safetensors")
     ALIGNMENT.save(tmp_path / f"{tmp_path.name}.json")

@@ -286,6 +286,28 @@ def test_the_cheapest_context_that_agrees(tiny_model, utterance, tokens, monkeyp
     assert lower.dtype == torch.bfloat16 and lower.context["bfloat16"]["same_text"]
 
 
+def test_scores_that_are_constant_are_described(tiny_model, utterance):
+    context = {"used": "frozen", "merged_by": 1, "computed_seconds": 0.6, "correlation": None}
+    line = describe_context(tiny_model, replace(utterance, context=context))
+    assert line.endswith("the padding is frozen; the scores of the probe are constant, so that they say nothing")
+
+
+@pytest.mark.parametrize(("num_beams", "limit"), [(1, 3), (2, 8)])
+def test_beams_are_not_cut_by_the_probe(tiny_model, utterance, monkeypatch, num_beams, limit):
+    """A beam that the limit cuts would count as finished, and the text would differ."""
+    given = []
+    write = tiny_model.write
+
+    def noted(*arguments, **gen_args):
+        given.append(gen_args["max_new_tokens"])
+        return write(*arguments, **gen_args)
+
+    tokens = replace(tiny_model.tokens([60, 61, 62], utterance), generated=True)
+    monkeypatch.setattr(tiny_model, "write", noted)
+    fit_utterance(tiny_model, utterance, tokens, "frozen", gen_args={"num_beams": num_beams, "max_new_tokens": 8})
+    assert given[-1] == limit
+
+
 def test_refreezing_gives_the_same_states(tiny_model, utterance, tokens):
     found = fit_utterance(tiny_model, utterance, tokens, "frozen")
     again = refreeze(tiny_model, utterance, 1)

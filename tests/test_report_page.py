@@ -368,6 +368,13 @@ def test_masked_audio_is_pythons(open_report, speech, view, rows):
         page.evaluate("page.sound.stop()")
 
 
+def test_bins_of_the_lowest_value_are_not_salient(open_report):
+    maps = torch.zeros_like(make().spectrogram_attr)
+    maps[:, 5, 1:3] = 1
+    page = open_report(replace(make(), spectrogram_attr=maps))
+    assert page.evaluate("[...page.map.mostSalient(0.5)].reduce((sum, one) => sum + one, 0)") == 2
+
+
 def test_without_audio(open_report):
     page = open_report(make())
     assert page.locator("audio").count() == 0 and page.locator("#no-audio").is_visible()

@@ -64,14 +64,24 @@ class Report:
         paths = [output / "analysis.md", output / "analysis.json"]
         write_atomically(paths[0], self.markdown())
         write_json(paths[1], self.to_dict())
+        files = self._file_names()
         for found in self.findings.values():
             for finding in found.values():
                 for name, plot in finding.figures.items():
-                    path = output / _file_name(name)
+                    path = output / files[name]
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_figure(path, plot(), dpi=120)
                     paths.append(path)
         return paths
+
+    def _file_names(self) -> dict[str, str]:
+        """A file name for each figure, which no other has: names such as "take 1" and "take_1" would share one."""
+        names = {name for found in self.findings.values() for finding in found.values() for name in finding.figures}
+        files: dict[str, str] = {}
+        for name in sorted(names):
+            file = _file_name(name)
+            files[name] = _file_name(f"{name}-{_digest(name)}") if file in files.values() else file
+        return files
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers as plain values for JSON, with null for NaN."""
@@ -91,6 +101,7 @@ class Report:
         total = sum(self.n_explanations.values())
         lines = [f"# Plausibility of {total} explanations", "", *self._answers(), ""]
         lines += [f"- {markdown_line(method)}: {n} explanations" for method, n in self.n_explanations.items()]
+        files = self._file_names()
         for name, section in SECTIONS.items():
             if found := self.findings.get(name):
                 rows = [(method, *row) for method, finding in found.items() for row in finding.rows]
@@ -98,10 +109,8 @@ class Report:
                 lines += markdown_table([("method", *section.columns), *rows])
                 figures = [figure for finding in found.values() for figure in finding.figures]
                 # figures of single utterances are not linked, because there are many
-                pictures = [
-                    f"![{markdown_line(figure)}](<{_file_name(figure)}>)" for figure in figures if "/" not in figure
-                ]
-                single = [f"[{markdown_line(figure)}](<{_file_name(figure)}>)" for figure in figures if "/" in figure]
+                pictures = [f"![{markdown_line(figure)}](<{files[figure]}>)" for figure in figures if "/" not in figure]
+                single = [f"[{markdown_line(figure)}](<{files[figure]}>)" for figure in figures if "/" in figure]
                 lines += ["", *pictures] if pictures else []
                 lines += ["", f"Utterances: {', '.join(single)}"] if single else []
         unmatched = self._unmatched()

@@ -28,7 +28,8 @@ class CanaryModel(ParakeetFeatures, EncoderDecoderModel):
         task: ``"transcribe"``, or ``"translate"`` for English text from speech in ``language``.
 
     Raises:
-        ValueError: the model does not know the language, or the processor lacks the template.
+        ValueError: the model does not know the language or cannot translate it into itself, or the processor lacks the
+            template.
     """
 
     def __init__(
@@ -47,6 +48,11 @@ class CanaryModel(ParakeetFeatures, EncoderDecoderModel):
             raise ValueError(f"{self.name} needs its whole processor, whose chat template makes the prompt.")
         spoken, _, written = (language or "en").partition("-")
         written = written or ("en" if task == "translate" else spoken)
+        if task == "translate" and spoken == written:
+            raise ValueError(
+                f"{self.name} cannot translate {spoken!r} into itself: give the language of the speech, such as "
+                "language='de', or a pair, such as 'en-de'."
+            )
         silence = np.zeros(self.sample_rate, np.float32)
         try:
             request = self._processor.apply_transcription_request(silence, spoken, written)

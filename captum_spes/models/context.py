@@ -149,12 +149,12 @@ def describe_context(model: SpeechToTextModel, utterance: Utterance) -> str:
     merged = f", merged by {found['merged_by']}" if found["merged_by"] > 1 else ""
     if "correlation" not in found:
         return f"{seconds}, of which {found['computed_seconds']:.1f} s are computed and the padding is frozen, unprobed"
+    computed = f"{seconds}, of which {found['computed_seconds']:.1f} s are computed and the padding is frozen{merged}"
+    if found["correlation"] is None:
+        return f"{computed}; the scores of the probe are constant, so that they say nothing"
     lowest = found["lowest_token_correlation"]
-    return (
-        f"{seconds}, of which {found['computed_seconds']:.1f} s are computed and the padding is frozen{merged}; scores "
-        f"correlate {found['correlation']:.4f} with the full window's"
-        + ("" if lowest is None else f", those of each token at least {lowest:.3f}")
-    )
+    each = "" if lowest is None else f", those of each token at least {lowest:.3f}"
+    return f"{computed}; scores correlate {found['correlation']:.4f} with the full window's{each}"
 
 
 @dataclass(frozen=True)
@@ -240,8 +240,9 @@ class _Probe:
         if self.written is None:
             self.written = self.model.generate(self.utterance, **self.gen_args)
         target, prompt = self.written.target, self.written.prompt
-        # the limit stops a model that repeats itself
-        gen_args = {**self.gen_args, "max_new_tokens": len(target)}
+        gen_args = dict(self.gen_args)
+        if not self._has_beams():  # beams that the limit cuts would count as finished
+            gen_args["max_new_tokens"] = len(target)  # which stops a model that repeats itself
         if utterance.frozen is None:
             found = self.model.generate(utterance, **gen_args).target
         else:
@@ -249,6 +250,10 @@ class _Probe:
                 encoded = self.model.encode(utterance.spectrogram, utterance)
             [found] = self.model.write(encoded, prompt, **gen_args)
         return torch.equal(found, target)
+
+    def _has_beams(self) -> bool:
+        config = getattr(getattr(self.model, "model", None), "generation_config", None)
+        return (self.gen_args.get("num_beams") or getattr(config, "num_beams", None) or 1) > 1
 
     @torch.no_grad()
     def _scores(self, utterance: Utterance, callback: Callable[[int], object] = lambda done: None) -> Tensor:

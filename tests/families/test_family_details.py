@@ -153,6 +153,8 @@ def test_canary_languages(cases, audio, language, task, prompt):
     assert text_language(model, model.tokens([10], model.utterance(audio))) == prompt[-2:]
     with pytest.raises(ValueError, match="cannot write 'xx' from 'en'"):
         load_model(case.plain, case.processor, language="en-xx")
+    with pytest.raises(ValueError, match="cannot translate 'en' into itself: give the language of the speech"):
+        load_model(case.plain, case.processor, task="translate")
 
 
 @pytest.mark.parametrize(

@@ -94,11 +94,12 @@ class ScoreMap {
     return this.ranks[this.levels[bin]];
   }
 
-  /** The bins with the largest values, as 1 among 0: that share of all bins, of equal ones the first. */
+  /** The bins with the largest values, as 1 among 0: that share of all bins, of equal ones the first, but none of the lowest. */
   mostSalient(share) {
     let remaining = Math.floor(share * this.levels.length + 1e-9); // 0.29 · 100 is 28.999999999999996
     let threshold = LEVELS - 1;
     for (; threshold > 0 && this.counts[threshold] < remaining; threshold--) remaining -= this.counts[threshold];
+    if (threshold === 0) remaining = 0; // the lowest is 0 in maps without signs
     return Uint8Array.from(this.levels, (level) => (level > threshold || (level === threshold && remaining-- > 0) ? 1 : 0));
   }
 }
