@@ -15,6 +15,7 @@ _UNSPACED_SIGNS = (
     "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u1056-\u1059\u105e-\u1060"
     "\u1062-\u1064\u1067-\u106d\u1071-\u1074\u1082-\u108d\u109a-\u109d\u17b4-\u17d3\u17dd\u3099\u309a"
 )
+_CHARACTER = rf"[{_UNSPACED}][{_UNSPACED_SIGNS}]*"
 _UNSPACED_TEXT = re.compile(rf"[{_UNSPACED}\u3000-\u303f\uff00-\uffef]")  # with their punctuation
 _MARK = r"<\|?[\w./]+\|?>"  # such as <|endoftext|> and </s>
 # combining marks, which \w leaves out: accents, Hebrew and Arabic points, the vowel signs of India's scripts, joiners
@@ -24,9 +25,7 @@ _SIGNS = (
 )
 _LETTERS = rf"(?:(?![{_UNSPACED}])[\w{_SIGNS}])+"
 _INSIDE = r"(?:['’\-‐–]|(?<=\d)[.,:/](?=\d))"  # what may join letters or digits in a word
-_WORD = re.compile(
-    rf"{_MARK}|[{_UNSPACED}][{_UNSPACED_SIGNS}]*|{_LETTERS}(?:{_INSIDE}{_LETTERS})*|(?:(?!{_MARK})[^\w\s{_SIGNS}])+"
-)
+_WORD = re.compile(rf"{_MARK}|{_CHARACTER}|{_LETTERS}(?:{_INSIDE}{_LETTERS})*|(?:(?!{_MARK})[^\w\s{_SIGNS}])+")
 # signs that distinguish words, unlike accents and the points of Hebrew and Arabic
 _DISTINCTIVE = re.compile(rf"[\u0900-\u0fff{_UNSPACED_SIGNS}]")
 
@@ -77,7 +76,7 @@ def spaced(text: str) -> str:
         >>> spaced("so 今天").split()
         ['so', '今', '天']
     """
-    return re.sub(rf"[{_UNSPACED}][{_UNSPACED_SIGNS}]*", r" \g<0> ", text)
+    return re.sub(_CHARACTER, r" \g<0> ", text)
 
 
 def is_word(text: str) -> bool:

@@ -75,7 +75,7 @@ class Report:
         return paths
 
     def _file_names(self) -> dict[str, str]:
-        """A file name for each figure, which no other has: names such as "take 1" and "take_1" would share one."""
+        """A unique file name for each figure, because names such as "take 1" and "take_1" would share one."""
         names = {name for found in self.findings.values() for finding in found.values() for name in finding.figures}
         files: dict[str, str] = {}
         for name in sorted(names):

@@ -36,7 +36,7 @@ def find_explanations(folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def _distinct(utterance: str, paths: Sequence[Path], folder: Path) -> Iterator[tuple[str, Path]]:
-    """Names for the explanations of several utterances or runs with the same name: their paths."""
+    """Names explanations that share the name of an utterance by their paths."""
     for path in paths:
         whole = path.relative_to(folder).with_suffix("")
         place = whole.parent if whole.name == "explanation" else whole

@@ -123,23 +123,20 @@ def explain_parts(
         written = None if given is None else given[number][1]
         part = long.parts[number]
         before = next((earlier.text for earlier in reversed(long.parts[:number]) if earlier.text), None)
-        try:
-            utterance, tokens = prepare(
-                model,
-                sound(part.start, part.stop),
-                None if written is None else written.text,
-                prompt=before if previous_text and before else prompt,
-                gen_args=gen_args,
-                context=context,
-                dtype=dtype,
-            )
-        except NoWordsError:
-            utterance, tokens = None, None
+        prepared = _prepared(
+            model,
+            sound(part.start, part.stop),
+            None if written is None else written.text,
+            prompt=before if previous_text and before else prompt,
+            gen_args=gen_args,
+            context=context,
+            dtype=dtype,
+        )
         if on_text is not None:
-            on_text(long, number, "" if tokens is None else text(model, tokens))
+            on_text(long, number, "" if prepared is None else text(model, prepared[1]))
         words = None if written is None else written.words or None
         try:
-            explanation = None if utterance is None or tokens is None else explain(utterance, tokens, words)
+            explanation = None if prepared is None else explain(*prepared, words)
         except Stopped:
             break
         if explanation is not None and on_explained is not None:
@@ -148,8 +145,18 @@ def explain_parts(
     return long
 
 
+def _prepared(
+    model: SpeechToTextModel, sound: Recording, target: str | None, **arguments: Any
+) -> tuple[Utterance, Tokens] | None:
+    """The utterance and the tokens of a part; None if the model writes no words."""
+    try:
+        return prepare(model, sound, target, **arguments)
+    except NoWordsError:
+        return None
+
+
 def _cut(transcript: Transcript, max_seconds: float, duration: float) -> list[tuple[tuple[float, float], Transcript]]:
-    """The span and the text of each part. A text without times is one part, if the recording is."""
+    """The span and the text of each part. A text without times is one part if the recording is short enough."""
     if not transcript.segments and duration <= max_seconds:
         return [((0.0, duration), transcript)]
     return transcript.parts(max_seconds, duration)

@@ -6,7 +6,6 @@ import platform
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from inspect import isclass, isfunction, signature
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -72,12 +71,8 @@ def describe(value: object) -> Any:
     """
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, (bool, str, type(None))):
+    if isinstance(value, (bool, int, float, str, type(None))):
         return value
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return float(value)
     if isinstance(value, Tensor):
         return float(value) if value.numel() == 1 else fingerprint(value)
     if isinstance(value, partial):
