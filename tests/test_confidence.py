@@ -134,3 +134,8 @@ def test_salient_spans_are_those_of_the_map():
     assert (rows[0].salient_low, rows[0].salient_high) == (float(frequencies[2]), float(frequencies[3]))
     assert rows[0].probability is None and rows[0].begin is None
     assert [row.text for row in rows] == ["so", "what", "?"]
+
+
+def test_a_flat_map_has_no_salient_span():
+    row = replace(make(), spectrogram_attr=torch.ones(4, 30, 8)).word_rows()[0]
+    assert (row.salient_begin, row.salient_end, row.salient_low, row.salient_high) == (None,) * 4

@@ -322,6 +322,15 @@ def test_bleu_is_sacrebleus():
     assert bleu(texts, references) == pytest.approx(sacrebleu.corpus_bleu(texts, [references]).score)
 
 
+def test_bleu_of_scripts_without_spaces():
+    import sacrebleu
+
+    texts, references = ["今天天气很好,我们去公园。"], ["今天天气不好,我们去公园玩。"]
+    expected = sacrebleu.corpus_bleu(texts, [references], tokenize="zh").score
+    assert expected > 50
+    assert bleu(texts, references) == pytest.approx(expected)
+
+
 def test_counts_add_up():
     for score in (WordErrorRate(), Bleu()):
         pairs = [("so what was it", "so what is it"), ("the next step", "the next stop is here")]

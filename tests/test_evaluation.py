@@ -505,6 +505,13 @@ def with_spes(**changes):
     return {**CHOSEN, "spes": replace(CHOSEN["spes"], **changes)}
 
 
+def test_other_weights_of_a_model_of_the_same_name_are_refused(begun, evaluate, model):
+    with torch.no_grad():
+        next(model.model.parameters()).mul_(1.1)
+    with pytest.raises(ValueError, match=r"weights was \w+ and is \w+ now\. Give"):
+        evaluate()
+
+
 @pytest.mark.parametrize(
     ("arguments", "differences"),
     [
@@ -516,7 +523,10 @@ def with_spes(**changes):
         ({"gen_args": {"num_beams": 2}}, ["gen_args.num_beams was None and is 2 now"]),
         ({"methods": {"spes": METHODS["spes"].with_samples(30)}}, ["methods.spes.n_samples was 20 and is 30 now"]),
         ({"methods": with_spes(absolute=True)}, ["methods.spes.absolute was False and is True now"]),
-        ({"methods": with_spes(score=TokenProbability)}, ["methods.spes.score was None and is TokenProbability now"]),
+        (
+            {"methods": with_spes(score=TokenProbability)},
+            ["methods.spes.score was KLDivergence and is TokenProbability now"],
+        ),
         (
             {"methods": {"energy": METHODS["random"]}},
             ["methods.energy.method was Energy and is Random now"],

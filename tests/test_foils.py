@@ -177,6 +177,13 @@ def test_foils_of_texts_without_a_first_space(tiny_model, audio, word, foil):
     assert "".join(tiny_model.token_texts(found)) == foil
 
 
+@pytest.mark.parametrize(("text", "begins"), [("今天气", "今"), ("so 今", " so"), ("สวัสดี", "ส")])
+def test_given_texts_begin_as_whisper_begins_them(tiny_model, audio, text, begins):
+    tokens = tiny_model.tokens(text, tiny_model.utterance(audio))
+    written = tiny_model.tokenizer.decode(tokens.target)
+    assert written.startswith(begins) and written.strip() == text
+
+
 def test_punctuation_as_a_foil(bundled_model, sample):
     """A full stop follows a word without a space, which is another token."""
     utterance = bundled_model.utterance(load_audio(sample, 16000))

@@ -229,6 +229,7 @@ def test_maps_of_bins_and_unknown_methods_stay():
         ({"metadata": {"method": "SPES", "arguments": {}}}, "have no perturbation_prob"),
         ({"metadata": {"method": "Bubble Noise", "arguments": {}}}, "have no bubbles_per_second"),
         ({"metadata": {"method": "SPES", "joint": True}}, "jointly"),
+        ({"metadata": {"method": "|SPES|"}}, "absolute values"),
     ],
 )
 def test_what_has_no_additive_map(changes, words):
@@ -326,6 +327,7 @@ def test_on_a_tiny_whisper(tiny_model, audio):
         ({"perturbations_per_eval": 0}, "perturbations_per_eval must be"),
         ({"perturbation_prob": 1.0}, "strictly between"),
         ({"attributions": torch.ones(K, T, 3)}, "attributions must be of shape"),
+        ({"attributions": torch.full((K, T, C), torch.nan)}, "infinities or NaN"),
         ({"feature_mask": torch.ones(1, 3, 3).long()}, "does not fit the spectrogram"),
         ({"feature_mask": torch.ones(1, T, C)}, "does not fit the spectrogram"),
     ],

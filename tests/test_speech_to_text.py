@@ -342,6 +342,23 @@ def test_a_model_that_hears_nothing(tiny_model, audio, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"seed": -1}, "seed must be"),
+        ({"perturbations_per_eval": 0}, "perturbations_per_eval must be"),
+        ({"context": "all"}, "context must be"),
+        ({"dtype": torch.int8}, "dtype must be"),
+    ],
+)
+def test_bad_arguments_are_refused_before_the_model_writes(tiny_model, audio, monkeypatch, arguments, words):
+    written = []
+    monkeypatch.setattr(type(tiny_model), "generate", lambda *_: written.append(1))
+    with pytest.raises(ValueError, match=words):
+        SpeechToTextAttribution(SPES(tiny_model)).attribute(audio, **{**QUICK, **arguments})
+    assert not written
+
+
+@pytest.mark.parametrize(
     ("method", "words"),
     [
         (FeaturePermutation, "FeaturePermutation cannot .* one utterance has none .* FeatureAblation"),

@@ -251,5 +251,10 @@ def check_counts(n_samples: int, perturbations_per_eval: int, n_granularities: i
             f"n_samples must be an integer of at least {n_granularities}, one perturbation for each granularity of "
             f"the feature_mask, not {n_samples}."
         )
+    check_batch_size(perturbations_per_eval)
+
+
+def check_batch_size(perturbations_per_eval: int) -> None:
+    """Raises a ValueError if there is no sample in a batch."""
     if not isinstance(perturbations_per_eval, (int, Integral)) or perturbations_per_eval < 1:
         raise ValueError(f"perturbations_per_eval must be an integer of at least 1, not {perturbations_per_eval}.")

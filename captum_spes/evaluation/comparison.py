@@ -19,7 +19,13 @@ from captum_spes.maps import percentile_ranks
 from captum_spes.metrics import additive_attributions, infidelity, rank_correlation
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.speech_to_text.catalogue import NamedMethod, Preset, absolute, find_method
-from captum_spes.speech_to_text.provenance import describe_arguments, describe_inputs, plain_gen_args
+from captum_spes.speech_to_text.provenance import (
+    describe_arguments,
+    describe_inputs,
+    describe_weights,
+    plain_gen_args,
+    versions,
+)
 from captum_spes.visualization import plot_comparison
 
 if TYPE_CHECKING:
@@ -179,6 +185,8 @@ class Comparison:
         arguments = method.arguments_of(self.model, self.preset, len(self.tokens.target))
         return {
             "model": self.model.name,
+            "version": versions()["captum-spes"],  # defaults may change with it
+            "weights": describe_weights(self.model),
             "spectrogram": fingerprint(self.utterance.spectrogram),
             **{key: inputs[key] for key in ("token_ids", "previous_token_ids", "context_seconds", "dtype")},
             "context": {key: inputs["context"].get(key) for key in ("used", "merged_by", "margin")},

@@ -15,8 +15,8 @@ from captum_spes.metrics.deletion import PERCENTAGES
 from captum_spes.models.context import Context, Dtype
 from captum_spes.models.protocol import SpeechToTextModel
 from captum_spes.speech_to_text.catalogue import NamedMethod, Preset
-from captum_spes.speech_to_text.profiles import title
-from captum_spes.speech_to_text.provenance import describe_arguments, describe_model
+from captum_spes.speech_to_text.profiles import asks_model, defaults_of, title
+from captum_spes.speech_to_text.provenance import describe_arguments, describe_model, versions
 
 Metric = Literal["deletion", "insertion", "comprehensiveness", "sufficiency", "size"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -102,16 +102,19 @@ class Procedure:
         """
         return {
             **describe_model(model, self.gen_args, self.context, self.dtype),
+            "version": versions()["captum-spes"],  # defaults may change with it
             "preset": self.preset,
             "seed": self.seed,
             "percentages": [int(step) if step == int(step) else step for step in self.percentages],
-            "methods": {
-                name: {
-                    "method": title(method.wrap(model).attr_method),
-                    "score": None if method.score is None else method.score.__name__,
-                    "absolute": method.absolute,
-                    **describe_arguments(method.arguments_of(model, self.preset)),
-                }
-                for name, method in self.methods.items()
-            },
+            "methods": {name: self._settings_of(method, model) for name, method in self.methods.items()},
+        }
+
+    def _settings_of(self, method: NamedMethod, model: SpeechToTextModel) -> dict[str, Any]:
+        attr_method = method.wrap(model).attr_method
+        score = method.score or defaults_of(attr_method).score
+        return {
+            "method": title(attr_method),
+            "score": score.__name__ if asks_model(attr_method) else "none",
+            "absolute": method.absolute,
+            **describe_arguments(method.arguments_of(model, self.preset)),
         }

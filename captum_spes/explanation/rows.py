@@ -46,7 +46,7 @@ class WordRow:
         verdict: ``"heard"``, ``"guessed"`` or ``"unsure"``; None for punctuation and special tokens.
         alternatives: other texts that the model might have written, with their probabilities.
         salient_begin: begin in seconds of its salient span, the shortest time that holds half of the most salient 5 %
-            of its map.
+            of its map. None, like the next three, for a map that is the same everywhere.
         salient_end: end of the salient span in seconds.
         salient_low: centre in Hz of the lowest mel channel of the narrowest band that holds half of these bins.
         salient_high: centre in Hz of the highest mel channel of this band.
@@ -70,10 +70,10 @@ class WordRow:
     heard: float | None
     verdict: Verdict | None
     alternatives: list[tuple[str, float]] | None
-    salient_begin: float
-    salient_end: float
-    salient_low: float
-    salient_high: float
+    salient_begin: float | None
+    salient_end: float | None
+    salient_low: float | None
+    salient_high: float | None
     top_previous_token: str | None
     reliability: float | None
 
@@ -91,6 +91,7 @@ def word_rows(explanation: SpeechToTextExplanation, times: Times | None = None) 
     sure = words.confidence
     rows = []
     for row, (text, map_, span) in enumerate(zip(words.tokens, words.spectrogram_attr, spans)):
+        is_flat = map_.min() == map_.max()
         (first, stop), (low, high) = salient_box(map_)
         begin, end = span or (None, None)
         rows.append(
@@ -105,10 +106,10 @@ def word_rows(explanation: SpeechToTextExplanation, times: Times | None = None) 
                 heard=None if sure is None or sure.heard is None else sure.heard[row],
                 verdict=None if sure is None or sure.verdicts is None or not is_word(text) else sure.verdicts[row],
                 alternatives=None if sure is None else sure.alternatives[row],
-                salient_begin=first / words.frames_per_second,
-                salient_end=stop / words.frames_per_second,
-                salient_low=float(words.mel_frequencies[low]),
-                salient_high=float(words.mel_frequencies[high - 1]),
+                salient_begin=None if is_flat else first / words.frames_per_second,
+                salient_end=None if is_flat else stop / words.frames_per_second,
+                salient_low=None if is_flat else float(words.mel_frequencies[low]),
+                salient_high=None if is_flat else float(words.mel_frequencies[high - 1]),
                 top_previous_token=tops[row] if has_previous else None,
                 reliability=None if words.reliability is None else float(words.reliability[row]),
             )

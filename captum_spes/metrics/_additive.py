@@ -53,9 +53,9 @@ def additive_attributions(explanation: SpeechToTextExplanation) -> Tensor:
         Tensor: float64 maps (K, T, C), in units of the explained score (nats for KLDivergence and TokenLogProbability).
 
     Raises:
-        ValueError: the explanation is normalised, so that its scale and offset are lost; or it attributes to both
-            inputs jointly, so that its offset includes the impact of the previous tokens; or its metadata lack the
-            arguments with which it was made.
+        ValueError: the explanation is normalised, or has absolute values of maps with an offset, so that its scale or
+            offset are lost; or it attributes to both inputs jointly, so that its offset includes the impact of the
+            previous tokens; or its metadata lack the arguments with which it was made.
 
     Example::
 
@@ -83,7 +83,8 @@ def additive_attributions(explanation: SpeechToTextExplanation) -> Tensor:
     if method == BubbleNoise.get_name():
         share, variation = _noise_share(explanation)
         return (attr - _mean_impact_of_bubbles(attr, variation)) / (attr[0].numel() * variation * share)
-    is_pooled = method == GradientSPES.get_name() and _stored(explanation, "arguments").get("pool_features", True)
+    is_gradient = method.strip("|") == GradientSPES.get_name()
+    is_pooled = is_gradient and _stored(explanation, "arguments").get("pool_features", True)
     return attr / _mean_area(explanation) if is_pooled or _is_painted(explanation) else attr
 
 
@@ -163,6 +164,12 @@ def _stored(explanation: SpeechToTextExplanation, name: str) -> Any:
         raise ValueError(
             "the explanation attributes to spectrogram and previous tokens jointly, so that its offset includes the "
             "impact of the tokens: give one that was made with joint=False."
+        )
+    method = explanation.metadata.get("method")
+    if method in [f"|{averaged.get_name()}|" for averaged in (SPES, BubbleNoise)]:
+        raise ValueError(
+            f"the explanation has absolute values, {method}, from which the offset of its maps cannot be told: give it "
+            "as attribute() returned it."
         )
     if name not in explanation.metadata:
         raise ValueError(

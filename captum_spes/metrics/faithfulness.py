@@ -80,7 +80,7 @@ def infidelity(
 
     Raises:
         ValueError: the explanation is of another model, of words or of a contrast, or it is normalised or lacks
-            metadata; maps or the mask do not fit it; or a number is out of range.
+            metadata; maps or the mask do not fit it, or the maps are not finite; or a number is out of range.
 
     Example::
 
@@ -100,6 +100,8 @@ def infidelity(
     shape = explanation.spectrogram_attr.shape
     if maps.shape[-3:] != shape or maps.dim() > 4:
         raise ValueError(f"attributions must be of shape {tuple(shape)} or (M, *that), not {tuple(maps.shape)}.")
+    if not maps.isfinite().all():
+        raise ValueError("attributions hold infinities or NaN: give finite values, or explain the utterance again.")
     if feature_mask is None:
         feature_mask = slic_feature_mask(
             utterance.spectrogram, PATCHES_PER_SECOND, frames_per_second=model.frames_per_second

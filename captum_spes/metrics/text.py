@@ -95,6 +95,9 @@ class WordErrorRate:
 class Bleu:
     """BLEU by sacrebleu with its default settings (13a tokens, four n-grams, exponential smoothing).
 
+    In scripts without spaces, such as Chinese, Japanese and Thai, each character counts as a word, as by sacrebleu's
+    tokens ``zh``.
+
     Raises:
         ImportError: the extra ``speech`` is not installed.
 
@@ -122,7 +125,7 @@ class Bleu:
         """
         if not reference.strip():
             raise ValueError(f"the reference {reference!r} has no words: BLEU needs at least one.")
-        result = self.bleu.sentence_score(text, [reference])
+        result = self.bleu.sentence_score(spaced(text), [spaced(reference)])
         return np.array([*result.counts, *result.totals, result.sys_len, result.ref_len], dtype=np.float64)
 
     def score(self, counts: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 from transformers.utils import logging
 
 from captum_spes.models.protocol import Task, Utterance
-from captum_spes.words import is_mark
+from captum_spes.words import is_mark, is_unspaced
 
 
 class HuggingFaceModel:
@@ -38,7 +38,7 @@ class HuggingFaceModel:
     window: Any = None
     # whether the features are normalised to mean 0 in each mel channel of an utterance
     normalized = False
-    # the tokenizers of some families begin every word with a space, including the first
+    # the tokenizers of some families begin every word with a space, including the first; scripts without spaces do not
     text_prefix = ""
 
     def __init__(
@@ -191,10 +191,10 @@ class HuggingFaceModel:
             raise ValueError(
                 f"{self.name} was given a feature extractor and no tokenizer: give the target's token ids."
             )
+        if prefix is None:
+            prefix = "" if is_unspaced(text[0]) else self.text_prefix
         try:
-            ids = self.tokenizer.encode(
-                (self.text_prefix if prefix is None else prefix) + text, add_special_tokens=False
-            )
+            ids = self.tokenizer.encode(prefix + text, add_special_tokens=False)
             decoded = self._decode(ids).strip()
         except TypeError:  # the text is not valid Unicode
             ids, decoded = [], ""

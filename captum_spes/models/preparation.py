@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from captum_spes.audio import AudioLike, Recording, load_audio, read_recording, speech_seconds
-from captum_spes.models.context import Context, Dtype, fit_utterance
+from captum_spes.models.context import Context, Dtype, check_context, fit_utterance
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 
 
@@ -62,6 +62,8 @@ def prepare(
         >>> text(model, tokens)
         'so what'
     """
+    if not isinstance(inputs, Utterance):
+        check_context(model, context, dtype)
     if isinstance(inputs, Utterance):
         if context != "auto" or dtype is not None or prompt is not None:
             raise ValueError("context, dtype and prompt of an utterance are set by prepare(): give them to prepare().")

@@ -282,6 +282,7 @@ class SpeechToTextAttribution(Attribution):
         token_given = _given(n_samples=n_token_samples, perturbation_prob=token_perturbation_prob)
         token_given = methods.shared_with_tokens(kwargs) | token_given | (token_arguments or {})
         checks.check_known(method, given)
+        checks.check_options(seed, perturbations_per_eval)
         words = _checked(word_times, checkpoint)
         ranks = Ranks(process_group)
         preparation: dict[str, Any] = {"sampling_rate": sampling_rate, "prompt": prompt, "gen_args": gen_args}

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from captum_spes.alignment import Segment
 from captum_spes.alignment.times import LATEST_SECONDS
 from captum_spes.attr import SPES, AttnLRP, CrossAttention, GradientSPES
+from captum_spes.attr._batches import check_batch_size
+from captum_spes.attr._features import check_seed
 from captum_spes.attr._stopping import check_reliability
 from captum_spes.forward_func import CTCLogLikelihood, KLDivergence
 from captum_spes.models.protocol import SpeechToTextModel
@@ -147,6 +149,13 @@ def check_arguments(
     }
     if names := [name for name, value in useless.items() if value]:
         raise TypeError(f"{title(method)} takes no {' and no '.join(names)}: leave it out, or use a method that does.")
+
+
+def check_options(seed: int, perturbations_per_eval: int | None) -> None:
+    """Raises a ValueError for a seed or a batch size that no method takes."""
+    check_seed(seed)
+    if perturbations_per_eval is not None:
+        check_batch_size(perturbations_per_eval)
 
 
 def check_times(words: Sequence[Segment]) -> None:

@@ -22,7 +22,7 @@ from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare, te
 from captum_spes.models.context import Context, Dtype
 from captum_spes.models.preparation import NoWordsError
 from captum_spes.speech_to_text.profiles import defaults_of, title
-from captum_spes.speech_to_text.provenance import describe_model
+from captum_spes.speech_to_text.provenance import describe_model, versions
 
 if TYPE_CHECKING:
     from captum_spes.speech_to_text.attribution import SpeechToTextAttribution
@@ -265,6 +265,7 @@ def settings_of(
         "prompt": prompt,
         "previous_text": previous_text,
         "transcript": None if transcript is None else fingerprint(asdict(transcript)),
+        "version": versions()["captum-spes"],  # defaults may change with it
         **describe_model(attribution.model, gen_args, context, dtype),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -9,11 +10,14 @@ from inspect import isclass, isfunction, signature
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from captum_spes.attr.fingerprint import fingerprint
 from captum_spes.models.context import Context, Dtype, context_seconds
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+
+N_WEIGHTS = 1_000  # values of each parameter by which weights are recognised
 
 
 def describe_model(
@@ -22,6 +26,7 @@ def describe_model(
     """Describes how a model is run, which must be the same for all results of an evaluation."""
     return {
         "model": model.name,
+        "weights": describe_weights(model),
         # for models that take a language or a task
         "language": getattr(model, "language", None),
         "task": getattr(model, "task", "transcribe"),
@@ -29,6 +34,26 @@ def describe_model(
         "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         "gen_args": plain_gen_args(gen_args),
     }
+
+
+def describe_weights(model: SpeechToTextModel) -> str | None:
+    """A hash by which a resumed run recognises other weights of a model of the same name; None without parameters.
+
+    It covers at most 1,000 values of each parameter, because hashing all would take long, and rounds them to bfloat16,
+    so that it does not depend on the precision in which the model runs.
+    """
+    modules = {"": model} if isinstance(model, nn.Module) else vars(model)
+    found = hashlib.sha256()
+    n_parameters = 0
+    for module in modules.values():
+        for name, parameter in module.named_parameters() if isinstance(module, nn.Module) else ():
+            if parameter.is_meta:  # its values are not in memory
+                continue
+            values = parameter.detach().flatten()
+            sample = values[:: max(len(values) // N_WEIGHTS, 1)].to(torch.bfloat16).cpu()
+            found.update(f"{name} {tuple(parameter.shape)}".encode() + sample.view(torch.uint8).numpy().tobytes())
+            n_parameters += 1
+    return found.hexdigest()[:16] if n_parameters else None
 
 
 def describe_inputs(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> dict[str, Any]:
