@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations, product
 
+from torch import Tensor
+
 from captum_spes.segmentation import slic_feature_mask
-from captum_spes.speech_to_text.catalogue import FLOORS, METHODS, MaskMaker, NamedMethod
+from captum_spes.speech_to_text.catalogue import FLOORS, METHODS, NamedMethod
 
 N_SAMPLES = 20_000  # N_X, paper §6
 Methods = dict[str, NamedMethod]
+Mask = Callable[[Tensor], Tensor]
 Paper = Mapping[str, Mapping[str, float]]  # by metric and method
 
 
@@ -56,7 +59,7 @@ class Experiment:
     long: bool = False
 
 
-def spes(n_samples: int, mask: MaskMaker | None = None, name: str = "spes", **arguments) -> NamedMethod:
+def spes(n_samples: int, mask: Mask | None = None, name: str = "spes", **arguments) -> NamedMethod:
     """SPES or a variant; the tokens have the paper's budget, or a tenth of the spectrogram's samples (paper §6)."""
     given = {"n_samples": n_samples, "n_token_samples": max(n_samples // 10, 50), **arguments}
     method = METHODS[name]
@@ -67,8 +70,8 @@ def spes(n_samples: int, mask: MaskMaker | None = None, name: str = "spes", **ar
     return replace(method, feature_mask=mask, arguments={**method.arguments, **given})
 
 
-def slic(**arguments) -> MaskMaker:
-    return lambda frames_per_second: partial(slic_feature_mask, frames_per_second=frames_per_second, **arguments)
+def slic(**arguments) -> Mask:
+    return partial(slic_feature_mask, **arguments)
 
 
 def bubbles(n_samples: int, **arguments) -> NamedMethod:

@@ -19,7 +19,7 @@ def slic_feature_mask(
     spectrogram: Tensor,
     patches_per_second: float | Sequence[float] = (400, 500, 600),
     max_seconds: float = MAX_SECONDS["transcribe"],
-    frames_per_second: float = 100,
+    frames_per_second: float = 100.0,
     sigma: float = 0,
     compactness: float = 0.1,
     *,

@@ -573,7 +573,7 @@ def test_patches_of_functions_that_differ_are_refused(evaluate, patches):
     """Also if they have the same name; the same ones of another object continue the run."""
 
     def run(width):
-        masked = NamedMethod(FeatureAblation, "in squares", feature_mask=lambda frames_per_second: patches(width))
+        masked = NamedMethod(FeatureAblation, "in squares", feature_mask=patches(width))
         evaluate(methods={"squares": masked}, metrics=["size"]).run()
 
     run(20)

@@ -38,8 +38,6 @@ from captum_spes.speech_to_text.parts import OnExplained, OnText, ending, explai
 from captum_spes.speech_to_text.profiles import Defaults, Score, accepted, asks_model, defaults_of
 
 Preset = Literal["instant", "fast", "paper"]
-# makes a function from spectrograms to masks, for a number of frames per second
-MaskMaker = Callable[[float], Callable[[Tensor], Tensor]]
 
 # largest number of backwards of all tokens together with the fast budget
 FAST_BACKWARDS = 180
@@ -55,7 +53,7 @@ class NamedMethod:
         make: makes the method from a model.
         summary: what it does, for the table of methods.
         score: its forward function; None for the method's default.
-        feature_mask: its patches with the paper's budget; None for the method's default.
+        feature_mask: makes its patches of the spectrogram with the paper's budget; None for the method's default.
         arguments: further arguments of :meth:`.SpeechToTextAttribution.attribute`.
         fast_feature_mask: its patches with the fast budget, if they differ.
         fast: arguments that replace ``arguments`` with the fast budget; a function makes a value of the number of
@@ -86,9 +84,9 @@ class NamedMethod:
     make: Callable[[Any], Attribution]
     summary: str
     score: Score | None = None
-    feature_mask: MaskMaker | None = None
+    feature_mask: Callable[[Tensor], Tensor] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    fast_feature_mask: MaskMaker | None = None
+    fast_feature_mask: Callable[[Tensor], Tensor] | None = None
     fast: Mapping[str, Any] = field(default_factory=dict)
     absolute: bool = False
     features: str | None = None
@@ -117,7 +115,7 @@ class NamedMethod:
                 f"{name} draws samples, but the instant preset is for methods without samples: use the fast preset."
             )
         mask = self.fast_feature_mask if preset == "fast" and self.fast_feature_mask else self.feature_mask
-        masks = {} if mask is None else {"feature_mask": mask(model.frames_per_second)}
+        masks = {} if mask is None else {"feature_mask": mask}
         fast = self.fast if preset == "fast" else {}
         if n_tokens is not None:
             fast = {name: value(n_tokens) if callable(value) else value for name, value in fast.items()}
@@ -229,8 +227,7 @@ class NamedMethod:
         if not isinstance(method, (SPES, GradientSPES)):
             return 1
         patches: Any = defaults_of(method).patches_per_second
-        if self.feature_mask is not None:
-            mask = self.feature_mask(1.0)
+        if (mask := self.feature_mask) is not None:
             given = mask.keywords if isinstance(mask, partial) and mask.func is slic_feature_mask else {"n_patches": 1}
             patches = given.get("n_patches", given.get("patches_per_second", patches))
         return len(patches) if isinstance(patches, tuple) else 1
@@ -282,14 +279,6 @@ def _placeholder_model(inputs: Tensor) -> Tensor:
     return inputs
 
 
-def _slic(**arguments: Any) -> MaskMaker:
-    return lambda frames_per_second: partial(slic_feature_mask, frames_per_second=frames_per_second, **arguments)
-
-
-def _bins(frames_per_second: float) -> Callable[[Tensor], Tensor]:
-    return partial(grid_feature_mask, patch_size=(1, 1))
-
-
 def draws_by_tokens(n_tokens: int) -> int:
     """The largest number of masks for under a minute on 2 cores for 5 s; each mask costs a backward for each token."""
     return max(min(FAST_BACKWARDS // n_tokens, 96), 8)
@@ -320,22 +309,22 @@ METHODS: dict[str, NamedMethod] = {
     "spes_single_granularity": replace(
         _SPES,
         summary="SPES with one granularity (Table 1: – multi-scale)",
-        feature_mask=_slic(patches_per_second=500),
-        fast_feature_mask=_slic(patches_per_second=40),
+        feature_mask=partial(slic_feature_mask, patches_per_second=500),
+        fast_feature_mask=partial(slic_feature_mask, patches_per_second=40),
         features="500 patches a second",
     ),
     "spes_grid": replace(
         _SPES,
         summary="SPES with the cells of a grid (Table 1: – clustering)",
-        feature_mask=_slic(sigma=10),
-        fast_feature_mask=_slic(patches_per_second=(20, 40, 60), sigma=10),
+        feature_mask=partial(slic_feature_mask, sigma=10),
+        fast_feature_mask=partial(slic_feature_mask, patches_per_second=(20, 40, 60), sigma=10),
         features="400, 500 and 600 cells a second",
     ),
     "spes_fixed_patches": replace(
         _SPES,
         summary="SPES with as many patches however long the audio (Table 1: – duration adaptation)",
-        feature_mask=_slic(n_patches=(2_000, 2_500, 3_000)),
-        fast_feature_mask=_slic(n_patches=(100, 125, 150)),
+        feature_mask=partial(slic_feature_mask, n_patches=(2_000, 2_500, 3_000)),
+        fast_feature_mask=partial(slic_feature_mask, n_patches=(100, 125, 150)),
         features="2,000, 2,500 and 3,000 patches",
     ),
     "spes_probability": replace(
@@ -350,7 +339,7 @@ METHODS: dict[str, NamedMethod] = {
     "feature_wise": NamedMethod(
         SPES,
         "the paper's baseline: SPES on single bins and single values of embeddings (§6)",
-        feature_mask=_bins,
+        feature_mask=partial(grid_feature_mask, patch_size=(1, 1)),
         arguments={"perturbation_prob": 0.7, "token_perturbation_prob": 0.1, "token_values": True},
         fast=_FAST_SAMPLES,
         features="bins; values of embeddings",
