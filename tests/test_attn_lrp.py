@@ -79,6 +79,16 @@ def test_rms_norm_divides_by_a_constant(eps, norm):
     assert share(y[0, 3], [x]) == pytest.approx(y[0, 3].item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rms_norm_of_small_values_in_half_precision(dtype):
+    """The default of eps is that of the type in which torch computes, float32."""
+    x = (0.01 * rows(2, 8)).to(dtype).requires_grad_()
+    with RelevanceRules():
+        y = F.rms_norm(x, (8,))
+    # a rounded value and a rounded relevance for each of eight bins
+    assert share(y[0, 3].float(), [x]) == pytest.approx(y[0, 3].item(), rel=16 * torch.finfo(dtype).eps)
+
+
 def test_gates_of_glu_are_constants():
     x = rows(2, 8).requires_grad_()
     with RelevanceRules():

@@ -322,6 +322,24 @@ def test_bleu_is_sacrebleus():
     assert bleu(texts, references) == pytest.approx(sacrebleu.corpus_bleu(texts, [references]).score)
 
 
+@pytest.mark.parametrize("text", ["so", "so what", "so what was"])
+def test_bleu_of_a_short_text_that_is_right(text):
+    assert bleu([text], [text]) == pytest.approx(100)
+    assert bleu([""], [text]) == 0
+
+
+def test_curves_of_different_normalisers_have_no_gain():
+    curves = [DeletionCurve((0, 100), [["so", ""]], ["so"], WordErrorRate(name)) for name in ("none", "basic")]
+    with pytest.raises(ValueError, match="normaliser"):
+        symmetric_relevance_gain(*curves)
+
+
+@pytest.mark.parametrize("reference", ["...", "…", "?", "♪"])
+def test_a_reference_without_words_has_no_error_rate(reference):  # noqa: F811 (a fixture)
+    with pytest.raises(ValueError, match="has no words"):
+        wer(["a"], [reference])
+
+
 def test_bleu_of_scripts_without_spaces():
     import sacrebleu
 

@@ -282,6 +282,16 @@ def test_other_arguments_are_refused(attribution, long_audio, tmp_path):
             LongExplanation.load(tmp_path / "long")
 
 
+def test_another_method_of_the_same_class_is_refused(attribution, long_audio, tmp_path):
+    def run(**made):
+        method = SpeechToTextAttribution(IntegratedGradients(attribution.model, **made))
+        method.attribute_long(long_audio, tmp_path / "long", sampling_rate=RATE, n_steps=2, gen_args=WRITES)
+
+    run()
+    with pytest.raises(ValueError, match="method_settings was None and is .*multiply_by_inputs': False"):
+        run(multiply_by_inputs=False)
+
+
 def test_other_baselines_and_masks_are_refused(attribution, long_audio, tmp_path):
     """Also those of the same shape."""
     baselines, mask = torch.zeros(16), torch.arange(16).expand(1, 1, 16)

@@ -15,9 +15,11 @@ from captum.attr import (
     FeatureAblation,
     FeaturePermutation,
     IntegratedGradients,
+    KernelShap,
     LayerIntegratedGradients,
     NoiseTunnel,
     ShapleyValues,
+    ShapleyValueSampling,
 )
 
 from captum_spes import (
@@ -31,6 +33,7 @@ from captum_spes import (
     grid_feature_mask,
     slic_feature_mask,
 )
+from captum_spes.attr import AttnLRP
 from captum_spes.audio import load_audio
 from captum_spes.metrics import deletion, infidelity
 from captum_spes.models import Tokens, Utterance
@@ -339,6 +342,44 @@ def test_a_model_that_hears_nothing(tiny_model, audio, monkeypatch):
     with pytest.raises(ValueError, match="writes no words for this audio"):
         attribution.attribute(audio, **QUICK)
     assert attribution.attribute(audio, "so", **QUICK).text == "so"
+
+
+def test_methods_without_pools_and_with_a_target_reliability(tiny_model, audio):
+    """As by the fast budget of gradient_spes_bins."""
+    explanation = SpeechToTextAttribution(GradientSPES(tiny_model)).attribute(
+        audio, [60, 61], sampling_rate=16000, n_samples=4, n_token_samples=3, pool_features=False, min_reliability=0.99
+    )
+    assert explanation.spectrogram_attr.abs().sum() > 0
+
+
+@pytest.mark.parametrize("method", [ShapleyValueSampling, KernelShap])
+def test_the_numbers_of_patches_change_nothing(tiny_model, audio, method):
+    maps = []
+    for factor, offset in ((1, 0), (7, -3)):
+        explanation = SpeechToTextAttribution(method(tiny_model)).attribute(
+            audio,
+            [60, 61],
+            sampling_rate=16000,
+            feature_mask=lambda x, a=factor, b=offset: a * grid_feature_mask(x, (20, 40)) + b,
+            n_samples=20,
+            n_token_samples=5,
+        )
+        maps.append(explanation.spectrogram_attr)
+    assert torch.equal(*maps) and maps[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("method", [IntegratedGradients, AttnLRP, GradientSPES])
+def test_gradients_are_refused_in_inference_mode(tiny_model, audio, method):
+    attribution = SpeechToTextAttribution(method(tiny_model))
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"needs gradients, which torch.inference_mode\(\)"):
+        attribution.attribute(audio, [60, 61], sampling_rate=16000)
+
+
+def test_a_sampling_rate_of_features_is_refused(tiny_model, audio):
+    utterance = tiny_model.utterance(audio)
+    for inputs in (utterance, utterance.spectrogram):
+        with pytest.raises(ValueError, match="leave it out"):
+            SpeechToTextAttribution(SPES(tiny_model)).attribute(inputs, [60, 61], sampling_rate=8000)
 
 
 @pytest.mark.parametrize(

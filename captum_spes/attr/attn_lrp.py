@@ -107,7 +107,7 @@ class AttnLRP(GradientAttribution):
                 raise
             raise ValueError(
                 "no relevance flows from the scores to the inputs: return logits instead of a softmax of them, and "
-                "compute the scores without detaching."
+                "compute the scores without detaching, outside of torch.inference_mode()."
             ) from error
         finally:
             undo_gradient_requirements(formatted, required)
@@ -219,7 +219,7 @@ def rms_norm(
     """RMS norm, whose root mean square is a constant."""
     axes = tuple(range(-len(normalized_shape), 0))
     wide = _wide(input)
-    eps_or_default = torch.finfo(input.dtype).eps if eps is None else eps
+    eps_or_default = torch.finfo(wide.dtype).eps if eps is None else eps
     linear = wide * (wide.square().mean(axes, keepdim=True) + eps_or_default).rsqrt().detach()
     return _valued(func(input, normalized_shape, weight, eps), linear if weight is None else linear * weight)
 

@@ -66,7 +66,8 @@ class CrossAttention(Attribution):
 
 def _chosen(weights: Tensor, heads: Sequence[tuple[int, int]]) -> Tensor:
     n_layers, n_heads = weights.shape[:2]
-    if not heads or not all(0 <= layer < n_layers and 0 <= head < n_heads for layer, head in heads):
+    are_pairs = all(isinstance(pair, Sequence) and len(pair) == 2 for pair in heads)
+    if not heads or not are_pairs or not all(0 <= layer < n_layers and 0 <= head < n_heads for layer, head in heads):
         raise ValueError(
             f"heads {list(heads)} do not fit the {n_layers} layers of {n_heads} heads: give pairs (layer, head), each "
             "counted from 0."

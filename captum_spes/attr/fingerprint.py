@@ -89,7 +89,7 @@ def _of_parts(value: object, above: tuple[int, ...]) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted((_fingerprint(item, above) for item in value), key=repr)
     if isinstance(value, Mapping):
-        return {str(key): _fingerprint(item, above) for key, item in value.items()}
+        return {_key(key, above): _fingerprint(item, above) for key, item in value.items()}
     if isinstance(value, functools.partial):
         parts = {"partial": value.func, "arguments": value.args, "keywords": value.keywords}
         return {name: _fingerprint(part, above) for name, part in parts.items()}
@@ -108,6 +108,11 @@ def _of_parts(value: object, above: tuple[int, ...]) -> Any:
     else:
         return type(value).__name__
     return {"class": _full_name(type(value))} | {name: _fingerprint(item, above) for name, item in state.items()}
+
+
+def _key(key: object, above: tuple[int, ...]) -> str:
+    """The name of an entry; the text of a function would have its address, which differs in every process."""
+    return repr(_fingerprint(key, above)) if callable(key) else str(key)
 
 
 def _of_function(function: FunctionType, above: tuple[int, ...]) -> dict[str, Any]:

@@ -498,8 +498,8 @@ def _gradients(scores: Tensor, inputs: Tensors) -> Iterator[Tensors]:
     """The gradients of each of K scores, (n,) or (n, K), one after another, which was faster than in one batch."""
     if not scores.requires_grad:
         raise ValueError(
-            "the scores do not depend on the inputs in a differentiable way: compute them with gradients switched on "
-            "and without detaching, or use SPES, which needs no gradient."
+            "the scores do not depend on the inputs in a differentiable way: compute them with gradients switched on, "
+            "outside of torch.inference_mode() and without detaching, or use SPES, which needs no gradient."
         )
     n_outputs = scores[0].numel()
     for output in range(n_outputs):

@@ -16,7 +16,7 @@ from captum_spes.models.context import Context, Dtype
 from captum_spes.models.protocol import SpeechToTextModel
 from captum_spes.speech_to_text.catalogue import NamedMethod, Preset
 from captum_spes.speech_to_text.profiles import asks_model, defaults_of, title
-from captum_spes.speech_to_text.provenance import describe_arguments, describe_model, versions
+from captum_spes.speech_to_text.provenance import describe_arguments, describe_method, describe_model, versions
 
 Metric = Literal["deletion", "insertion", "comprehensiveness", "sufficiency", "size"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -114,6 +114,7 @@ class Procedure:
         score = method.score or defaults_of(attr_method).score
         return {
             "method": title(attr_method),
+            **({"method_settings": made} if (made := describe_method(attr_method)) else {}),
             "score": score.__name__ if asks_model(attr_method) else "none",
             "absolute": method.absolute,
             **describe_arguments(method.arguments_of(model, self.preset)),

@@ -71,9 +71,8 @@ def restore(
         return utterance, replace(model.tokens(target, utterance), generated=generated)
     device = utterance.spectrogram.device
     prompt = previous[: len(previous) - len(target) + 1]
-    return utterance, Tokens(
-        torch.tensor(prompt, device=device), torch.tensor(target, device=device), generated=generated
-    )
+    before, ids = (torch.tensor(numbers, dtype=torch.long, device=device) for numbers in (prompt, target))
+    return utterance, Tokens(before, ids, generated=generated)
 
 
 def restore_for_scores(

@@ -103,7 +103,7 @@ def _values(explanation: SpeechToTextExplanation, inputs: str) -> np.ndarray:
     values = (
         explanation.spectrogram_attr if inputs == "spectrogram" else explanation.token_attr[explanation.is_previous]
     )
-    array = values.numpy()
+    array = values.double().numpy()
     if not np.isfinite(array).all():
         raise ValueError("a map holds NaN or infinite values, so that its size is undefined.")
     return array

@@ -192,13 +192,13 @@ def symmetric_relevance_gain(deleted: DeletionCurve, inserted: DeletionCurve) ->
 
     Args:
         deleted: from :func:`deletion`.
-        inserted: from :func:`insertion`, with the same steps, references and score.
+        inserted: from :func:`insertion`, with the same steps, references, score and normaliser.
 
     Returns:
         float: from −100 to 100.
 
     Raises:
-        ValueError: the curves differ in steps, references or score.
+        ValueError: the curves differ in steps, references, score or normaliser.
 
     Example::
 
@@ -208,9 +208,14 @@ def symmetric_relevance_gain(deleted: DeletionCurve, inserted: DeletionCurve) ->
         >>> symmetric_relevance_gain(deleted, inserted)
         50.0
     """
-    settings = [(curve.steps, curve.references, curve.score.name) for curve in (deleted, inserted)]
+    settings = [
+        (curve.steps, curve.references, curve.score.name, getattr(curve.score, "normalizer", None))
+        for curve in (deleted, inserted)
+    ]
     if settings[0] != settings[1]:
-        raise ValueError("the curves of deletion and insertion must have the same steps, references and score.")
+        raise ValueError(
+            "the curves of deletion and insertion must have the same steps, references, score and normaliser."
+        )
     gain = inserted.auc - deleted.auc
     return gain if deleted.score.higher_is_better else -gain
 

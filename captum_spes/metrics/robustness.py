@@ -17,6 +17,7 @@ import captum_spes.speech_to_text.profiles as methods
 from captum_spes._log import without_warnings
 from captum_spes.audio import AudioLike
 from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.forward_func import CTCLogLikelihood
 from captum_spes.maps import rank_correlation
 from captum_spes.metrics._additive import without_offset
 from captum_spes.metrics._checks import check_positive
@@ -88,7 +89,8 @@ def sensitivity_max(
         raise ValueError(f"perturb_radius must be positive, a share of the spectrogram's range, not {perturb_radius}.")
     if isinstance(attribution.attr_method, methods.ALL_TOKENS):
         arguments = {"n_token_samples": 1, **arguments}
-    n_rows = 1 if arguments.get("contrast") or arguments.get("sentence") else len(tokens.target)
+    is_one = arguments.get("contrast") or arguments.get("sentence") or attribution.score is CTCLogLikelihood
+    n_rows = 1 if is_one else len(tokens.target)
     generator = torch.Generator().manual_seed(seed)
 
     def perturb(rows: Tensor, radius: float) -> Tensor:

@@ -80,7 +80,7 @@ class WordErrorRate:
             ValueError: the reference has no words.
         """
         words = self.normalize(reference)
-        if not words.strip():
+        if not any(map(str.isalnum, words)):
             raise ValueError(f"the reference {reference!r} has no words: a word error rate needs at least one.")
         result = self.compare(self.split(words), self.split(self.normalize(text)))
         n_wrong = result.substitutions + result.deletions + result.insertions
@@ -94,6 +94,9 @@ class WordErrorRate:
 
 class Bleu:
     """BLEU by sacrebleu with its default settings (13a tokens, four n-grams, exponential smoothing).
+
+    Longer n-grams than the texts have are left out (sacrebleu's ``effective_order``), so that a short text that equals
+    its reference has 100.
 
     In scripts without spaces, such as Chinese, Japanese and Thai, each character counts as a word, as by sacrebleu's
     tokens ``zh``.
@@ -114,7 +117,6 @@ class Bleu:
     higher_is_better = True
 
     def __init__(self) -> None:
-        # effective_order is meant for single sentences; it keeps sacrebleu from warning about them
         self.bleu = require("sacrebleu.metrics").BLEU(effective_order=True)
 
     def counts(self, text: str, reference: str) -> np.ndarray:
@@ -131,8 +133,8 @@ class Bleu:
     def score(self, counts: np.ndarray) -> np.ndarray:
         """The BLEU for counts or sums of counts, (…, 10) to (…,)."""
         rows = counts.reshape(-1, 10).astype(int).tolist()
-        scores = [self.bleu.compute_bleu(row[:4], row[4:8], *row[8:], smooth_method="exp").score for row in rows]
-        return np.array(scores).reshape(counts.shape[:-1])
+        found = [self.bleu.compute_bleu(row[:4], row[4:8], *row[8:], "exp", effective_order=True) for row in rows]
+        return np.array([bleu.score for bleu in found]).reshape(counts.shape[:-1])
 
 
 def wer(hypotheses: Sequence[str], references: Sequence[str], normalizer: Normalizer = "english") -> float:

@@ -180,7 +180,7 @@ class HuggingFaceModel:
             ids = torch.as_tensor(target).flatten().tolist()
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"the target must be a text or token ids, not {target!r:.80}.") from error
-        if not ids or not all(isinstance(i, int) and 0 <= i < size for i in ids):
+        if not ids or not all(type(i) is int and 0 <= i < size for i in ids):
             raise ValueError(f"target ids must be integers from 0 to {size - 1}, at least one, not {ids[:8]}.")
         return ids
 

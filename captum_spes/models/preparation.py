@@ -62,6 +62,9 @@ def prepare(
         >>> text(model, tokens)
         'so what'
     """
+    has_features = isinstance(inputs, Utterance) or (isinstance(inputs, Tensor) and inputs.dim() == 3)
+    if sampling_rate is not None and has_features:
+        raise ValueError("sampling_rate is for samples of audio, and these inputs are features: leave it out.")
     if not isinstance(inputs, Utterance):
         check_context(model, context, dtype)
     if isinstance(inputs, Utterance):

@@ -276,6 +276,7 @@ class SpeechToTextAttribution(Attribution):
         """
         method, model = self.attr_method, self.model
         # arguments that cannot be used are refused before anything is computed
+        checks.check_grad_mode(method)
         checks.check_types(baselines, feature_mask, contrast)
         checks.check_arguments(method, baselines, feature_mask, joint, token_values, process_group, min_reliability)
         given = _given(n_samples=n_samples, perturbation_prob=perturbation_prob) | kwargs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from numbers import Integral, Real
 
+import torch
 from captum.attr import (
     Attribution,
     Deconvolution,
@@ -63,6 +64,15 @@ def check_gradients(method: Attribution, model: SpeechToTextModel) -> None:
         raise ValueError(
             f"{title(method)} needs gradients, and none flow through the quantised layers of {model.name}, so that its "
             "maps would be 0: use the model before it was quantised, or a perturbation method such as SPES."
+        )
+
+
+def check_grad_mode(method: Attribution) -> None:
+    """Raises a ValueError for a method that needs gradients where torch records none at all."""
+    if isinstance(innermost(method), (GradientAttribution, GradientSPES)) and torch.is_inference_mode_enabled():
+        raise ValueError(
+            f"{title(method)} needs gradients, which torch.inference_mode() does not record: leave it; "
+            "torch.no_grad() may stay."
         )
 
 

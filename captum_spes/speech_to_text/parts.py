@@ -22,7 +22,7 @@ from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare, te
 from captum_spes.models.context import Context, Dtype
 from captum_spes.models.preparation import NoWordsError
 from captum_spes.speech_to_text.profiles import defaults_of, title
-from captum_spes.speech_to_text.provenance import describe_model, versions
+from captum_spes.speech_to_text.provenance import describe_method, describe_model, versions
 
 if TYPE_CHECKING:
     from captum_spes.speech_to_text.attribution import SpeechToTextAttribution
@@ -260,6 +260,7 @@ def settings_of(
     name = title(attribution.attr_method)
     return {
         "method": f"|{name}|" if absolute else name,
+        **({"method_settings": made} if (made := describe_method(attribution.attr_method)) else {}),
         "score": (attribution.score or defaults_of(attribution.attr_method).score).__name__,
         "arguments": fingerprint(counting),
         "prompt": prompt,

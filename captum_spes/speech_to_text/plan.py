@@ -104,8 +104,10 @@ def make_plan(
     mask = mask_source(utterance.spectrogram) if callable(mask_source) else mask_source
     if mask_source is not None and not isinstance(mask, Tensor):
         raise TypeError(f"the function feature_mask returned {mask!r:.80}: expected a tensor of patch numbers.")
-    if mask is not None and mask.dim() == 4 and not isinstance(method, methods.MULTI_SCALE):
-        mask = mask[0]
+    if mask is not None and not isinstance(method, methods.MULTI_SCALE):
+        mask = mask[0] if mask.dim() == 4 else mask
+        # some methods of Captum take every number up to the largest for a feature
+        mask = mask.unique(return_inverse=True)[1]
     facts = methods.Facts(utterance.spectrogram, model.frames_per_second, mask, len(prediction.previous))
     arguments = methods.spectrogram_arguments(method, facts, given)
     token_method = methods.token_method(method, facts.n_previous)
@@ -117,7 +119,7 @@ def make_plan(
         token_arguments = {}
     mask = _check(utterance, mask, perturbations_per_eval, arguments)
     pooling_masks: list[Tensor] = []
-    if adapt_patches and isinstance(method, GradientSPES):
+    if adapt_patches and isinstance(method, GradientSPES) and arguments.get("pool_features", True):
         pooling_masks = methods.coarser_masks(mask_source, utterance.spectrogram, mask)
     return Plan(
         method,

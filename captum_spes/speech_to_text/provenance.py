@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_spes.attr.fingerprint import fingerprint
@@ -54,6 +55,25 @@ def describe_weights(model: SpeechToTextModel) -> str | None:
             found.update(f"{name} {tuple(parameter.shape)}".encode() + sample.view(torch.uint8).numpy().tobytes())
             n_parameters += 1
     return found.hexdigest()[:16] if n_parameters else None
+
+
+def describe_method(method: Attribution) -> dict[str, Any]:
+    """The attributes of a method that differ from those with which its class makes it, such as Lime's regression."""
+    made = _attributes(method)
+    try:
+        default = _attributes(type(method)(method.forward_func))
+    except Exception:  # a class of the user's own may need other arguments
+        default = {}
+    return {name: value for name, value in made.items() if value != default.get(name)}
+
+
+def _attributes(method: Attribution) -> dict[str, Any]:
+    inside = getattr(method, "attribution_method", None)  # of NoiseTunnel
+    if isinstance(inside, Attribution):
+        return describe_method(inside)
+    # the regression of Lime is a module, which keeps its arguments
+    held = {name: getattr(value, "construct_kwargs", value) for name, value in vars(method).items()}
+    return {name: fingerprint(value) for name, value in held.items() if name != "forward_func"}
 
 
 def describe_inputs(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from family_cases import LENGTHS, qwen2_audio
 
 from captum_spes import SPES, SpeechToTextAttribution, grid_feature_mask
+from captum_spes.metrics import comprehensiveness
 from captum_spes.metrics._restore import restore
 from captum_spes.models import load_model
 
@@ -62,6 +63,7 @@ def test_language_models_are_explained(language_case, audio, tmp_path):
     utterance, tokens = SpeechToTextAttribution(SPES(model)).prepare(audio, [10, 11, 12, 13], sampling_rate=16000)
     again, same = restore(model, explanation)
     assert again.n_frames == utterance.n_frames and torch.equal(same.target, tokens.target) and not len(same.prompt)
+    assert comprehensiveness(model, explanation).scores.isfinite().all()
     single = SpeechToTextAttribution(SPES(model)).attribute(
         audio, [10], sampling_rate=16000, n_samples=8, feature_mask=mask
     )

@@ -8,7 +8,7 @@ import sys
 import pytest
 import soundfile
 import torch
-from captum.attr import FeatureAblation, IntegratedGradients
+from captum.attr import FeatureAblation, IntegratedGradients, Saliency
 from family_cases import LENGTHS, parakeet
 
 from captum_spes import (
@@ -24,7 +24,7 @@ from captum_spes.__main__ import main
 from captum_spes.confidence import token_confidence
 from captum_spes.evaluation import Evaluation
 from captum_spes.evaluation.corpus import load_corpus
-from captum_spes.metrics import deletion, infidelity, size
+from captum_spes.metrics import deletion, infidelity, sensitivity_max, size
 from captum_spes.metrics._restore import restore
 from captum_spes.models import load_model
 from captum_spes.models.ctc import best_path, collapse
@@ -140,6 +140,12 @@ def test_there_are_no_previous_tokens(ctc_case, audio, tmp_path):
     assert len(curve.texts[0]) == 2 and infidelity(ctc_case.adapter, explanation, n_perturb_samples=4).shape == (
         n_tokens,
     )
+
+
+def test_sensitivity_of_the_whole_text(ctc_case, audio):
+    attribution = SpeechToTextAttribution(Saliency(ctc_case.adapter), CTCLogLikelihood)
+    prepared = attribution.prepare(audio, "so what", sampling_rate=16000)
+    assert sensitivity_max(attribution, *prepared, n_perturb_samples=2).shape == (1,)
 
 
 @pytest.mark.filterwarnings("ignore:the maps are noisy")

@@ -92,7 +92,7 @@ def spoken_words(
             elif not frames_in(len(words.spectrogram), rate, segment.begin, segment.end).any():
                 unmatched.append(UnmatchedWord(number, text, "its span holds no frame of the audio"))
             else:
-                attr = words.spectrogram_attr[row].numpy().astype(float)
+                attr = words.spectrogram_attr[row].double().numpy()
                 found.append(SpokenWord(number, text, segment.begin, segment.end, attr, rate))
     return found, unmatched
 

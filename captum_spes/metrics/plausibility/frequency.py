@@ -187,7 +187,7 @@ def frequency_profile(
     given, times = aligned(explanations, alignments)
     if level not in ("word", "phone"):
         raise ValueError(f"level must be 'word' or 'phone', not {level!r}.")
-    frequencies = given[0].mel_frequencies.numpy().astype(float)
+    frequencies = given[0].mel_frequencies.double().numpy()
     if any(
         e.mel_frequencies.shape != frequencies.shape or not np.allclose(e.mel_frequencies, frequencies) for e in given
     ):

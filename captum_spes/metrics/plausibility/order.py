@@ -91,7 +91,7 @@ def monotonicity(explanations: Explanations, *, threshold: float = CENTRE_THRESH
 
 
 def _centres(explanation: SpeechToTextExplanation, threshold: float) -> np.ndarray:
-    curves = explanation.normalize().spectrogram_attr.amax(2).numpy().astype(float)
+    curves = explanation.normalize().spectrogram_attr.amax(2).double().numpy()
     times = (np.arange(curves.shape[1]) + 0.5) / explanation.frames_per_second
     found = []
     for token, curve in zip(explanation.tokens, curves):

@@ -174,7 +174,7 @@ def previous_token_saliency(
 
 def _rows(explanation: SpeechToTextExplanation) -> Iterator[tuple[int, dict[Position, np.ndarray]]]:
     """The values of each token except the first, by position."""
-    attr = explanation.normalize().token_attr.numpy().astype(float)
+    attr = explanation.normalize().token_attr.double().numpy()
     n_start = int(explanation.n_previous[0])
     for number in range(1, len(attr)):
         n = int(explanation.n_previous[number])
