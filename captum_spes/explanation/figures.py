@@ -95,9 +95,8 @@ def plot_words(explanation: SpeechToTextExplanation, sign: Sign | None, **drawin
     """See :meth:`.SpeechToTextExplanation.plot_words`."""
     drawn, label, value_range = drawn_maps(explanation, sign)
     words = drawn.words(normalize=False)
-    if value_range == (0, 1) and len(words.tokens) < len(
-        drawn.tokens
-    ):  # one token may be negative where another is not
+    # a token may be negative where another is positive
+    if value_range == (0, 1) and len(words.tokens) < len(drawn.tokens):
         label = f"mean of the tokens: {label}"
     return _plot(explanation, relative(words) if value_range == (-1, 1) else words, label, value_range, **drawing)
 
