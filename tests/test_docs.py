@@ -111,6 +111,24 @@ def test_every_public_name_has_an_example(path):
             assert shown, f"{path}.{name} is in no example"
 
 
+def links(page):
+    """The page and the heading that each link of a page to another page leads to."""
+    for path, anchor in re.findall(r"\]\(([^:)#\s]*\.md)?#([^)]+)\)", page.read_text()):
+        yield (page.parent / path if path else page), anchor
+
+
+def anchors(page):
+    """The headings of a page as GitHub and the site name them."""
+    headings = re.findall(r"^#{1,3} (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_headings(page):
+    for path, anchor in links(page):
+        assert path.exists() and anchor in anchors(path), f"{page.name}: {path.name}#{anchor}"
+
+
 def command_lines():
     for page in PAGES:
         text = page.read_text()
