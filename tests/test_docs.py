@@ -33,18 +33,8 @@ MODULES = [
 ]
 # in modules without a list of public names
 HELPERS = {"captum_spes.audio.AudioLike", "captum_spes.speech_to_text.catalogue.draws_by_tokens"}
-# fixed by Captum's own classes, of which ours are made, or by their name
-# what is inherited, and what only the library itself calls
-WITHOUT_EXAMPLE = {
-    "attribute_future",
-    "to_content",
-    "get_name",
-    "from_prediction",
-    "multiplies_by_inputs",
-    "explain_long",
-    "finish",
-    "write_index",
-}
+# what Captum's own classes define, of which ours are made, and the constructor that only the library itself calls
+WITHOUT_EXAMPLE = {"attribute_future", "get_name", "multiplies_by_inputs", "from_prediction"}
 
 
 def find(path):

@@ -11,7 +11,7 @@ import pytest
 import captum_spes
 
 ROOT = Path(captum_spes.__file__).parent
-# each room may import those to its left, and within itself
+# each group may import the groups above it, and itself
 ROOMS = [
     {"_extras", "_files", "_log", "_text"},
     {"forward_func", "segmentation", "maps", "words", "confidence", "audio"},

@@ -258,7 +258,18 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
         return (Path(folder) / INDEX).is_file()
 
     def write_index(self) -> None:
-        """Writes ``parts.json`` into the folder, which is made if it does not exist."""
+        """Writes ``parts.json`` into the folder, which is made if it does not exist.
+
+        Example::
+
+            >>> from pathlib import Path
+            >>> from captum_spes import LongExplanation
+            >>> from captum_spes.explanation.long import Part
+            >>> talk = LongExplanation(Path("saved"), 90.0, [Part(0, 50), Part(50, 90)], settings={})
+            >>> talk.write_index()
+            >>> LongExplanation.load("saved")
+            <LongExplanation of 90.00 s in saved: 0 of 2 parts>
+        """
         content = {
             "version": VERSION,
             "duration": self.duration,
@@ -269,7 +280,19 @@ class LongExplanation(Sequence[SpeechToTextExplanation]):
         write_json(self.folder / INDEX, content)
 
     def finish(self, number: int, explanation: SpeechToTextExplanation | None) -> None:
-        """Writes the explanation of a part into the folder; None marks a part without words."""
+        """Writes the explanation of a part into the folder; None marks a part without words.
+
+        Example::
+
+            >>> from pathlib import Path
+            >>> from captum_spes import LongExplanation
+            >>> from captum_spes.explanation.long import Part
+            >>> talk = LongExplanation(Path("saved"), 90.0, [Part(0, 50), Part(50, 90)], settings={})
+            >>> talk.finish(0, None)
+            >>> talk.finish(1, explanation)
+            >>> LongExplanation.load("saved").text, talk.explained, talk.missing
+            ('So no.', [1], [])
+        """
         part = self.parts[number]
         if explanation is not None:
             self.path(number).parent.mkdir(parents=True, exist_ok=True)

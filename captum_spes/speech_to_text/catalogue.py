@@ -176,6 +176,16 @@ class NamedMethod:
 
         Raises:
             ValueError: the method cannot explain this model, or the folder holds parts with other settings.
+
+        Example::
+
+            >>> from pathlib import Path
+            >>> from captum_spes.models import load_model
+            >>> from captum_spes.speech_to_text.catalogue import METHODS
+            >>> method, model = METHODS["spes"].with_samples(30), load_model("whisper-tiny.en")
+            >>> talk = method.explain_long(model, "speech.wav", Path("speech-parts"), "fast")
+            >>> len(talk.parts), talk.missing
+            (1, [])
         """
         given = {**self.arguments_of(model, preset), **arguments}
         single = {**arguments, "gen_args": gen_args, "callback": ending(arguments.get("callback"))}
