@@ -607,7 +607,8 @@ def test_another_model_is_refused(begun, evaluate, model, monkeypatch):
 )
 def test_settings_that_are_free(begun, evaluate, arguments):
     evaluate(**arguments)._store.write_settings()
-    evaluate()
+    settings = json.loads((evaluate().folder / "settings.json").read_text())
+    assert list(settings["methods"]) == list({**CHOSEN, **arguments.get("methods", {})})
 
 
 @pytest.mark.parametrize(
@@ -629,7 +630,8 @@ def test_what_cannot_be_is_refused_before_there_is_a_folder(evaluate, tmp_path, 
 
 def test_a_folder_with_other_files_is_refused(evaluate, tmp_path):
     (tmp_path / "out").mkdir()
-    evaluate()  # an empty one is good
+    evaluate()._store.write_settings()  # an empty one is good
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["settings.json"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("dear diary")
     with pytest.raises(ValueError, match="mine is not empty and does not hold an evaluation: give another folder"):
@@ -644,7 +646,9 @@ def test_a_folder_of_a_run_that_was_killed_before_its_first_result(evaluate, tmp
     path = tmp_path / "out" / name
     path.parent.mkdir(parents=True)
     path.touch()
-    evaluate()
+    begun = evaluate()
+    begun._store.write_settings()
+    assert list(json.loads((begun.folder / "settings.json").read_text())["methods"]) == list(CHOSEN)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"seed": 0', b"\xff\xfe", b"[" * 100_000])
