@@ -33,11 +33,16 @@ _DISTINCTIVE = re.compile(rf"[\u0900-\u0fff{_UNSPACED_SIGNS}]")
 def word_spans(tokens: Sequence[str]) -> list[tuple[int, int]]:
     """Groups tokens, whose texts joined are a text, to words: for each word its first token and the one after its last.
 
+    A token without visible text, which is a space or the first bytes of a character, belongs to the word that it
+    begins. Before a mark and at the end of the text it belongs to the word before.
+
     Example::
 
         >>> from captum_spes.words import word_spans
         >>> word_spans([" an", " ill", "-", "dis", "posed", " man", "."])
         [(0, 1), (1, 5), (5, 6), (6, 7)]
+        >>> word_spans(["は", "", "薬"])  # a character of two tokens
+        [(0, 1), (1, 3)]
     """
     text = "".join(tokens)
     ends = np.cumsum([len(token) for token in tokens])
@@ -49,10 +54,16 @@ def word_spans(tokens: Sequence[str]) -> list[tuple[int, int]]:
         begin = int(ends[index]) - len(token.lstrip())
         current = int(np.searchsorted(word_ends, begin, side="right"))
         if index and token.strip() and current > word and "".join(tokens[starts[-1] : index]).strip():
-            starts.append(index)
+            starts.append(index if is_mark(token) else _before_blanks(tokens, index))
         if token.strip():
             word = current
     return list(zip(starts, [*starts[1:], len(tokens)]))
+
+
+def _before_blanks(tokens: Sequence[str], start: int) -> int:
+    while not tokens[start - 1].strip():
+        start -= 1
+    return start
 
 
 def text_words(text: str) -> Iterator[re.Match[str]]:

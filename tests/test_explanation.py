@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from matplotlib.patches import Rectangle
 
 from captum_spes import SpeechToTextExplanation
 from captum_spes.alignment import Segment
-from captum_spes.words import word_spans
+from captum_spes.confidence import Confidence
+from captum_spes.words import is_mark, text_words, word_spans
 
 
 def make(n_tokens=4, n_prompt=2, with_mask=False, seed=0):
@@ -116,6 +118,68 @@ def test_words_divide_the_tokens(tokens):
     assert spans[0][0] == 0 and spans[-1][1] == len(tokens)
     assert all(start < stop for start, stop in spans)
     assert all(before[1] == after[0] for before, after in zip(spans, spans[1:]))
+
+
+@pytest.mark.parametrize(
+    "tokens, spans",
+    [
+        (["", "彼", "は", "", "薬"], [(0, 2), (2, 3), (3, 5)]),
+        ([" a", " ", "b", "", "é"], [(0, 1), (1, 5)]),
+        ([" ह", "", "ू", "", "ँ", "", " घ", "र"], [(0, 5), (5, 8)]),
+        # bytes that become no character begin neither a mark nor a word
+        (["薬", "", "<|endoftext|>"], [(0, 2), (2, 3)]),
+        (["<|0.00|>", "", "薬", "", "<|0.50|>", "", "は"], [(0, 1), (1, 4), (4, 5), (5, 7)]),
+        (["薬", "", ""], [(0, 3)]),
+        (["", "<|endoftext|>"], [(0, 2)]),
+        (["", ""], [(0, 2)]),
+    ],
+)
+def test_tokens_without_text_begin_a_word(tokens, spans):
+    assert word_spans(tokens) == spans
+
+
+PIECES = ["彼", "は", "薬", "今天", "뷔페에", "हूँ", "घर", "ខ្ញុំ", "ฉัน", "naïve", "3.14", "?", "<|0.50|>", "<|endoftext|>"]
+
+
+@given(st.data())
+def test_words_have_all_tokens_of_their_characters(data):
+    """Tokens are bytes, as Whisper's are, and a character belongs to the last of its tokens."""
+    pieces = st.tuples(st.sampled_from(PIECES), st.sampled_from(["", " "])).map("".join)
+    text = "".join(data.draw(st.lists(pieces, min_size=1)))
+    tokens, spans, end = [], [], 0
+    for match in text_words(text):
+        start, pending = len(tokens), b""
+        whole = text[end : match.end()].encode()
+        cuts = {len(whole)} if is_mark(match[0]) else data.draw(st.sets(st.integers(1, len(whole)))) | {len(whole)}
+        for first, last in pairwise([0, *sorted(cuts)]):
+            pending += whole[first:last]
+            try:
+                tokens.append(pending.decode())
+                pending = b""
+            except UnicodeDecodeError:
+                tokens.append("")
+        spans.append((start, len(tokens)))
+        end = match.end()
+    assert word_spans(tokens) == spans
+    assert ["".join(tokens[slice(*span)]).strip() for span in spans] == [match[0] for match in text_words(text)]
+
+
+def test_a_word_has_the_map_of_its_own_first_bytes():
+    tokens = ["は", "", "薬"]
+    explanation = replace(
+        make(3, n_prompt=0),
+        text="は薬",
+        tokens=tokens,
+        spectrogram_attr=torch.tensor([1.0, 2.0, 4.0])[:, None, None].expand(3, 30, 8),
+        reliability=torch.tensor([0.9, 0.2, 0.4]),
+        confidence=Confidence([0.9, 0.1, 0.5], [0.9, 0.1, 0.5], [0.0] * 3, [[("x", 0.1)]] * 3, [0.0, 0.1, 0.5]),
+    )
+    words = explanation.words(normalize=False)
+    assert words.tokens == ["は", "薬"]
+    assert words.spectrogram_attr[:, 0, 0].tolist() == [1, 3]
+    assert words.reliability.tolist() == pytest.approx([0.9, 0.3])
+    assert words.confidence.probabilities == pytest.approx([0.9, 0.05])
+    assert words.confidence.verdicts == ["heard", "guessed"]
 
 
 def test_it_prints_on_a_line():

@@ -285,9 +285,7 @@ class TextWords:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        # tokens without visible text, such as a space or the first bytes of a character, belong to the word they begin
-        starts = [0, *(_before_blanks(texts, start) for start, _ in word_spans(texts)[1:])]
-        self.spans = list(zip(starts, [*starts[1:], len(texts)]))
+        self.spans = word_spans(texts)
         self.words = [self._text(texts, *span) for span in self.spans]
         self._texts = texts
 
@@ -363,9 +361,3 @@ def _deletion(target: Tensor, start: int, stop: int, end: int) -> tuple[int, Ten
         raise ValueError("the text ends in repetitions of the word: give the text with its end token.")
     foil_length = max(end - stop - shift, 1)
     return shift, target[start + shift : start + shift + length], rest[shift : shift + foil_length]
-
-
-def _before_blanks(texts: Sequence[str], start: int) -> int:
-    while not texts[start - 1].strip():
-        start -= 1
-    return start
