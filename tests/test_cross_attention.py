@@ -1,10 +1,12 @@
 """CrossAttention: the weights of the model itself, spread over frames and channels."""
 
+import pickle
+
 import pytest
 import torch
 
 from captum_spes import SPES, Contrast, SpeechToTextAttribution
-from captum_spes.attr import CrossAttention, Energy
+from captum_spes.attr import AttnLRP, CrossAttention, Energy
 
 IDS = [60, 61, 62]
 LAYERS = HEADS = 2
@@ -141,7 +143,25 @@ def test_the_attention_implementation_is_restored_when_a_forward_raises(tiny_whi
     handle.remove()
     assert tiny_whisper.config._attn_implementation == before
     assert tiny_whisper.model.decoder.config._attn_implementation == before
+    assert not n_hooks(tiny_whisper)
     attribution.attribute(*prepared)
+
+
+def n_hooks(module):
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
+
+
+@pytest.mark.parametrize("method", [CrossAttention, SPES, AttnLRP])
+def test_an_explained_model_has_no_hooks_and_can_be_pickled(tiny_whisper, tiny_model, audio, method):
+    tiny_whisper.generation_config.alignment_heads = [[1, 0]]  # words get times from the attention
+    attribution = SpeechToTextAttribution(method(tiny_model))
+    arguments = {"n_samples": 30} if method is SPES else {}
+    explanation = attribution.attribute(audio, IDS, sampling_rate=16000, **arguments)
+    assert explanation.metadata["token_times"]
+    assert not n_hooks(tiny_whisper)
+    again = pickle.loads(pickle.dumps(attribution))
+    found = again.attribute(audio, IDS, sampling_rate=16000, **arguments)
+    assert torch.equal(found.spectrogram_attr, explanation.spectrogram_attr)
 
 
 @pytest.mark.parametrize("arguments", [{"sentence": True}, {"contrast": Contrast(0, "no")}])

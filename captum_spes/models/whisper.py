@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_spes._log import warn
 from captum_spes.models.encoder_decoder import Encoded, EncoderDecoderModel
@@ -113,16 +113,16 @@ class WhisperModel(WhisperFeatures, EncoderDecoderModel):
             >>> own.sum(-1).mean()
             tensor(1.)
         """
+        layers = self.model.model.decoder.layers
+        modules = [*(layer.encoder_attn for layer in layers), *(layer.self_attn for layer in layers)]
         with torch.no_grad(), self._running(utterance.dtype), _eager(self.model):
-            states = self.model.model.decoder(
-                tokens.previous[None],
-                encoder_hidden_states=self._encode(utterance.spectrogram, utterance),
-                output_attentions=True,
-                use_cache=False,
-            )
+            hidden = self._encode(utterance.spectrogram, utterance)
+            with _weights(modules) as found:
+                self.model.model.decoder(tokens.previous[None], encoder_hidden_states=hidden, use_cache=False)
         # rows of the target, columns of the utterance's own frames
         first, columns = len(tokens.prompt) - 1, -(-utterance.spectrogram.shape[1] // 2)
-        cross, own = (torch.stack(layers)[:, 0, :, first:] for layers in (states.cross_attentions, states.attentions))
+        weights = [found[module][0, :, first:] for module in modules]
+        cross, own = (torch.stack(part) for part in (weights[: len(layers)], weights[len(layers) :]))
         return cross[..., :columns].float(), own.float()
 
     def no_speech_probability(self, utterance: Utterance, tokens: Tokens) -> float | None:
@@ -290,3 +290,22 @@ def _eager(model: WhisperForConditionalGeneration) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+@contextmanager
+def _weights(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """A context that collects the weights of attention modules.
+
+    ``output_attentions`` would do so with hooks that Transformers never removes, and that cannot be pickled.
+    """
+    found: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        found[module] = output[1]
+
+    handles = [module.register_forward_hook(keep) for module in modules]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
