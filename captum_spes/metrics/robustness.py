@@ -23,6 +23,7 @@ from captum_spes.metrics._additive import without_offset
 from captum_spes.metrics._checks import check_positive
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare
 from captum_spes.models.context import refreeze
+from captum_spes.models.threads import exclusive
 from captum_spes.speech_to_text import SpeechToTextAttribution
 
 PREPARATION = signature(SpeechToTextAttribution.prepare).parameters.keys() - {"self", "inputs", "target"}
@@ -209,7 +210,8 @@ def parameter_randomization(
     attribution = SpeechToTextAttribution(method(model))
     utterance, tokens = prepare(model, inputs, target, **preparation)
     original = attribution.attribute(utterance, tokens, seed=seed, **arguments)
-    other = copy.deepcopy(model)
+    with exclusive():  # not in the midst of another thread's pass
+        other = copy.deepcopy(model)
     blocks, randomized = [], []
     steps = _randomize(other, seed)
     for name in steps if cascade else [f"all {len(list(steps))} blocks"]:

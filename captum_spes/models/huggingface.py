@@ -13,6 +13,7 @@ from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 from transformers.utils import logging
 
 from captum_spes.models.protocol import Task, Utterance
+from captum_spes.models.threads import exclusive
 from captum_spes.words import is_mark, is_unspaced
 
 
@@ -220,22 +221,24 @@ class HuggingFaceModel:
     def _running(self, dtype: torch.dtype) -> Iterator[None]:
         """A context with the model in eval mode, and with autocast for a dtype other than that of the weights.
 
-        The random state is restored, because layerdrop draws random numbers even in eval mode before Transformers 5.23.
+        No other thread runs a model meanwhile. The random state is restored, because layerdrop draws random numbers
+        even in eval mode before Transformers 5.23.
         """
         if dtype == torch.float32 != self.model.dtype:
             raise ValueError(
                 f"the weights of {self.name} are {self.model.dtype}: call model.float() first to run it in float32."
             )
-        training = [module for module in self.model.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            autocast = torch.autocast(self.model.device.type, dtype, enabled=dtype != self.model.dtype)
-            with autocast, torch.random.fork_rng(devices=[]):
-                yield
-        finally:
+        with exclusive():
+            training = [module for module in self.model.modules() if module.training]
             for module in training:
-                module.training = True
+                module.training = False
+            try:
+                autocast = torch.autocast(self.model.device.type, dtype, enabled=dtype != self.model.dtype)
+                with autocast, torch.random.fork_rng(devices=[]):
+                    yield
+            finally:
+                for module in training:
+                    module.training = True
 
 
 def _parts(processor: Any) -> tuple[Any, Any]:

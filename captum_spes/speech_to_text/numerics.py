@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from captum_spes._log import warn
 from captum_spes.models.protocol import Utterance
+from captum_spes.models.threads import lent
 from captum_spes.speech_to_text.targets import Prediction
 
 
@@ -187,7 +188,7 @@ class _FiniteGradients(torch.autograd.Function):
         (found,) = torch.autograd.grad(ctx.scores, ctx.inputs, gradient, retain_graph=True)
         if not found.isfinite().all():
             if ctx.wide_scores is None:
-                with torch.enable_grad():
+                with torch.enable_grad(), lent():
                     ctx.wide_scores = ctx.wide(ctx.inputs)
             if ctx.wide_scores is not None:
                 (found,) = torch.autograd.grad(ctx.wide_scores, ctx.inputs, gradient, retain_graph=True)

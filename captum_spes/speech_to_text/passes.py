@@ -16,6 +16,7 @@ from captum.attr import Attribution, DeepLift, NoiseTunnel
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from captum_spes.models.threads import lent
 from captum_spes.speech_to_text.checks import check_completeness
 from captum_spes.speech_to_text.profiles import accepted, innermost
 
@@ -189,7 +190,9 @@ class _Differentiable(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None]:
         (inputs,) = ctx.saved_tensors
-        return weights.view(-1, *[1] * (inputs.dim() - 1)) * ctx.passes.gradients(inputs), None
+        with lent():
+            gradients = ctx.passes.gradients(inputs)
+        return weights.view(-1, *[1] * (inputs.dim() - 1)) * gradients, None
 
 
 class HookedPasses:

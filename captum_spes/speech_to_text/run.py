@@ -17,6 +17,7 @@ from torch import Tensor
 import captum_spes.speech_to_text.profiles as methods
 from captum_spes.attr import SPES, BubbleNoise, CrossAttention, GradientSPES
 from captum_spes.attr._batches import fastest_batch_size
+from captum_spes.models.threads import exclusive
 from captum_spes.speech_to_text.numerics import Outputs, weights_cast_once
 from captum_spes.speech_to_text.passes import HookedPasses, SharedPasses, rewrapped
 from captum_spes.speech_to_text.plan import Plan
@@ -98,7 +99,7 @@ class Run:
 
     def attribute(self) -> Maps:
         """The attributions of the spectrogram and of the previous tokens."""
-        with weights_cast_once(self.plan.utterance):
+        with exclusive(), weights_cast_once(self.plan.utterance):
             return self._attribute_jointly() if self.plan.joint else self._attribute_separately()
 
     def _attribute_separately(self) -> Maps:
