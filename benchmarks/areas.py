@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from captum_spes.evaluation.results import Difference, paired_difference
 from captum_spes.metrics import WordErrorRate
-from captum_spes.metrics._bootstrap import draw_utterances, interval
+from captum_spes.metrics.bootstrap import draw_utterances, interval
 from captum_spes.visualization import CurvePanel, plot_curves
 
 HIGHER_IS_BETTER = ("deletion", "SRG", "comprehensiveness")  # for word error rates

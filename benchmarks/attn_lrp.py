@@ -28,8 +28,8 @@ from torch.nn import functional as F
 
 from captum_spes import SpeechToTextAttribution, TokenLogit, TokenLogProbability, slic_feature_mask
 from captum_spes.attr import AttnLRP
-from captum_spes.attr._features import FeatureLayout, MaskSampler
 from captum_spes.attr.attn_lrp import RULES
+from captum_spes.attr.features import FeatureLayout, MaskSampler
 from captum_spes.models import load_model, prepare
 from captum_spes.speech_to_text.catalogue import METHODS
 

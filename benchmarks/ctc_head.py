@@ -50,7 +50,7 @@ from captum_spes.alignment import force_align, match_words
 from captum_spes.audio import load_audio
 from captum_spes.evaluation.corpus import CorpusUtterance
 from captum_spes.metrics import comprehensiveness, context_share, wer
-from captum_spes.metrics._bootstrap import draw_utterances, interval
+from captum_spes.metrics.bootstrap import draw_utterances, interval
 from captum_spes.models import load_model, prepare
 from captum_spes.models import text as text_of
 from captum_spes.models.ctc import CtcModel

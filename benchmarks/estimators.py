@@ -37,7 +37,7 @@ from torch import Tensor
 from captum_spes import slic_feature_mask
 from captum_spes._files import write_atomically
 from captum_spes._text import markdown_table
-from captum_spes.metrics._bootstrap import MIN_PAIRS, draw_utterances, interval
+from captum_spes.metrics.bootstrap import MIN_PAIRS, draw_utterances, interval
 from captum_spes.models import load_model, prepare
 from captum_spes.speech_to_text.catalogue import METHODS
 

@@ -36,7 +36,7 @@ from captum_spes._files import write_atomically
 from captum_spes._text import markdown_table
 from captum_spes.audio import load_audio
 from captum_spes.evaluation.corpus import CorpusUtterance, load_corpus
-from captum_spes.metrics._bootstrap import draw_utterances, interval
+from captum_spes.metrics.bootstrap import draw_utterances, interval
 from captum_spes.models import SpeechToTextModel, Tokens, load_model
 from captum_spes.speech_to_text.catalogue import find_method
 from captum_spes.words import is_word

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from captum_spes import SPES, KLDivergence, SpeechToTextExplanation, TokenProbability
-from captum_spes.attr import _features
+from captum_spes.attr import features
 from captum_spes.maps import z_scores
 
 ATOL = 1e-4
@@ -28,7 +28,7 @@ def attribute(reference, score, keep_masks, monkeypatch):
     def draw(self, granularity, first, last):
         return hidden[first:last, None]
 
-    monkeypatch.setattr(_features.MaskSampler, "draw", draw)
+    monkeypatch.setattr(features.MaskSampler, "draw", draw)
     inputs = torch.ones(1, *keep_masks.shape[1:])
     probs = torch.cat((tensor(reference["orig_probs"])[None], tensor(reference["perturbed_probs"]))).log()
     patterns = torch.cat((inputs.flatten(1), 1 - hidden.float()))
@@ -60,7 +60,7 @@ def test_equation_3_of_tokens(reference, score, name, monkeypatch):
     """The perturbations one by one, so that equal patterns keep their own predictions."""
     hidden = tensor(1 - reference["token_keep_mask"]).bool()
     probs = torch.cat((tensor(reference["orig_probs"])[None], tensor(reference["perturbed_probs"]))).log()
-    monkeypatch.setattr(_features.MaskSampler, "draw", lambda self, granularity, first, last: hidden[first:last, None])
+    monkeypatch.setattr(features.MaskSampler, "draw", lambda self, granularity, first, last: hidden[first:last, None])
     predictions = iter(probs[:, None])
     forward = score.from_prediction(lambda x: next(predictions), probs[:1], tensor(reference["target"]))
     # two equal granularities: a single one of so few features would be enumerated
@@ -119,7 +119,7 @@ def test_words(reference):
 def test_equation_3_by_hand(monkeypatch):
     """Three perturbations of two features: hidden are {0}, {0, 1} and {}, with impacts 1, 4 and 2."""
     hidden = torch.tensor([[1, 0], [1, 1], [0, 0]]).bool()
-    monkeypatch.setattr(_features.MaskSampler, "draw", lambda self, granularity, first, last: hidden[first:last, None])
+    monkeypatch.setattr(features.MaskSampler, "draw", lambda self, granularity, first, last: hidden[first:last, None])
     impacts = iter(torch.tensor([[0.0], [-1.0], [-4.0], [-2.0]]))
     attribution = SPES(lambda x: next(impacts)).attribute(torch.ones(1, 2), n_samples=3, centered=False)
     torch.testing.assert_close(attribution, torch.tensor([[2.5, 4.0]]))

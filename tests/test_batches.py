@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from captum_spes import SPES, BubbleNoise, GradientSPES
-from captum_spes.attr._batches import fastest_batch_size
+from captum_spes.attr.batches import fastest_batch_size
 
 METHODS = [SPES, BubbleNoise, GradientSPES]
 TOO_LARGE = [
@@ -79,7 +79,7 @@ def test_other_errors_are_no_question_of_size(method):
 )
 def test_the_batch_grows_while_that_is_faster(monkeypatch, seconds, best):
     clock = [0.0]
-    monkeypatch.setattr("captum_spes.attr._batches.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("captum_spes.attr.batches.time.perf_counter", lambda: clock[0])
 
     def evaluate(n):
         clock[0] += seconds(n)
@@ -94,5 +94,5 @@ def test_the_batch_grows_until_memory_is_out(monkeypatch):
         clock[0] += 1
 
     clock = [0.0]
-    monkeypatch.setattr("captum_spes.attr._batches.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("captum_spes.attr.batches.time.perf_counter", lambda: clock[0])
     assert fastest_batch_size(evaluate) == 8

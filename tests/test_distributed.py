@@ -24,8 +24,8 @@ from captum_spes import (
     grid_feature_mask,
 )
 from captum_spes.attr import _checkpoint
-from captum_spes.attr._features import FeatureLayout, MaskSampler, sample_groups
-from captum_spes.attr._ranks import Ranks
+from captum_spes.attr.features import FeatureLayout, MaskSampler, sample_groups
+from captum_spes.attr.ranks import Ranks
 from captum_spes.cli.ranks import device_of_rank, has_ranks
 
 WEIGHTS = torch.linspace(-1, 2, 5 * 60, dtype=torch.float64).view(5, 60)

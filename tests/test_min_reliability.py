@@ -7,7 +7,7 @@ import torch
 
 from captum_spes import SPES, BubbleNoise, GradientSPES, grid_feature_mask
 from captum_spes.attr import _checkpoint
-from captum_spes.attr._stopping import StoppingRule
+from captum_spes.attr.stopping import StoppingRule
 
 METHODS = [SPES, BubbleNoise, GradientSPES]
 X = torch.rand(1, 20, 12, generator=torch.Generator().manual_seed(0))

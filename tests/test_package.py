@@ -94,30 +94,12 @@ def test_imports_run_one_way(path):
                 assert own == "cli", f"{path.name} imports the package that holds it"
 
 
-# private modules that other folders still use; the list may only become shorter
-SHARED_PRIVATELY = {
-    "captum_spes.attr._batches",
-    "captum_spes.attr._features",
-    "captum_spes.attr._ranks",
-    "captum_spes.attr._stopping",
-    "captum_spes.metrics._bootstrap",
-    "captum_spes.metrics._checks",
-    "captum_spes.metrics._curve",
-    "captum_spes.metrics.plausibility._statistics",
-    "captum_spes.metrics.plausibility._words",
-}
-
-
-def test_private_modules_are_used_in_their_own_folder():
-    found = set()
-    for path in ROOT.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            parts = (getattr(node, "module", None) or "").split(".") if isinstance(node, ast.ImportFrom) else []
-            private = [number for number, part in enumerate(parts) if part.startswith("_") and number > 1]
-            folder = ROOT.joinpath(*parts[1 : private[0]]) if private else None
-            if private and folder not in path.parents:
-                found.add(".".join(parts))
-    assert found == SHARED_PRIVATELY
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_private_modules_are_used_in_their_own_folder(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        parts = (getattr(node, "module", None) or "").split(".") if isinstance(node, ast.ImportFrom) else []
+        private = [number for number, part in enumerate(parts) if part.startswith("_") and number > 1]
+        assert not private or ROOT.joinpath(*parts[1 : private[0]]) in path.parents, f"imports {'.'.join(parts)}"
 
 
 # where users find what: these paths stay

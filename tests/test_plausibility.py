@@ -23,8 +23,8 @@ from captum_spes.metrics import (
     time_localization,
     token_kurtosis,
 )
-from captum_spes.metrics.plausibility._statistics import compare_means
 from captum_spes.metrics.plausibility.boundaries import _n_met
+from captum_spes.metrics.plausibility.statistics import compare_means
 from captum_spes.visualization import (
     CurvePanel,
     plot_curves,

@@ -15,7 +15,7 @@ from scipy.stats import kendalltau
 
 from captum_spes.evaluation.results import MIN_PAIRS, N_RESAMPLES, Agreement, Difference, MethodResult, Results
 from captum_spes.metrics import Bleu, DeletionCurve, ErasureCurve, SizeCurve, WordErrorRate, symmetric_relevance_gain
-from captum_spes.metrics._curve import auc
+from captum_spes.metrics.curve import auc
 
 REFERENCE = "the birch canoe slid on smooth planks of dark wood"  # ten words: a wrong one is 10 %
 STEPS = (0, 50, 100)

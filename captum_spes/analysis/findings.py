@@ -16,7 +16,7 @@ import numpy as np
 from captum_spes._files import write_atomically, write_figure, write_json
 from captum_spes._text import markdown_line, markdown_table
 from captum_spes.analysis.sections import SECTIONS, Finding
-from captum_spes.metrics._bootstrap import MIN_PAIRS
+from captum_spes.metrics.bootstrap import MIN_PAIRS
 
 MAX_NAME = 200  # bytes of a file's name; file systems allow 255
 

@@ -25,9 +25,9 @@ from captum_spes.metrics import (
     time_localization,
     token_kurtosis,
 )
-from captum_spes.metrics._bootstrap import MIN_PAIRS
-from captum_spes.metrics.plausibility._statistics import Verdict, format_p
+from captum_spes.metrics.bootstrap import MIN_PAIRS
 from captum_spes.metrics.plausibility.kurtosis import MIN_COUNT
+from captum_spes.metrics.plausibility.statistics import Verdict, format_p
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

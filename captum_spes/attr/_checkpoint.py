@@ -15,8 +15,8 @@ from torch import Tensor
 from captum_spes._extras import require
 from captum_spes._files import write_atomically
 from captum_spes._log import warn
-from captum_spes.attr._ranks import Ranks
 from captum_spes.attr.fingerprint import differences, fingerprint
+from captum_spes.attr.ranks import Ranks
 
 # the least time between two files: so many seconds, and so many times as long as writing one takes
 SECONDS = 60.0

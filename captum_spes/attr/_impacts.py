@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from captum_spes.attr._features import FeatureLayout
 from captum_spes.attr._perturbations import Evaluator, Group, Perturbed, check_finite
-from captum_spes.attr._ranks import Ranks
 from captum_spes.attr._template import Estimator, Tensors
+from captum_spes.attr.features import FeatureLayout
+from captum_spes.attr.ranks import Ranks
 
 
 class ImpactEstimator(Estimator):

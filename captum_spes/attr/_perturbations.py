@@ -14,7 +14,7 @@ from captum._utils.common import (
 )
 from torch import Tensor
 
-from captum_spes.attr._features import FeatureLayout, MaskSampler, enumerate_hidden, sample_groups
+from captum_spes.attr.features import FeatureLayout, MaskSampler, enumerate_hidden, sample_groups
 
 
 class Evaluator:

@@ -19,11 +19,11 @@ import torch
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_spes.attr._batches import Batches, Callback
 from captum_spes.attr._checkpoint import Checkpoint
 from captum_spes.attr._perturbations import Evaluator, Perturbed
-from captum_spes.attr._ranks import Ranks
-from captum_spes.attr._stopping import StoppingRule, check_reliability
+from captum_spes.attr.batches import Batches, Callback
+from captum_spes.attr.ranks import Ranks
+from captum_spes.attr.stopping import StoppingRule, check_reliability
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

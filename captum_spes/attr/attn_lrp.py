@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from captum_spes.attr._features import format_inputs
 from captum_spes.attr._template import Inputs, attribute_method
+from captum_spes.attr.features import format_inputs
 
 
 class AttnLRP(GradientAttribution):

@@ -15,11 +15,11 @@ from captum._utils.typing import BaselineType, TargetType
 from captum.attr import PerturbationAttribution
 from torch import Tensor
 
-from captum_spes.attr._batches import Callback
-from captum_spes.attr._features import FeatureLayout, check_seed, format_inputs
 from captum_spes.attr._impacts import ImpactEstimator
 from captum_spes.attr._perturbations import Evaluator, Group, Perturbed
 from captum_spes.attr._template import Inputs, Options, SamplingArguments, attribute_method, run
+from captum_spes.attr.batches import Callback
+from captum_spes.attr.features import FeatureLayout, check_seed, format_inputs
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -10,8 +10,8 @@ from captum._utils.typing import BaselineType
 from captum.attr import PerturbationAttribution
 from torch import Tensor
 
-from captum_spes.attr._features import format_inputs
 from captum_spes.attr._template import Inputs, attribute_method
+from captum_spes.attr.features import format_inputs
 from captum_spes.attr.fingerprint import fingerprint
 
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Parameter
 
-from captum_spes.attr._batches import Callback, check_counts
-from captum_spes.attr._features import FeatureLayout, MaskSampler, format_inputs
 from captum_spes.attr._impacts import correlation
 from captum_spes.attr._perturbations import Evaluator, Perturbed, check_finite, draw_groups, perturbed_inputs
-from captum_spes.attr._ranks import Ranks
 from captum_spes.attr._template import Estimator, Inputs, Options, SamplingArguments, Tensors, attribute_method, run
+from captum_spes.attr.batches import Callback, check_counts
+from captum_spes.attr.features import FeatureLayout, MaskSampler, format_inputs
+from captum_spes.attr.ranks import Ranks
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from captum_spes.metrics import DeletionCurve, ErasureCurve, SizeCurve
-from captum_spes.metrics._curve import auc
+from captum_spes.metrics.curve import auc
 
 if TYPE_CHECKING:
     from captum_spes.evaluation.results import MethodResult

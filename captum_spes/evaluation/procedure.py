@@ -8,9 +8,9 @@ from numbers import Integral
 from typing import Any, Literal, get_args
 
 from captum_spes.evaluation._curves import with_baseline
-from captum_spes.metrics._checks import check_positive
-from captum_spes.metrics._curve import format_steps
 from captum_spes.metrics.baselines import BASELINES, Baseline, check_baseline
+from captum_spes.metrics.checks import check_positive
+from captum_spes.metrics.curve import format_steps
 from captum_spes.metrics.deletion import PERCENTAGES
 from captum_spes.models.context import Context, Dtype
 from captum_spes.models.protocol import SpeechToTextModel

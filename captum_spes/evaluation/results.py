@@ -19,7 +19,7 @@ from captum_spes.evaluation._curves import Curve, measured_curves, split_baselin
 from captum_spes.evaluation.summary import summary
 from captum_spes.evaluation.word_errors import WordErrors
 from captum_spes.explanation.figures import LOW_RELIABILITY
-from captum_spes.metrics._bootstrap import LEVEL, MIN_PAIRS, N_RESAMPLES, draw_utterances, interval, interval_ends
+from captum_spes.metrics.bootstrap import LEVEL, MIN_PAIRS, N_RESAMPLES, draw_utterances, interval, interval_ends
 from captum_spes.visualization import CurvePanel, plot_curves
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from captum_spes._text import markdown_line, markdown_table
 from captum_spes.evaluation._curves import split_baseline
 from captum_spes.metrics import DeletionCurve
-from captum_spes.metrics._bootstrap import LEVEL, MIN_PAIRS, N_RESAMPLES
+from captum_spes.metrics.bootstrap import LEVEL, MIN_PAIRS, N_RESAMPLES
 from captum_spes.speech_to_text.catalogue import FLOORS
 
 if TYPE_CHECKING:

@@ -8,15 +8,15 @@ from captum_spes.metrics.deletion import DeletionCurve, deletion, insertion, rew
 from captum_spes.metrics.erasure import ErasureCurve, comprehensiveness, sufficiency
 from captum_spes.metrics.faithfulness import infidelity
 from captum_spes.metrics.meta import LadderOrder, degrade, ladder_order, planted_auc
-from captum_spes.metrics.plausibility._statistics import MeanComparison
-from captum_spes.metrics.plausibility._words import UnmatchedWord
 from captum_spes.metrics.plausibility.boundaries import BoundaryScore, PhoneBoundaries, phone_boundaries
 from captum_spes.metrics.plausibility.context_share import ContextShare, context_share
 from captum_spes.metrics.plausibility.frequency import FrequencyProfile, frequency_profile, plot_frequency_profiles
 from captum_spes.metrics.plausibility.kurtosis import TokenKurtosis, token_kurtosis
 from captum_spes.metrics.plausibility.order import Monotonicity, monotonicity
 from captum_spes.metrics.plausibility.previous_tokens import ExplainedToken, PreviousTokens, previous_token_saliency
+from captum_spes.metrics.plausibility.statistics import MeanComparison
 from captum_spes.metrics.plausibility.time import TimeLocalization, WordTime, plot_time, time_localization
+from captum_spes.metrics.plausibility.words import UnmatchedWord
 from captum_spes.metrics.robustness import ParameterRandomization, parameter_randomization, sensitivity_max
 from captum_spes.metrics.text import Bleu, WordErrorRate, bleu, wer
 

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from captum_spes.explanation import SpeechToTextExplanation
-from captum_spes.metrics._curve import as_tensor, auc, format_steps
+from captum_spes.metrics.curve import as_tensor, auc, format_steps
 
 THRESHOLDS = tuple(i / 20 for i in range(21))
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.maps import descending, top_bins
-from captum_spes.metrics._checks import Maps, format_maps
 from captum_spes.metrics._rewriting import Rewriter
+from captum_spes.metrics.checks import Maps, format_maps
 from captum_spes.models import SpeechToTextModel, text
 from captum_spes.words import is_word, text_words
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.maps import descending, top_bins
-from captum_spes.metrics._checks import Maps, check_positive, format_maps
-from captum_spes.metrics._curve import as_tensor, auc, format_steps
 from captum_spes.metrics._rewriting import Rewriter
 from captum_spes.metrics.baselines import Baseline, check_baseline
+from captum_spes.metrics.checks import Maps, check_positive, format_maps
+from captum_spes.metrics.curve import as_tensor, auc, format_steps
 from captum_spes.metrics.text import TextScore, find_score
 from captum_spes.models.protocol import SpeechToTextModel
 

@@ -20,7 +20,7 @@ from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import CTCLogLikelihood
 from captum_spes.maps import rank_correlation
 from captum_spes.metrics._additive import without_offset
-from captum_spes.metrics._checks import check_positive
+from captum_spes.metrics.checks import check_positive
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare
 from captum_spes.models.context import refreeze
 from captum_spes.models.threads import exclusive

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_spes._log import warn
-from captum_spes.attr._features import FeatureLayout, MaskSampler
+from captum_spes.attr.features import FeatureLayout, MaskSampler
 from captum_spes.forward_func import KLDivergence
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.segmentation import slic_feature_mask

@@ -18,7 +18,7 @@ import captum_spes.speech_to_text.profiles as methods
 from captum_spes._log import warn
 from captum_spes.alignment import Alignment, Segment, Transcript
 from captum_spes.attr import CrossAttention
-from captum_spes.attr._ranks import Ranks
+from captum_spes.attr.ranks import Ranks
 from captum_spes.audio import AudioLike
 from captum_spes.explanation import LongExplanation, SpeechToTextExplanation
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare, text

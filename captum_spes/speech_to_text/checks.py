@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from captum_spes.alignment import Segment
 from captum_spes.alignment.times import LATEST_SECONDS
 from captum_spes.attr import SPES, AttnLRP, CrossAttention, GradientSPES
-from captum_spes.attr._batches import check_batch_size
-from captum_spes.attr._features import check_seed
-from captum_spes.attr._stopping import check_reliability
+from captum_spes.attr.batches import check_batch_size
+from captum_spes.attr.features import check_seed
+from captum_spes.attr.stopping import check_reliability
 from captum_spes.forward_func import CTCLogLikelihood, KLDivergence
 from captum_spes.models.protocol import SpeechToTextModel
 from captum_spes.models.wrappers import is_quantized

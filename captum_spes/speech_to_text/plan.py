@@ -14,8 +14,8 @@ from torch import Tensor
 
 import captum_spes.speech_to_text.profiles as methods
 from captum_spes.attr import CrossAttention, GradientSPES
-from captum_spes.attr._batches import check_counts
-from captum_spes.attr._features import FeatureLayout
+from captum_spes.attr.batches import check_counts
+from captum_spes.attr.features import FeatureLayout
 from captum_spes.forward_func import CTCLogLikelihood
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, text
 from captum_spes.models.protocol import Task, task_of

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import captum_spes.speech_to_text.profiles as methods
 from captum_spes.attr import SPES, BubbleNoise, CrossAttention, GradientSPES
-from captum_spes.attr._batches import fastest_batch_size
+from captum_spes.attr.batches import fastest_batch_size
 from captum_spes.models.threads import exclusive
 from captum_spes.speech_to_text.numerics import Outputs, weights_cast_once
 from captum_spes.speech_to_text.passes import HookedPasses, SharedPasses, rewrapped

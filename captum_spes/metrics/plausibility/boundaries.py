@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from captum_spes.metrics.plausibility._words import (
+from captum_spes.metrics.plausibility.words import (
     HIGH_THRESHOLD,
     Alignments,
     Explanations,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from captum_spes.alignment import Segment
-from captum_spes.metrics.plausibility._statistics import (
+from captum_spes.metrics.plausibility.statistics import (
     Alternative,
     MeanComparison,
     by_utterance,
@@ -17,7 +17,7 @@ from captum_spes.metrics.plausibility._statistics import (
     mean_band,
     mean_interval,
 )
-from captum_spes.metrics.plausibility._words import Alignments, Explanations, aligned, frames_in, spoken_words
+from captum_spes.metrics.plausibility.words import Alignments, Explanations, aligned, frames_in, spoken_words
 from captum_spes.visualization import CurvePanel, plot_curves
 from captum_spes.words import letters
 

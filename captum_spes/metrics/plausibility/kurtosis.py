@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import stats
 
-from captum_spes.metrics._checks import check_positive
-from captum_spes.metrics.plausibility._statistics import MeanComparison, compare_means, mean_interval
-from captum_spes.metrics.plausibility._words import Explanations, as_list, check_tokens, mean_of
+from captum_spes.metrics.checks import check_positive
+from captum_spes.metrics.plausibility.statistics import MeanComparison, compare_means, mean_interval
+from captum_spes.metrics.plausibility.words import Explanations, as_list, check_tokens, mean_of
 from captum_spes.visualization import plot_token_bars
 from captum_spes.words import is_mark, is_word
 

@@ -8,8 +8,8 @@ import numpy as np
 from scipy import stats
 
 from captum_spes.explanation import SpeechToTextExplanation
-from captum_spes.metrics.plausibility._statistics import mean_interval
-from captum_spes.metrics.plausibility._words import (
+from captum_spes.metrics.plausibility.statistics import mean_interval
+from captum_spes.metrics.plausibility.words import (
     Explanations,
     as_list,
     check_limits,

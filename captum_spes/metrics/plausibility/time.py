@@ -10,8 +10,8 @@ import numpy as np
 
 from captum_spes.alignment import Alignment, match_words
 from captum_spes.explanation import SpeechToTextExplanation
-from captum_spes.metrics.plausibility._statistics import MeanComparison, by_utterance, compare_means, mean_interval
-from captum_spes.metrics.plausibility._words import (
+from captum_spes.metrics.plausibility.statistics import MeanComparison, by_utterance, compare_means, mean_interval
+from captum_spes.metrics.plausibility.words import (
     HIGH_THRESHOLD,
     Alignments,
     Explanations,

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from captum_spes.metrics._bootstrap import MIN_PAIRS, draw_utterances, interval
+from captum_spes.metrics.bootstrap import MIN_PAIRS, draw_utterances, interval
 
 Alternative = Literal["greater", "less", "two-sided"]
 Verdict = Literal["more", "less", "undecided"]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from captum_spes._log import warn
 from captum_spes.attr._checkpoint import Checkpoint
-from captum_spes.attr._ranks import Ranks
-from captum_spes.attr._stopping import StoppingRule
+from captum_spes.attr.ranks import Ranks
+from captum_spes.attr.stopping import StoppingRule
 
 Callback = Callable[[int, int], bool | None]
 

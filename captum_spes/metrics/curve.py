@@ -33,4 +33,5 @@ def format_steps(name: str, steps: object, lowest: float, highest: float) -> tup
 
 
 def as_tensor(values: np.ndarray) -> Tensor:
+    """Scores as the result of a metric holds them."""
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
