@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from numbers import Integral, Real
@@ -46,13 +46,15 @@ def fingerprint(value: object) -> Any:
     return _fingerprint(value, ())
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], name: str = "") -> Iterator[str]:
-    """Describes the differences of two settings; methods that only one of them has are ignored."""
-    keys = before.keys() & now.keys() if name == "methods" else before.keys() | now.keys()
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], growing: Collection[str] = (), name: str = ""
+) -> Iterator[str]:
+    """Describes the differences of two settings; dictionaries in ``growing`` are compared in their shared keys."""
+    keys = before.keys() & now.keys() if name in growing else before.keys() | now.keys()
     for key in sorted(keys):
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            yield from differences(old, new, f"{name}.{key}".strip("."))
+            yield from differences(old, new, growing, f"{name}.{key}".strip("."))
         elif old != new:
             yield f"{name}.{key}".strip(".") + f" was {old} and is {new} now"
 

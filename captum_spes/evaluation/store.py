@@ -54,7 +54,7 @@ class Store:
     def _check_settings(self) -> dict[str, Any]:
         """The settings in the folder after a comparison with those of this run; empty for a new folder."""
         before = read_settings(self.folder)
-        if found := list(differences(before, self.settings)) if before else []:
+        if found := list(differences(before, self.settings, growing={"methods"})) if before else []:
             raise ValueError(
                 f"{self.folder} holds an evaluation with other arguments: {'; '.join(found)}. Give the same "
                 "arguments to continue it, or another folder."
