@@ -36,8 +36,8 @@ from captum_spes import SPES, GradientSPES, SpeechToTextAttribution, slic_featur
 from captum_spes._text import markdown_table
 from captum_spes.audio import load_audio
 from captum_spes.models import Tokens, Utterance, load_model
-from captum_spes.models.context import MARGIN as POSITIONS
 from captum_spes.models.context import fit_utterance
+from captum_spes.models.protocol import MARGIN as POSITIONS
 from captum_spes.speech_to_text.catalogue import draws_by_tokens
 from captum_spes.visualization import CurvePanel, plot_curves
 

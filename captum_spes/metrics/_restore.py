@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from captum_spes.explanation import SpeechToTextExplanation
-from captum_spes.models.context import FORMS, MARGIN, refreeze
-from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.models.context import FORMS, refreeze
+from captum_spes.models.protocol import MARGIN, SpeechToTextModel, Tokens, Utterance
 
 DTYPE_NAMES = ("float32", "float16", "bfloat16", "float64")
 MAX_MISSING = 2  # frames

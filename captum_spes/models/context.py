@@ -14,7 +14,7 @@ from torch import Tensor
 from captum_spes._log import warn
 from captum_spes.attr.features import FeatureLayout, MaskSampler
 from captum_spes.forward_func import KLDivergence
-from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
+from captum_spes.models.protocol import MARGIN, SpeechToTextModel, Tokens, Utterance
 from captum_spes.segmentation import slic_feature_mask
 
 Context = Literal["full", "frozen", "auto", "unperturbed"]
@@ -25,8 +25,6 @@ N_REFERENCES, N_PROBES = 4, 12
 PROBES_AT_ONCE = 4
 # If the speech fills a larger share of the window, freezing the rest saves less than the probe costs.
 MAX_SHARE = 0.8
-# number of encoder positions after the speech that are computed, 0.02 s each
-MARGIN = 16
 # Ways to freeze the padding, from the cheapest to the most exact: how many of its positions are averaged into one, and
 # how many positions after the speech are computed. Punctuation may depend on the beginning of the padding.
 FORMS = ((8, MARGIN), *((merge, 64) for merge in (8, 4, 2, 1)))

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from captum_spes.models.context import MARGIN
 from captum_spes.models.huggingface import HuggingFaceModel
-from captum_spes.models.protocol import Utterance
+from captum_spes.models.protocol import MARGIN, Utterance
 
 # Number of encoder positions that are computed at the edge and dropped, because the convolutions see zeros there in
 # place of padding.

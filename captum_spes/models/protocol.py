@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from captum_spes.models.frozen_padding import FrozenPadding
 
 Task = Literal["transcribe", "translate"]
+# number of encoder positions after the speech that are computed where the padding is frozen, 0.02 s each
+MARGIN = 16
 
 
 @dataclass(frozen=True, eq=False)
