@@ -23,7 +23,7 @@ from playwright.sync_api import sync_playwright
 import captum_spes
 from captum_spes import Contrast, SpeechToTextExplanation
 from captum_spes.audio import Recording, read_recording
-from captum_spes.evaluation.models import ModelComparison, Side
+from captum_spes.evaluation.model_comparison import ModelComparison, Side
 from captum_spes.explanation.page import html
 from captum_spes.models import SpeechToTextModel, load_model, prepare
 from captum_spes.speech_to_text.catalogue import find_method

@@ -14,7 +14,7 @@ from captum_spes import SPES, SpeechToTextAttribution
 from captum_spes.cli import compare_models
 from captum_spes.cli.compare_models import file_name
 from captum_spes.errors.finding import differing_words
-from captum_spes.evaluation.models import ModelComparison, Side
+from captum_spes.evaluation.model_comparison import ModelComparison, Side
 
 pytestmark = pytest.mark.filterwarnings("ignore:the maps are noisy")
 

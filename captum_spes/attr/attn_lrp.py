@@ -178,7 +178,7 @@ def attention(
 def activation(func: Callable[..., Tensor], input: Tensor, **kwargs: Any) -> Tensor:
     """f(x) as x times the constant f(x) / x, or at 0 its limit; torch calls x ``input``."""
     with torch.no_grad():
-        value, wide = func(input, **kwargs), _wide(input)
+        value, wide = func(input, **kwargs), _at_least_float32(input)
         safe = torch.where(wide.abs() < 1e-6, 1e-6, wide)
         ratio = (func(safe, **kwargs) / safe).to(input.dtype)
     return _valued(value, input * ratio)
@@ -201,7 +201,7 @@ def layer_norm(
 ) -> Tensor:
     """Layer norm, whose standard deviation is a constant."""
     axes = tuple(range(-len(normalized_shape), 0))
-    wide = _wide(input)
+    wide = _at_least_float32(input)
     deviation = (wide.var(axes, keepdim=True, unbiased=False) + eps).sqrt().detach()
     linear = (wide - wide.mean(axes, keepdim=True)) / deviation
     linear = linear if weight is None else linear * weight
@@ -218,13 +218,13 @@ def rms_norm(
 ) -> Tensor:
     """RMS norm, whose root mean square is a constant."""
     axes = tuple(range(-len(normalized_shape), 0))
-    wide = _wide(input)
+    wide = _at_least_float32(input)
     eps_or_default = torch.finfo(wide.dtype).eps if eps is None else eps
     linear = wide * (wide.square().mean(axes, keepdim=True) + eps_or_default).rsqrt().detach()
     return _valued(func(input, normalized_shape, weight, eps), linear if weight is None else linear * weight)
 
 
-def _wide(x: Tensor) -> Tensor:
+def _at_least_float32(x: Tensor) -> Tensor:
     """Half precision as float32; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
 

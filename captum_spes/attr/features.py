@@ -107,14 +107,14 @@ class FeatureLayout:
             Tensor: of shape (n, B, …).
         """
         ids = self.ids[index][granularity].expand(hidden.shape[0], -1, -1)
-        mask = _on_device(hidden, inp.device).gather(2, ids)  # (n, B', elements), which exists only on the device
+        mask = _copied_to(hidden, inp.device).gather(2, ids)  # (n, B', elements), which exists only on the device
         mask = mask.view(*mask.shape[:2], *inp.shape[1:])
         if isinstance(baseline, Tensor):
             baseline = baseline.to(inp.device, inp.dtype if inp.is_floating_point() else None)
         return torch.where(mask, baseline, inp)
 
 
-def _on_device(hidden: Tensor, device: torch.device) -> Tensor:
+def _copied_to(hidden: Tensor, device: torch.device) -> Tensor:
     """Copies a tensor to a device; the CPU does not wait for a copy to a CUDA device."""
     if device.type == "cuda":
         return hidden.pin_memory().to(device, non_blocking=True)

@@ -323,7 +323,9 @@ class _MeanGradients(Estimator):
         self.pooling: int | None = None
         self.batch_size = len(inputs[0])
         # baseline - x, which the mask scales, (B, …)
-        self.differences = [inp.detach() - baseline for inp, baseline in zip(inputs, _on_device(inputs, baselines))]
+        self.differences = [
+            inp.detach() - baseline for inp, baseline in zip(inputs, _baselines_like(inputs, baselines))
+        ]
         # over two halves of the samples: float64 on the CPU
         self.counts = torch.zeros(2, dtype=torch.float64, device="cpu")
         self.sums: list[Tensor] = []  # (2, B, K, …), once K is known
@@ -383,7 +385,7 @@ class _MeanGradients(Estimator):
         for output, slopes_of_inputs in enumerate(self._slopes(gradients, perturbed)):
             for sums, slopes in zip(added, slopes_of_inputs):
                 for half in range(2):
-                    sums[half, :, output] = slopes[halves == half].sum(0, dtype=_wide(slopes.device)).cpu()
+                    sums[half, :, output] = slopes[halves == half].sum(0, dtype=_widest_float(slopes.device)).cpu()
         for total, sums in zip(self.sums, added):
             total += sums
         self.counts += torch.bincount(halves[halves >= 0], minlength=2)
@@ -489,7 +491,7 @@ def _check_scores(scores: Tensor, n_rows: int) -> None:
         )
 
 
-def _on_device(inputs: Tensors, baselines: tuple[Tensor | int | float, ...]) -> Iterator[Tensor | int | float]:
+def _baselines_like(inputs: Tensors, baselines: tuple[Tensor | int | float, ...]) -> Iterator[Tensor | int | float]:
     for inp, baseline in zip(inputs, baselines):
         yield baseline.detach().to(inp) if isinstance(baseline, Tensor) else baseline
 
@@ -514,13 +516,13 @@ def _unit_length(slopes: list[Tensor]) -> list[Tensor]:
     """Gradients of each input, (n, B, …), divided by their joint norm for each sample and example; zeros stay zeros."""
     # squares of large or tiny values leave the range of narrower types
     norms = torch.stack(
-        [torch.linalg.vector_norm(part.flatten(2), dim=2, dtype=_wide(part.device)) for part in slopes]
+        [torch.linalg.vector_norm(part.flatten(2), dim=2, dtype=_widest_float(part.device)) for part in slopes]
     ).norm(dim=0)
     scales = torch.where(norms > 0, 1 / norms, 0)
     return [part * scales.view(*scales.shape, *[1] * (part.dim() - 2)) for part in slopes]
 
 
-def _wide(device: torch.device) -> torch.dtype:
+def _widest_float(device: torch.device) -> torch.dtype:
     """float64, or float32 on Apple's GPUs, which have no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 

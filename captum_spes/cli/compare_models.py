@@ -16,7 +16,7 @@ from captum_spes.audio import Recording
 from captum_spes.cli.inputs import Inputs, fit, transcribe, window_of
 from captum_spes.cli.output import print_table, progress, say, say_written
 from captum_spes.errors.finding import check_reference
-from captum_spes.evaluation.models import ModelComparison, Side, check_shapes
+from captum_spes.evaluation.model_comparison import ModelComparison, Side, check_shapes
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.models import load_model, text
 from captum_spes.models.context import Context

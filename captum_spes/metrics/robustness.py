@@ -13,7 +13,6 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
-import captum_spes.speech_to_text.profiles as methods
 from captum_spes._log import without_warnings
 from captum_spes.audio import AudioLike
 from captum_spes.explanation import SpeechToTextExplanation
@@ -24,7 +23,7 @@ from captum_spes.metrics.checks import check_positive
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare
 from captum_spes.models.context import refreeze
 from captum_spes.models.threads import exclusive
-from captum_spes.speech_to_text import SpeechToTextAttribution
+from captum_spes.speech_to_text import SpeechToTextAttribution, profiles
 
 PREPARATION = signature(SpeechToTextAttribution.prepare).parameters.keys() - {"self", "inputs", "target"}
 
@@ -88,7 +87,7 @@ def sensitivity_max(
     check_positive(n_perturb_samples=n_perturb_samples)
     if not perturb_radius > 0:
         raise ValueError(f"perturb_radius must be positive, a share of the spectrogram's range, not {perturb_radius}.")
-    if isinstance(attribution.attr_method, methods.ALL_TOKENS):
+    if isinstance(attribution.attr_method, profiles.ALL_TOKENS):
         arguments = {"n_token_samples": 1, **arguments}
     is_one = arguments.get("contrast") or arguments.get("sentence") or attribution.score is CTCLogLikelihood
     n_rows = 1 if is_one else len(tokens.target)

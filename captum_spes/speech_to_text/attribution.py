@@ -14,7 +14,6 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor
 
-import captum_spes.speech_to_text.profiles as methods
 from captum_spes._log import warn
 from captum_spes.alignment import Alignment, Segment, Transcript
 from captum_spes.attr import CrossAttention
@@ -24,7 +23,7 @@ from captum_spes.explanation import LongExplanation, SpeechToTextExplanation
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare, text
 from captum_spes.models.context import Context, Dtype
 from captum_spes.models.protocol import language_of, task_of, text_language
-from captum_spes.speech_to_text import checks
+from captum_spes.speech_to_text import checks, profiles
 from captum_spes.speech_to_text.hearing import heard_confidence, silence_facts
 from captum_spes.speech_to_text.parts import ending, explain_parts, settings_of
 from captum_spes.speech_to_text.plan import MaskSource, Plan, make_plan, make_prediction
@@ -79,8 +78,8 @@ class SpeechToTextAttribution(Attribution):
         True
     """
 
-    def __init__(self, attr_method: Attribution, score: methods.Score | None = None) -> None:
-        methods.defaults_of(attr_method)  # refuses methods that cannot explain speech
+    def __init__(self, attr_method: Attribution, score: profiles.Score | None = None) -> None:
+        profiles.defaults_of(attr_method)  # refuses methods that cannot explain speech
         model = attr_method.forward_func
         if not isinstance(model, SpeechToTextModel):
             raise TypeError(
@@ -89,7 +88,7 @@ class SpeechToTextAttribution(Attribution):
             )
         checks.check_score(attr_method, score)
         checks.check_gradients(attr_method, model)
-        if methods.is_hooked(attr_method):
+        if profiles.is_hooked(attr_method):
             checks.check_hooks(attr_method, model)
         checks.check_rules(attr_method, model)
         super().__init__(model)
@@ -281,7 +280,7 @@ class SpeechToTextAttribution(Attribution):
         checks.check_arguments(method, baselines, feature_mask, joint, token_values, process_group, min_reliability)
         given = _given(n_samples=n_samples, perturbation_prob=perturbation_prob) | kwargs
         token_given = _given(n_samples=n_token_samples, perturbation_prob=token_perturbation_prob)
-        token_given = methods.shared_with_tokens(kwargs) | token_given | (token_arguments or {})
+        token_given = profiles.shared_with_tokens(kwargs) | token_given | (token_arguments or {})
         checks.check_known(method, given)
         checks.check_options(seed, perturbations_per_eval)
         words = _checked(word_times, checkpoint)
@@ -439,7 +438,7 @@ def _explained(
 ) -> SpeechToTextExplanation:
     """Runs the method, in the folder of a checkpoint for methods that can go on there, and warns of doubtful maps."""
     folder = None
-    if checkpoint is not None and isinstance(plan.method, methods.ALL_TOKENS):
+    if checkpoint is not None and isinstance(plan.method, profiles.ALL_TOKENS):
         folder = _made(Path(checkpoint), ranks)
     run = ranks.together(lambda: Run(plan, replace(options, checkpoints=folder)))
     maps = run.attribute()
@@ -509,10 +508,10 @@ def _metadata(
         resolution = {"resolution": "time only, spread evenly over the channels"}
     return {
         "model": model.name,
-        "method": methods.title(plan.method),
+        "method": profiles.title(plan.method),
         **describe_inputs(model, plan.utterance, plan.tokens),
         "versions": versions(),
-        "score": plan.prediction.score_name if methods.asks_model(plan.method) else "none",
+        "score": plan.prediction.score_name if profiles.asks_model(plan.method) else "none",
         "seed": run.options.seed,
         "arguments": describe_arguments(plan.arguments),
         "token_arguments": describe_arguments(plan.token_arguments),

@@ -12,7 +12,6 @@ from captum._utils.common import _is_mask_valid
 from captum.attr import Attribution
 from torch import Tensor
 
-import captum_spes.speech_to_text.profiles as methods
 from captum_spes.attr import CrossAttention, GradientSPES
 from captum_spes.attr.batches import check_counts
 from captum_spes.attr.features import FeatureLayout
@@ -20,6 +19,7 @@ from captum_spes.forward_func import CTCLogLikelihood
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, text
 from captum_spes.models.protocol import Task, task_of
 from captum_spes.segmentation import MAX_SECONDS, slic_feature_mask
+from captum_spes.speech_to_text import profiles
 from captum_spes.speech_to_text.checks import check_known
 from captum_spes.speech_to_text.targets import (
     Contrast,
@@ -104,15 +104,15 @@ def make_plan(
     mask = mask_source(utterance.spectrogram) if callable(mask_source) else mask_source
     if mask_source is not None and not isinstance(mask, Tensor):
         raise TypeError(f"the function feature_mask returned {mask!r:.80}: expected a tensor of patch numbers.")
-    if mask is not None and not isinstance(method, methods.MULTI_SCALE):
+    if mask is not None and not isinstance(method, profiles.MULTI_SCALE):
         mask = mask[0] if mask.dim() == 4 else mask
         # some methods of Captum take every number up to the largest for a feature
         mask = mask.unique(return_inverse=True)[1]
-    facts = methods.Facts(utterance.spectrogram, model.frames_per_second, mask, len(prediction.previous))
-    arguments = methods.spectrogram_arguments(method, facts, given)
-    token_method = methods.token_method(method, facts.n_previous)
+    facts = profiles.Facts(utterance.spectrogram, model.frames_per_second, mask, len(prediction.previous))
+    arguments = profiles.spectrogram_arguments(method, facts, given)
+    token_method = profiles.token_method(method, facts.n_previous)
     check_known(token_method, token_given)
-    token_arguments = methods.token_arguments(token_method, facts, token_given)
+    token_arguments = profiles.token_arguments(token_method, facts, token_given)
     if joint:  # the previous tokens are perturbed in the call for the spectrogram, with its samples
         token_arguments = {"perturbation_prob": token_arguments["perturbation_prob"]}
     elif not facts.n_previous:
@@ -120,7 +120,7 @@ def make_plan(
     mask = _check(utterance, mask, perturbations_per_eval, arguments)
     pooling_masks: list[Tensor] = []
     if adapt_patches and isinstance(method, GradientSPES) and arguments.get("pool_features", True):
-        pooling_masks = methods.coarser_masks(mask_source, utterance.spectrogram, mask)
+        pooling_masks = profiles.coarser_masks(mask_source, utterance.spectrogram, mask)
     return Plan(
         method,
         token_method,
@@ -141,7 +141,7 @@ def make_plan(
 def make_prediction(
     model: SpeechToTextModel,
     method: Attribution,
-    score: methods.Score | None,
+    score: profiles.Score | None,
     utterance: Utterance,
     tokens: Tokens,
     contrast: Contrast | None,
@@ -162,7 +162,7 @@ def make_prediction(
         return WordPrediction(model, tokens, contrast, utterance)
     if score is CTCLogLikelihood:
         return PathsPrediction(model, tokens, text(model, tokens))
-    score = score or methods.defaults_of(method).score
+    score = score or profiles.defaults_of(method).score
     if sentence:
         return TextPrediction(model, tokens, score, text(model, tokens))
     return TokenPrediction(model, tokens, score)
@@ -179,7 +179,7 @@ def _mask_source(
     """The mask as it was given, or the method's default; SLIC gets the arguments that depend on model and task."""
     if feature_mask is None:
         seconds = min(utterance.spectrogram.shape[1] / model.frames_per_second, MAX_SECONDS[task])
-        patches = methods.default_patches(method, given, seconds)
+        patches = profiles.default_patches(method, given, seconds)
         feature_mask = None if patches is None else partial(slic_feature_mask, patches_per_second=patches)
     elif feature_mask is slic_feature_mask:
         feature_mask = partial(slic_feature_mask)

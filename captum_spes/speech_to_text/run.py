@@ -14,10 +14,10 @@ from captum._utils.progress import NullProgress, progress
 from captum.attr import Attribution
 from torch import Tensor
 
-import captum_spes.speech_to_text.profiles as methods
 from captum_spes.attr import SPES, BubbleNoise, CrossAttention, GradientSPES
 from captum_spes.attr.batches import fastest_batch_size
 from captum_spes.models.threads import exclusive
+from captum_spes.speech_to_text import profiles
 from captum_spes.speech_to_text.numerics import Outputs, weights_cast_once
 from captum_spes.speech_to_text.passes import HookedPasses, SharedPasses, rewrapped
 from captum_spes.speech_to_text.plan import Plan
@@ -116,7 +116,7 @@ class Run:
         if not len(self.prediction.previous):
             return torch.zeros(len(self.prediction.rows), 0)
         gate = self._gate()
-        arguments = methods.baselines_for(plan.token_method, 0.0, gate) | plan.token_arguments
+        arguments = profiles.baselines_for(plan.token_method, 0.0, gate) | plan.token_arguments
         attr, _ = self._attribute("previous tokens", plan.token_method, gate, self.outputs.of_gate, arguments)
         return self._of_tokens(attr)
 
@@ -126,7 +126,7 @@ class Run:
         masks: dict[str, Any] = {} if plan.mask is None else {"feature_mask": plan.mask}
         if plan.pooling_masks and not plan.joint:
             masks["pooling_masks"] = plan.pooling_masks
-        arguments = methods.baselines_for(plan.method, plan.baseline, self.inputs) | masks | plan.arguments
+        arguments = profiles.baselines_for(plan.method, plan.baseline, self.inputs) | masks | plan.arguments
         return self._attribute("spectrogram", plan.method, self.inputs, self.outputs.of_spectrogram, arguments)
 
     def _attribute_jointly(self) -> Maps:
@@ -171,7 +171,7 @@ class Run:
         if isinstance(method, CrossAttention):
             return self._attend(stage, method, inputs, arguments), None
         score = self.prediction.score(outputs, self.original)
-        if not isinstance(method, methods.ALL_TOKENS):
+        if not isinstance(method, profiles.ALL_TOKENS):
             return self._attribute_token_by_token(stage, method, inputs, score, arguments), None
         own = self._own_arguments(stage)
         if isinstance(method, (SPES, BubbleNoise)):
@@ -195,19 +195,19 @@ class Run:
         arguments: dict[str, Any],
     ) -> Tensor:
         """Attributions (K, …) by a method of Captum, which runs once for each row and shares passes between rows."""
-        batch_size = self._batch_size(stage) if methods.asks_model(method) else 1
-        if "perturbations_per_eval" in methods.accepted(method):
+        batch_size = self._batch_size(stage) if profiles.asks_model(method) else 1
+        if "perturbations_per_eval" in profiles.accepted(method):
             arguments = {"perturbations_per_eval": batch_size, **arguments}
         score, n_rows = self._counted(stage, score), len(self.prediction.rows)
         passes: HookedPasses | SharedPasses
-        if methods.is_hooked(method):
+        if profiles.is_hooked(method):
             passes = HookedPasses(self.prediction.model, score, n_rows, batch_size)
         else:
             passes = SharedPasses(self.outputs.with_shared_vocabulary(score), n_rows, batch_size)
         seed, callback = self.options.seed, self.options.callback
         show = self.options.show_progress
         total = passes.count(method, inputs, arguments, seed) if show or callback else 0
-        desc = f"{methods.title(method)} attribution"
+        desc = f"{profiles.title(method)} attribution"
         with progress(desc=desc, total=total) if show else NullProgress() as bar:
 
             def on_pass(forward: int, backward: int) -> None:

@@ -43,7 +43,7 @@ class Side:
     Example::
 
         >>> from captum_spes import SPES, SpeechToTextAttribution
-        >>> from captum_spes.evaluation.models import Side
+        >>> from captum_spes.evaluation.model_comparison import Side
         >>> from captum_spes.models import load_model
         >>> attribution = SpeechToTextAttribution(SPES(load_model("whisper-tiny.en")))
         >>> utterance, tokens = attribution.prepare("speech.wav", "so what")
@@ -85,7 +85,7 @@ class ModelComparison:
 
         >>> from pathlib import Path
         >>> from captum_spes import SPES, SpeechToTextAttribution
-        >>> from captum_spes.evaluation.models import ModelComparison, Side
+        >>> from captum_spes.evaluation.model_comparison import ModelComparison, Side
         >>> from captum_spes.models import load_model
         >>> model = load_model("whisper-tiny.en")
         >>> attribution = SpeechToTextAttribution(SPES(model))
