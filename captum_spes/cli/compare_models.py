@@ -11,13 +11,11 @@ from pathlib import Path
 
 import typer
 
-from captum_spes import Contrast
 from captum_spes.audio import Recording
 from captum_spes.cli.inputs import Inputs, fit, transcribe, window_of
-from captum_spes.cli.output import print_table, progress, say, say_written
+from captum_spes.cli.output import print_table, say, say_written
 from captum_spes.errors.finding import check_reference
 from captum_spes.evaluation.model_comparison import ModelComparison, Side, check_shapes
-from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.models import load_model, text
 from captum_spes.models.context import Context
 from captum_spes.models.protocol import Task, text_language
@@ -56,7 +54,7 @@ def compare_models(
             say(f"\n[{number}/{len(names)}] {name}")
             inputs = fit(given, preset, window_of(context, preset, named))
             checkpoint = folder / "checkpoints" / path.stem
-            explain = partial(_explain, named, inputs, preset, batch_size, seed)
+            explain = partial(inputs.explain, named, preset, batch_size, seed)
             explanation = explain(checkpoint=checkpoint)
             explanation.save(path)
             with suppress(OSError):  # it is not empty while the other is not finished
@@ -89,31 +87,6 @@ def _check(names: list[str], every: list[Inputs]) -> None:
             f"{names[0]} wrote {texts[0].strip()!r:.80} and {names[1]} {texts[1].strip()!r:.80}, which have no word in "
             "common, so that there are no differences to explain."
         ) from error
-
-
-def _explain(
-    named: NamedMethod,
-    inputs: Inputs,
-    preset: Preset,
-    batch_size: int | None,
-    seed: int,
-    contrast: Contrast | None = None,
-    checkpoint: Path | None = None,
-) -> SpeechToTextExplanation:
-    """Explains the text of a model, or a contrast in it."""
-    with progress(can_stop=False) as callback:
-        return named.explain(
-            inputs.model,
-            inputs.utterance,
-            inputs.tokens,
-            preset,
-            contrast=contrast,
-            perturbations_per_eval=batch_size,
-            seed=seed,
-            gen_args=inputs.gen_args,
-            callback=callback,
-            checkpoint=checkpoint,
-        )
 
 
 def file_name(model: str) -> str:

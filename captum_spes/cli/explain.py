@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -237,47 +238,26 @@ class _Request:
         if any(checkpoint.glob("*.safetensors")):
             say(f"Resuming:   from {checkpoint}")
         is_first = group is None or group.rank() == 0
-        with progress(can_stop=self._can_stop(), show=is_first) as callback:
-            explanation = self.named.explain(
-                inputs.model,
-                inputs.utterance,
-                inputs.tokens,
-                self.preset,
-                contrast=contrast,
-                word_times=(self.transcript and self.transcript.words) or None,
-                perturbations_per_eval=self.batch_size,
-                seed=self.seed,
-                gen_args=inputs.gen_args,
-                callback=callback,
-                process_group=group,
-                checkpoint=checkpoint,
-            )
+        explanation = inputs.explain(
+            self.named,
+            self.preset,
+            self.batch_size,
+            self.seed,
+            contrast,
+            can_stop=self._can_stop(),
+            show=is_first,
+            word_times=(self.transcript and self.transcript.words) or None,
+            process_group=group,
+            checkpoint=checkpoint,
+        )
         if is_first:
             remove_errors(folder)
             _report(explanation, write_explanation(explanation, folder, recording))
             if reference is not None and not explanation.metadata["partial"]:
-                self._explain_errors(explanation, reference, inputs, folder, recording)
+                explain = partial(inputs.explain, self.named, self.preset, self.batch_size, self.seed)
+                explain_reference(explanation, reference, inputs, explain, folder, recording)
         if explanation.metadata["partial"]:
             raise typer.Exit(128 + signal.SIGINT)
-
-    def _explain_errors(
-        self, explanation: SpeechToTextExplanation, reference: str, inputs: Inputs, folder: Path, recording: Recording
-    ) -> None:
-        def explain(contrast: Contrast) -> SpeechToTextExplanation:
-            with progress(can_stop=False) as callback:
-                return self.named.explain(
-                    inputs.model,
-                    inputs.utterance,
-                    inputs.tokens,
-                    self.preset,
-                    contrast=contrast,
-                    perturbations_per_eval=self.batch_size,
-                    seed=self.seed,
-                    gen_args=inputs.gen_args,
-                    callback=callback,
-                )
-
-        explain_reference(explanation, reference, inputs, explain, folder, recording)
 
     def explain_long(self, recording: Recording, folder: Path, longest: float) -> None:
         """Explains a recording in parts of at most ``longest`` seconds and draws an overview of all parts."""

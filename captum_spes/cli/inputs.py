@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from captum_spes import models
+from captum_spes import Contrast, models
 from captum_spes._files import why_unreadable
 from captum_spes.audio import Recording, read_recording, sample_recording
 from captum_spes.audio.reading import MAX_BYTES, SAMPLE
 from captum_spes.cli.options import DTYPES
 from captum_spes.cli.output import progress, say
+from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.models.context import Context, describe_context, fit_utterance
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance, language_of
 from captum_spes.speech_to_text.catalogue import NamedMethod, Preset
@@ -28,6 +29,32 @@ class Inputs:
     utterance: Utterance
     tokens: Tokens
     gen_args: dict[str, Any]
+
+    def explain(
+        self,
+        named: NamedMethod,
+        preset: Preset,
+        batch_size: int | None,
+        seed: int,
+        contrast: Contrast | None = None,
+        can_stop: bool = False,
+        show: bool = True,
+        **arguments: Any,
+    ) -> SpeechToTextExplanation:
+        """Explains the text, or a contrast in it, with the progress in bars."""
+        with progress(can_stop, show) as callback:
+            return named.explain(
+                self.model,
+                self.utterance,
+                self.tokens,
+                preset,
+                contrast=contrast,
+                perturbations_per_eval=batch_size,
+                seed=seed,
+                gen_args=self.gen_args,
+                callback=callback,
+                **arguments,
+            )
 
 
 def read(audio: Path | None) -> Recording:
