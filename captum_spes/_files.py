@@ -47,9 +47,17 @@ def write_json(path: str | os.PathLike[str], content: object, indent: int | None
 
 def write_figure(path: str | os.PathLike[str], figure: Figure, dpi: int = 150) -> None:
     """Writes a figure as PNG atomically."""
+    write_atomically(path, png_bytes(figure, dpi))
+
+
+def png_bytes(figure: Figure, dpi: int) -> bytes:
+    """A figure as PNG, in half the time of ``savefig``, which draws it twice and compresses it more."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=dpi)
-    write_atomically(path, picture.getvalue())
+    figure.set_dpi(dpi)
+    FigureCanvasAgg(figure).print_png(picture, pil_kwargs={"compress_level": 1})
+    return picture.getvalue()
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -16,7 +16,7 @@ from test_explanation import make
 
 import captum_spes
 from captum_spes import SpeechToTextExplanation
-from captum_spes._files import write_atomically
+from captum_spes._files import write_atomically, write_figure
 from captum_spes._text import markdown_table, printable
 from captum_spes.analysis import analyze
 from captum_spes.cli.output import print_table, say
@@ -225,6 +225,17 @@ def test_figures_stay_in_their_folder(method, tmp_path):
 def test_long_names_are_written(tmp_path):
     write_atomically(tmp_path / ("x" * 251 + ".txt"), "é\udcff")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["é\\udcff"]
+
+
+@pytest.mark.parametrize("before", [{}, {"words.png": b"old"}])
+def test_a_figure_that_cannot_be_drawn_leaves_the_old_file(before, tmp_path):
+    for name, content in before.items():
+        (tmp_path / name).write_bytes(content)
+    figure = make().plot_words()
+    figure.axes[-1].draw = lambda renderer: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        write_figure(tmp_path / "words.png", figure)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_links_stay_and_pipes_are_written_into(tmp_path):

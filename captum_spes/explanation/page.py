@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from captum_spes._files import sha256
+from captum_spes._files import png_bytes, sha256
 from captum_spes.audio import AudioLike, read_recording
 from captum_spes.explanation.errors import TextError
 from captum_spes.explanation.figures import drawn_maps, is_signed, plot_times, relative
@@ -21,8 +20,6 @@ from captum_spes.visualization.report import ReportMethod, ReportView, render_re
 from captum_spes.words import word_spans
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from captum_spes.explanation import SpeechToTextExplanation
 
 
@@ -71,7 +68,7 @@ def html(
         model=str(explanation.metadata.get("model", "")),
         audio=samples,
         audio_name=name,
-        picture=None if explanation.grouped else _png(plot_times(explanation, None)),
+        picture=None if explanation.grouped else png_bytes(plot_times(explanation, None), dpi=110),
     )
 
 
@@ -117,12 +114,6 @@ def _with_errors(
         reliability=[*method.reliability, torch.tensor(reliability)] if method.reliability else [],
         contrasts=torch.stack(contrasts) if contrasts else None,
     )
-
-
-def _png(figure: Figure) -> bytes:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    return picture.getvalue()
 
 
 def _check_others(explanation: SpeechToTextExplanation, others: Sequence[SpeechToTextExplanation]) -> None:
