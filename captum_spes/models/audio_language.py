@@ -18,7 +18,7 @@ from captum_spes.models.encoder_decoder import check_gate
 from captum_spes.models.features import WhisperFeatures
 from captum_spes.models.frozen_padding import FrozenPadding, first_positions, record, shortened
 from captum_spes.models.huggingface import gated, quiet
-from captum_spes.models.protocol import Task, Tokens, Utterance
+from captum_spes.models.protocol import Tokens, Utterance
 
 DEFAULT_NEW_TOKENS = 448  # the limit of Whisper for its window
 # arguments of generate() that the adapter sets
@@ -96,10 +96,6 @@ class AudioLanguageModel(WhisperFeatures, ABC):
         """Embeddings (B, A, D) of spectrograms (B, T, C) that replace that of the utterance."""
 
     # The protocol
-
-    def task_of(self, utterance: Utterance, tokens: Tokens) -> Task:
-        """The task that was given when the model was loaded."""
-        return self.task
 
     def generate(self, utterance: Utterance, **gen_args: Any) -> Tokens:
         nothing = torch.tensor([], dtype=torch.long, device=self.model.device)

@@ -10,7 +10,7 @@ from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderModelO
 
 from captum_spes.models.encoder_decoder import EncoderDecoderModel
 from captum_spes.models.features import ParakeetFeatures
-from captum_spes.models.protocol import Tokens, Utterance
+from captum_spes.models.protocol import Tokens
 
 
 class CanaryModel(ParakeetFeatures, EncoderDecoderModel):
@@ -68,9 +68,6 @@ class CanaryModel(ParakeetFeatures, EncoderDecoderModel):
 
     def _n_positions(self) -> int:
         return self.model.config.decoder_config.max_position_embeddings
-
-    def _encode(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
-        return self.model.get_encoder()(spectrogram.to(self.model.dtype)).last_hidden_state
 
     def _encoder_outputs(self, hidden: Tensor) -> ParakeetEncoderModelOutput:
         return ParakeetEncoderModelOutput(last_hidden_state=hidden)

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from captum_spes.models.frozen_padding import FrozenPadding
 from captum_spes.models.huggingface import HuggingFaceModel, gated, quiet
-from captum_spes.models.protocol import Task, Tokens, Utterance
+from captum_spes.models.protocol import Tokens, Utterance
 
 # arguments of generate() that the adapter sets, or that would change the prompt of the decoder
 RESERVED_GEN_ARGS = {
@@ -82,9 +82,9 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
     def _fixed_prompt(self, language: str | None, task: str) -> list[int]:
         """The ids with which every decoding starts."""
 
-    @abstractmethod
     def _encode(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
         """Encoder states (B, T', D) of spectrograms (B, T, C)."""
+        return self.model.get_encoder()(spectrogram.to(self.model.dtype)).last_hidden_state
 
     def _mask(self, utterance: Utterance) -> Tensor | None:
         """The ``attention_mask`` of the encoder's input frames, (1, T''); None for all."""
@@ -190,10 +190,6 @@ class EncoderDecoderModel(HuggingFaceModel, ABC):
         """The module that maps the decoder's states (B, K, D) to logits (B, K, V)."""
         head: nn.Module = self.model.get_output_embeddings()
         return head
-
-    def task_of(self, utterance: Utterance, tokens: Tokens) -> Task:
-        """The task: most models do not know the language of the speech, so that it is the task that was given."""
-        return self.task
 
     # Parts
 

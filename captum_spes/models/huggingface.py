@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 from transformers.utils import logging
 
-from captum_spes.models.protocol import Task, Utterance
+from captum_spes.models.protocol import Task, Tokens, Utterance
 from captum_spes.models.threads import exclusive
 from captum_spes.words import is_mark, is_unspaced
 
@@ -207,6 +207,10 @@ class HuggingFaceModel:
 
     def _vocab_size(self) -> int:
         return self.model.config.get_text_config(decoder=True).vocab_size
+
+    def task_of(self, utterance: Utterance, tokens: Tokens) -> Task:
+        """The task: most models do not know the language of the speech, so that it is the task that was given."""
+        return self.task
 
     # Running the model
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from captum_spes.models.encoder_decoder import EncoderDecoderModel
 from captum_spes.models.features import Speech2TextFeatures
-from captum_spes.models.protocol import Utterance
 
 
 class Speech2TextModel(Speech2TextFeatures, EncoderDecoderModel):
@@ -38,9 +35,6 @@ class Speech2TextModel(Speech2TextFeatures, EncoderDecoderModel):
             known = f"give {_one_of(languages)}" if languages else "it writes only one, so leave out language"
             raise ValueError(f"{self.name} knows no language {language!r}: {known}.")
         return [*prompt, languages[language]]
-
-    def _encode(self, spectrogram: Tensor, utterance: Utterance) -> Tensor:
-        return self.model.get_encoder()(spectrogram.to(self.model.dtype)).last_hidden_state
 
 
 def _one_of(languages: dict[str, int]) -> str:
