@@ -9,6 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from captum_spes.explanation import SpeechToTextExplanation
+
+Explanations = SpeechToTextExplanation | Sequence[SpeechToTextExplanation]
 # a map, or the maps of the rows, for each explanation; or a random order
 Maps = Tensor | Sequence[Tensor] | Literal["random"]
 
@@ -18,6 +21,21 @@ def check_positive(**values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, not {value}.")
+
+
+def as_lists(
+    explanations: Explanations, maps: Maps | None = None
+) -> tuple[Sequence[SpeechToTextExplanation], Maps | None]:
+    """One or several explanations, and the map or maps that were given for them, as lists.
+
+    Raises:
+        ValueError: there is no explanation.
+    """
+    if isinstance(explanations, SpeechToTextExplanation):
+        return [explanations], [maps] if isinstance(maps, Tensor) else maps
+    if not explanations:
+        raise ValueError("there is no explanation: give one, or several.")
+    return explanations, maps
 
 
 def format_maps(own: Sequence[Tensor], maps: Maps | None) -> list[Tensor]:

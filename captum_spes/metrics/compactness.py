@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.metrics.checks import Explanations, as_lists
 from captum_spes.metrics.curve import as_tensor, auc, format_steps
 
 THRESHOLDS = tuple(i / 20 for i in range(21))
@@ -49,7 +50,7 @@ class SizeCurve:
 
 
 def size(
-    explanations: SpeechToTextExplanation | Sequence[SpeechToTextExplanation],
+    explanations: Explanations,
     *,
     inputs: Literal["spectrogram", "tokens"] = "spectrogram",
     thresholds: Iterable[float] = THRESHOLDS,
@@ -89,11 +90,7 @@ def size(
     if inputs not in ("spectrogram", "tokens"):
         raise ValueError(f"inputs must be 'spectrogram' or 'tokens', not {inputs!r}.")
     steps = format_steps("thresholds", thresholds, 0, 1)
-    if isinstance(explanations, SpeechToTextExplanation):
-        explanations = [explanations]
-    if not explanations:
-        raise ValueError("there is no explanation: give one, or several.")
-    values = [_values(explanation.normalize(), inputs) for explanation in explanations]
+    values = [_values(explanation.normalize(), inputs) for explanation in as_lists(explanations)[0]]
     return SizeCurve(steps, as_tensor(np.array([[100 * (value >= step).mean() for step in steps] for value in values])))
 
 

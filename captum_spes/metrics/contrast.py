@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.maps import descending, top_bins
 from captum_spes.metrics._rewriting import Rewriter
-from captum_spes.metrics.checks import Maps, format_maps
+from captum_spes.metrics.checks import Explanations, Maps, as_lists, format_maps
 from captum_spes.models import SpeechToTextModel, text
 from captum_spes.words import is_word, text_words
 
@@ -64,7 +64,7 @@ class FlipRate:
 
 def flip_rate(
     model: SpeechToTextModel,
-    explanations: SpeechToTextExplanation | Sequence[SpeechToTextExplanation],
+    explanations: Explanations,
     *,
     maps: Maps | None = None,
     percentages: Iterable[float] = range(1, 21),
@@ -116,14 +116,10 @@ def flip_rate(
         >>> flip_rate(model, explanation, percentages=(5, 10), maps="random").coverage.shape
         torch.Size([2])
     """
-    if isinstance(explanations, SpeechToTextExplanation):
-        explanations = [explanations]
-        maps = [maps] if isinstance(maps, Tensor) else maps
+    explanations, maps = as_lists(explanations, maps)
     steps = () if isinstance(percentages, (int, float, str)) else tuple(percentages)
     if not steps or not all(0 <= step <= 100 for step in steps):
         raise ValueError(f"percentages must be numbers from 0 to 100, at least one, not {percentages}.")
-    if not explanations:
-        raise ValueError("there is no explanation: give a contrastive one, or several.")
     # arguments that cannot be used are refused before the model runs
     own = [explanation.spectrogram_attr[0] for explanation in explanations]
     cases = [_Case(model, *pair, steps, seed) for pair in zip(explanations, format_maps(own, maps))]

@@ -14,7 +14,7 @@ from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.maps import descending, top_bins
 from captum_spes.metrics._rewriting import Rewriter
 from captum_spes.metrics.baselines import Baseline, check_baseline
-from captum_spes.metrics.checks import Maps, check_positive, format_maps
+from captum_spes.metrics.checks import Explanations, Maps, as_lists, check_positive, format_maps
 from captum_spes.metrics.curve import as_tensor, auc, format_steps
 from captum_spes.metrics.text import TextScore, find_score
 from captum_spes.models.protocol import SpeechToTextModel
@@ -73,7 +73,7 @@ class DeletionCurve:
 
 def deletion(
     model: SpeechToTextModel,
-    explanations: SpeechToTextExplanation | Sequence[SpeechToTextExplanation],
+    explanations: Explanations,
     references: str | Sequence[str] | None = None,
     *,
     percentages: Iterable[float] = PERCENTAGES,
@@ -147,7 +147,7 @@ def deletion(
 
 def insertion(
     model: SpeechToTextModel,
-    explanations: SpeechToTextExplanation | Sequence[SpeechToTextExplanation],
+    explanations: Explanations,
     references: str | Sequence[str] | None = None,
     *,
     percentages: Iterable[float] = PERCENTAGES,
@@ -272,7 +272,7 @@ class _Cases:
     def __init__(
         self,
         model: SpeechToTextModel,
-        explanations: SpeechToTextExplanation | Sequence[SpeechToTextExplanation],
+        explanations: Explanations,
         references: str | Sequence[str] | None,
         percentages: Iterable[float],
         score: str | TextScore,
@@ -284,10 +284,9 @@ class _Cases:
         check_baseline(baselines)
         if max_new_tokens is not None:
             check_positive(max_new_tokens=max_new_tokens)
-        if isinstance(explanations, SpeechToTextExplanation):
-            explanations = [explanations]
-            maps = [maps] if isinstance(maps, Tensor) else maps
-            references = [references] if isinstance(references, str) else references
+        if isinstance(explanations, SpeechToTextExplanation) and isinstance(references, str):
+            references = [references]
+        explanations, maps = as_lists(explanations, maps)
         self.steps = format_steps("percentages", percentages, 0, 100)
         self.score = find_score(score)
         self.references = _format_references(explanations, references)
@@ -313,8 +312,6 @@ class _Cases:
 def _format_references(
     explanations: Sequence[SpeechToTextExplanation], references: str | Sequence[str] | None
 ) -> list[str]:
-    if not explanations:
-        raise ValueError("there is no explanation: give one, or several.")
     if references is None:
         return [explanation.text for explanation in explanations]
     if isinstance(references, str) or len(references) != len(explanations):

@@ -16,7 +16,7 @@ from captum_spes.forward_func import TokenLogProbability
 from captum_spes.maps import descending, top_bins
 from captum_spes.metrics._restore import restore_for_scores
 from captum_spes.metrics.baselines import Baseline, check_baseline, make_hider
-from captum_spes.metrics.checks import Maps, check_positive, format_maps
+from captum_spes.metrics.checks import Explanations, Maps, as_lists, check_positive, format_maps
 from captum_spes.metrics.curve import as_tensor, auc, format_steps
 from captum_spes.models.protocol import SpeechToTextModel
 from captum_spes.speech_to_text.targets import TokenPrediction
@@ -80,7 +80,7 @@ class ErasureCurve:
 
 def comprehensiveness(
     model: SpeechToTextModel,
-    explanations: SpeechToTextExplanation | Sequence[SpeechToTextExplanation],
+    explanations: Explanations,
     *,
     inputs: Inputs = "spectrogram",
     percentages: Iterable[float] = RATIONALE_PERCENTAGES,
@@ -148,7 +148,7 @@ def comprehensiveness(
 
 def sufficiency(
     model: SpeechToTextModel,
-    explanations: SpeechToTextExplanation | Sequence[SpeechToTextExplanation],
+    explanations: Explanations,
     *,
     inputs: Inputs = "spectrogram",
     percentages: Iterable[float] = RATIONALE_PERCENTAGES,
@@ -180,7 +180,7 @@ def sufficiency(
 
 def _cases(
     model: SpeechToTextModel,
-    explanations: SpeechToTextExplanation | Sequence[SpeechToTextExplanation],
+    explanations: Explanations,
     inputs: Inputs,
     percentages: Iterable[float],
     maps: Maps | None,
@@ -193,11 +193,7 @@ def _cases(
     check_baseline(baselines)
     if inputs not in ("spectrogram", "tokens"):
         raise ValueError(f"inputs must be 'spectrogram' or 'tokens', not {inputs!r}.")
-    if isinstance(explanations, SpeechToTextExplanation):
-        explanations = [explanations]
-        maps = [maps] if isinstance(maps, Tensor) else maps
-    if not explanations:
-        raise ValueError("there is no explanation: give one, or several.")
+    explanations, maps = as_lists(explanations, maps)
     steps = format_steps("percentages", percentages, 0, 100)
     return [
         _Case(model, explanation, inputs, steps, own, baselines, perturbations_per_eval, seed)

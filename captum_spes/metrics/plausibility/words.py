@@ -9,11 +9,11 @@ import numpy as np
 
 from captum_spes.alignment import Alignment, match_words
 from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.metrics.checks import Explanations, as_lists
 from captum_spes.words import is_word
 
 HIGH_THRESHOLD = 0.5  # a frame is high if its value is at least this, on a curve that is scaled to 0 to 1
 
-Explanations = SpeechToTextExplanation | Sequence[SpeechToTextExplanation]
 Alignments = Alignment | Sequence[Alignment]
 
 
@@ -103,9 +103,7 @@ def as_list(explanations: Explanations) -> list[SpeechToTextExplanation]:
     Raises:
         ValueError: there is no explanation, or one has values that are not finite.
     """
-    given = [explanations] if isinstance(explanations, SpeechToTextExplanation) else list(explanations)
-    if not given:
-        raise ValueError("there is no explanation: give one, or several.")
+    given = list(as_lists(explanations)[0])
     for explanation in given:
         if not (explanation.spectrogram_attr.isfinite().all() and explanation.token_attr.isfinite().all()):
             raise ValueError(
