@@ -62,8 +62,6 @@ def slic_feature_mask(
         >>> mask.shape
         torch.Size([2, 1, 200, 80])
     """
-    from skimage.segmentation import slic
-
     _check_spectrogram(spectrogram)
     given = patches_per_second if n_patches is None else n_patches
     counts: list[Any] = list(given) if isinstance(given, (tuple, list)) else [given]
@@ -76,17 +74,7 @@ def slic_feature_mask(
     if n_patches is None:
         counts = [min(n_frames / frames_per_second, max_seconds) * count for count in counts]
     counts = [min(max(round(count), 1), n_frames * n_channels) for count in counts]
-
-    mask = torch.zeros(len(counts), *spectrogram.shape, dtype=torch.int64)
-    for example, image in enumerate(spectrogram.detach().cpu().double().numpy()):
-        span = np.ptp(image)
-        image = (image - image.min()) / span if span > 0 else np.zeros_like(image)
-        for granularity, count in enumerate(counts):
-            segments = slic(
-                image, n_segments=count, compactness=compactness, sigma=sigma, channel_axis=None, start_label=0
-            )
-            mask[granularity, example] = _renumbered(segments)
-    return mask.to(spectrogram.device)
+    return _patches(spectrogram, counts, compactness, sigma)
 
 
 def grid_feature_mask(inputs: Tensor, patch_size: tuple[int, int]) -> Tensor:
@@ -172,35 +160,33 @@ def image_feature_mask(
         >>> SPES(lambda x: x.mean((1, 2, 3))).attribute(image, feature_mask=mask, n_samples=100).shape
         torch.Size([1, 3, 32, 32])
     """
-    from skimage.segmentation import slic
-
     _check_image(images)
     counts: list[Any] = list(n_patches) if isinstance(n_patches, (tuple, list)) else [n_patches]
     if not counts or not all(isinstance(count, Integral) and int(count) > 0 for count in counts):
         raise ValueError(f"n_patches must be positive integers, one for each granularity, not {n_patches}.")
     if not all(map(_is_positive, (compactness, sigma or 1))):
         raise ValueError("compactness must be positive, and sigma not negative.")
-    mask = torch.zeros(len(counts), len(images), 1, *images.shape[2:], dtype=torch.int64)
+    counts = [min(int(count), images[0, 0].numel()) for count in counts]
+    return _patches(images, counts, compactness, sigma, scale=100, channel_axis=0)[:, :, None]
+
+
+def _patches(
+    images: Tensor, counts: list[int], compactness: float, sigma: float, scale: int = 1, channel_axis: int | None = None
+) -> Tensor:
+    """The ids (S, B, …) of SLIC's patches in examples that are scaled to [0, scale], at each granularity."""
+    from skimage.segmentation import slic
+
+    mask = torch.zeros(len(counts), len(images), *images.shape[-2:], dtype=torch.int64)
     for example, image in enumerate(images.detach().cpu().double().numpy()):
         span = np.ptp(image)
-        scaled = 100 * (image - image.min()) / span if span > 0 else np.zeros_like(image)
+        scaled = scale * (image - image.min()) / span if span > 0 else np.zeros_like(image)
         for granularity, count in enumerate(counts):
             segments = slic(
-                scaled,
-                n_segments=min(int(count), image[0].size),
-                compactness=compactness,
-                sigma=sigma,
-                channel_axis=0,
-                start_label=0,
-                convert2lab=False,
+                scaled, count, compactness, sigma=sigma, channel_axis=channel_axis, start_label=0, convert2lab=False
             )
-            mask[granularity, example, 0] = _renumbered(segments)
+            ids = np.unique(segments, return_inverse=True)[1]  # without gaps, because SLIC may skip some
+            mask[granularity, example] = torch.from_numpy(ids.reshape(segments.shape))
     return mask.to(images.device)
-
-
-def _renumbered(segments: np.ndarray) -> Tensor:
-    """Renumbers ids to 0, 1, … without gaps, because SLIC may skip some."""
-    return torch.from_numpy(np.unique(segments, return_inverse=True)[1].reshape(segments.shape))
 
 
 def _is_positive(number: object) -> bool:
