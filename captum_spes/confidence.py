@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor
@@ -71,9 +71,9 @@ class Confidence:
         if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in others):
             raise ValueError("alternatives must be pairs of a text and its probability.")
         shares = [*self.probabilities, *self.least, *unheard, *(pair[1] for pair in others)]
-        if not all(_is_number(share) and 0 <= share <= 1 for share in shares):
+        if not all(is_number(share) and 0 <= share <= 1 for share in shares):
             raise ValueError("probabilities must be numbers from 0 to 1.")
-        if not all(_is_number(value) and 0 <= value < math.inf for value in self.entropy):
+        if not all(is_number(value) and 0 <= value < math.inf for value in self.entropy):
             raise ValueError("entropies must be numbers of bits, at least 0.")
 
     def __len__(self) -> int:
@@ -209,5 +209,6 @@ def _distributions(log_probs: Tensor, n_tokens: int, path: Tensor | None) -> Ten
     return rows.index_add(0, path.cpu(), probabilities) / counts[:, None]
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of a file is a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

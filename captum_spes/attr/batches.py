@@ -251,10 +251,11 @@ def check_counts(n_samples: int, perturbations_per_eval: int, n_granularities: i
             f"n_samples must be an integer of at least {n_granularities}, one perturbation for each granularity of "
             f"the feature_mask, not {n_samples}."
         )
-    check_batch_size(perturbations_per_eval)
+    check_positive(perturbations_per_eval=perturbations_per_eval)
 
 
-def check_batch_size(perturbations_per_eval: int) -> None:
-    """Raises a ValueError if there is no sample in a batch."""
-    if not isinstance(perturbations_per_eval, (int, Integral)) or perturbations_per_eval < 1:
-        raise ValueError(f"perturbations_per_eval must be an integer of at least 1, not {perturbations_per_eval}.")
+def check_positive(**values: object) -> None:
+    """Raises a ValueError for a number of samples that is not an integer of at least 1."""
+    for name, value in values.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, not {value}.")

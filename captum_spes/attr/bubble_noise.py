@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from captum_spes.attr._impacts import ImpactEstimator
 from captum_spes.attr._perturbations import Evaluator, Group, Perturbed
 from captum_spes.attr._template import Inputs, Options, SamplingArguments, attribute_method, run
-from captum_spes.attr.batches import Callback
+from captum_spes.attr.batches import Callback, check_positive
 from captum_spes.attr.features import FeatureLayout, check_seed, format_inputs
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class BubbleNoise(PerturbationAttribution):
         """
         spectrogram, baseline = _format_spectrogram(inputs, baselines)
         intensities = _intensity_range(spectrogram)
-        _check_positive_integers(n_samples=n_samples, perturbations_per_eval=perturbations_per_eval)
+        check_positive(n_samples=n_samples, perturbations_per_eval=perturbations_per_eval)
         bubbles = Bubbles.create(
             (spectrogram.shape[1], spectrogram.shape[2]),
             bubbles_per_second=bubbles_per_second,
@@ -401,12 +401,6 @@ def _intensity_range(spectrogram: Tensor) -> tuple[Tensor, Tensor]:
     if not (low.isfinite() & high.isfinite()).all():
         raise ValueError("inputs hold values that are not finite, so that noise has no intensity range to match.")
     return low, high
-
-
-def _check_positive_integers(**values: object) -> None:
-    for name, value in values.items():
-        if not isinstance(value, (int, Integral)) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, not {value}.")
 
 
 def _check_positive(**values: object) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any, Literal, get_args
 
+from captum_spes.attr.batches import check_positive
+from captum_spes.attr.features import check_seed
 from captum_spes.evaluation._curves import with_baseline
 from captum_spes.metrics.baselines import BASELINES, Baseline, check_baseline
-from captum_spes.metrics.checks import check_positive
 from captum_spes.metrics.curve import format_steps
 from captum_spes.metrics.deletion import PERCENTAGES
 from captum_spes.models.context import Context, Dtype
@@ -66,13 +66,11 @@ class Procedure:
         if self.context not in get_args(Context):
             raise ValueError(f"context must be one of {', '.join(get_args(Context))}, not {self.context!r}.")
         check_positive(perturbations_per_eval=self.perturbations_per_eval)
-        if not isinstance(self.seed, (int, Integral)) or self.seed < 0:
-            raise ValueError(f"seed must be an integer of at least 0, not {self.seed}.")
         checked = {
             "methods": dict(self.methods),
             "metrics": tuple(self.metrics),
             "deletion_baselines": tuple(dict.fromkeys(self.deletion_baselines)),
-            "seed": int(self.seed),
+            "seed": check_seed(self.seed),
             "gen_args": dict(self.gen_args or {}),
             "percentages": format_steps("percentages", self.percentages, 0, 100),
         }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import Any
+
+from captum_spes.confidence import is_number
 
 # less detected speech than this is shorter than a word
 MIN_SPEECH_SECONDS = 0.1
@@ -15,9 +17,7 @@ INVENTED, DEPENDENT = 0.8, 0.5
 def lacks_speech(metadata: dict[str, Any]) -> bool:
     """Whether the voice activity detector found no speech, or the model itself says that there is none."""
     seconds, probability = metadata.get("speech_seconds"), metadata.get("no_speech_probability")
-    return (_is_number(seconds) and seconds < MIN_SPEECH_SECONDS) or (
-        _is_number(probability) and probability > NO_SPEECH
-    )
+    return (is_number(seconds) and seconds < MIN_SPEECH_SECONDS) or (is_number(probability) and probability > NO_SPEECH)
 
 
 def no_speech_notice(metadata: dict[str, Any]) -> str | None:
@@ -35,13 +35,13 @@ tokens before it and on the decoder's language model, and not on sounds.
         return None
     seconds, probability = metadata.get("speech_seconds"), metadata.get("no_speech_probability")
     found = []
-    if _is_number(seconds) and seconds < MIN_SPEECH_SECONDS:
+    if is_number(seconds) and seconds < MIN_SPEECH_SECONDS:
         found.append("by the voice activity detector")
-    if _is_number(probability) and probability > NO_SPEECH:
+    if is_number(probability) and probability > NO_SPEECH:
         found.append(f"by the model (its probability of no speech is {probability:.2f})")
     notice = f"No speech was found {' and '.join(found)}, so this text is likely invented."
     share = metadata.get("without_sound")
-    if not _is_number(share):
+    if not is_number(share):
         return notice
     if share >= INVENTED:
         reason = "the text depends on the tokens before it and on the decoder's language model, and not on sounds"
@@ -50,8 +50,3 @@ tokens before it and on the decoder's language model, and not on sounds.
     else:
         reason = "the text depends on the tokens before it as well as on sounds"
     return f"{notice} Without any sound its tokens keep {100 * share:.0f} % of their probability: {reason}."
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    """Whether a value of the metadata, which may come from any file, is a number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

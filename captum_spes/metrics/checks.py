@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Literal
 
 import torch
@@ -14,13 +13,6 @@ from captum_spes.explanation import SpeechToTextExplanation
 Explanations = SpeechToTextExplanation | Sequence[SpeechToTextExplanation]
 # a map, or the maps of the rows, for each explanation; or a random order
 Maps = Tensor | Sequence[Tensor] | Literal["random"]
-
-
-def check_positive(**values: object) -> None:
-    """Raises a ValueError for a number of samples that is not an integer of at least 1."""
-    for name, value in values.items():
-        if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, not {value}.")
 
 
 def as_lists(

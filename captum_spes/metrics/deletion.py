@@ -10,11 +10,12 @@ import numpy as np
 from captum._utils.progress import NullProgress, progress
 from torch import Tensor
 
+from captum_spes.attr.batches import check_positive
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.maps import descending, top_bins
 from captum_spes.metrics._rewriting import Rewriter
 from captum_spes.metrics.baselines import Baseline, check_baseline
-from captum_spes.metrics.checks import Explanations, Maps, as_lists, check_positive, format_maps
+from captum_spes.metrics.checks import Explanations, Maps, as_lists, format_maps
 from captum_spes.metrics.curve import as_tensor, auc, format_steps
 from captum_spes.metrics.text import TextScore, find_score
 from captum_spes.models.protocol import SpeechToTextModel

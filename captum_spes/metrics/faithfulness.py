@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_spes.attr.batches import check_positive
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import TokenLogProbability
 from captum_spes.metrics._additive import additive_attributions
 from captum_spes.metrics._restore import restore_for_scores
-from captum_spes.metrics.checks import check_positive
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.segmentation import slic_feature_mask
 from captum_spes.speech_to_text.profiles import Score

@@ -14,12 +14,12 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_spes._log import without_warnings
+from captum_spes.attr.batches import check_positive
 from captum_spes.audio import AudioLike
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.forward_func import CTCLogLikelihood
 from captum_spes.maps import rank_correlation
 from captum_spes.metrics._additive import without_offset
-from captum_spes.metrics.checks import check_positive
 from captum_spes.models import SpeechToTextModel, Tokens, Utterance, prepare
 from captum_spes.models.context import refreeze
 from captum_spes.models.threads import exclusive

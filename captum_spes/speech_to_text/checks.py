@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from captum_spes.alignment import Segment
 from captum_spes.alignment.times import LATEST_SECONDS
 from captum_spes.attr import SPES, AttnLRP, CrossAttention, GradientSPES
-from captum_spes.attr.batches import check_batch_size
+from captum_spes.attr.batches import check_positive
 from captum_spes.attr.features import check_seed
 from captum_spes.attr.stopping import check_reliability
 from captum_spes.forward_func import CTCLogLikelihood, KLDivergence
@@ -165,7 +165,7 @@ def check_options(seed: int, perturbations_per_eval: int | None) -> None:
     """Raises a ValueError for a seed or a batch size that no method takes."""
     check_seed(seed)
     if perturbations_per_eval is not None:
-        check_batch_size(perturbations_per_eval)
+        check_positive(perturbations_per_eval=perturbations_per_eval)
 
 
 def check_times(words: Sequence[Segment]) -> None:

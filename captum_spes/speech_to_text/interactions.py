@@ -14,6 +14,7 @@ from torch import Tensor
 
 from captum_spes._extras import require
 from captum_spes.alignment import Alignment
+from captum_spes.attr.batches import check_positive
 from captum_spes.forward_func import TokenLogProbability
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.speech_to_text.plan import format_baseline
@@ -235,8 +236,7 @@ def interactions(
     """
     if index not in get_args(Index):
         raise ValueError(f"index must be one of {', '.join(get_args(Index))}, not {index!r}.")
-    if perturbations_per_eval < 1:
-        raise ValueError(f"perturbations_per_eval must be at least 1, not {perturbations_per_eval}.")
+    check_positive(perturbations_per_eval=perturbations_per_eval)
     n_parameters = 1 + len(players) + len(players) * (len(players) - 1) // 2
     is_exact = 2 ** len(players) <= budget
     if not is_exact and budget < 2 * n_parameters:

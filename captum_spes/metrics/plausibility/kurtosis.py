@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import stats
 
-from captum_spes.metrics.checks import check_positive
+from captum_spes.attr.batches import check_positive
 from captum_spes.metrics.plausibility.statistics import MeanComparison, compare_means, mean_interval
 from captum_spes.metrics.plausibility.words import Explanations, as_list, check_tokens, mean_of
 from captum_spes.visualization import plot_token_bars

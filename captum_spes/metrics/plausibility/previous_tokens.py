@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from captum_spes.attr.batches import check_positive
 from captum_spes.explanation import SpeechToTextExplanation
-from captum_spes.metrics.checks import check_positive
 from captum_spes.metrics.plausibility.kurtosis import MIN_COUNT
 from captum_spes.metrics.plausibility.statistics import MeanComparison, compare_means, mean_interval
 from captum_spes.metrics.plausibility.words import Explanations, as_list, check_attributed, check_tokens, mean_of
