@@ -27,6 +27,8 @@ from provenance import command, machine, publish
 from torch.nn import functional as F
 
 from captum_spes import SpeechToTextAttribution, TokenLogit, TokenLogProbability, slic_feature_mask
+from captum_spes._files import write_atomically
+from captum_spes._text import markdown_table
 from captum_spes.attr import AttnLRP
 from captum_spes.attr.attn_lrp import RULES
 from captum_spes.attr.features import FeatureLayout, MaskSampler
@@ -118,13 +120,13 @@ def run(folder: Path, work: Path, n_recordings: int) -> list[dict[str, dict[str,
                 if not file.is_file():
                     found = measure(VARIANTS[name], model, utterance, tokens, alignment)
                     print(path.stem, name, {key: round(value, 2) for key, value in found.items()}, flush=True)
-                    file.write_text(json.dumps({"text": text, **found}))
+                    write_atomically(file, json.dumps({"text": text, **found}))
         results.append({name: json.loads(file.read_text()) for name, file in files.items()})
     return results
 
 
 def table(results: list[dict[str, dict[str, float]]]) -> list[str]:
-    lines = [f"| method | {' | '.join(MEASURES)} |", "|---" * (len(MEASURES) + 1) + "|"]
+    rows = [("method", *MEASURES)]
     for name in results[0]:
         cells = []
         for measure_name in MEASURES:
@@ -135,8 +137,8 @@ def table(results: list[dict[str, dict[str, float]]]) -> list[str]:
                 if abs(values.mean()) < 10
                 else f"{values.mean():.1f} ± {error:.1f}"
             )
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+        rows.append((name, *cells))
+    return markdown_table(rows)
 
 
 def draw(results: list[dict[str, dict[str, float]]]) -> Figure:

@@ -34,6 +34,7 @@ import torch
 from provenance import command, machine, publish
 from scipy.stats import kendalltau
 
+from captum_spes._files import write_atomically
 from captum_spes.audio import load_audio
 from captum_spes.evaluation import load_corpus
 from captum_spes.metrics import (
@@ -99,7 +100,7 @@ class Study:
             except ValueError as error:
                 found = {"problem": str(error)}
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({**found, "seconds": time.perf_counter() - start}), encoding="utf-8")
+            write_atomically(path, json.dumps({**found, "seconds": time.perf_counter() - start}))
             print(f"{part}, {name}: {time.perf_counter() - start:.0f} s", flush=True)
         return json.loads(path.read_text(encoding="utf-8"))
 
