@@ -24,6 +24,7 @@ from captum_spes.visualization._layout import (
 from captum_spes.visualization._text import LINE_HEIGHT, clean_labels, text_width, token_text
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WORD_SIZE = 8.0  # points
@@ -123,22 +124,27 @@ def plot_transcript(
         ax.spines["left"].set_bounds(-0.5, channels)
         ax.set_xticks([tick for tick in ax.get_xticks() if line.start <= tick <= stop])
         ax.tick_params(labelsize=TICK_SIZE)
-        if n_left_out := sum(number >= MAX_ROWS for number in numbers):
-            ax.text(
-                1, 1, f"and {n_left_out} more", fontsize=WORD_SIZE, ha="right", va="top",
-                color="0.4", transform=ax.transAxes,
-            )  # fmt: skip
-        for (_, time), text, number in zip(line.words, clean_labels([text for text, _ in line.words]), numbers):
-            if number >= MAX_ROWS:
-                continue
-            bottom = channels + a_row * number
-            ax.plot([time, time], [channels, bottom + 0.2 * a_row], color="0.75", linewidth=0.5, zorder=1)
-            ax.text(
-                time, bottom + 0.5 * a_row, text, fontsize=WORD_SIZE, ha="center", va="center", zorder=2,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3}, **token_text(),
-            )  # fmt: skip
+        _draw_words(ax, line.words, numbers, channels, a_row)
     add_colorbar(figure, overlay, scale.label + "; grey: spectrogram", extend=scale.extend)
     return figure
+
+
+def _draw_words(ax: Axes, words: Sequence[tuple[str, float]], numbers: list[int], top: float, a_row: float) -> None:
+    """Draws the words in their rows above the map, which ends at ``top``, and the number of those without a row."""
+    if n_left_out := sum(number >= MAX_ROWS for number in numbers):
+        ax.text(
+            1, 1, f"and {n_left_out} more", fontsize=WORD_SIZE, ha="right", va="top",
+            color="0.4", transform=ax.transAxes,
+        )  # fmt: skip
+    for (_, time), text, number in zip(words, clean_labels([text for text, _ in words]), numbers):
+        if number >= MAX_ROWS:
+            continue
+        bottom = top + a_row * number
+        ax.plot([time, time], [top, bottom + 0.2 * a_row], color="0.75", linewidth=0.5, zorder=1)
+        ax.text(
+            time, bottom + 0.5 * a_row, text, fontsize=WORD_SIZE, ha="center", va="center", zorder=2,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3}, **token_text(),
+        )  # fmt: skip
 
 
 def _rows(words: Sequence[tuple[str, float]]) -> list[int]:
