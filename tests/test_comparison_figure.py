@@ -12,20 +12,14 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import percentileofscore
-from test_visualization import visible_texts
+from test_visualization import FREQUENCIES, C, spectrogram, visible_texts
 from torch import Tensor
 
 from captum_spes.maps import percentile_ranks
 from captum_spes.visualization import plot_comparison
 
-C = 80
-FREQUENCIES = 100.0 * torch.arange(1, C + 1)
 SENTENCE = "And Mr. John Dashwood had then leisure to consider how much there might be prudently in his power to do."
 LONG_NAME = "NoiseTunnel over Integrated Gradients"
-
-
-def spectrogram(n_frames: int) -> Tensor:
-    return torch.rand(n_frames, C, generator=torch.Generator().manual_seed(0))
 
 
 def draw(maps: Tensor, methods: list[str] | None = None, titles: list[str] | None = None, **kwargs: Any) -> Figure:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from captum.attr import FeatureAblation
+from toy_model import ToyModel
 
 from captum_spes import Contrast, SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes.metrics.contrast import FlipRate, flip_rate
@@ -17,16 +18,15 @@ SOUND, SILENCE = 1.0, 0.25
 pytestmark = pytest.mark.filterwarnings("ignore:the maps of Feature Ablation are the same everywhere")
 
 
-class Toy:
+class Toy(ToyModel):
     """Hears "Put the pan on it." from 100 bins.
 
     It writes "pan" while three of the four bins of the cue, frame 0 and channels 0 to 3, are left. Without them it
     writes "pen" while at least six bins of frame 1 are left, on which both words depend, or else "pig".
     """
 
-    name, sample_rate, frames_per_second = "toy", 16000, 100.0
-    mel_frequencies = torch.linspace(100, 7000, C).numpy()
-    baseline_name, embedding_dim = f"{SILENCE}", 4
+    n_channels, n_padding, silence = C, 6, SILENCE
+    n_special = 2
     original = "Put the pan on it."
 
     def __init__(self):
@@ -37,12 +37,6 @@ class Toy:
     def utterance(self, audio):
         return self.from_features(torch.full((1, T, C), SOUND))
 
-    def from_features(self, features):
-        return Utterance(features, torch.zeros(1, 6, C))
-
-    def baseline(self, utterance):
-        return torch.full((1, 1, C), SILENCE)
-
     def tokens(self, target, utterance):
         pieces = re.findall(r" ?[^\s.,!?]+| ?[.,!?]", " " + target) if target else []
         for piece in pieces:
@@ -52,9 +46,6 @@ class Toy:
 
     def token_texts(self, ids):
         return [(self.vocabulary + [""] * 64)[i] for i in ids.tolist()]
-
-    def is_special(self, ids):
-        return [i < 2 for i in ids.tolist()]
 
     def words(self, utterance):
         deleted = utterance.spectrogram[0] == SILENCE
@@ -71,9 +62,6 @@ class Toy:
 
     def generate_batch(self, spectrograms, utterance, prompt, **gen_args):
         return [self.generate(replace(utterance, spectrogram=one[None]), **gen_args).target for one in spectrograms]
-
-    def encode(self, spectrogram, utterance):
-        return spectrogram
 
     def logits(self, encoded, tokens, token_gate=None):
         logits = torch.zeros(len(encoded), len(tokens.target), 64)

@@ -10,6 +10,7 @@ from captum.attr import Saliency
 from hypothesis import given
 from hypothesis import strategies as st
 from test_author_reference import explanation_of, reference, tensor  # noqa: F401 (a fixture)
+from toy_model import ToyModel
 
 from captum_spes import SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes.maps import descending, top_bins
@@ -25,39 +26,25 @@ from captum_spes.metrics import (
     wer,
 )
 from captum_spes.metrics.text import Bleu, find_normalizer
-from captum_spes.models import Utterance
 
 T, C = 10, 10  # so that a bin is one percent
 SOUND, SILENCE = 1.0, 0.25
 WORDS = [" the", " birch", " canoe", " slid", " on", " smooth", " planks", " of", " dark", " wood"]
 
 
-class Toy:
+class Toy(ToyModel):
     """Writes ten words, the i-th while the first bin of frame i is heard: ten bins of a hundred decide."""
 
-    name, sample_rate, frames_per_second = "toy", 16000, 100.0
-    mel_frequencies = np.linspace(100, 7000, C)
-    baseline_name, embedding_dim = f"{SILENCE}", 4
+    n_channels, n_padding, silence = C, 6, SILENCE
+    vocabulary, n_special = ("<s>", "</s>", *WORDS), 2
 
     def __init__(self):
         self.calls = []
-
-    def from_features(self, features):
-        return Utterance(features, torch.zeros(1, 6, C))
-
-    def baseline(self, utterance):
-        return torch.full((1, 1, C), SILENCE)
 
     def generate_batch(self, spectrograms, utterance, prompt, **gen_args):
         self.calls.append((len(spectrograms), utterance, gen_args))
         heard = spectrograms[:, :, 0] == SOUND
         return [torch.cat((row.nonzero()[:, 0] + 2, torch.tensor([1]))) for row in heard]
-
-    def token_texts(self, ids):
-        return [["<s>", "</s>", *WORDS][i] for i in ids.tolist()]
-
-    def is_special(self, ids):
-        return [i < 2 for i in ids.tolist()]
 
     # the rest of the protocol is not asked for
     utterance = generate = tokens = encode = logits = None

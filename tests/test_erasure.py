@@ -8,6 +8,7 @@ import pytest
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
+from toy_model import ToyModel
 
 from captum_spes import SPES, SpeechToTextAttribution, SpeechToTextExplanation
 from captum_spes.metrics import comprehensiveness, deletion, sufficiency
@@ -20,22 +21,15 @@ TEXTS = ["<s>", "</s>", " the", " bi", "rch"]
 STEPS = (1, 5, 10, 20, 50)
 
 
-class Toy:
+class Toy(ToyModel):
     """Scores token k by how many of the five bins in its frames 2k, 2k + 1 and channels 0 to 4 are heard, and by the
     token before it: each bin of the ten adds 0.1 nats to the logit, the token before it adds 1."""
 
-    name, sample_rate, frames_per_second = "toy", 16000, 100.0
-    mel_frequencies = np.linspace(100, 7000, C)
-    baseline_name, embedding_dim = f"{SILENCE}", 4
+    n_channels, n_padding, silence = C, 6, SILENCE
+    vocabulary, n_special = TEXTS, 2
 
     def __init__(self):
         self.n_passes = 0
-
-    def from_features(self, features):
-        return Utterance(features, torch.zeros(1, 6, C))
-
-    def baseline(self, utterance):
-        return torch.full((1, 1, C), SILENCE)
 
     def encode(self, spectrogram, utterance):
         self.n_passes += len(spectrogram)
@@ -47,12 +41,6 @@ class Toy:
         evidence = 0.1 * encoded + gate[:, :K]
         logits = torch.zeros(len(evidence), K, len(TEXTS))
         return logits.scatter(2, tokens.target.expand(len(evidence), -1)[..., None], evidence[..., None])
-
-    def token_texts(self, ids):
-        return [TEXTS[i] for i in ids.tolist()]
-
-    def is_special(self, ids):
-        return [i < 2 for i in ids.tolist()]
 
     utterance = generate = generate_batch = tokens = None
 

@@ -6,10 +6,11 @@ from math import factorial
 import numpy as np
 import pytest
 import torch
+from toy_model import ToyModel
 
 from captum_spes import SPES, SpeechToTextAttribution
 from captum_spes.alignment import Alignment, Segment
-from captum_spes.models import Tokens, Utterance
+from captum_spes.models import Tokens
 from captum_spes.speech_to_text.interactions import Interactions, Player, interactions, text_players, word_players
 from captum_spes.visualization import plot_interactions
 
@@ -19,24 +20,17 @@ IDS = [60, 61, 62]
 N_BINS, N_TOKENS = 4, 3
 
 
-class Toy:
+class Toy(ToyModel):
     """Log-probabilities of three tokens by a given function of which bins and which previous tokens are there."""
 
-    name, sample_rate, frames_per_second = "toy", 16000, 4.0
-    mel_frequencies = np.array([1000.0])
-    baseline_name, embedding_dim = "0", 1
+    frames_per_second, n_channels = 4.0, 1
+    n_special = 0
 
     def __init__(self, games):
         self.games, self.n_rows = games, 0
 
     def utterance(self, audio):
         return self.from_features(torch.ones(1, N_BINS, 1))
-
-    def from_features(self, features):
-        return Utterance(features, torch.zeros(1, 0, 1))
-
-    def baseline(self, utterance):
-        return torch.zeros(1, 1, 1)
 
     def generate(self, utterance, **gen_args):
         return self.tokens(None, utterance)
@@ -49,12 +43,6 @@ class Toy:
 
     def token_texts(self, ids):
         return [" a", " b", " c"][: len(ids)]
-
-    def is_special(self, ids):
-        return [False] * len(ids)
-
-    def encode(self, spectrogram, utterance):
-        return spectrogram
 
     def logits(self, encoded, tokens, token_gate=None):
         gate = torch.ones(len(encoded), N_TOKENS) if token_gate is None else token_gate

@@ -1,6 +1,5 @@
 """Faithfulness and robustness with models whose answer is known, a tiny random Whisper and the real one."""
 
-import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from captum.attr import FeatureAblation, IntegratedGradients, PerturbationAttribution
 from scipy.stats import spearmanr
+from toy_model import ToyModel
 
 from captum_spes import (
     SPES,
@@ -32,54 +32,22 @@ from captum_spes.metrics import (
 )
 from captum_spes.metrics._additive import without_offset
 from captum_spes.metrics._restore import restore
-from captum_spes.models import Tokens, Utterance
 
 T, C, K = 40, 8, 3
 PATCH = (20, 2)  # 8 patches: SPES enumerates their 256 combinations
 WEIGHTS = (torch.rand(4, T // PATCH[0], C // PATCH[1], generator=torch.Generator().manual_seed(0)) - 0.3) / 20
 
 
-@pytest.fixture(autouse=True)
-def _no_noise_warning():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "the maps (are noisy|of .* are the same everywhere)")
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore:the maps (are noisy|of .* are the same everywhere)")
 
 
-class LinearModel:
+class LinearModel(ToyModel):
     """Logits are linear in the bins, with one weight for all bins of a patch."""
 
-    name, sample_rate, frames_per_second = "linear", 16000, 100.0
-    mel_frequencies = np.linspace(100, 7000, C)
-    baseline_name, embedding_dim = "0", 4
     weights = WEIGHTS.repeat_interleave(PATCH[0], 1).repeat_interleave(PATCH[1], 2)  # (V, T, C)
 
     def __init__(self):
         self.heard = []
-
-    def utterance(self, audio):
-        return self.from_features(FEATURES)
-
-    def from_features(self, features):
-        return Utterance(features, torch.zeros(1, 0, C))
-
-    def tokens(self, target, utterance):
-        return Tokens(torch.tensor([0]), torch.as_tensor(target))
-
-    def baseline(self, utterance):
-        return torch.zeros(1, 1, C)
-
-    def generate(self, utterance, **gen_args):
-        return Tokens(torch.tensor([0]), torch.tensor([1, 2, 3]), generated=True)
-
-    def generate_batch(self, spectrograms, utterance, prompt, **gen_args):
-        return [torch.tensor([1, 2, 3]) for _ in spectrograms]
-
-    def token_texts(self, ids):
-        return [("<s>", " a", " b", " c")[i] for i in ids.tolist()]
-
-    def is_special(self, ids):
-        return [i == 0 for i in ids.tolist()]
 
     def encode(self, spectrogram, utterance):
         self.heard.append(spectrogram.detach())
@@ -592,7 +560,7 @@ def test_modules_that_are_shared_are_one_block():
 
 
 def test_a_model_without_parameters_is_refused():
-    with pytest.raises(ValueError, match="linear holds no torch.nn.Module"):
+    with pytest.raises(ValueError, match="toy holds no torch.nn.Module"):
         parameter_randomization(LinearModel(), FeatureAblation, FEATURES)
 
 

@@ -1,6 +1,5 @@
 """The wrapper with a tiny random Whisper, a model whose answer is known, and the real one."""
 
-import warnings
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -21,6 +20,7 @@ from captum.attr import (
     ShapleyValues,
     ShapleyValueSampling,
 )
+from toy_model import ToyModel
 
 from captum_spes import (
     SPES,
@@ -36,7 +36,7 @@ from captum_spes import (
 from captum_spes.attr import AttnLRP
 from captum_spes.audio import load_audio
 from captum_spes.metrics import deletion, infidelity
-from captum_spes.models import Tokens, Utterance
+from captum_spes.models import Tokens
 from captum_spes.models.context import refreeze
 from captum_spes.speech_to_text.quality import low_reliability
 from tests.test_explanation import make
@@ -44,47 +44,13 @@ from tests.test_explanation import make
 QUICK = {"n_samples": 30, "n_token_samples": 20, "sampling_rate": 16000}
 
 
-@pytest.fixture(autouse=True)
-def _no_noise_warning():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "the maps are noisy")
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore:the maps are noisy")
 
 
-class Toy:
+class Toy(ToyModel):
     """Token k depends on mel channel k in frames 10 to 20, and on previous token ``looks_at[k]``."""
 
-    name, sample_rate, frames_per_second = "toy", 16000, 100.0
-    mel_frequencies = np.linspace(100, 7000, 8)
-    baseline_name, embedding_dim = "0", 4
     looks_at = (0, 1, 1)
-
-    def utterance(self, audio):
-        return self.from_features(torch.ones(1, 40, 8))
-
-    def from_features(self, features):
-        return Utterance(features, torch.zeros(1, 0, 8))
-
-    def baseline(self, utterance):
-        return torch.zeros(1, 1, 8)
-
-    def generate(self, utterance, **gen_args):
-        return Tokens(torch.tensor([0]), torch.tensor([1, 2, 3]), generated=True)
-
-    def generate_batch(self, spectrograms, utterance, prompt, **gen_args):
-        return [torch.tensor([1, 2, 3]) for _ in spectrograms]
-
-    def tokens(self, target, utterance):
-        return Tokens(torch.tensor([0]), torch.as_tensor(target))
-
-    def token_texts(self, ids):
-        return [("<s>", " a", " b", " c")[i] for i in ids.tolist()]
-
-    def is_special(self, ids):
-        return [i == 0 for i in ids.tolist()]
-
-    def encode(self, spectrogram, utterance):
-        return spectrogram
 
     def logits(self, encoded, tokens, token_gate=None):
         heard = encoded[:, 10:20, : len(tokens.target)].mean(1)  # (B, K)

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import numpy as np
 import torch
 from captum.attr import (
     FeatureAblation,
@@ -17,9 +16,9 @@ from captum.attr import (
     ShapleyValueSampling,
 )
 from torch import nn
+from toy_model import ToyModel
 
 from captum_spes import SPES, BubbleNoise, SpeechToTextAttribution, grid_feature_mask
-from captum_spes.models import Tokens, Utterance
 
 IDS = [60, 61, 62]
 N_PATCHES = 16
@@ -34,12 +33,10 @@ def spectrogram():
     return levels[GRID(torch.zeros(1, 40, 8))] + 0.02 * noise
 
 
-class Toy:
+class Toy(ToyModel):
     """Token k's logit is linear in the spectrogram, most of it from patch DECISIVE[k], and in the gate."""
 
-    name, sample_rate, frames_per_second = "toy", 16000, 40.0
-    mel_frequencies = np.linspace(100, 7000, 8)
-    baseline_name, embedding_dim = "0", 4
+    frames_per_second = 40.0
     gate_weights = torch.tensor([[0.5, 0.0, 0.0], [0.2, 0.6, 0.0], [0.3, 0.7, 0.1]])
     looks_at = (0, 1, 1)
 
@@ -56,27 +53,6 @@ class Toy:
 
     def utterance(self, audio):
         return self.from_features(spectrogram())
-
-    def from_features(self, features):
-        return Utterance(features, torch.zeros(1, 0, 8))
-
-    def baseline(self, utterance):
-        return torch.zeros(1, 1, 8)
-
-    def generate(self, utterance, **gen_args):
-        return Tokens(torch.tensor([0]), torch.tensor([1, 2, 3]), generated=True)
-
-    def generate_batch(self, spectrograms, utterance, prompt, **gen_args):
-        return [torch.tensor([1, 2, 3]) for _ in spectrograms]
-
-    def tokens(self, target, utterance):
-        return Tokens(torch.tensor([0]), torch.as_tensor(target))
-
-    def token_texts(self, ids):
-        return [("<s>", " a", " b", " c")[i] for i in ids.tolist()]
-
-    def is_special(self, ids):
-        return [i == 0 for i in ids.tolist()]
 
     def encode(self, spectrogram, utterance):
         return torch.einsum("btc,ktc->bk", spectrogram, self.weights)
