@@ -94,3 +94,18 @@ def test_what_cannot_be_exported_is_refused(run, tmp_path):
     assert code == 2 and ". is a folder: give the name of a file as --output, such as words.json" in err
     code, _, err = run("export", "none.safetensors")
     assert code == 2 and "does not exist" in err
+
+
+def test_an_alignment_of_the_whole_recording_serves_a_part(run, tmp_path):
+    (tmp_path / "part-002").mkdir()
+    place = {"start_seconds": 10.0, "stop_seconds": 10.3}
+    replace(make(), metadata=place).save(tmp_path / "part-002" / "explanation.safetensors")
+    # the word "so" is also spoken in the part before, and "what" goes on after the end
+    spoken = [("so", 3.0, 3.2), ("what", 3.2, 3.5), ("oh", 9.5, 10.0), ("so", 10.02, 10.1), ("what", 10.1, 10.4)]
+    Alignment([Segment(*word) for word in spoken]).save(tmp_path / "times.json")
+    code, _, err = run("export", "part-002/explanation.safetensors", "--alignment", "times.json", "-o", "words.json")
+    assert code == 0, err
+    written = json.loads((tmp_path / "words.json").read_text(encoding="utf-8"))
+    assert (written["start_seconds"], written["stop_seconds"]) == (10.0, 10.3)
+    assert [(row["begin"], row["end"]) for row in written["words"]] == [(0.02, 0.1), (0.1, 0.3), (None, None)]
+    assert "start_seconds" not in json.loads(make().to_json())

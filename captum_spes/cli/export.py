@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from captum_spes._files import write_atomically
-from captum_spes.alignment import Alignment, match_words
+from captum_spes.alignment import Alignment, Segment, match_words
 from captum_spes.cli.output import say
 from captum_spes.explanation import SpeechToTextExplanation
+from captum_spes.explanation.listening import part_span
 
 Format = Literal["json", "csv", "textgrid"]
 SUFFIXES: dict[Format, str] = {"json": ".json", "csv": ".csv", "textgrid": ".TextGrid"}
@@ -21,7 +23,10 @@ def export(
     format: Annotated[Format, typer.Option(help="json, csv, or textgrid for Praat.")] = "json",
     alignment: Annotated[
         Path | None,
-        typer.Option(help="Times of the words (.TextGrid, .json). Default: the times at which the model attended."),
+        typer.Option(
+            help="Times of the words (.TextGrid, .json), of the whole recording also for a part of it. "
+            "Default: the times at which the model attended."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file. Default: beside the explanation.")
@@ -38,7 +43,20 @@ def export(
     times = None
     if alignment is not None:
         words = found if found.grouped else found.words()
-        times = match_words(words.tokens, Alignment.load(alignment).words)
+        times = match_words(words.tokens, _own_words(found, Alignment.load(alignment).words))
     write = {"json": found.to_json, "csv": found.to_csv, "textgrid": found.to_textgrid}[format]
     write_atomically(path, write(times))
     say(f"Wrote {path}")
+
+
+def _own_words(explanation: SpeechToTextExplanation, words: Sequence[Segment]) -> Sequence[Segment]:
+    """The words of a recording that belong to an explained part of it, in seconds from the begin of the part."""
+    span = part_span(explanation)
+    if span is None:
+        return words
+    start, stop = span
+    return [
+        Segment(word.text, max(word.begin, start) - start, min(word.end, stop) - start)
+        for word in words
+        if start < word.end and word.begin < stop
+    ]

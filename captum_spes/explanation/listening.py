@@ -66,9 +66,9 @@ def own_samples(explanation: SpeechToTextExplanation, recording: Recording) -> t
     if known is not None and digest is not None:
         if known != digest:
             raise ValueError(f"{name} is not the file that was explained, since its SHA-256 differs: give that file.")
-        start, stop = (explanation.metadata.get(end) for end in ("start_seconds", "stop_seconds"))
-        if _is_time(start) and _is_time(stop) and "start_seconds" not in recording.source:
-            samples = samples[round(start * rate) : round(stop * rate)]
+        span = part_span(explanation)
+        if span is not None and "start_seconds" not in recording.source:
+            samples = samples[round(span[0] * rate) : round(span[1] * rate)]
     seconds = len(samples) / rate
     if abs(seconds - explanation.duration) > MAX_DIFFERENCE:
         raise ValueError(
@@ -76,6 +76,12 @@ def own_samples(explanation: SpeechToTextExplanation, recording: Recording) -> t
             "recording that was explained."
         )
     return samples, rate
+
+
+def part_span(explanation: SpeechToTextExplanation) -> tuple[float, float] | None:
+    """Where a part begins and ends in its recording, in seconds; None for an explanation that is not of a part."""
+    start, stop = (explanation.metadata.get(end) for end in ("start_seconds", "stop_seconds"))
+    return (start, stop) if _is_time(start) and _is_time(stop) else None
 
 
 def _is_time(value: object) -> TypeGuard[float]:

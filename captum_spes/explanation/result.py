@@ -19,7 +19,7 @@ from captum_spes.explanation import figures, files, page
 from captum_spes.explanation.checks import check_tensors, check_values
 from captum_spes.explanation.errors import TextError
 from captum_spes.explanation.figures import Sign
-from captum_spes.explanation.listening import to_audio
+from captum_spes.explanation.listening import part_span, to_audio
 from captum_spes.explanation.rows import Times, WordRow, word_rows
 from captum_spes.explanation.tables import csv_text, data_frame, json_text, textgrid_text
 from captum_spes.maps import z_scores
@@ -388,6 +388,9 @@ class SpeechToTextExplanation:
     def to_json(self, times: Times | None = None) -> str:
         """The explanation of the words as JSON: the text, its duration, and the rows of :meth:`word_rows`.
 
+        For a part of a long recording, ``start_seconds`` and ``stop_seconds`` are its place in the recording. The times
+        of words count from its beginning.
+
         Args:
             times: as for :meth:`word_rows`.
 
@@ -399,7 +402,8 @@ class SpeechToTextExplanation:
             (['So', 'no', '.', '<|endoftext|>'], 0.2)
         """
         known = {name: self.metadata.get(name) for name in ("model", "method", "audio_file")}
-        return json_text(word_rows(self, times), {"text": self.text, "duration": self.duration, **known})
+        place = dict(zip(("start_seconds", "stop_seconds"), part_span(self) or ()))
+        return json_text(word_rows(self, times), {"text": self.text, "duration": self.duration, **known, **place})
 
     def to_csv(self, times: Times | None = None) -> str:
         """The rows of :meth:`word_rows` as comma-separated values, with the columns of :meth:`to_dataframe`.
