@@ -122,6 +122,17 @@ def test_evaluate_by_bleu_against_the_models_own_text(evaluate, tmp_path):
     assert settings["context"] == "full" and "deletion ↓" in out and "insertion ↑" in out
 
 
+def test_a_corpus_without_transcriptions_has_no_such_reference(evaluate, speech, tmp_path, monkeypatch):
+    (speech / "metadata.csv").write_text("file_name\nsofter.wav\nlater.wav\n")
+    given = ["--methods", "energy", "--reference", "transcription"]
+    code, _, err = evaluate(*given, "--metrics", "size", "-o", "sizes")  # which needs no texts
+    assert code == 0, err
+    monkeypatch.delattr("captum_spes.cli.evaluate.load_model")
+    code, _, err = evaluate(*given, "-o", "out")
+    assert code == 2 and f"no utterance of {speech} has a transcription: leave out --reference" in err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("step", "until", "steps"),
     [

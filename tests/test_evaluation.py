@@ -427,7 +427,7 @@ def test_an_utterance_that_is_added_is_all_that_is_computed(evaluate, whole, spe
 
 def test_results_of_what_is_finished(evaluate):
     evaluation = evaluate()
-    with pytest.raises(ValueError, match="there are no results, because no utterance is finished; 3 unfinished: the"):
+    with pytest.raises(ValueError, match="because every utterance is unfinished or left out; 3 unfinished: the"):
         evaluation.results()
     with pytest.raises(KeyboardInterrupt):
         evaluation.run(stop_at(5, "finished"))  # all methods of a, and two of b
@@ -848,5 +848,5 @@ def test_without_any_transcription_the_model_is_its_own_reference(evaluate, spee
     found = evaluation.results()
     assert found.utterances == NAMES and found.settings["reference"] == "model"
     assert found.to_dict() == evaluation.results(reference="model").to_dict()
-    with pytest.raises(ValueError, match="there are no results, .* has no words"):
+    with pytest.raises(ValueError, match="every utterance is unfinished or left out; a: .* has no words"):
         evaluation.results(reference="transcription")

@@ -137,10 +137,16 @@ def evaluate(
         "percentages": percentages(step, until),
         "perturbations_per_eval": batch_size,
     }
-    Procedure(**options)  # wrong arguments are refused before a model is loaded
+    procedure = Procedure(**options)  # wrong arguments are refused before a model is loaded
     text_score = WordErrorRate(normalizer) if score == "wer" else Bleu()
     utterances = load_corpus(corpus, allow_outside=allow_outside)
     utterances = replace(utterances, utterances=utterances.utterances[:n_utterances])
+    has_reference = reference != "transcription" or any(item.transcription for item in utterances.utterances)
+    if procedure.writes and not has_reference:
+        raise ValueError(
+            f"no utterance of {corpus} has a transcription: leave out --reference transcription, and texts are scored "
+            "against what the model writes when nothing is hidden."
+        )
     folder = output or Path("spes-output") / f"{_name(corpus)}-evaluation"
     read_settings(folder)
     check_writable(folder)

@@ -249,7 +249,9 @@ class Evaluation:
             if not problems:
                 raise ValueError("there are no results: only names no utterance of the corpus.")
             name, reason = next(iter(problems.items()))
-            raise ValueError(f"there are no results, because no utterance is finished; {name}: {reason}")
+            raise ValueError(
+                f"there are no results, because every utterance is unfinished or left out; {name}: {reason}"
+            )
         methods = {
             name: self._method_result([scores[name] for scores in found.values()], references, text_score)
             for name in self.methods
