@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from captum_spes import Contrast
 from captum_spes.alignment import Alignment, Segment, match_words
+from captum_spes.speech_to_text.catalogue import METHODS
 from tests.test_confidence import confident
 from tests.test_explanation import make
 
@@ -109,3 +111,25 @@ def test_an_alignment_of_the_whole_recording_serves_a_part(run, tmp_path):
     assert (written["start_seconds"], written["stop_seconds"]) == (10.0, 10.3)
     assert [(row["begin"], row["end"]) for row in written["words"]] == [(0.02, 0.1), (0.1, 0.3), (None, None)]
     assert "start_seconds" not in json.loads(make().to_json())
+
+
+@pytest.mark.parametrize(
+    "contrast, time",
+    [(Contrast(2, "the"), (0.4, 0.5)), (Contrast((0, 1), "the"), (0.1, 0.3)), (Contrast("step", ""), (None, None))],
+)
+def test_a_contrast_has_the_time_of_its_word(run, tmp_path, tiny_model, audio, contrast, time):
+    utterance = tiny_model.utterance(audio)
+    tokens = tiny_model.tokens("so what so step?", utterance)
+    explanation = METHODS["energy"].explain(tiny_model, utterance, tokens, "fast", contrast=contrast)
+    explanation.save(tmp_path / "one.safetensors")
+    spoken = [Segment("so", 0.1, 0.2), Segment("what", 0.2, 0.3), Segment("so", 0.4, 0.5)]
+    Alignment(spoken).save(tmp_path / "times.json")
+    code, _, err = run("export", "one.safetensors", "--alignment", "times.json")
+    assert code == 0, err
+    [row] = json.loads((tmp_path / "one.json").read_text(encoding="utf-8"))["words"]
+    assert (row["begin"], row["end"]) == time
+    elsewhere = {"word": "step", "token_span": [0, 1]}
+    for place, words in (({"word": "so"}, "does not name its word"), (elsewhere, "is not at its place in the text")):
+        replace(explanation, metadata={"contrast": place}).save(tmp_path / "one.safetensors")
+        code, _, err = run("export", "one.safetensors", "--alignment", "times.json")
+        assert code == 2 and words in err and "leave out --alignment" in err

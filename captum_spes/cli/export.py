@@ -13,6 +13,7 @@ from captum_spes.alignment import Alignment, Segment, match_words
 from captum_spes.cli.output import say
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.explanation.listening import part_span
+from captum_spes.words import is_mark, text_words
 
 Format = Literal["json", "csv", "textgrid"]
 SUFFIXES: dict[Format, str] = {"json": ".json", "csv": ".csv", "textgrid": ".TextGrid"}
@@ -42,8 +43,10 @@ def export(
         raise ValueError(f"the folder {path.parent} does not exist: make it first, or give another --output.")
     times = None
     if alignment is not None:
+        spoken = _own_words(found, Alignment.load(alignment).words)
         words = found if found.grouped else found.words()
-        times = match_words(words.tokens, _own_words(found, Alignment.load(alignment).words))
+        is_contrast = found.metadata.get("contrast") is not None
+        times = [_time_of_contrast(found, spoken)] if is_contrast else match_words(words.tokens, spoken)
     write = {"json": found.to_json, "csv": found.to_csv, "textgrid": found.to_textgrid}[format]
     write_atomically(path, write(times))
     say(f"Wrote {path}")
@@ -60,3 +63,24 @@ def _own_words(explanation: SpeechToTextExplanation, words: Sequence[Segment]) -
         for word in words
         if start < word.end and word.begin < stop
     ]
+
+
+def _time_of_contrast(explanation: SpeechToTextExplanation, spoken: Sequence[Segment]) -> Segment | None:
+    """The time of the word that a contrast explains, which the name of its row is not; None if it is not aligned.
+
+    Raises:
+        ValueError: its place in the text is not known.
+    """
+    texts = [match[0] for match in text_words(explanation.text)]
+    try:
+        contrast = explanation.metadata["contrast"]
+        own = [match[0] for match in text_words(contrast["word"])]
+        # the previous tokens are those of the prompt and those of the text before the word
+        before = explanation.previous_tokens[len(explanation.previous_tokens) - contrast["token_span"][0] :]
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError("the contrast does not name its word and tokens: leave out --alignment.") from error
+    first = sum(not is_mark(match[0]) for match in text_words("".join(before)))
+    if texts[first : first + len(own)] != own:
+        raise ValueError(f"the word {contrast['word']!r} is not at its place in the text: leave out --alignment.")
+    found = [segment for segment in match_words(texts, spoken)[first : first + len(own)] if segment is not None]
+    return Segment(contrast["word"], found[0].begin, found[-1].end) if found else None
