@@ -239,6 +239,16 @@ def test_a_failing_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(ValueError, match="is a folder: give the path of a saved explanation\\.$"):
+        SpeechToTextExplanation.load(tmp_path)
+    (tmp_path / "part-001").mkdir()
+    for name in ("part-001/explanation.safetensors", "spes.safetensors"):
+        make().save(tmp_path / name)
+        with pytest.raises(ValueError, match=f"is a folder: give the path of a saved explanation, such as .*/{name}"):
+            SpeechToTextExplanation.load(tmp_path)
+
+
 def test_foreign_and_damaged_files(tmp_path):
     from safetensors.torch import save_file
 

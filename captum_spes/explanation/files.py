@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from captum_spes._extras import require
-from captum_spes._files import write_atomically
+from captum_spes._files import why_unreadable, write_atomically
 from captum_spes.confidence import Confidence
 
 if TYPE_CHECKING:
@@ -88,8 +88,12 @@ def _tensors(explanation: SpeechToTextExplanation) -> dict[str, Tensor]:
 def load(path: str | os.PathLike[str], make: Callable[..., SpeechToTextExplanation]) -> SpeechToTextExplanation:
     """See :meth:`.SpeechToTextExplanation.load`; ``make`` is the class."""
     safe_open, error_type = require("safetensors").safe_open, require("safetensors").SafetensorError
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist: give the path of a saved explanation.")
+    path = Path(path)
+    if reason := why_unreadable(path) or (None if path.is_file() else "is a pipe"):
+        patterns = ("*.safetensors", "part-*/*.safetensors") if path.is_dir() else ()
+        inside = [found for pattern in patterns for found in sorted(path.glob(pattern))]
+        example = f", such as {inside[0]}" if inside else ""
+        raise ValueError(f"{path} {reason}: give the path of a saved explanation{example}.")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
