@@ -86,6 +86,11 @@ def test_an_unfinished_run_keeps_its_folder(recording, tmp_path, monkeypatch):
     assert sorted(path.name for path in Path("mine").iterdir()) == ["notes.txt"]
 
 
+@pytest.mark.parametrize("name", ["...wav", "..wav", ".."])
+def test_a_name_of_dots_is_no_name_of_a_folder(name):
+    assert inputs.stem(Path("x", name)) not in (".", "..") and inputs.stem(Path("x", "..a.wav")) == "..a"
+
+
 def test_audio_from_standard_input(run, tiny_folder, recording, monkeypatch):
     given = ["--model", tiny_folder, "--target", "so what", "--method", "energy"]
     data = recording.read_bytes()

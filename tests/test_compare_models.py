@@ -128,6 +128,7 @@ def test_models_that_hear_otherwise_are_refused(sides):
 
 def test_names_of_files():
     assert file_name("openai/whisper-tiny.en") == "openai-whisper-tiny.en" and file_name("/") == "model"
+    assert [file_name(name) for name in ("./A", "../b/A.v2/", ".", "a b-")] == ["A", "b-A.v2", "model", "a-b"]
 
 
 def test_command_line(run, tiny_whisper, tiny_processor, recording, tmp_path):

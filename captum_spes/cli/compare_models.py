@@ -91,4 +91,4 @@ def _check(names: list[str], every: list[Inputs]) -> None:
 
 def file_name(model: str) -> str:
     """A file name for a model, which is given by its name, its id on the hub, or its folder."""
-    return re.sub(r"[^\w.-]+", "-", model.strip("/")) or "model"
+    return re.sub(r"[^\w.-]+", "-", model).strip(".-") or "model"  # files that begin with a dot are hidden

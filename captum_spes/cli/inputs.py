@@ -140,4 +140,5 @@ def audio_line(audio: Path | None) -> str:
 
 def stem(audio: Path | None) -> str:
     """The name of a recording's results."""
-    return "stdin" if audio == STDIN else (audio or Path(SAMPLE)).stem
+    name = "stdin" if audio == STDIN else (audio or Path(SAMPLE)).stem
+    return "recording" if name in (".", "..") else name  # of ...wav, which would be the folder above
