@@ -143,6 +143,17 @@ def test_command_line(run, tiny_whisper, tiny_processor, recording, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("a.safetensors", "b.safetensors", "comparison.json", "comparison.md", "words.png", "report.html")
     }
+    given = ["--model", "a", "--methods", "energy", "-o"]
+    code, _, err = run("compare", recording, *given, "out")
+    assert code == 2 and "out/comparison.json is of a comparison of models, and would be overwritten" in err
+    code, _, err = run("compare", recording, *given, "methods")
+    assert code == 0, err
+    code, _, err = run("compare", recording, "--models", "a,b", "-o", "methods")
+    assert code == 2 and "methods/comparison.json is of a comparison of methods" in err
+    for output in (["-o", "out"], []):
+        code, out, err = run("compare", recording, "--models", "a,b", "--methods", "energy", *output)
+        assert code == 0, err
+    assert "spes-output/recording-compare-models/comparison.json" in out
 
 
 def test_texts_without_a_common_word_are_refused_first(run, tiny_folder, recording, tmp_path, monkeypatch):

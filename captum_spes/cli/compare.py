@@ -29,6 +29,7 @@ from captum_spes.cli.options import (
 from captum_spes.cli.output import print_table, progress, say, say_written
 from captum_spes.cli.ranks import refuse_ranks
 from captum_spes.evaluation.comparison import DEFAULT_METHODS, Comparison
+from captum_spes.evaluation.store import read_json
 from captum_spes.models import load_model
 from captum_spes.speech_to_text.catalogue import describe_methods, find_method
 
@@ -48,7 +49,11 @@ Models = Annotated[
 ListMethods = Annotated[bool, typer.Option("--list", help="List the methods and what they take.")]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Folder for the results. Default: spes-output/<audio's name>-compare."),
+    typer.Option(
+        "--output",
+        "-o",
+        help="Folder for the results. Default: spes-output/<audio's name>-compare, and …-compare-models with --models.",
+    ),
 ]
 
 
@@ -84,9 +89,12 @@ def compare(
     two = None if models is None else _two_models(models, target)
     if two is not None and methods is not None and len(names) != 1:
         raise ValueError("--models compares models by one method: name one with --methods.")
+    if output is not None:
+        _check_kind(output, of_models=two is not None)
     say(audio_line(audio))
     recording = read(audio)
-    folder = results_folder(output, f"{stem(audio)}-compare", recording.source.get("audio_sha256"))
+    kind = "compare" if two is None else "compare-models"
+    folder = results_folder(output, f"{stem(audio)}-{kind}", recording.source.get("audio_sha256"))
     if two is not None:
         return compare_models(
             two,
@@ -130,6 +138,14 @@ def _two_models(models: str, target: str | None) -> list[str]:
     if target is not None:
         raise ValueError("--models compares what models write: leave out --target.")
     return names
+
+
+def _check_kind(folder: Path, of_models: bool) -> None:
+    """Raises a ValueError if a folder holds a comparison of methods and not of models, or the other way round."""
+    path = folder / "comparison.json"
+    if path.is_file() and ("methods" in read_json(path, "give another --output")) == of_models:
+        kind = "methods" if of_models else "models"
+        raise ValueError(f"{path} is of a comparison of {kind}, and would be overwritten: give another --output.")
 
 
 def _run_all(comparison: Comparison, names: list[str]) -> bool:
