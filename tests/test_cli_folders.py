@@ -5,6 +5,7 @@ import io
 import os
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -81,9 +82,40 @@ def test_an_unfinished_run_keeps_its_folder(recording, tmp_path, monkeypatch):
         assert folders.results_folder(None, "speech", "second") == Path("spes-output/speech-2")
         assert folders.results_folder(None, "speech", "first") == Path("spes-output/speech")
         assert folders.results_folder(Path("mine"), "speech", "second") == Path("mine")
-        with pytest.raises(ValueError, match="holds the results of another recording"):
+        with pytest.raises(ValueError, match="speech belongs to a run of another recording that is not finished"):
             folders.results_folder(Path("spes-output/speech"), "speech", "second")
     assert sorted(path.name for path in Path("mine").iterdir()) == ["notes.txt"]
+
+
+def test_recordings_that_are_explained_at_once_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [f"recording {number // 2}" for number in range(16)]  # two processes of each, such as ranks
+    start = threading.Barrier(len(names))
+
+    def take(name):
+        start.wait()
+        return folders.results_folder(None, "speech", name)
+
+    with folders.no_empty_folders():
+        with ThreadPoolExecutor(len(names)) as pool:
+            taken = dict(zip(enumerate(names), pool.map(take, names)))
+        assert all((taken[index, name] == taken[index ^ 1, name]) for index, name in taken)
+        assert len({*taken.values()}) == len({*names}) == len([*Path("spes-output").iterdir()])
+    assert not Path("spes-output").exists()
+
+
+def test_a_run_that_was_killed_at_once_keeps_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    (Path("out") / folders.OWNER).write_text("first\n")
+    with folders.no_empty_folders():
+        assert folders.results_folder(Path("out"), "speech", "first") == Path("out")
+        for other in ("second", None):
+            with pytest.raises(ValueError, match="out belongs to a run of another recording that is not finished"):
+                folders.results_folder(Path("out"), "speech", other)
+        assert folders.results_folder(Path("new"), "speech", None) == Path("new")
+        make().save("out/explanation.safetensors")
+    assert not (Path("out") / folders.OWNER).exists() and not Path("new").exists()
 
 
 @pytest.mark.parametrize("name", ["...wav", "..wav", ".."])

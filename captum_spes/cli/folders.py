@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -10,10 +11,11 @@ from pathlib import Path
 
 from captum_spes._files import is_url
 
-OWNER = ".recording"  # holds the digest of the recording to which an unfinished folder belongs
+OWNER = ".recording"  # holds the digest of the recording to which the folder of an unfinished run belongs
+PATIENCE_SECONDS = 1.0  # between the moments at which another process makes this file and writes it
 
 _made: list[Path] = []  # folders that this command made, parents first
-_owned: list[Path] = []  # folders of results
+_owned: dict[Path, bool] = {}  # folders of results, and whether this command made the file with their owner
 
 
 def make_folder(folder: Path) -> Path:
@@ -57,8 +59,8 @@ def no_empty_folders() -> Iterator[None]:
     try:
         yield
     finally:
-        for folder in _owned:
-            if any(_explanations(folder)) or not _has_unfinished_run(folder):
+        for folder, is_new in _owned.items():
+            if any(_explanations(folder)) or (is_new and not _has_unfinished_run(folder)):
                 with suppress(OSError):
                     (folder / OWNER).unlink(missing_ok=True)
         for folder in reversed(_made):
@@ -69,6 +71,8 @@ def no_empty_folders() -> Iterator[None]:
 def results_folder(output: Path | None, name: str, audio_sha256: str | None) -> Path:
     """The folder for the results of a recording, which must not be that of another recording.
 
+    Another process that starts at the same time with another recording does not get the same folder.
+
     Args:
         output: the folder that the user gave; None for ``spes-output/<name>``, with ``-2``, ``-3``, … after the name if
             the folders before hold the results of other recordings.
@@ -76,31 +80,64 @@ def results_folder(output: Path | None, name: str, audio_sha256: str | None) -> 
         audio_sha256: SHA-256 of the recording's file; None for a pipe, which always gets a new folder.
 
     Raises:
-        ValueError: the given folder holds the results of another recording, or cannot be written to.
+        ValueError: the given folder is that of another recording, or cannot be written to.
     """
-    if output is not None:
-        if not _is_free(output, audio_sha256):
-            raise ValueError(
-                f"{output} holds the results of another recording ({_source(output)[1]}): give another --output."
-            )
-        folder = output
-    else:
+    if output is None:
         names = (name if number == 1 else f"{name}-{number}" for number in count(1))
-        folder = next(path for path in map(Path("spes-output").joinpath, names) if _is_free(path, audio_sha256))
-    (make_folder(folder) / OWNER).write_text(f"{audio_sha256}\n", encoding="utf-8")
-    _owned.append(folder)
-    return folder
+        return next(path for path in map(Path("spes-output").joinpath, names) if _claim(path, audio_sha256))
+    if _claim(output, audio_sha256):
+        return output
+    if any(_explanations(output)):
+        raise ValueError(
+            f"{output} holds the results of another recording ({_source(output)[1]}): give another --output."
+        )
+    raise ValueError(
+        f"{output} belongs to a run of another recording that is not finished: give another --output, or delete "
+        f"{output / OWNER} if that run is not to be continued."
+    )
+
+
+def _claim(folder: Path, audio_sha256: str | None) -> bool:
+    """Makes a folder and the file with its owner, unless it belongs to another recording. Returns whether it did."""
+    if not _is_free(folder, audio_sha256):
+        return False
+    try:
+        with (make_folder(folder) / OWNER).open("x", encoding="utf-8") as file:
+            file.write(f"{audio_sha256}\n")
+        is_new = True
+    except FileExistsError:  # of an earlier run, of another rank, or of another process since the check
+        is_new = False
+    if not (_is_free(folder, audio_sha256) or (is_new and not any(_explanations(folder)))):
+        if is_new:  # another run was just finished here
+            (folder / OWNER).unlink(missing_ok=True)
+        return False
+    _owned.setdefault(folder, False)
+    _owned[folder] |= is_new
+    return True
 
 
 def _is_free(folder: Path, audio_sha256: str | None) -> bool:
     """Whether nothing of another recording lies in a folder: no explanation, and no run that is not finished."""
     if any(_explanations(folder)):
         owner = _source(folder)[0]
-    elif (folder / OWNER).is_file() and _has_unfinished_run(folder):
-        owner = (folder / OWNER).read_text(encoding="utf-8").strip()
+    elif (folder / OWNER).is_file():
+        owner = _owner(folder)
     else:
         return True
     return audio_sha256 is not None and owner == audio_sha256
+
+
+def _owner(folder: Path) -> str | None:
+    """The digest in the file with a folder's owner; None if another process removes it, or does not write it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            owner = (folder / OWNER).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            return None
+        if owner or time.monotonic() > deadline:
+            return owner or None
+        time.sleep(0.01)
 
 
 def _has_unfinished_run(folder: Path) -> bool:
