@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import soundfile
 from test_evaluation import without_seconds, write_words
 
 from captum_spes import SpeechToTextExplanation
-from captum_spes.cli.evaluate import _name, percentages
+from captum_spes.cli.evaluate import _name, _own_path, percentages
+from captum_spes.cli.folders import OWNER
 
 # for a process of its own
 ALONE = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -59,6 +61,7 @@ def test_manifests_of_one_folder_have_their_own_results(tmp_path):
     for name in ("metadata.csv", "train.csv", "test.csv"):
         (tmp_path / name).write_text("")
     assert _name(tmp_path) == _name(tmp_path / "metadata.csv") == tmp_path.name
+    assert _own_path(tmp_path) == _own_path(tmp_path / "metadata.csv") == tmp_path
     assert _name(tmp_path / "train.csv") == f"{tmp_path.name}-train" != _name(tmp_path / "test.csv")
 
 
@@ -66,7 +69,7 @@ def test_evaluate(evaluate, tmp_path):
     code, out, err = evaluate("--methods", "gradient_shap,spes,spes", "--n-samples", "9", "--step", "50", "--seed", "2")
     assert code == 0, err
     folder = tmp_path / "spes-output" / "speech-evaluation"
-    assert {path.name for path in folder.iterdir()} == {*RESULTS, "settings.json", "explanations", "scores"}
+    assert {path.name for path in folder.iterdir()} == {*(*RESULTS, "settings.json", "explanations", "scores", OWNER)}
     assert all(str((folder / name).relative_to(tmp_path)) in out for name in RESULTS)
     results = json.loads((folder / "results.json").read_text())
     # what knows nothing of the model is there without being asked for
@@ -162,6 +165,25 @@ def test_evaluate_goes_on(evaluate, tmp_path):
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
     code, out, err = evaluate("--methods", "random,saliency", "--step", "50", "-o", "out")
     assert code == 0 and "Resuming:   6 of 9 explanations are finished." in out and "explanations: 100%" in err
+
+
+def test_another_corpus_has_results_of_its_own(run, evaluate, speech, tmp_path, tiny_folder):
+    given = ["--methods", "energy", "--metrics", "size"]
+    code, out, err = evaluate(*given)
+    assert code == 0 and "spes-output/speech-evaluation/results.json" in out, err
+    (tmp_path / "other").mkdir()
+    shutil.copytree(speech, tmp_path / "other" / "speech")
+    command = ["evaluate", tmp_path / "other" / "speech", "--allow-outside", "--model", tiny_folder, *given]
+    code, out, err = run(*command)
+    assert code == 0 and "spes-output/speech-evaluation-2/results.json" in out, err
+    code, _, err = run(*command, "-o", "spes-output/speech-evaluation")
+    assert code == 2 and f"holds the evaluation of another corpus ({speech})" in err
+    # a corpus that has grown is the same corpus
+    soundfile.write(speech / "new.wav", soundfile.read(speech / "later.wav")[0][::-1], 16000)
+    with (speech / "metadata.csv").open("a") as manifest:
+        manifest.write("new.wav,so what\n")
+    code, out, err = evaluate(*given)
+    assert code == 0 and "6 of 8 explanations" in out and "speech-evaluation/results.json" in out, err
 
 
 def test_evaluate_leaves_out_what_is_damaged(evaluate, tmp_path):

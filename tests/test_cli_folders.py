@@ -104,6 +104,26 @@ def test_recordings_that_are_explained_at_once_get_folders_of_their_own(tmp_path
     assert not Path("spes-output").exists()
 
 
+def test_an_evaluation_has_the_folder_of_its_corpus(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def take(corpus, output=None):
+        return folders.evaluation_folder(output, "speech-evaluation", Path(corpus))
+
+    with folders.no_empty_folders():
+        for corpus in ("a/speech", "b/speech"):
+            (take(corpus) / "settings.json").write_text('{"methods": {}}')
+    with folders.no_empty_folders():
+        assert take("b/../a/speech").name == "speech-evaluation"
+        assert take("b/speech").name == "speech-evaluation-2"
+        with pytest.raises(ValueError, match="the evaluation of another corpus .*/b/speech.: give another"):
+            take("a/speech", Path("spes-output/speech-evaluation-2"))
+        assert take("c/speech").name == "speech-evaluation-3"
+        assert take("c/speech", Path("out")) == Path("out")
+    assert sorted(path.name for path in Path("spes-output").iterdir()) == ["speech-evaluation", "speech-evaluation-2"]
+    assert not Path("out").exists()  # nothing was written into it
+
+
 def test_a_run_that_was_killed_at_once_keeps_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("out").mkdir()

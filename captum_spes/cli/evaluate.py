@@ -14,7 +14,7 @@ import typer
 from tqdm import tqdm
 
 from captum_spes._log import without_warnings
-from captum_spes.cli.folders import check_writable
+from captum_spes.cli.folders import evaluation_folder
 from captum_spes.cli.inputs import generation, language_line
 from captum_spes.cli.options import (
     DTYPES,
@@ -36,7 +36,6 @@ from captum_spes.evaluation.corpus import MANIFESTS, CorpusUtterance, load_corpu
 from captum_spes.evaluation.evaluation import Reference
 from captum_spes.evaluation.procedure import DEFAULT_METRICS, METRICS, Procedure
 from captum_spes.evaluation.results import DAGGER, MIN_PAIRS, Results
-from captum_spes.evaluation.store import read_settings
 from captum_spes.evaluation.summary import findings
 from captum_spes.explanation.figures import LOW_RELIABILITY
 from captum_spes.metrics import Bleu, WordErrorRate
@@ -147,9 +146,7 @@ def evaluate(
             f"no utterance of {corpus} has a transcription: leave out --reference transcription, and texts are scored "
             "against what the model writes when nothing is hidden."
         )
-    folder = output or Path("spes-output") / f"{_name(corpus)}-evaluation"
-    read_settings(folder)
-    check_writable(folder)
+    folder = evaluation_folder(output, f"{_name(corpus)}-evaluation", _own_path(corpus))
     load = partial(load_model, model, language=language, task=task)
     pool = None if workers is None and address is None else Workers(load, workers, address, device)
     # with workers, this process only uses the settings of the model
@@ -162,11 +159,16 @@ def evaluate(
         raise typer.Exit(128 + signal.SIGINT)
 
 
+def _own_path(corpus: Path) -> Path:
+    """The path of a corpus: that of the folder, also for its own manifest, such as metadata.csv."""
+    return corpus.parent if corpus.is_file() and corpus.name in MANIFESTS else corpus
+
+
 def _name(corpus: Path) -> str:
     """The name of the results of a folder or manifest."""
-    name = (corpus.parent if corpus.is_file() else corpus).resolve().name
+    own = _own_path(corpus)
     # a folder may have several manifests, such as train.csv and test.csv
-    return f"{name}-{corpus.stem}" if corpus.is_file() and corpus.name not in MANIFESTS else name
+    return f"{own.parent.resolve().name}-{own.stem}" if own.is_file() else own.resolve().name
 
 
 def _find_methods(names: str, n_samples: int | None, n_draws: int | None) -> dict[str, NamedMethod]:

@@ -1,4 +1,4 @@
-"""Output folders, which belong to one recording and are removed if nothing was written into them."""
+"""Output folders, which belong to one recording or corpus and are removed if nothing was written into them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from captum_spes._files import is_url
 
-OWNER = ".recording"  # holds the digest of the recording to which the folder of an unfinished run belongs
+OWNER = ".owner"  # holds the digest of the recording of an unfinished run, or the path of the corpus of an evaluation
 PATIENCE_SECONDS = 1.0  # between the moments at which another process makes this file and writes it
 
 _made: list[Path] = []  # folders that this command made, parents first
@@ -60,7 +60,7 @@ def no_empty_folders() -> Iterator[None]:
         yield
     finally:
         for folder, is_new in _owned.items():
-            if any(_explanations(folder)) or (is_new and not _has_unfinished_run(folder)):
+            if any(_explanations(folder)) or (is_new and not _is_begun(folder)):
                 with suppress(OSError):
                     (folder / OWNER).unlink(missing_ok=True)
         for folder in reversed(_made):
@@ -83,8 +83,7 @@ def results_folder(output: Path | None, name: str, audio_sha256: str | None) -> 
         ValueError: the given folder is that of another recording, or cannot be written to.
     """
     if output is None:
-        names = (name if number == 1 else f"{name}-{number}" for number in count(1))
-        return next(path for path in map(Path("spes-output").joinpath, names) if _claim(path, audio_sha256))
+        return _next_folder(name, audio_sha256)
     if _claim(output, audio_sha256):
         return output
     if any(_explanations(output)):
@@ -97,17 +96,51 @@ def results_folder(output: Path | None, name: str, audio_sha256: str | None) -> 
     )
 
 
-def _claim(folder: Path, audio_sha256: str | None) -> bool:
-    """Makes a folder and the file with its owner, unless it belongs to another recording. Returns whether it did."""
-    if not _is_free(folder, audio_sha256):
+def evaluation_folder(output: Path | None, name: str, corpus: Path) -> Path:
+    """The folder for the evaluation of a corpus, which must not be that of another corpus.
+
+    Args:
+        output: the folder that the user gave; None for ``spes-output/<name>``, with ``-2``, ``-3``, … after the name if
+            the folders before hold evaluations of other corpora.
+        name: the name of the folder.
+        corpus: the path of the corpus, by which it is known, so that utterances can be added to it.
+
+    Raises:
+        ValueError: the given folder is that of another corpus, or holds other files, or cannot be written to.
+    """
+    from captum_spes.evaluation.store import read_settings
+
+    owner = str(corpus.resolve())
+    if output is None:
+        folder = _next_folder(name, owner)
+        read_settings(folder)
+        return folder
+    read_settings(output)
+    if not _claim(output, owner):
+        raise ValueError(
+            f"{output} holds the evaluation of another corpus ({_owner(output)}): give another --output, or delete "
+            f"{output / OWNER} if the corpus has moved."
+        )
+    return output
+
+
+def _next_folder(name: str, owner: str | None) -> Path:
+    """The first of ``spes-output/<name>``, ``spes-output/<name>-2``, … that has no other owner."""
+    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return next(path for path in map(Path("spes-output").joinpath, names) if _claim(path, owner))
+
+
+def _claim(folder: Path, owner: str | None) -> bool:
+    """Makes a folder and the file with its owner, unless it has another owner. Returns whether it did."""
+    if not _is_free(folder, owner):
         return False
     try:
-        with (make_folder(folder) / OWNER).open("x", encoding="utf-8") as file:
-            file.write(f"{audio_sha256}\n")
+        with (make_folder(folder) / OWNER).open("xb") as file:
+            file.write(os.fsencode(f"{owner}\n"))
         is_new = True
     except FileExistsError:  # of an earlier run, of another rank, or of another process since the check
         is_new = False
-    if not (_is_free(folder, audio_sha256) or (is_new and not any(_explanations(folder)))):
+    if not (_is_free(folder, owner) or (is_new and not any(_explanations(folder)))):
         if is_new:  # another run was just finished here
             (folder / OWNER).unlink(missing_ok=True)
         return False
@@ -116,33 +149,34 @@ def _claim(folder: Path, audio_sha256: str | None) -> bool:
     return True
 
 
-def _is_free(folder: Path, audio_sha256: str | None) -> bool:
-    """Whether nothing of another recording lies in a folder: no explanation, and no run that is not finished."""
+def _is_free(folder: Path, owner: str | None) -> bool:
+    """Whether nothing of another owner lies in a folder: no explanation, no run that is not finished, no evaluation."""
     if any(_explanations(folder)):
-        owner = _source(folder)[0]
+        found = _source(folder)[0]
     elif (folder / OWNER).is_file():
-        owner = _owner(folder)
+        found = _owner(folder)
     else:
         return True
-    return audio_sha256 is not None and owner == audio_sha256
+    return owner is not None and found == owner
 
 
 def _owner(folder: Path) -> str | None:
-    """The digest in the file with a folder's owner; None if another process removes it, or does not write it."""
+    """The content of the file with a folder's owner; None if another process removes it, or does not write it."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
-            owner = (folder / OWNER).read_text(encoding="utf-8").strip()
-        except (OSError, ValueError):
+            owner = os.fsdecode((folder / OWNER).read_bytes()).removesuffix("\n")
+        except OSError:
             return None
         if owner or time.monotonic() > deadline:
             return owner or None
         time.sleep(0.01)
 
 
-def _has_unfinished_run(folder: Path) -> bool:
-    """Whether a folder holds checkpoints, or the parts of a long recording."""
-    return (folder / "parts.json").is_file() or any(folder.glob("checkpoint*/**/*.safetensors"))
+def _is_begun(folder: Path) -> bool:
+    """Whether a folder holds checkpoints, the parts of a long recording, or an evaluation."""
+    files = (folder / name for name in ("parts.json", "settings.json"))
+    return any(path.is_file() for path in files) or any(folder.glob("checkpoint*/**/*.safetensors"))
 
 
 def _explanations(folder: Path) -> Iterator[Path]:
