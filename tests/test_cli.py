@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from configparser import ConfigParser
+from contextlib import nullcontext
 from inspect import signature
 from pathlib import Path
 
@@ -363,6 +364,20 @@ def test_ctrl_c_saves_what_is_done(tiny_folder, recording, tmp_path):
     assert explanation.metadata["partial"]
     assert 0 < explanation.metadata["done"]["spectrogram"] < 1_000_000
     assert (tmp_path / "out" / "tokens.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_a_run_says_that_it_resumes_if_it_does(run, tiny_folder, recording, monkeypatch):
+    given = ["explain", recording, "--model", tiny_folder, "--target", "so what"]
+    samples = ["--n-samples", "9", "--batch-size", "3"]
+    with monkeypatch.context() as patch:
+        stop = nullcontext(lambda stage, done, total: stage == "spectrogram" and done >= 3)
+        patch.setattr("captum_spes.cli.explain.progress", lambda **arguments: stop)
+        code, out, err = run(*given, "--method", "spes", *samples)
+    assert code == 130 and "Partial" in out and "Resuming" not in out, err
+    for method, options, resumes in (("energy", [], False), ("spes_joint", samples, False), ("spes", samples, True)):
+        code, out, err = run(*given, "--method", method, *options)
+        assert code == 0 and ("Resuming:   from spes-output/recording/checkpoint" in out) == resumes, err
 
 
 def test_ctrl_c_ends_a_method_that_has_no_partial_result(run, tiny_folder, recording, monkeypatch):

@@ -210,6 +210,11 @@ class _Request:
         """Whether the method shares its samples among ranks, and has a partial result if it is stopped."""
         return isinstance(self.named.wrap(self.model).attr_method, ALL_TOKENS)
 
+    def _has_begun(self, checkpoint: Path) -> bool:
+        """Whether a folder holds a checkpoint of the method."""
+        stages = ("both",) if self.named.arguments.get("joint") else ("previous-tokens", "spectrogram")
+        return self._can_stop() and any((checkpoint / f"{stage}.safetensors").is_file() for stage in stages)
+
     def explain(
         self,
         recording: Recording,
@@ -235,7 +240,7 @@ class _Request:
         ranks = "" if group is None else f", shared by {group.size()} ranks"
         say(f"Method:     {self.method} ({self.preset} preset{numbers}{ranks})")
         checkpoint = folder / "checkpoint"
-        if any(checkpoint.glob("*.safetensors")):
+        if self._has_begun(checkpoint):
             say(f"Resuming:   from {checkpoint}")
         is_first = group is None or group.rank() == 0
         explanation = inputs.explain(
