@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from captum_spes import SPES, BubbleNoise, GradientSPES, SpeechToTextAttribution, grid_feature_mask
+from captum_spes import SPES, BubbleNoise, Contrast, GradientSPES, SpeechToTextAttribution, grid_feature_mask
 from captum_spes.attr import _checkpoint
 
 METHODS = [SPES, BubbleNoise, GradientSPES]
@@ -177,7 +177,7 @@ def test_another_model_is_refused(method, tmp_path):
     path = tmp_path / "run.safetensors"
     stopped(method, path)
     for other in (lambda x: scores(x) * 1.01, lambda x: scores(x)[:, :4]):
-        with pytest.raises(ValueError, match=r"another run: the model.* scored .* and scores .* now"):
+        with pytest.raises(ValueError, match=r"another run: the model.* scored .* and .* now"):
             method(other).attribute(X, **arguments_of(method), checkpoint=path)
     # that rounds otherwise
     method(lambda x: scores(x) * (1 + 1e-6)).attribute(X, **arguments_of(method), checkpoint=path)
@@ -291,6 +291,16 @@ def test_an_explanation_goes_on(method, tiny_model, audio, tmp_path):
     assert torch.equal(found.token_attr, whole.token_attr)
     assert found.metadata["passes"] == whole.metadata["passes"] and not found.metadata["partial"]
     assert not folder.exists()
+
+
+@pytest.mark.filterwarnings("ignore:the maps are noisy")
+@pytest.mark.parametrize("other", [{"target": "so wall"}, {"contrast": Contrast("what", "wall")}])
+def test_the_checkpoint_of_another_text_or_contrast_is_refused(tiny_model, audio, tmp_path, other):
+    given = {"target": "so what", "contrast": None, "sampling_rate": 16000, "n_samples": 9, "checkpoint": tmp_path}
+    attribution = SpeechToTextAttribution(SPES(tiny_model))
+    attribution.attribute(audio, **given, perturbations_per_eval=3, callback=lambda *progress: True)
+    with pytest.raises(ValueError, match="of another run: .* for speech also the same text and contrast"):
+        attribution.attribute(audio, **{**given, **other})
 
 
 def test_a_run_outlives_a_folder_that_cannot_be_made(tiny_model, audio, tmp_path):

@@ -102,13 +102,13 @@ class Checkpoint:
         changed = list(differences(arguments, self.arguments))
         if not changed and not _alike(scores, self.scores):
             changed = [
-                "the model or its precision differs, or its scores are random (call model.eval()), since a "
-                f"perturbation scored {_shown(scores)} and scores {_shown(self.scores)} now"
+                "the model, its precision, or the text or contrast that it scores differs, or its scores are random "
+                f"(call model.eval()), since a perturbation scored {_shown(scores)} and {_shown(self.scores)} now"
             ]
         if changed:
             raise ValueError(
-                f"{self.path} is the checkpoint of another run: {'; '.join(changed)}. Give the same arguments to "
-                f"continue it, or {advice}"
+                f"{self.path} is the checkpoint of another run: {'; '.join(changed)}. Give the same arguments, for "
+                f"speech also the same text and contrast, to continue it, or {advice}"
             )
         return progress, sums
 
