@@ -20,6 +20,7 @@ from captum_spes.errors.explaining import _where_it_is_decided
 from captum_spes.errors.finding import check_reference
 from captum_spes.explanation.errors import TextError
 from captum_spes.models import prepare
+from captum_spes.speech_to_text.catalogue import NamedMethod
 from captum_spes.speech_to_text.foils import word_log_prob
 from captum_spes.speech_to_text.hearing import token_times
 from captum_spes.speech_to_text.targets import TextWords
@@ -330,12 +331,54 @@ def test_command_line(run, tiny_folder, recording, tmp_path):
     assert "1 error against the reference" in out and "[1/1] substitution: what (not his)" in out
     assert "what (not his)" in (tmp_path / "out/errors.md").read_text(encoding="utf-8")
     assert {path.name for path in (tmp_path / "out/errors").iterdir()} == {"1.safetensors", "1.png"}
-    assert content((tmp_path / "out/report.html").read_text(encoding="utf-8"))["views"][-1]["name"] == "errors"
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert content(page)["views"][-1]["name"] == "errors" and "previous_token_ids" not in page
     code, out, err = run(*common, "--reference", "So what to?")
     assert code == 0 and "No errors against the reference" in out, err
     assert not list((tmp_path / "out/errors").iterdir())
     code, out, err = run(*common)
     assert code == 0 and not (tmp_path / "out/errors.md").exists()
+
+
+def test_errors_go_on_after_a_kill(run, tiny_folder, recording, tmp_path, monkeypatch):
+    real, explained, last = NamedMethod.explain, [], [2]
+
+    def explain(*arguments, contrast, checkpoint, **named):
+        if len(explained) == last[0]:
+            raise SystemExit(9)
+        explained.append((contrast and contrast.foil, checkpoint.relative_to("out").parts[:2]))
+        return real(*arguments, contrast=contrast, checkpoint=checkpoint, **named)
+
+    def explained_by(*options, reference="so his too", kill_after=99, method="energy"):
+        explained.clear()
+        last[0] = kill_after
+        given = ["--model", tiny_folder, "--target", "so what to", "--method", method, "-o", "out", *options]
+        code, _, err = run("explain", recording, *given, "--reference", reference)
+        assert code == (9 if kill_after < 99 else 0), err
+        return [foil for foil, _ in explained]
+
+    monkeypatch.setattr(NamedMethod, "explain", explain)
+    monkeypatch.setattr("captum_spes.cli.explain.write_explanation", only_saved)  # the figures take long
+    assert explained_by(kill_after=2) == [None, "his"]
+    before = (tmp_path / "out/errors/1.safetensors").read_bytes()
+    assert explained == [(None, ("checkpoint",)), ("his", ("checkpoint", "errors"))]
+    assert explained_by() == ["too"]
+    assert (tmp_path / "out/errors/1.safetensors").read_bytes() == before
+    text = (tmp_path / "out/errors.md").read_text(encoding="utf-8")
+    assert text.startswith("# 2 errors") and "errors/1.png" in text and "errors/2.png" in text
+    assert explained_by() == []
+    # another reference has other errors, and other settings explain all again
+    assert explained_by(reference="so what too") == ["too"]
+    assert {path.name for path in (tmp_path / "out/errors").iterdir()} == {"1.safetensors", "1.png"}
+    for number, options in enumerate((["--seed", "1"], ["--context", "full"], ["--num-beams", "2"])):
+        assert explained_by(*options, reference="so what too") == [None, "too"], number
+    assert explained_by(reference="so what too", method="saliency") == [None, "too"]
+    assert not (tmp_path / "out/checkpoint").exists()
+
+
+def only_saved(explanation, folder, recording):
+    explanation.save(folder / "explanation.safetensors")
+    return []
 
 
 def test_ctrl_c_keeps_the_errors_that_are_explained(run, tiny_folder, recording, tmp_path, monkeypatch):

@@ -7,12 +7,13 @@ import signal
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from captum_spes import Contrast
 from captum_spes.alignment import Transcript
+from captum_spes.attr.fingerprint import fingerprint
 from captum_spes.audio import Recording
 from captum_spes.cli.folders import make_folder, results_folder
 from captum_spes.cli.inputs import Inputs, audio_line, fit, generation, read, stem, transcribe, window_of
@@ -35,7 +36,7 @@ from captum_spes.cli.options import (
 )
 from captum_spes.cli.output import draw_overview, print_columns, progress, say, say_written, write_explanation
 from captum_spes.cli.ranks import device_of_rank, torchrun_ranks
-from captum_spes.cli.reference import explain_reference, remove_errors
+from captum_spes.cli.reference import SETTINGS, explain_reference, finished, remove_errors
 from captum_spes.errors.finding import check_reference
 from captum_spes.explanation import LongExplanation, SpeechToTextExplanation, WordRow
 from captum_spes.models import SpeechToTextModel, load_model
@@ -44,6 +45,7 @@ from captum_spes.models.protocol import text_language
 from captum_spes.speech_to_text.catalogue import NamedMethod, Preset, find_method
 from captum_spes.speech_to_text.parts import longest_seconds
 from captum_spes.speech_to_text.profiles import ALL_TOKENS
+from captum_spes.speech_to_text.provenance import describe_run
 from captum_spes.speech_to_text.targets import TextWords, WordPrediction
 from captum_spes.words import is_word
 
@@ -240,29 +242,49 @@ class _Request:
         ranks = "" if group is None else f", shared by {group.size()} ranks"
         say(f"Method:     {self.method} ({self.preset} preset{numbers}{ranks})")
         checkpoint = folder / "checkpoint"
-        if self._has_begun(checkpoint):
-            say(f"Resuming:   from {checkpoint}")
         is_first = group is None or group.rank() == 0
-        explanation = inputs.explain(
-            self.named,
-            self.preset,
-            self.batch_size,
-            self.seed,
-            contrast,
-            can_stop=self._can_stop(),
-            show=is_first,
-            word_times=(self.transcript and self.transcript.words) or None,
-            process_group=group,
-            checkpoint=checkpoint,
-        )
+        settings = self._settings(inputs, contrast)
+        explanation = None if reference is None else finished(folder / "explanation.safetensors", settings)
+        if explanation is not None:
+            say("Resuming:   the text is explained, and so may be some of its errors")
+        else:
+            if self._has_begun(checkpoint):
+                say(f"Resuming:   from {checkpoint}")
+            explanation = inputs.explain(
+                self.named,
+                self.preset,
+                self.batch_size,
+                self.seed,
+                contrast,
+                can_stop=self._can_stop(),
+                show=is_first,
+                word_times=(self.transcript and self.transcript.words) or None,
+                process_group=group,
+                checkpoint=checkpoint,
+            )
+            explanation.metadata[SETTINGS] = settings
+            if is_first:
+                remove_errors(folder)
         if is_first:
-            remove_errors(folder)
             _report(explanation, write_explanation(explanation, folder, recording))
             if reference is not None and not explanation.metadata["partial"]:
                 explain = partial(inputs.explain, self.named, self.preset, self.batch_size, self.seed)
-                explain_reference(explanation, reference, inputs, explain, folder, recording)
+                settings_of = partial(self._settings, inputs)
+                explain_reference(explanation, reference, inputs, explain, settings_of, folder, recording)
         if explanation.metadata["partial"]:
             raise typer.Exit(128 + signal.SIGINT)
+
+    def _settings(self, inputs: Inputs, contrast: Contrast | None) -> dict[str, Any]:
+        """What the explanation of a text or contrast depends on, by which a later run recognises it."""
+        n_rows = len(inputs.tokens.target) if contrast is None else 1
+        arguments = self.named.arguments_of(self.model, self.preset, n_rows)
+        prepared = inputs.model, inputs.utterance, inputs.tokens
+        return {
+            "method": self.method,
+            "contrast": fingerprint(contrast),
+            "words": fingerprint(self.transcript and self.transcript.words),
+            **describe_run(*prepared, self.preset, self.seed, arguments, inputs.gen_args),
+        }
 
     def explain_long(self, recording: Recording, folder: Path, longest: float) -> None:
         """Explains a recording in parts of at most ``longest`` seconds and draws an overview of all parts."""

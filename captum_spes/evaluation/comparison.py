@@ -12,20 +12,13 @@ from torch import Tensor
 
 from captum_spes._files import write_atomically, write_figure, write_json
 from captum_spes._text import markdown_line, markdown_table
-from captum_spes.attr.fingerprint import fingerprint
 from captum_spes.evaluation._timed import explain_timed
 from captum_spes.explanation import SpeechToTextExplanation
 from captum_spes.maps import percentile_ranks
 from captum_spes.metrics import additive_attributions, infidelity, rank_correlation
 from captum_spes.models.protocol import SpeechToTextModel, Tokens, Utterance
 from captum_spes.speech_to_text.catalogue import NamedMethod, Preset, absolute, find_method
-from captum_spes.speech_to_text.provenance import (
-    describe_arguments,
-    describe_inputs,
-    describe_weights,
-    plain_gen_args,
-    versions,
-)
+from captum_spes.speech_to_text.provenance import describe_run
 from captum_spes.visualization import plot_comparison
 
 if TYPE_CHECKING:
@@ -180,21 +173,9 @@ class Comparison:
         return explanation if explanation.metadata.get("compared") == self._settings(find_method(name)) else None
 
     def _settings(self, method: NamedMethod) -> dict[str, Any]:
-        """The settings of an explanation, without batch size and device, which change only the rounding."""
-        inputs = describe_inputs(self.model, self.utterance, self.tokens)
+        """The settings of an explanation by a method."""
         arguments = method.arguments_of(self.model, self.preset, len(self.tokens.target))
-        return {
-            "model": self.model.name,
-            "version": versions()["captum-spes"],  # defaults may change with it
-            "weights": describe_weights(self.model),
-            "spectrogram": fingerprint(self.utterance.spectrogram),
-            **{key: inputs[key] for key in ("token_ids", "previous_token_ids", "context_seconds", "dtype")},
-            "context": {key: inputs["context"].get(key) for key in ("used", "merged_by", "margin")},
-            "preset": self.preset,
-            "seed": self.seed,
-            "arguments": describe_arguments(arguments),
-            "gen_args": plain_gen_args(self.gen_args),
-        }
+        return describe_run(self.model, self.utterance, self.tokens, self.preset, self.seed, arguments, self.gen_args)
 
     # Numbers
 

@@ -160,7 +160,7 @@ def _method(explanation: SpeechToTextExplanation) -> ReportMethod:
     """The data of one method for the report."""
     rows = _rows(explanation).values()
     drawn = drawn_maps(explanation, None)[0].spectrogram_attr
-    hidden = ("method", "token_ids", "previous_token_ids", "token_times", "audio_file", "compared")
+    hidden = ("method", "token_ids", "previous_token_ids", "token_times", "audio_file", "compared", "explained")
     return ReportMethod(
         name=str(explanation.metadata.get("method", "unknown method")),
         maps=drawn,

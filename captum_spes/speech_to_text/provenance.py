@@ -93,6 +93,31 @@ def describe_inputs(model: SpeechToTextModel, utterance: Utterance, tokens: Toke
     }
 
 
+def describe_run(
+    model: SpeechToTextModel,
+    utterance: Utterance,
+    tokens: Tokens,
+    preset: str,
+    seed: int,
+    arguments: dict[str, Any],
+    gen_args: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Describes an explanation to be made, without batch size and device, which change only the rounding."""
+    inputs = describe_inputs(model, utterance, tokens)
+    return {
+        "model": model.name,
+        "version": versions()["captum-spes"],  # defaults may change with it
+        "weights": describe_weights(model),
+        "spectrogram": fingerprint(utterance.spectrogram),
+        **{key: inputs[key] for key in ("token_ids", "previous_token_ids", "context_seconds", "dtype")},
+        "context": {key: inputs["context"].get(key) for key in ("used", "merged_by", "margin")},
+        "preset": preset,
+        "seed": seed,
+        "arguments": describe_arguments(arguments),
+        "gen_args": plain_gen_args(gen_args),
+    }
+
+
 def describe_arguments(arguments: dict[str, Any] | None) -> dict[str, Any]:
     """Describes each of the arguments, by name."""
     return {name: describe(value) for name, value in (arguments or {}).items()}
