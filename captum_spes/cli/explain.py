@@ -241,31 +241,8 @@ class _Request:
         numbers = "".join(f", {name} {value}" for name, value in given.items() if isinstance(value, int))
         ranks = "" if group is None else f", shared by {group.size()} ranks"
         say(f"Method:     {self.method} ({self.preset} preset{numbers}{ranks})")
-        checkpoint = folder / "checkpoint"
-        is_first = group is None or group.rank() == 0
-        settings = self._settings(inputs, contrast)
-        explanation = None if reference is None else finished(folder / "explanation.safetensors", settings)
-        if explanation is not None:
-            say("Resuming:   the text is explained, and so may be some of its errors")
-        else:
-            if self._has_begun(checkpoint):
-                say(f"Resuming:   from {checkpoint}")
-            explanation = inputs.explain(
-                self.named,
-                self.preset,
-                self.batch_size,
-                self.seed,
-                contrast,
-                can_stop=self._can_stop(),
-                show=is_first,
-                word_times=(self.transcript and self.transcript.words) or None,
-                process_group=group,
-                checkpoint=checkpoint,
-            )
-            explanation.metadata[SETTINGS] = settings
-            if is_first:
-                remove_errors(folder)
-        if is_first:
+        explanation = self._explained(inputs, contrast, folder, group, may_be_finished=reference is not None)
+        if group is None or group.rank() == 0:
             _report(explanation, write_explanation(explanation, folder, recording))
             if reference is not None and not explanation.metadata["partial"]:
                 explain = partial(inputs.explain, self.named, self.preset, self.batch_size, self.seed)
@@ -273,6 +250,40 @@ class _Request:
                 explain_reference(explanation, reference, inputs, explain, settings_of, folder, recording)
         if explanation.metadata["partial"]:
             raise typer.Exit(128 + signal.SIGINT)
+
+    def _explained(
+        self,
+        inputs: Inputs,
+        contrast: Contrast | None,
+        folder: Path,
+        group: ProcessGroup | None,
+        may_be_finished: bool,
+    ) -> SpeechToTextExplanation:
+        """The explanation of the text or a contrast, if an earlier run with the same settings has not finished it."""
+        checkpoint = folder / "checkpoint"
+        is_first = group is None or group.rank() == 0
+        settings = self._settings(inputs, contrast)
+        if may_be_finished and (found := finished(folder / "explanation.safetensors", settings)) is not None:
+            say("Resuming:   the text is explained, and so may be some of its errors")
+            return found
+        if self._has_begun(checkpoint):
+            say(f"Resuming:   from {checkpoint}")
+        explanation = inputs.explain(
+            self.named,
+            self.preset,
+            self.batch_size,
+            self.seed,
+            contrast,
+            can_stop=self._can_stop(),
+            show=is_first,
+            word_times=(self.transcript and self.transcript.words) or None,
+            process_group=group,
+            checkpoint=checkpoint,
+        )
+        explanation.metadata[SETTINGS] = settings
+        if is_first:
+            remove_errors(folder)
+        return explanation
 
     def _settings(self, inputs: Inputs, contrast: Contrast | None) -> dict[str, Any]:
         """What the explanation of a text or contrast depends on, by which a later run recognises it."""
