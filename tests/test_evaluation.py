@@ -505,6 +505,12 @@ def with_spes(**changes):
     return {**CHOSEN, "spes": replace(CHOSEN["spes"], **changes)}
 
 
+def test_weights_are_recognised_in_other_precisions(evaluate, model):
+    before = evaluate().settings["weights"]
+    model.model.bfloat16()
+    assert evaluate().settings["weights"] == before
+
+
 def test_other_weights_of_a_model_of_the_same_name_are_refused(begun, evaluate, model):
     with torch.no_grad():
         next(model.model.parameters()).mul_(1.1)

@@ -318,6 +318,14 @@ def test_methods_without_pools_and_with_a_target_reliability(tiny_model, audio):
     assert explanation.spectrogram_attr.abs().sum() > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_masks_that_hold_no_integers_are_refused(tiny_model, audio, dtype):
+    with pytest.raises(TypeError, match="integer"):
+        SpeechToTextAttribution(FeatureAblation(tiny_model)).attribute(
+            audio, [60], sampling_rate=16000, feature_mask=lambda x: grid_feature_mask(x, (20, 40)).to(dtype)
+        )
+
+
 @pytest.mark.parametrize("method", [ShapleyValueSampling, KernelShap])
 def test_the_numbers_of_patches_change_nothing(tiny_model, audio, method):
     maps = []

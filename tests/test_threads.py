@@ -1,8 +1,11 @@
 """Threads that share a model."""
 
 import copy
+import multiprocessing
+import os
 import pickle
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
@@ -115,3 +118,28 @@ def test_gradients_that_overflow_may_be_computed_again_in_a_thread_of_their_own(
     monkeypatch.setattr(_FiniteGradients, "backward", in_own_thread(_FiniteGradients.backward))
     found = attribute(dtype=torch.bfloat16)
     assert torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1] > 0.98
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_does_not_wait_for_a_thread_that_it_lacks():
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with exclusive():
+            entered.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    entered.wait()
+    worker = multiprocessing.get_context("fork").Process(target=_enter)
+    worker.start()
+    worker.join(30)
+    leave.set()
+    thread.join()
+    assert worker.exitcode == 0
+
+
+def _enter():
+    with exclusive():
+        pass

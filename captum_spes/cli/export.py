@@ -71,9 +71,11 @@ def _time_of_contrast(explanation: SpeechToTextExplanation, spoken: Sequence[Seg
     Raises:
         ValueError: its place in the text is not known.
     """
-    texts = [match[0] for match in text_words(explanation.text)]
+    texts = [match[0] for match in text_words(explanation.text) if not is_mark(match[0])]
     try:
         contrast = explanation.metadata["contrast"]
+        if is_mark(contrast["word"]):
+            return None
         own = [match[0] for match in text_words(contrast["word"])]
         # the previous tokens are those of the prompt and those of the text before the word
         before = explanation.previous_tokens[len(explanation.previous_tokens) - contrast["token_span"][0] :]

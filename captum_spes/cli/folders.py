@@ -14,7 +14,7 @@ from captum_spes._files import is_url
 OWNER = ".owner"  # holds the digest of the recording of an unfinished run, or the path of the corpus of an evaluation
 PATIENCE_SECONDS = 1.0  # between the moments at which another process makes this file and writes it
 
-_made: list[Path] = []  # folders that this command made, parents first
+_made: set[Path] = set()  # folders that this command made
 _owned: dict[Path, bool] = {}  # folders of results, and whether this command made the file with their owner
 
 
@@ -32,7 +32,7 @@ def make_folder(folder: Path) -> Path:
         (folder / ".write-test").unlink(missing_ok=True)  # another rank may have removed it
     except OSError as error:
         raise ValueError(f"the output folder {folder} cannot be written to: {error.strerror}.") from error
-    _made.extend(reversed(missing))
+    _made.update(missing)
     return folder
 
 
@@ -59,13 +59,18 @@ def no_empty_folders() -> Iterator[None]:
     try:
         yield
     finally:
-        for folder, is_new in _owned.items():
-            if any(_explanations(folder)) or (is_new and not _is_begun(folder)):
-                with suppress(OSError):
-                    (folder / OWNER).unlink(missing_ok=True)
-        for folder in reversed(_made):
-            with suppress(OSError):  # the folder is not empty, or was removed
-                folder.rmdir()
+        if int(os.environ.get("RANK", 0)) == 0:  # the first rank of torchrun may write after the others have ended
+            _clean_up()
+
+
+def _clean_up() -> None:
+    for folder, is_new in _owned.items():
+        if any(_explanations(folder)) or (is_new and not _is_begun(folder)):
+            with suppress(OSError):
+                (folder / OWNER).unlink(missing_ok=True)
+    for folder in sorted(_made, key=lambda folder: len(folder.parts), reverse=True):
+        with suppress(OSError):  # the folder is not empty, or was removed
+            folder.rmdir()
 
 
 def results_folder(output: Path | None, name: str, audio_sha256: str | None) -> Path:

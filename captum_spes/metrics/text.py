@@ -98,8 +98,8 @@ class Bleu:
     Longer n-grams than the texts have are left out (sacrebleu's ``effective_order``), so that a short text that equals
     its reference has 100.
 
-    In scripts without spaces, such as Chinese, Japanese and Thai, each character counts as a word, as by sacrebleu's
-    tokens ``zh``.
+    In scripts without spaces, such as Chinese, Japanese and Thai, each character counts as a word, for Chinese as by
+    sacrebleu's tokens ``zh``.
 
     Raises:
         ImportError: the extra ``speech`` is not installed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,15 @@ from contextlib import contextmanager
 # Transformers. It is none of a model's attributes, so that models can be copied and pickled.
 _lock = threading.RLock()
 _here = threading.local()
+
+
+def _renew() -> None:
+    global _lock, _here
+    _lock, _here = threading.RLock(), threading.local()
+
+
+if hasattr(os, "register_at_fork"):  # the thread that holds the lock does not exist in a forked process
+    os.register_at_fork(after_in_child=_renew)
 
 
 @contextmanager

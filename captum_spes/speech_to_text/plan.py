@@ -106,8 +106,9 @@ def make_plan(
         raise TypeError(f"the function feature_mask returned {mask!r:.80}: expected a tensor of patch numbers.")
     if mask is not None and not isinstance(method, profiles.MULTI_SCALE):
         mask = mask[0] if mask.dim() == 4 else mask
-        # some methods of Captum take every number up to the largest for a feature
-        mask = mask.unique(return_inverse=True)[1]
+        if not mask.is_floating_point() and not mask.is_complex():  # which are refused below
+            # some methods of Captum take every number up to the largest for a feature
+            mask = mask.unique(return_inverse=True)[1]
     facts = profiles.Facts(utterance.spectrogram, model.frames_per_second, mask, len(prediction.previous))
     arguments = profiles.spectrogram_arguments(method, facts, given)
     token_method = profiles.token_method(method, facts.n_previous)

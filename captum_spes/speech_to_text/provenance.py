@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from captum_spes.attr.fingerprint import fingerprint
 from captum_spes.models.context import Context, Dtype, context_seconds
@@ -41,24 +42,28 @@ def describe_weights(model: SpeechToTextModel) -> str | None:
     """A hash by which a resumed run recognises other weights of a model of the same name; None without parameters.
 
     It covers at most 1,000 values of each parameter, because hashing all would take long, and rounds them to bfloat16,
-    so that it does not depend on the precision in which the model runs.
+    so that it is the same for the same weights in float32 and bfloat16.
     """
-    modules = {"": model} if isinstance(model, nn.Module) else vars(model)
+    modules = {"": model} if isinstance(model, nn.Module) else getattr(model, "__dict__", {})
     found = hashlib.sha256()
     n_parameters = 0
     for module in modules.values():
         for name, parameter in module.named_parameters() if isinstance(module, nn.Module) else ():
-            if parameter.is_meta:  # its values are not in memory
+            # its values are not in memory, or not in one block
+            if parameter.is_meta or parameter.layout != torch.strided or is_lazy(parameter):
                 continue
             values = parameter.detach().flatten()
-            sample = values[:: max(len(values) // N_WEIGHTS, 1)].to(torch.bfloat16).cpu()
+            sample = values[:: -(-len(values) // N_WEIGHTS) or 1].to(torch.bfloat16).cpu().contiguous()
             found.update(f"{name} {tuple(parameter.shape)}".encode() + sample.view(torch.uint8).numpy().tobytes())
             n_parameters += 1
     return found.hexdigest()[:16] if n_parameters else None
 
 
 def describe_method(method: Attribution) -> dict[str, Any]:
-    """The attributes of a method that differ from those with which its class makes it, such as Lime's regression."""
+    """The arguments of a method's class that differ from their defaults, such as Lime's regression.
+
+    They are read from the attributes with their names. Other attributes may change while the method runs.
+    """
     made = _attributes(method)
     try:
         default = _attributes(type(method)(method.forward_func))
@@ -71,9 +76,10 @@ def _attributes(method: Attribution) -> dict[str, Any]:
     inside = getattr(method, "attribution_method", None)  # of NoiseTunnel
     if isinstance(inside, Attribution):
         return describe_method(inside)
+    given = signature(type(method)).parameters.keys() - {"forward_func"}
     # the regression of Lime is a module, which keeps its arguments
-    held = {name: getattr(value, "construct_kwargs", value) for name, value in vars(method).items()}
-    return {name: fingerprint(value) for name, value in held.items() if name != "forward_func"}
+    held = {name.strip("_"): getattr(value, "construct_kwargs", value) for name, value in vars(method).items()}
+    return {name: fingerprint(held[name]) for name in sorted(given & held.keys())}
 
 
 def describe_inputs(model: SpeechToTextModel, utterance: Utterance, tokens: Tokens) -> dict[str, Any]:
