@@ -12,7 +12,7 @@ from pathlib import Path
 from captum_spes._files import is_url
 
 OWNER = ".owner"  # holds the digest of the recording of an unfinished run, or the path of the corpus of an evaluation
-PATIENCE_SECONDS = 1.0  # between the moments at which another process makes this file and writes it
+PATIENCE_SECONDS = 10.0  # between the moments at which another process makes this file and writes it
 
 _made: set[Path] = set()  # folders that this command made
 _owned: dict[Path, bool] = {}  # folders of results, and whether this command made the file with their owner
