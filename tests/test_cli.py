@@ -372,7 +372,7 @@ def test_a_run_says_that_it_resumes_if_it_does(run, tiny_folder, recording, monk
     samples = ["--n-samples", "9", "--batch-size", "3"]
     with monkeypatch.context() as patch:
         stop = nullcontext(lambda stage, done, total: stage == "spectrogram" and done >= 3)
-        patch.setattr("captum_spes.cli.explain.progress", lambda **arguments: stop)
+        patch.setattr("captum_spes.cli.inputs.progress", lambda *arguments, **named: stop)
         code, out, err = run(*given, "--method", "spes", *samples)
     assert code == 130 and "Partial" in out and "Resuming" not in out, err
     for method, options, resumes in (("energy", [], False), ("spes_joint", samples, False), ("spes", samples, True)):
