@@ -121,6 +121,7 @@ def test_gradients_that_overflow_may_be_computed_again_in_a_thread_of_their_own(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # since Python 3.12
 def test_a_forked_process_does_not_wait_for_a_thread_that_it_lacks():
     entered, leave = threading.Event(), threading.Event()
 
