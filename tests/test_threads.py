@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 import torch
 from captum.attr import IntegratedGradients, NoiseTunnel, Saliency, ShapleyValueSampling
+from test_numerics import with_infinite_gradients
 
 from captum_spes import SPES, GradientSPES, SpeechToTextAttribution
 from captum_spes.attr import AttnLRP, CrossAttention
@@ -106,15 +107,8 @@ def test_gradients_that_overflow_may_be_computed_again_in_a_thread_of_their_own(
         attribution = SpeechToTextAttribution(GradientSPES(tiny_model))
         return attribution.attribute(audio, IDS, sampling_rate=16000, n_samples=8, **arguments).spectrogram_attr
 
-    expected, logits = attribute(), tiny_model.logits
-
-    def overflowing(encoded, tokens, token_gate=None):
-        found = logits(encoded, tokens, token_gate)
-        if encoded.dtype == torch.bfloat16 and found.requires_grad:
-            found.register_hook(lambda gradient: gradient * torch.inf)
-        return found
-
-    monkeypatch.setattr(tiny_model, "logits", overflowing)
+    expected = attribute()
+    with_infinite_gradients(monkeypatch, tiny_model)
     monkeypatch.setattr(_FiniteGradients, "backward", in_own_thread(_FiniteGradients.backward))
     found = attribute(dtype=torch.bfloat16)
     assert torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1] > 0.98

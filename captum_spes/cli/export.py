@@ -53,7 +53,7 @@ def export(
 
 
 def _own_words(explanation: SpeechToTextExplanation, words: Sequence[Segment]) -> Sequence[Segment]:
-    """The words of a recording that belong to an explained part of it, in seconds from the begin of the part."""
+    """The words of a recording that belong to an explained part of it, in seconds from the beginning of the part."""
     span = part_span(explanation)
     if span is None:
         return words

@@ -100,7 +100,7 @@ class Procedure:
         """
         return {
             **describe_model(model, self.gen_args, self.context, self.dtype),
-            "version": versions()["captum-spes"],  # defaults may change with it
+            "version": versions().get("captum-spes"),  # defaults may change with it
             "preset": self.preset,
             "seed": self.seed,
             "percentages": [int(step) if step == int(step) else step for step in self.percentages],

@@ -266,7 +266,7 @@ def settings_of(
         "prompt": prompt,
         "previous_text": previous_text,
         "transcript": None if transcript is None else fingerprint(asdict(transcript)),
-        "version": versions()["captum-spes"],  # defaults may change with it
+        "version": versions().get("captum-spes"),  # defaults may change with it
         **describe_model(attribution.model, gen_args, context, dtype),
     }
 

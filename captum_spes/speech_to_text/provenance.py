@@ -112,7 +112,7 @@ def describe_run(
     inputs = describe_inputs(model, utterance, tokens)
     return {
         "model": model.name,
-        "version": versions()["captum-spes"],  # defaults may change with it
+        "version": versions().get("captum-spes"),  # defaults may change with it
         "weights": describe_weights(model),
         "spectrogram": fingerprint(utterance.spectrogram),
         **{key: inputs[key] for key in ("token_ids", "previous_token_ids", "context_seconds", "dtype")},
