@@ -177,7 +177,10 @@ def test_foils_of_texts_without_a_first_space(tiny_model, audio, word, foil):
     assert "".join(tiny_model.token_texts(found)) == foil
 
 
-@pytest.mark.parametrize(("text", "begins"), [("今天气", "今"), ("so 今", " so"), ("สวัสดี", "ส")])
+@pytest.mark.parametrize(
+    ("text", "begins"),
+    [("今天气", "今"), ("so 今", " so"), ("สวัสดี", "ส"), ("3天", "3"), ("“今天”", "“"), ("3 so 今", " 3")],
+)
 def test_given_texts_begin_as_whisper_begins_them(tiny_model, audio, text, begins):
     tokens = tiny_model.tokens(text, tiny_model.utterance(audio))
     written = tiny_model.tokenizer.decode(tokens.target)

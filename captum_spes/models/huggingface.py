@@ -193,7 +193,8 @@ class HuggingFaceModel:
                 f"{self.name} was given a feature extractor and no tokenizer: give the target's token ids."
             )
         if prefix is None:
-            prefix = "" if is_unspaced(text[0]) else self.text_prefix
+            first_letter = next(filter(str.isalpha, text), "")  # a text may begin with a number or a quotation mark
+            prefix = "" if is_unspaced(text[0] + first_letter) else self.text_prefix
         try:
             ids = self.tokenizer.encode(prefix + text, add_special_tokens=False)
             decoded = self._decode(ids).strip()
