@@ -124,6 +124,18 @@ def test_an_evaluation_has_the_folder_of_its_corpus(tmp_path, monkeypatch):
     assert not Path("out").exists()  # nothing was written into it
 
 
+def test_folders_of_evaluations_and_recordings_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with folders.no_empty_folders():
+        evaluation = folders.evaluation_folder(Path("evaluation"), "", Path("corpus"))
+        (evaluation / "settings.json").write_text('{"methods": {}}')
+        with pytest.raises(ValueError, match="evaluation holds the evaluation of a corpus .*/corpus.: give another"):
+            folders.results_folder(evaluation, "speech", "first")
+        recording = folders.results_folder(Path("recording"), "speech", "first")
+        with pytest.raises(ValueError, match="recording belongs to a run of a recording: give another"):
+            folders.evaluation_folder(recording, "", Path("corpus"))
+
+
 def test_a_run_that_was_killed_at_once_keeps_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("out").mkdir()

@@ -95,6 +95,9 @@ def results_folder(output: Path | None, name: str, audio_sha256: str | None) -> 
         raise ValueError(
             f"{output} holds the results of another recording ({_source(output)[1]}): give another --output."
         )
+    found = _owner(output)
+    if found and _is_path(found):
+        raise ValueError(f"{output} holds the evaluation of a corpus ({found}): give another --output.")
     raise ValueError(
         f"{output} belongs to a run of another recording that is not finished: give another --output, or delete "
         f"{output / OWNER} if that run is not to be continued."
@@ -122,8 +125,11 @@ def evaluation_folder(output: Path | None, name: str, corpus: Path) -> Path:
         return folder
     read_settings(output)
     if not _claim(output, owner):
+        found = _owner(output)
+        if found and not _is_path(found):
+            raise ValueError(f"{output} belongs to a run of a recording: give another --output for the evaluation.")
         raise ValueError(
-            f"{output} holds the evaluation of another corpus ({_owner(output)}): give another --output, or delete "
+            f"{output} holds the evaluation of another corpus ({found}): give another --output, or delete "
             f"{output / OWNER} if the corpus has moved."
         )
     return output
@@ -176,6 +182,11 @@ def _owner(folder: Path) -> str | None:
         if owner or time.monotonic() > deadline:
             return owner or None
         time.sleep(0.01)
+
+
+def _is_path(owner: str) -> bool:
+    """Whether a folder's owner is a corpus, which is named by its path, and not a recording, by its digest."""
+    return Path(owner).is_absolute()
 
 
 def _is_begun(folder: Path) -> bool:
