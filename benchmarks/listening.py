@@ -1,7 +1,7 @@
 """Measures whether a word is still recognised from its most salient regions alone, and without them.
 
-    python benchmarks/make_corpus.py build/corpus
-    python benchmarks/listening.py build/corpus [--n-utterances 8] [--n-words 5]
+    python benchmarks/make_corpus.py build/human --n-sentences 0 --joined 0 --real ../shared/speech
+    python benchmarks/listening.py build/human --n-utterances 12 [--n-words 5]
 
 Whisper tiny.en takes the place of a listener. Words are explained by GradientSPES, a share of the bins is kept or
 removed by ``SpeechToTextExplanation.to_audio``, and the model transcribes the result like any other file. The word's
@@ -75,7 +75,7 @@ def main() -> None:
             write_atomically(data, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         chosen.append(item)
     report({item.id: found[item.id] for item in chosen}, chosen, args)
-    example(model, args).savefig(args.output / "listening-example.png", dpi=150)
+    example(model, args).savefig(args.output / "listening-example.png", dpi=100)
 
 
 def in_turn(items: list[CorpusUtterance]) -> list[CorpusUtterance]:
@@ -214,7 +214,7 @@ def percent(value: float, low: float, high: float) -> str:
 
 
 def plot(curves: dict) -> plt.Figure:
-    figure, axes = plt.subplots(1, len(WAYS) * len(BACKGROUNDS), figsize=(12, 3.4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(WAYS) * len(BACKGROUNDS), figsize=(12, 3.8), sharey=True, layout="constrained")
     for axis, (way, background) in zip(axes, product(WAYS, BACKGROUNDS)):
         for (name, label), color, shift in zip(MAPS.items(), ("#5e3c99", "#b2abd2", "#e66101", "#888888"), offsets()):
             points = np.array([curves[way, background, share][name] for share in SHARES])
@@ -235,7 +235,7 @@ def plot(curves: dict) -> plt.Figure:
         axis.set_ylabel("word written (%)" if way == "keep" else "word gone (%)")
         axis.tick_params(labelleft=True)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=len(MAPS), frameon=False)
     axes[0].set_ylim(-3, 103)
     return figure
 
