@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--languages", nargs="+", default=["en", "de", "es"])
     parser.add_argument("--model", default="whisper-base")
     parser.add_argument("--context", choices=["auto", "frozen", "full"], default="auto", help="how the window is run")
-    parser.add_argument("--n-samples", type=int, default=300)
+    parser.add_argument("--n-samples", type=int, default=1000)
     parser.add_argument("--output", type=Path, default=Path("build/translation"))
     args = parser.parse_args()
     if (args.audio is None) != args.into_english:
