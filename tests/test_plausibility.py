@@ -301,6 +301,16 @@ def test_profiles_of_words_and_phones():
     assert len(plot_frequency_profiles({"so": so, "all": everything}).axes) == 1
 
 
+def test_phones_that_differ_in_letter_case_alone():
+    sampa = align(("sash", 0.2, 0.8), phones=[("s", 0.2, 0.4), ("2", 0.4, 0.6), ("S", 0.6, 0.8)])
+    explanation = explain([" sash"], peaks([(3, 3), (7, 0)]))
+    for phone in ("s", "S", "2"):
+        assert frequency_profile(explanation, sampa, phone, level="phone").texts == [phone]
+    assert frequency_profile(explanation, sampa, ["s", "S"], level="phone").texts == ["s", "S"]
+    cmu = align(("sash", 0.2, 0.8), phones=[("S", 0.2, 0.4), ("AE1", 0.4, 0.6), ("SH", 0.6, 0.8)])
+    assert frequency_profile(explanation, cmu, ["s", "ae"], level="phone").texts == ["S", "AE1"]
+
+
 def voices(n=8, high=3, low=2):
     """Women's words light up a channel higher than men's."""
     explanations = [explain([" so"], peaks([(3, high if number % 2 else low)])) for number in range(n)]

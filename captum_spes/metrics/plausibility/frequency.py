@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from captum_spes.alignment import Segment
+from captum_spes.alignment import Alignment, Segment
 from captum_spes.metrics.plausibility.statistics import (
     Alternative,
     MeanComparison,
@@ -156,8 +157,9 @@ def frequency_profile(
     Args:
         explanations: explanations of the tokens of one or several utterances, all with the same mel channels.
         alignments: an alignment for each explanation; the level ``"phone"`` needs alignments with phones.
-        texts: a word or phone, or several that are pooled; None for all. Letter case is ignored, and so is
-            the stress of a vowel, as in ``"OW1"``.
+        texts: a word or phone, or several that are pooled; None for all. The stress of a vowel, as in ``"OW1"``, is
+            ignored, and so is letter case, except for phones that the alignments write in this case: the *s* and *S*
+            of SAMPA are two phones.
         level: ``"word"``, or ``"phone"`` in the symbols of the alignment.
 
     Returns:
@@ -192,7 +194,7 @@ def frequency_profile(
         e.mel_frequencies.shape != frequencies.shape or not np.allclose(e.mel_frequencies, frequencies) for e in given
     ):
         raise ValueError("the explanations have different mel channels: give explanations of one kind of model.")
-    wanted = None if texts is None else {_plain(text, level) for text in ([texts] if isinstance(texts, str) else texts)}
+    wanted = None if texts is None else _wanted([texts] if isinstance(texts, str) else texts, level, times)
     values, found, utterances = [], [], []
     for word in spoken_words(given, times)[0]:
         spans = [(word.text, word.begin, word.end)]
@@ -246,6 +248,16 @@ def plot_frequency_profiles(profiles: Mapping[str, FrequencyProfile], title: str
     return plot_curves([panel])
 
 
+def _wanted(texts: Sequence[str], level: Level, alignments: Sequence[Alignment]) -> set[str]:
+    """The texts as :func:`_plain` gives them; phones in the letter case of the alignments."""
+    wanted = {_plain(text, level) for text in texts}
+    if level == "word":
+        return wanted
+    known = {_plain(phone.text, level) for alignment in alignments for phone in alignment.phones}
+    cases = {text: {phone for phone in known if phone.casefold() == text.casefold()} for text in wanted - known}
+    return (wanted & known).union(*(found or {text} for text, found in cases.items()))
+
+
 def _plain(text: str, level: Level) -> str:
-    """The text in lower case; a word without punctuation, and a vowel without its stress."""
-    return letters(text) if level == "word" else text.strip().casefold().rstrip("012")
+    """A word in lower case without punctuation, or a phone without the stress of a vowel."""
+    return letters(text) if level == "word" else re.sub(r"(?<=[^\W\d])[012]$", "", text.strip())
