@@ -446,6 +446,14 @@ def test_previous_tokens_of_one_token_and_without_attributions():
 # Context
 
 
+def test_the_first_bytes_of_a_character_are_of_the_kind_of_its_word():
+    explanation = explain(["は", "", "薬", " ", "?"], torch.rand(5, T, C), [[0.5] * 5] * 5)
+    share = context_share(explanation)
+    assert [len(share.of(kind)[0]) for kind in ("words", "punctuation", "marks")] == [3, 2, 0]
+    found = token_kurtosis(explanation, min_count=1).values
+    assert [len(values[0]) for values in found.values()] == [3, 2, 0]
+
+
 def test_context_share():
     attr = torch.ones(3, T, C) * torch.tensor([3.0, 1.0, 0.0])[:, None, None]
     explanation = explain([" So", ".", "<|endoftext|>"], attr, [[1, 0, 0], [3, 3, 0], [1, 0.5, 1.5]])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from captum_spes.explanation import SpeechToTextExplanation
-from captum_spes.metrics.plausibility.kurtosis import Kind, kind_of
+from captum_spes.metrics.plausibility.kurtosis import Kind, kinds_of
 from captum_spes.metrics.plausibility.statistics import MeanComparison, compare_means, mean_interval
 from captum_spes.metrics.plausibility.words import Explanations, as_list, check_attributed, check_tokens, mean_of
 from captum_spes.visualization import plot_shares
@@ -56,10 +56,7 @@ class ContextShare:
 
     def of(self, kind: Kind) -> list[np.ndarray]:
         """The shares of ``"words"``, ``"punctuation"`` or ``"marks"`` (special tokens), for each utterance."""
-        return [
-            shares[np.array([kind_of(token) == kind for token in tokens])]
-            for tokens, shares in zip(self.tokens, self.shares)
-        ]
+        return [shares[np.array(kinds_of(tokens)) == kind] for tokens, shares in zip(self.tokens, self.shares)]
 
     def mean(self, kind: Kind) -> float:
         """The mean share of all tokens of a kind; NaN if there are none."""

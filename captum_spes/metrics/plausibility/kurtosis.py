@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +14,7 @@ from captum_spes.attr.batches import check_positive
 from captum_spes.metrics.plausibility.statistics import MeanComparison, compare_means, mean_interval
 from captum_spes.metrics.plausibility.words import Explanations, as_list, check_tokens, mean_of
 from captum_spes.visualization import plot_token_bars
-from captum_spes.words import is_mark, is_word
+from captum_spes.words import is_mark, is_word, word_spans
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,9 +24,11 @@ MIN_COUNT = 100  # paper §8.2
 Kind = Literal["words", "punctuation", "marks"]
 
 
-def kind_of(token: str) -> Kind:
-    """Whether a token is (a part of) a word, punctuation, or a mark, a special token such as the end of the text."""
-    return "marks" if is_mark(token) else "words" if is_word(token) else "punctuation"
+def kinds_of(tokens: Sequence[str]) -> list[Kind]:
+    """The kind of each token; one without visible text, such as the first bytes of a character, has its word's."""
+    words = [text for start, stop in word_spans(tokens) for text in ["".join(tokens[start:stop])] * (stop - start)]
+    texts = [token if token.strip() else word for token, word in zip(tokens, words)]
+    return ["marks" if is_mark(text) else "words" if is_word(text) else "punctuation" for text in texts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,13 +144,14 @@ def token_kurtosis(explanations: Explanations, *, min_count: int = MIN_COUNT) ->
     for explanation in given:
         for groups in by_kind.values():
             groups.append([])
-        for token, attr in zip(explanation.tokens, explanation.spectrogram_attr.flatten(1).double().numpy()):
+        maps = explanation.spectrogram_attr.flatten(1).double().numpy()
+        for token, kind, attr in zip(explanation.tokens, kinds_of(explanation.tokens), maps):
             if np.ptp(attr) <= 1e-12 * np.abs(attr).max():
                 n_flat += 1
                 continue
             value = float(stats.kurtosis(attr))
             by_token[token].append(value)
-            by_kind[kind_of(token)][-1].append(value)
+            by_kind[kind][-1].append(value)
     often = {token: float(np.mean(values)) for token, values in by_token.items() if len(values) >= min_count}
     ranked = sorted(often, key=lambda token: -often[token])
     return TokenKurtosis(
