@@ -1,5 +1,6 @@
 """The wrapper with a tiny random Whisper, a model whose answer is known, and the real one."""
 
+import copy
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -197,6 +198,14 @@ def test_inputs_of_every_kind(tiny_model, audio, tmp_path):
     features = attribution.attribute(from_file.spectrogram[None], **quick)
     torch.testing.assert_close(features.spectrogram, from_file.spectrogram)
     assert features.text == "so what" and features.metadata["target"] == "given"
+
+
+def test_features_that_require_gradients(tiny_model, audio):
+    features = tiny_model.utterance(audio).spectrogram.requires_grad_()
+    arguments = {"n_samples": 3, "n_token_samples": 3, "context": "full"}
+    explanation = SpeechToTextAttribution(SPES(tiny_model)).attribute(features, "so what", **arguments)
+    assert not explanation.spectrogram.requires_grad
+    assert torch.equal(copy.deepcopy(explanation).spectrogram, features[0].detach())
 
 
 def test_feature_ablation_in_place_of_spes(tiny_model, audio):

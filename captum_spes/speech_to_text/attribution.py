@@ -483,7 +483,7 @@ def _explanation(
         text=text(model, plan.tokens),
         tokens=prediction.rows,
         previous_tokens=previous_tokens,
-        spectrogram=spectrogram[0].float().cpu(),
+        spectrogram=spectrogram[0].detach().float().cpu(),
         spectrogram_attr=maps.spectrogram.float().cpu(),
         # the average over random masks is not 0 for a later token, but a later token is not a feature
         token_attr=torch.where(is_previous, maps.tokens.float().cpu(), 0),
