@@ -26,9 +26,15 @@ Kind = Literal["words", "punctuation", "marks"]
 
 def kinds_of(tokens: Sequence[str]) -> list[Kind]:
     """The kind of each token; one without visible text, such as the first bytes of a character, has its word's."""
-    words = [text for start, stop in word_spans(tokens) for text in ["".join(tokens[start:stop])] * (stop - start)]
-    texts = [token if token.strip() else word for token, word in zip(tokens, words)]
-    return ["marks" if is_mark(text) else "words" if is_word(text) else "punctuation" for text in texts]
+    kinds: list[Kind] = []
+    for start, stop in word_spans(tokens):
+        word = "".join(tokens[start:stop])
+        kinds += [_kind_of(token if token.strip() else word) for token in tokens[start:stop]]
+    return kinds
+
+
+def _kind_of(text: str) -> Kind:
+    return "marks" if is_mark(text) else "words" if is_word(text) else "punctuation"
 
 
 @dataclass(frozen=True, eq=False)
